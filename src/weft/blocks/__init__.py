@@ -1,0 +1,17 @@
+"""The blocks that models are made of: one file each, one interface (:class:`weft.blocks.base.Block`)."""
+
+from weft.blocks.attention import AttentionBlock
+from weft.blocks.attn_qrnn import AttnQRNNBlock
+from weft.blocks.base import Block
+from weft.blocks.feed_forward import FeedForwardBlock
+from weft.blocks.qrnn import QRNNBlock
+
+# The letters of the pattern language.
+BLOCKS: dict[str, type[Block]] = {
+    "a": AttentionBlock,
+    "f": FeedForwardBlock,
+    "q": QRNNBlock,
+    "x": AttnQRNNBlock,
+}
+
+__all__ = ["BLOCKS", "AttentionBlock", "AttnQRNNBlock", "Block", "FeedForwardBlock", "QRNNBlock"]

@@ -1,0 +1,81 @@
+"""Multi-head causal attention with a carried memory.
+
+Shapes: B batch, T time, D model width, H heads, G key-value heads, K head width, C queries, S keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from weft.blocks.base import Block
+from weft.config import ModelConfig
+from weft.layers.norms import make_norm
+from weft.layers.positions import relative_shift, sinusoids
+from weft.layers.window_attention import AttentionState, state_bytes, window_attention
+
+
+class AttentionBlock(Block):
+    """Attention over the last ``memory`` positions (Vaswani et al. 2017; Transformer-XL, Dai et al. 2019).
+
+    Positions are rotary, Transformer-XL's relative ones (with its learned u and v biases, one pair a layer), or none.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        attention, width = config.attention, config.hidden_size
+        self.attention = attention
+        inner, kv_inner = attention.num_heads * attention.head_dim, attention.kv_heads * attention.head_dim
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key = nn.Linear(width, kv_inner, bias=False)
+        self.value = nn.Linear(width, kv_inner, bias=False)
+        self.output: nn.Linear = nn.Linear(inner, width, bias=False)
+        normed = attention.query_key_norm
+        self.query_norm = make_norm("rms", attention.head_dim) if normed else nn.Identity()
+        self.key_norm = make_norm("rms", attention.head_dim) if normed else nn.Identity()
+        if attention.positions == "relative":
+            self.distance = nn.Linear(width, inner, bias=False)
+            self.content_bias = nn.Parameter(torch.zeros(inner))  # u of Dai et al.
+            self.position_bias = nn.Parameter(torch.zeros(inner))  # v of Dai et al.
+
+    def mix(self, x_BTD: Tensor, state: AttentionState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttentionState]:
+        """Attend over the window."""
+        config = self.attention
+        query_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (config.num_heads, config.head_dim)))
+        key_BTGK = self.key_norm(self.key(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim)))
+        value_BTGK = self.value(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim))
+        relative = config.positions == "relative"
+        if relative:
+            query_BTHK = query_BTHK + self.content_bias.view(config.num_heads, config.head_dim)
+        attended_BTHK, state = window_attention(
+            query_BTHK,
+            key_BTGK,
+            value_BTGK,
+            state,
+            reset_BT,
+            memory=config.memory,
+            rotary=config.positions == "rotary",
+            position_scores=self._position_scores if relative else None,
+            dropout=config.dropout if self.training else 0.0,
+        )
+        return self.output(attended_BTHK.flatten(2)), state
+
+    def _position_scores(self, query_BHCK: Tensor, keys: int) -> Tensor:
+        """Return the scaled scores (q + v) r by distance (Dai et al. 2019, terms b and d), laid out by key."""
+        shape = (self.attention.num_heads, 1, self.attention.head_dim)
+        query_BHCK = query_BHCK + (self.position_bias - self.content_bias).view(shape)
+        embedded_SD = self.dropout(sinusoids(keys, self.distance.in_features, query_BHCK))
+        distance_HKS = self.distance(embedded_SD).unflatten(-1, (shape[0], shape[2])).permute(1, 2, 0)
+        scores_BHCS = torch.matmul(query_BHCK, distance_HKS) * shape[2] ** -0.5
+        return relative_shift(scores_BHCS)
+
+    def mixing_flops(self, context: int) -> int:
+        """Scores and weighted sum over the window."""
+        products = 3 if self.attention.positions == "relative" else 2
+        window = min(context, self.attention.memory + 1)
+        return 2 * products * window * self.attention.num_heads * self.attention.head_dim
+
+    def state_bytes(self, context: int, itemsize: int = 4) -> int:
+        """Keys and values of the window."""
+        config = self.attention
+        return state_bytes(context, config.memory, config.kv_heads, config.head_dim, itemsize)

@@ -1,0 +1,80 @@
+"""The fused block: attention takes the place of the linear map that makes a QRNN's gates.
+
+After SRU++ (Lei 2021, arXiv 2102.12459), with QRNN pooling for the SRU cell; our reconstruction of the fused
+attention-QRNN block of arXiv 2502.00617:
+
+    q = W_q x,  k, v = W_kv q,  gates = W_o norm(q + alpha attention(q, k, v)),  then pooling
+
+where alpha is a scalar that starts at 0. Shapes: B batch, T time, D model width, C cell width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weft.blocks.base import Block
+from weft.config import ModelConfig
+from weft.layers.norms import make_norm
+from weft.layers.pooling import GATES, pool
+from weft.layers.window_attention import AttentionState, state_bytes, window_attention
+
+
+class AttnQRNNState(NamedTuple):
+    """The attention's window and the QRNN's cell (float32)."""
+
+    attention: AttentionState
+    cell_BC: Tensor
+
+
+class AttnQRNNBlock(Block):
+    """Attention and recurrence in one block; pooling, zoneout and projection are those of ``config.qrnn``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.qrnn, self.fused, self.memory = config.qrnn, config.attn_qrnn, config.attention.memory
+        width, inner, cells = config.hidden_size, config.attn_qrnn.attention_size, config.qrnn.cell_size
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key = nn.Linear(inner, inner, bias=False)
+        self.value = nn.Linear(inner, inner, bias=False)
+        self.mixed_norm = make_norm(config.norm, inner)
+        self.attention_gain = nn.Parameter(torch.zeros(()))
+        self.gates = nn.Linear(inner, GATES[config.qrnn.pooling] * cells)
+        self.output = nn.Linear(cells, width, bias=config.bias) if config.qrnn.output_projection else None
+
+    def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
+        """Attend, make the gates, run the recurrence."""
+        projected = self.query(x_BTD)
+        query, key, value = (
+            x.unflatten(-1, (self.fused.num_heads, -1)) for x in (projected, self.key(projected), self.value(projected))
+        )
+        attended_BTHK, attention = window_attention(
+            query,
+            key,
+            value,
+            state.attention if state else None,
+            reset_BT,
+            memory=self.memory,
+            rotary=self.fused.positions == "rotary",
+        )
+        mixed = self.mixed_norm(projected + self.attention_gain * attended_BTHK.flatten(2))
+        hidden_BTC, cell_BC = pool(
+            self.gates(mixed),
+            state.cell_BC if state else None,
+            reset_BT,
+            self.qrnn.pooling,
+            self.qrnn.zoneout,
+            self.training,
+        )
+        hidden_BTC = hidden_BTC.to(x_BTD.dtype)
+        return (self.output(hidden_BTC) if self.output else hidden_BTC), AttnQRNNState(attention, cell_BC)
+
+    def mixing_flops(self, context: int) -> int:
+        """Scores and weighted sum over the window, and about ten operations a cell."""
+        return 4 * min(context, self.memory + 1) * self.fused.attention_size + 10 * self.qrnn.cell_size
+
+    def state_bytes(self, context: int, itemsize: int = 4) -> int:
+        """Keys and values of the window, and the cell."""
+        return state_bytes(context, self.memory, 1, self.fused.attention_size, itemsize) + 4 * self.qrnn.cell_size

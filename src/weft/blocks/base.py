@@ -1,0 +1,52 @@
+"""The one interface of all blocks, and the residual shell that they share.
+
+Shapes: B batch, T time, D model width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from weft.config import ModelConfig
+from weft.layers.norms import make_norm
+
+
+class Block(nn.Module):
+    """A residual block: ``y = x + mix(norm(x))`` (pre-norm) or ``y = norm(x + mix(x))`` (post-norm).
+
+    A subclass implements :meth:`mix` and the two figures that ``weft describe`` shows. The map whose output is
+    added to the residual stream, if there is one, is called ``output``: its initial values are special.
+    """
+
+    output: nn.Linear | None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = make_norm(config.norm, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.pre_norm = config.norm_placement == "pre"
+
+    def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Return ``(y_BTD, state)``.
+
+        ``state`` is what an earlier call returned (None at the start of a text); ``reset_BT`` is True at the
+        first token of a document: nothing crosses it.
+        """
+        mixed_BTD, state = self.mix(self.norm(x_BTD) if self.pre_norm else x_BTD, state, reset_BT)
+        y_BTD = x_BTD + self.dropout(mixed_BTD)
+        return (y_BTD if self.pre_norm else self.norm(y_BTD)), state
+
+    @abstractmethod
+    def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
+        """Return what is added to the residual stream, and the state after the last position."""
+
+    @abstractmethod
+    def mixing_flops(self, context: int) -> int:
+        """Return the forward operations per token, at ``context`` tokens, that are not products with parameters."""
+
+    @abstractmethod
+    def state_bytes(self, context: int, itemsize: int = 4) -> int:
+        """Return the bytes of one sequence's state after ``context`` tokens, with numbers of ``itemsize`` bytes."""

@@ -1,0 +1,52 @@
+"""Position-wise feed-forward block.
+
+Shapes: B batch, T time, D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.blocks.base import Block
+from weft.config import ModelConfig
+from weft.layers.state import NoState
+
+
+class FeedForwardBlock(Block):
+    """Two maps with an activation between them (Vaswani et al. 2017).
+
+    Activations: relu; relu squared (So et al. 2021, arXiv 2109.08668); gelu; swiglu, which has a third map that
+    gates (Shazeer 2020, arXiv 2002.05202).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        inner = config.feed_forward.inner_size
+        self.activation = config.feed_forward.activation
+        self.inner = nn.Linear(config.hidden_size, inner, bias=config.bias)
+        self.gate = nn.Linear(config.hidden_size, inner, bias=config.bias) if self.activation == "swiglu" else None
+        self.inner_dropout = nn.Dropout(config.feed_forward.dropout)
+        self.output: nn.Linear = nn.Linear(inner, config.hidden_size, bias=config.bias)
+
+    def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, NoState]:  # noqa: ARG002
+        """Apply the maps to each position by itself."""
+        inner = self.inner(x_BTD)
+        if self.gate is not None:
+            inner = F.silu(self.gate(x_BTD)) * inner
+        elif self.activation == "gelu":
+            inner = F.gelu(inner)
+        else:
+            inner = F.relu(inner)
+            inner = inner.square() if self.activation == "relu_squared" else inner
+        return self.output(self.inner_dropout(inner)), NoState()
+
+    def mixing_flops(self, context: int) -> int:  # noqa: ARG002
+        """Nothing but the maps."""
+        return 0
+
+    def state_bytes(self, context: int, itemsize: int = 4) -> int:  # noqa: ARG002
+        """Nothing is remembered."""
+        return 0

@@ -1,0 +1,91 @@
+"""Quasi-recurrent block: gates from a causal convolution, then a linear recurrence.
+
+Shapes: B batch, T time, D model width, C cell width, W = window - 1 remembered inputs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weft.blocks.base import Block
+from weft.config import ModelConfig
+from weft.layers.pooling import GATES, pool
+
+
+class QRNNState(NamedTuple):
+    """The cell (float32) and the block's last ``window - 1`` inputs, oldest first (zeros beyond a document's start)."""
+
+    cell_BC: Tensor
+    inputs_BWD: Tensor
+
+
+class QRNNBlock(Block):
+    """Bradbury et al. 2017 (arXiv 1611.01576), with an output projection and a residual around it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.qrnn = config.qrnn
+        cells, width = config.qrnn.cell_size, config.hidden_size
+        self.gates = nn.Linear(config.qrnn.window * width, GATES[config.qrnn.pooling] * cells)
+        self.output = nn.Linear(cells, width, bias=config.bias) if config.qrnn.output_projection else None
+
+    def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
+        """Make the gates from each position's window, run the recurrence."""
+        window_BTD, inputs_BWD = _window(x_BTD, self.qrnn.window, state.inputs_BWD if state else None, reset_BT)
+        hidden_BTC, cell_BC = pool(
+            self.gates(window_BTD),
+            state.cell_BC if state else None,
+            reset_BT,
+            self.qrnn.pooling,
+            self.qrnn.zoneout,
+            self.training,
+        )
+        hidden_BTC = hidden_BTC.to(x_BTD.dtype)
+        return (self.output(hidden_BTC) if self.output else hidden_BTC), QRNNState(cell_BC, inputs_BWD)
+
+    def mixing_flops(self, context: int) -> int:  # noqa: ARG002
+        """About ten operations a cell: gates, recurrence, output gate."""
+        return 10 * self.qrnn.cell_size
+
+    def state_bytes(self, context: int, itemsize: int = 4) -> int:  # noqa: ARG002
+        """The cell, always float32, and the remembered inputs."""
+        return 4 * self.qrnn.cell_size + itemsize * (self.qrnn.window - 1) * self.input_size
+
+    @property
+    def input_size(self) -> int:
+        """Width of the block's input."""
+        return self.gates.in_features // self.qrnn.window
+
+
+def _window(
+    x_BTD: Tensor, window: int, before_BWD: Tensor | None, reset_BT: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Lay each position's last ``window`` inputs side by side, newest first; return the inputs to remember, too.
+
+    Inputs from before a document's start count as zeros.
+    """
+    lags = window - 1
+    if before_BWD is None:
+        before_BWD = x_BTD.new_zeros(x_BTD.shape[0], lags, x_BTD.shape[2])
+    if lags == 0:
+        return x_BTD, before_BWD
+    time = x_BTD.shape[1]
+    padded = torch.cat([before_BWD.to(x_BTD.dtype), x_BTD], dim=1)
+    views = [padded[:, lags - lag : lags - lag + time] for lag in range(window)]
+    last = padded[:, time:]
+    if reset_BT is not None:
+        distance_BT = _since_reset(reset_BT)
+        views = [view.masked_fill((distance_BT < lag)[..., None], 0.0) for lag, view in enumerate(views)]
+        ages = torch.arange(lags - 1, -1, -1, device=x_BTD.device)
+        last = last.masked_fill((distance_BT[:, -1:] < ages)[..., None], 0.0)
+    return torch.cat(views, dim=-1), last
+
+
+def _since_reset(reset_BT: Tensor) -> Tensor:
+    """Return how many positions ago the document started (a large number where it started before this piece)."""
+    steps = torch.arange(reset_BT.shape[1], device=reset_BT.device)
+    started = torch.where(reset_BT, steps, -(1 << 30)).cummax(dim=1).values
+    return steps - started

@@ -1,0 +1,194 @@
+"""The description of a model, as data: frozen, keyword-only, validated when it is made."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from weft.errors import UserError
+from weft.pattern import KINDS, Application, expand
+
+Probability = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class FrozenConfig(BaseModel):
+    """Base of every configuration in the house: immutable, and an unknown key is an error that names the nearest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
+        """Validate ``values``; raise a one-sentence :class:`UserError` for the first thing that is wrong.
+
+        ``where`` names the place the values came from (a section of a recipe), for the message.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise UserError(explain(error, cls, where)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
+    """Return one sentence for the first problem in ``error``, naming the nearest known key where one is unknown."""
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    dotted = ".".join(([where] if where else []) + path)
+    if problem["type"] == "extra_forbidden":
+        known = list(_section(model, path[:-1]).model_fields)
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(known)}."
+        return f"Unknown key '{dotted}': {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
+    return f"'{dotted}' is {problem['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """Return the nested configuration class that ``path`` leads to."""
+    for name in path:
+        field = model.model_fields.get(name)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return model
+
+
+class AttentionConfig(FrozenConfig):
+    """Multi-head causal attention over a window: each position sees itself and at most ``memory`` before it."""
+
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt | None = None  # None: as many as heads; fewer: grouped keys and values
+    head_dim: PositiveInt
+    memory: PositiveInt = 256
+    positions: Literal["rotary", "relative", "none"] = "rotary"
+    query_key_norm: bool = True
+    dropout: float = Probability  # of attention probabilities
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.kv_heads})")
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
+        return self
+
+
+class FeedForwardConfig(FrozenConfig):
+    """Position-wise feed-forward map of ``inner_size`` hidden units."""
+
+    inner_size: PositiveInt
+    activation: Literal["relu", "relu_squared", "gelu", "swiglu"] = "relu_squared"
+    dropout: float = Probability  # after the activation
+
+
+class QRNNConfig(FrozenConfig):
+    """Quasi-recurrent layer (Bradbury et al. 2017, arXiv 1611.01576)."""
+
+    cell_size: PositiveInt
+    window: PositiveInt = 1
+    pooling: Literal["f", "fo", "ifo"] = "fo"
+    zoneout: float = Probability
+    output_projection: bool = True
+    forget_bias: Literal["spread", "classic"] = "spread"
+
+
+class AttnQRNNConfig(FrozenConfig):
+    """The attention inside a fused block; its cells and pooling are those of ``qrnn``, its memory ``attention``'s."""
+
+    attention_size: PositiveInt
+    num_heads: PositiveInt = 1
+    positions: Literal["rotary", "none"] = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.attention_size % self.num_heads:
+            raise ValueError(f"attention_size ({self.attention_size}) must be a multiple of num_heads ({self.num_heads})")
+        if self.positions == "rotary" and self.attention_size // self.num_heads % 2:
+            raise ValueError("rotary positions need an even attention_size / num_heads")
+        return self
+
+
+class ModelConfig(FrozenConfig):
+    """Everything that decides a model's parameters and what it computes.
+
+    ``pattern`` is read by :func:`weft.pattern.expand`; sizes are in units (features). ``vocab_size`` counts
+    the boundary and padding tokens.
+    """
+
+    pattern: str
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    norm: Literal["rms", "layer"] = "rms"
+    norm_placement: Literal["pre", "post"] = "pre"
+    bias: bool = False  # biases in linear maps (the QRNN's gates always have theirs)
+    tie_embeddings: bool = True
+    head_bias: bool = False
+    dropout: float = Probability  # of the embedding, of each block's output and of the last hidden state
+    init: Literal["modern", "classic"] = "modern"
+    residual_init: Literal["zero", "scaled", "normal"] = "zero"
+    boundary_id: int | None = None
+    padding_id: int | None = None
+    attention: AttentionConfig
+    feed_forward: FeedForwardConfig
+    qrnn: QRNNConfig
+    attn_qrnn: AttnQRNNConfig
+
+    @property
+    def applications(self) -> tuple[Application, ...]:
+        """The block applications of ``pattern``, in order."""
+        return expand(self.pattern)
+
+    @property
+    def block_kinds(self) -> tuple[str, ...]:
+        """The kind (a letter) of each block that has parameters of its own, by its number."""
+        return tuple(dict((block, kind) for kind, block in self.applications).values())
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kinds = set(self.block_kinds)
+        if kinds & set("qx") and not self.qrnn.output_projection and self.qrnn.cell_size != self.hidden_size:
+            raise ValueError(
+                f"a QRNN without output_projection needs cell_size ({self.qrnn.cell_size}) "
+                f"equal to hidden_size ({self.hidden_size})"
+            )
+        assert kinds <= set(KINDS)
+        return self
+
+
+# Shells around the blocks. `modern` is what ModelConfig's own defaults say; `classic` is Transformer-XL's
+# (kimiyoung/transformer-xl, Dai et al. 2019): post-norm, LayerNorm, ReLU, relative positions, biased
+# feed-forwards and softmax, N(0, 0.02) everywhere, dropout also after the activation.
+PRESETS: dict[str, dict[str, Any]] = {
+    "modern": {},
+    "classic": {
+        "norm": "layer",
+        "norm_placement": "post",
+        "bias": True,
+        "head_bias": True,
+        "init": "classic",
+        "residual_init": "normal",
+        "attention": {"positions": "relative", "query_key_norm": False},
+        "feed_forward": {"activation": "relu"},
+    },
+}
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``changes`` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

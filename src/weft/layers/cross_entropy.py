@@ -1,0 +1,77 @@
+"""Cross-entropy over a large vocabulary in chunks, so that the logits of a batch never stand in memory whole.
+
+Shapes: N tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MB in float32
+
+
+def cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+    """Return the mean nats of ``targets_N`` (where not -100; zero when all are) under softmax(h W^T + b).
+
+    The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice.
+    """
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N)
+    return loss
+
+
+@torch.no_grad()
+def surprisal(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+    """Return each target's nats (N,), zero where the target is -100; no gradient."""
+    pieces = [
+        torch.nn.functional.cross_entropy(
+            _logits(hidden_ND[rows], weight_VD, bias_V), targets_N[rows], ignore_index=IGNORE, reduction="none"
+        )
+        for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0])
+    ]
+    return torch.cat(pieces) if pieces else hidden_ND.new_zeros(0)
+
+
+def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+    logits = torch.nn.functional.linear(hidden_ND, weight_VD, bias_V)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _chunks(count: int, vocabulary: int) -> list[slice]:
+    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+        count = (targets_N != IGNORE).sum().clamp(min=1)
+        need = any(ctx.needs_input_grad)
+        grad_hidden = torch.empty_like(hidden_ND) if need else None
+        grad_weight = torch.zeros_like(weight_VD) if need else None
+        grad_bias = torch.zeros_like(bias_V) if need and bias_V is not None else None
+        total = torch.zeros((), dtype=torch.promote_types(hidden_ND.dtype, torch.float32), device=hidden_ND.device)
+        for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
+            hidden, targets = hidden_ND[rows], targets_N[rows]
+            logits = _logits(hidden, weight_VD, bias_V)
+            log_total = logits.logsumexp(dim=-1, keepdim=True)
+            scored, index = (targets != IGNORE)[:, None], targets.clamp(min=0)[:, None]
+            total += ((log_total - logits.gather(1, index)) * scored).sum()
+            if grad_hidden is None or grad_weight is None:
+                continue
+            grad_logits = (logits - log_total).exp_()
+            grad_logits.scatter_add_(1, index, -torch.ones_like(log_total))
+            grad_logits = (grad_logits * (scored / count)).to(hidden.dtype)
+            grad_hidden[rows] = grad_logits @ weight_VD
+            grad_weight += grad_logits.t() @ hidden
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+        ctx.grads = (grad_hidden, grad_weight, grad_bias)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(None if grad is None else grad * grad_outputs[0] for grad in ctx.grads), None)

@@ -1,0 +1,58 @@
+"""From the QRNN's gate pre-activations to its outputs: f, fo and ifo pooling with zoneout.
+
+    f:   c_t = f_t c_{t-1} + (1 - f_t) z_t        h_t = c_t
+    fo:  the same cell                            h_t = o_t c_t
+    ifo: c_t = f_t c_{t-1} + i_t z_t              h_t = o_t c_t
+
+with z = tanh, f, o, i = sigmoid (Bradbury et al. 2017, arXiv 1611.01576; f is the paper's forget gate).
+Shapes: B batch, T time, C cell width, G gates (2, 3 or 4).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weft.ops import linear_recurrence
+
+Pooling = Literal["f", "fo", "ifo"]
+GATES: dict[Pooling, int] = {"f": 2, "fo": 3, "ifo": 4}  # in the order z, f, o, i
+
+
+def pool(
+    gates_BTGC: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, pooling: Pooling, zoneout: float, training: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, gates * C).
+
+    Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old value in
+    training; outside training every update is scaled by ``1 - zoneout``.
+    """
+    gates_BTGC = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
+    z, f, *rest = gates_BTGC.chunk(GATES[pooling], dim=-1)
+    forget, value = f.sigmoid(), z.tanh()
+    update_gate = rest[1].sigmoid() if pooling == "ifo" else 1 - forget
+    if zoneout > 0:
+        keep = torch.rand_like(forget) >= zoneout if training else torch.full_like(forget, 1 - zoneout)
+        forget, update_gate = 1 - keep * (1 - forget), keep * update_gate
+    cells_BTC, last_BC = linear_recurrence(forget, update_gate * value, cell_BC, reset_BT)
+    return (cells_BTC if pooling == "f" else rest[0].sigmoid() * cells_BTC), last_BC
+
+
+@torch.no_grad()
+def init_forget_bias_(bias_GC: Tensor, pooling: Pooling, longest: float) -> None:
+    """Set the gate biases so that channels start with time constants spread from 1 to ``longest`` steps.
+
+    A channel whose gate rests at f forgets with time constant tau = -1 / log f; tau is spaced evenly on a log scale.
+    The idea is that of chrono initialisation (Tallec and Ollivier 2018, arXiv 1804.11188). In ifo pooling the input
+    gate starts at 1 - f, so that cells keep the scale of their inputs.
+    """
+    bias_GC.zero_()
+    parts = bias_GC.chunk(GATES[pooling])
+    tau = torch.logspace(0, math.log10(max(longest, 1.0)), parts[1].shape[0], dtype=torch.float64)
+    logits = torch.logit(torch.exp(-1 / tau)).to(bias_GC.dtype)
+    parts[1].copy_(logits)
+    if pooling == "ifo":
+        parts[3].copy_(-logits)

@@ -1,0 +1,136 @@
+"""The model: an embedding, the stack of blocks that the pattern describes, and the softmax.
+
+Shapes: B batch, T time, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.blocks import BLOCKS, AttentionBlock, Block
+from weft.config import ModelConfig
+from weft.layers.embedding import TokenEmbedding
+from weft.layers.norms import make_norm
+from weft.layers.pooling import init_forget_bias_
+
+# One entry per block application, in order; each is the NamedTuple of that kind of block.
+ModelState = tuple[Any, ...]
+LONGEST_TIME_CONSTANT = 256.0
+
+
+class WeftModel(nn.Module):
+    """A stack of blocks over a token embedding, with explicit recurrent state.
+
+    ``blocks`` holds the blocks that have parameters of their own; ``schedule`` lists the block of each application, so
+    a block that the pattern repeats with shared parameters stands in ``blocks`` once and in ``schedule`` often.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schedule = tuple(application.block for application in config.applications)
+        self.embedding = TokenEmbedding(
+            config.vocab_size, config.hidden_size, tied=config.tie_embeddings, bias=config.head_bias
+        )
+        self.blocks = nn.ModuleList(BLOCKS[kind](config) for kind in config.block_kinds)
+        post = config.norm_placement == "post"
+        self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        _initialise(self)
+
+    def forward(
+        self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Return float32 ``(logits_BTV, state)`` for ``tokens`` (B, T).
+
+        ``state`` is what an earlier call returned (None at the start of a text); ``reset`` is a boolean (B, T), True at
+        the first token of each document: nothing crosses it. Position t's logits are for the token at t + 1.
+        """
+        hidden_BTD, state = self.hidden(tokens, state, reset)
+        return self.embedding.logits(hidden_BTD), state
+
+    def hidden(
+        self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Return the last hidden states (B, T, D), which the softmax reads, and the state."""
+        states = state if state is not None else (None,) * len(self.schedule)
+        x_BTD = self.dropout(self.embedding(tokens))
+        after = []
+        for block, before in zip(self.schedule, states, strict=True):
+            x_BTD, new = self.blocks[block](x_BTD, before, reset_BT=reset)
+            after.append(new)
+        return self.dropout(self.norm(x_BTD)), tuple(after)
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Return ``(mean nats, state)``: ``targets`` (B, T) are aligned to the logits, and -100 is ignored.
+
+        The caller shifts: the target of position t is the token at t + 1. Logits are made in chunks.
+        """
+        hidden_BTD, state = self.hidden(tokens, state, reset)
+        return self.embedding.loss(hidden_BTD, targets), state
+
+    @torch.no_grad()
+    def surprisal(
+        self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Return each target's nats (B, T), zero where it is -100, and the state; no gradient."""
+        hidden_BTD, state = self.hidden(tokens, state, reset)
+        return self.embedding.surprisal(hidden_BTD, targets), state
+
+    @property
+    def parameter_count(self) -> int:
+        """All parameters, shared storage counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def body_parameter_count(self) -> int:
+        """The parameters outside the embedding and the softmax."""
+        return self.parameter_count - sum(parameter.numel() for parameter in self.embedding.parameters())
+
+
+def build(config: ModelConfig, *, seed: int | None = None) -> WeftModel:
+    """Return a freshly initialised model; with ``seed``, the same one each time and torch's generator left as it was."""
+    if seed is None:
+        return WeftModel(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return WeftModel(config)
+
+
+@torch.no_grad()
+def _initialise(model: WeftModel) -> None:
+    """Set the initial values: `classic` is N(0, 0.02) everywhere (Transformer-XL), `modern` N(0, 1 / fan-in)."""
+    config = model.config
+    classic = config.init == "classic"
+    for parameter in (model.embedding.weight_VD, model.embedding.head_VD):
+        if parameter is not None:
+            nn.init.normal_(parameter, std=0.02)
+    for module in model.blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02 if classic else module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm) and classic:
+            nn.init.normal_(module.weight, mean=1.0, std=0.02)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        _initialise_block(block, config, depth=len(model.schedule))
+
+
+def _initialise_block(block: Block, config: ModelConfig, depth: int) -> None:
+    """Set what is special: maps onto the residual stream, forget biases, Transformer-XL's u and v."""
+    if block.output is not None and config.residual_init == "zero":
+        nn.init.zeros_(block.output.weight)
+    elif block.output is not None and config.residual_init == "scaled":
+        block.output.weight.mul_((2 * depth) ** -0.5)
+    gates = getattr(block, "gates", None)
+    if isinstance(gates, nn.Linear) and config.qrnn.forget_bias == "spread":
+        init_forget_bias_(gates.bias, config.qrnn.pooling, LONGEST_TIME_CONSTANT)
+    if isinstance(block, AttentionBlock) and config.attention.positions == "relative":
+        nn.init.normal_(block.content_bias, std=0.02)
+        nn.init.normal_(block.position_bias, std=0.02)

@@ -1,0 +1,205 @@
+"""The width and depth that meet a parameter budget, so that any two patterns can be compared at equal size.
+
+Rules, in this order:
+
+- depth of a named architecture: :func:`weft.pattern.default_pairs` of the budget;
+- width: the largest multiple of 8 that fits with inner width 4 D (8/3 D for swiglu) and cell width 2 D;
+- head width 32 up to D = 256 and 64 above, with as many heads as come nearest to D (one head: as wide as the model);
+- then the inner and cell widths are stretched together (where there are none, the head width) until the budget is met.
+
+Parameters are counted on the real modules, built without storage, once per storage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from weft.blocks import BLOCKS
+from weft.config import PRESETS, ModelConfig, merge
+from weft.errors import UserError
+from weft.layers.embedding import TokenEmbedding
+from weft.layers.norms import make_norm
+from weft.pattern import ARCHITECTURES, default_pairs, expand
+
+TOLERANCE = 0.01
+WIDTH_STEP = 8
+MAX_WIDTH = 1 << 15
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
+
+
+def parse_count(text: str | float) -> int:
+    """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
+    if not match:
+        raise UserError(f"'{text}' is not a count: write for example 2000000, 2e6 or 2M.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def sized(
+    pattern: str,
+    *,
+    parameters: float | str,
+    vocab_size: int = 4096,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> ModelConfig:
+    """Return the configuration of ``pattern`` that has ``parameters`` parameters, embeddings included, within 1 %.
+
+    ``pattern`` is a pattern string or the name of an architecture; ``preset`` (``modern`` or ``classic``) replaces the
+    architecture's own shell; ``settings`` fixes any values of :class:`ModelConfig`. Raises UserError where no width
+    meets the budget.
+    """
+    budget = parse_count(parameters)
+    pattern, settings = resolve(pattern, budget, preset, settings or {})
+    if "hidden_size" in settings:
+        return _stretch(pattern, vocab_size, settings, budget)
+
+    def fits(width: int) -> bool:
+        return count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": width})) <= budget
+
+    width = WIDTH_STEP * _last(lambda step: fits(WIDTH_STEP * step), MAX_WIDTH // WIDTH_STEP)
+    if width == 0:
+        smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": WIDTH_STEP}))
+        raise UserError(
+            f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has at "
+            f"least {smallest:,}; ask for more parameters, a smaller vocabulary or fewer blocks."
+        )
+    return _stretch(pattern, vocab_size, {**settings, "hidden_size": width}, budget)
+
+
+def resolve(
+    pattern: str, parameters: float, preset: str | None, settings: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the pattern string behind a name, and ``settings`` laid over those of its shell."""
+    architecture = ARCHITECTURES.get(pattern)
+    chosen = preset or (architecture.preset if architecture else "modern")
+    if chosen not in PRESETS:
+        raise UserError(f"There is no preset '{chosen}': choose from {', '.join(PRESETS)}.")
+    resolved = merge(PRESETS[chosen], (architecture.settings if architecture else None) or {})
+    resolved = merge(resolved, settings)
+    if chosen == "classic" and "dropout" in resolved:  # Transformer-XL also drops after the activation
+        resolved = merge({"feed_forward": {"dropout": resolved["dropout"]}}, resolved)
+    if architecture:
+        pattern = architecture.pattern(default_pairs(parameters))
+    elif re.fullmatch(r"[a-z]{2,}(-[a-z]+)*", pattern) and set(pattern) - set("".join(BLOCKS)):
+        raise UserError(f"'{pattern}' is neither an architecture ({', '.join(ARCHITECTURES)}) nor a pattern of a, f, q, x.")
+    expand(pattern)
+    return pattern, resolved
+
+
+def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration with every width that ``settings`` leaves open set from ``hidden_size`` by rule."""
+    width = settings["hidden_size"]
+    attention = dict(settings.get("attention", {}))
+    if "head_dim" not in attention:
+        heads = attention.get("num_heads") or max(1, round(width / _head_width(width)))
+        fixed = "num_heads" in attention
+        attention |= {"num_heads": heads, "head_dim": max(2, width // heads // 2 * 2) if fixed else _head_width(width)}
+    attention.setdefault("num_heads", max(1, round(width / attention["head_dim"])))
+    feed_forward, qrnn = dict(settings.get("feed_forward", {})), dict(settings.get("qrnn", {}))
+    swiglu = feed_forward.get("activation") == "swiglu"
+    feed_forward.setdefault("inner_size", round(width * 8 / 3 / 8) * 8 if swiglu else 4 * width)
+    qrnn.setdefault("cell_size", 2 * width if qrnn.get("output_projection", True) else width)
+    fused = dict(settings.get("attn_qrnn", {}))
+    fused.setdefault("attention_size", width // 2)
+    sections = {"attention": attention, "feed_forward": feed_forward, "qrnn": qrnn, "attn_qrnn": fused}
+    return ModelConfig.parse({**settings, "pattern": pattern, "vocab_size": vocab_size, **sections}, where="model")
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return the parameters of the model that ``config`` describes, without making it."""
+    with torch.device("meta"):
+        parts: list[torch.nn.Module] = [
+            TokenEmbedding(config.vocab_size, config.hidden_size, tied=config.tie_embeddings, bias=config.head_bias)
+        ]
+        if config.norm_placement == "pre":
+            parts.append(make_norm(config.norm, config.hidden_size))
+        blocks = {kind: _size(BLOCKS[kind](config)) for kind in set(config.block_kinds)}
+    return sum(map(_size, parts)) + sum(blocks[kind] * times for kind, times in Counter(config.block_kinds).items())
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _head_width(width: int) -> int:
+    return 32 if width <= 256 else 64
+
+
+def _last(holds: Callable[[int], bool], most: int) -> int:
+    """Return the last n in 1..most for which ``holds(n)`` (true up to some n, then false), 0 where there is none."""
+    low, high = 0, 1
+    while high <= most and holds(high):
+        low, high = high, high * 2
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _stretch(pattern: str, vocab_size: int, settings: Mapping[str, Any], budget: int) -> ModelConfig:
+    """Return the configuration whose free widths, scaled together, come nearest to the budget.
+
+    The coarsest step (8, 4, 2, 1) that comes within the tolerance wins: round widths are faster.
+    """
+    base = configure(pattern, vocab_size, settings)
+    free = _free_widths(base, settings)
+    best = base
+    for step in (8, 4, 2, 1):
+        for candidate in _candidates(base, free, settings, step, budget):
+            if abs(count_parameters(candidate) - budget) < abs(count_parameters(best) - budget):
+                best = candidate
+        if abs(count_parameters(best) - budget) <= TOLERANCE / 4 * budget:
+            break
+    if abs(count_parameters(best) - budget) > TOLERANCE * budget:
+        raise UserError(
+            f"No width meets a budget of {budget:,} parameters within 1 %: the nearest has {count_parameters(best):,}; "
+            "ask for that many, or leave more widths open."
+        )
+    return best
+
+
+def _free_widths(config: ModelConfig, settings: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """Return the widths that may be stretched: those of blocks in use that ``settings`` leaves open."""
+    kinds = set(config.block_kinds)
+
+    def is_open(section: str, key: str) -> bool:
+        return key not in settings.get(section, {})
+
+    free = {}
+    if "f" in kinds and is_open("feed_forward", "inner_size"):
+        free["feed_forward", "inner_size"] = config.feed_forward.inner_size
+    if kinds & set("qx") and config.qrnn.output_projection and is_open("qrnn", "cell_size"):
+        free["qrnn", "cell_size"] = config.qrnn.cell_size
+    if not free and "x" in kinds and is_open("attn_qrnn", "attention_size"):
+        free["attn_qrnn", "attention_size"] = config.attn_qrnn.attention_size
+    if not free and "a" in kinds and is_open("attention", "head_dim"):
+        free["attention", "head_dim"] = config.attention.head_dim
+    return free
+
+
+def _candidates(
+    base: ModelConfig, free: Mapping[tuple[str, str], int], settings: Mapping[str, Any], step: int, budget: int
+) -> list[ModelConfig]:
+    """Return the two configurations around the budget when the free widths grow in steps of ``step``."""
+    if not free:
+        return []
+    widest = max(free.values())
+
+    def stretched(steps: int) -> ModelConfig:
+        factor = steps * step / widest
+        changes: dict[str, Any] = dict(settings)
+        for (section, key), width in free.items():
+            unit = max(step, 2) if key == "head_dim" else step
+            unit = unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
+            changes = merge(changes, {section: {key: max(unit, round(width * factor / unit) * unit)}})
+        return configure(base.pattern, base.vocab_size, changes)
+
+    steps = _last(lambda n: count_parameters(stretched(n)) <= budget, 8 * MAX_WIDTH // step)
+    return [stretched(max(1, steps)), stretched(steps + 1)]

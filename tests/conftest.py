@@ -1,0 +1,53 @@
+"""One thread a worker (the suite runs with ``-n 2``), a cache of its own, and helpers to make small models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from weft.config import PRESETS, ModelConfig, merge
+from weft.model import WeftModel, build
+from weft.sizing import configure
+
+torch.set_num_threads(1)
+
+# Settings under which every part of every block does something.
+SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "attention": {"num_heads": 2, "head_dim": 8, "memory": 5},
+    "feed_forward": {"inner_size": 24},
+    "qrnn": {"cell_size": 12, "window": 2},
+    "attn_qrnn": {"attention_size": 8, "num_heads": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep tests away from the user's cache."""
+    monkeypatch.setenv("WEFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def small_config(
+    pattern: str, settings: Mapping[str, Any] | None = None, preset: str = "modern", vocab_size: int = 11
+) -> ModelConfig:
+    """Return a small configuration of ``pattern``."""
+    return configure(pattern, vocab_size, merge(merge(PRESETS[preset], SMALL), settings or {}))
+
+
+def small_model(
+    pattern: str, settings: Mapping[str, Any] | None = None, preset: str = "modern", seed: int = 0, **kwargs: Any
+) -> WeftModel:
+    """Return a small model in which nothing is zero, so that every path can show itself."""
+    model = build(small_config(pattern, settings, preset, **kwargs), seed=seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.blocks.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        model.embedding.weight_VD.normal_(generator=generator)
+    return model

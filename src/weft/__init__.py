@@ -1,0 +1,81 @@
+"""Weft: small language models that go far on little data and little hardware.
+
+The public names are loaded when they are first used, so that ``import weft`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weft.api import evaluate, generate, load, train
+    from weft.config import ModelConfig
+    from weft.data import Tokenizer
+    from weft.describe import Description, describe
+    from weft.errors import UserError
+    from weft.evaluation.adaptation import Adaptation
+    from weft.evaluation.figures import Figures
+    from weft.folder import load_tokenizer
+    from weft.generation import Sampling
+    from weft.model import WeftModel, build
+    from weft.sizing import sized
+    from weft.training.run import TrainingResult
+
+_HOMES = {
+    "Adaptation": "weft.evaluation.adaptation",
+    "Description": "weft.describe",
+    "Figures": "weft.evaluation.figures",
+    "ModelConfig": "weft.config",
+    "Sampling": "weft.generation",
+    "Tokenizer": "weft.data",
+    "TrainingResult": "weft.training.run",
+    "UserError": "weft.errors",
+    "WeftModel": "weft.model",
+    "build": "weft.model",
+    "describe": "weft.describe",
+    "evaluate": "weft.api",
+    "generate": "weft.api",
+    "load": "weft.api",
+    "load_tokenizer": "weft.folder",
+    "sized": "weft.sizing",
+    "train": "weft.api",
+}
+
+__all__ = [
+    "Adaptation",
+    "Description",
+    "Figures",
+    "ModelConfig",
+    "Sampling",
+    "Tokenizer",
+    "TrainingResult",
+    "UserError",
+    "WeftModel",
+    "build",
+    "describe",
+    "evaluate",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "sized",
+    "train",
+]
+
+try:
+    __version__ = version("weft")
+except PackageNotFoundError:  # a source tree that nobody installed
+    __version__ = "0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'weft' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # submodules of the same name (weft.describe) must not shadow the function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

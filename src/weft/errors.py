@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see."""
+"""The exceptions that users are meant to see."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,11 @@ class UserError(ValueError):
     The command line prints the sentence without a traceback and exits with code 2; Python callers
     catch it as a ``ValueError``. Broken promises among our own functions are ``assert``s, not this.
     """
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
+    """Training stopped on request; a checkpoint was written and the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -12,6 +12,7 @@ repeats what stands before it, brackets group and nest, spaces are ignored:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from weft.errors import UserError
 KINDS = {"a": "attention", "f": "feed_forward", "q": "qrnn", "x": "attn_qrnn"}
 MAX_DEPTH = 1024
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 
 class Application(NamedTuple):
@@ -152,7 +154,7 @@ def _par(pairs: int) -> str:
     blocks = 2 * pairs
     attentions = max(1, blocks // 5)
     cut = blocks * 2 // 3
-    width = (cut + cut // attentions) // attentions
+    width = min((cut + cut // attentions) // attentions, blocks // attentions)
     rest = blocks - width * attentions
     return f"(a{'f' * (width - 1)}){attentions}" + (f" f{rest}" if rest > 0 else "")
 
@@ -203,3 +205,11 @@ def default_pairs(parameters: float) -> int:
     parameters = 12 * 44^2 * pairs^3: 4 pairs at 2M, 8 at 10M, 12 at 41M.
     """
     return max(2, round((parameters / (12 * 44**2)) ** (1 / 3)))
+
+
+def parse_count(text: str | float) -> int:
+    """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
+    if not match:
+        raise UserError(f"'{text}' is not a count: write for example 2000000, 2e6 or 2M.")
+    return int(float(match[1]) * _UNITS[match[2]])

@@ -24,20 +24,11 @@ from weft.config import PRESETS, ModelConfig, merge
 from weft.errors import UserError
 from weft.layers.embedding import TokenEmbedding
 from weft.layers.norms import make_norm
-from weft.pattern import ARCHITECTURES, default_pairs, expand
+from weft.pattern import ARCHITECTURES, default_pairs, expand, parse_count
 
 TOLERANCE = 0.01
 WIDTH_STEP = 8
 MAX_WIDTH = 1 << 15
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
-
-
-def parse_count(text: str | float) -> int:
-    """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError."""
-    match = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
-    if not match:
-        raise UserError(f"'{text}' is not a count: write for example 2000000, 2e6 or 2M.")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def sized(

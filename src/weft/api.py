@@ -1,0 +1,146 @@
+"""The verbs of the command line, as functions with typed results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from weft.config import merge
+from weft.data import DataConfig, TokenizedSplit, Tokenizer, prepare, tokenize_sources
+from weft.errors import UserError
+from weft.evaluation.adaptation import Adaptation, score_adaptively
+from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.figures import Figures
+from weft.evaluation.scoring import score
+from weft.folder import check_folder, load_model, load_tokenizer
+from weft.generation import Sampling
+from weft.generation import generate as generate_texts
+from weft.model import WeftModel
+from weft.training import run as runs
+from weft.training.listener import Listener
+from weft.training.recipe import load_recipe
+
+Paths = str | Path | Sequence[str | Path]
+Split = Literal["train", "validation", "test"]
+
+
+def train(
+    sources: Paths = (),
+    *,
+    out: str | Path,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> runs.TrainingResult:
+    """Train a model on ``sources`` (files, folders, globs) and leave it in the folder ``out``.
+
+    ``recipe`` is a YAML file or its values; ``settings`` are nested values laid over it, such as
+    ``{"model": {"parameters": "2M"}, "training": {"minutes": 30}}``. See :class:`weft.training.recipe.Recipe`.
+    Raises UserError (a ValueError) for what a caller can put right.
+    """
+    values = _recipe_values(recipe, settings or {})
+    if names := _names(sources):
+        values = merge(values, {"data": {"sources": names}})
+    origin = None if init_from is None else Path(init_from)
+    return runs.train(values, Path(out), init_from=origin, resume=resume, overwrite=overwrite, listener=listener)
+
+
+def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``settings`` over ``recipe``; a budget in the settings replaces the recipe's."""
+    values = dict(recipe) if isinstance(recipe, Mapping) else load_recipe(Path(recipe)) if recipe else {}
+    budgets = ("steps", "tokens", "minutes")
+    if any(settings.get("training", {}).get(key) is not None for key in budgets):
+        training = {key: value for key, value in (values.get("training") or {}).items() if key not in budgets}
+        values = {**values, "training": training}
+    return merge(values, settings)
+
+
+def load(run: str | Path, *, memory: int | None = None) -> WeftModel:
+    """Return the model of a run directory, in evaluation mode; ``memory`` replaces the attention's reach in tokens."""
+    return load_model(Path(run), memory=memory)
+
+
+def evaluate(
+    run: str | Path,
+    files: Paths = (),
+    *,
+    split: Split = "test",
+    memory: int | None = None,
+    adapt: bool | Adaptation = False,
+    progress: Callable[[int], None] | None = None,
+) -> Figures:
+    """Score ``files``, or a split of the run's own corpus; with ``adapt``, by dynamic evaluation."""
+    run = Path(run)
+    check_folder(run)
+    tokenizer = load_tokenizer(run)
+    text = read_split(run, tokenizer, files, split)
+    return evaluate_split(
+        load_model(run, memory=memory), tokenizer, text, adapt=_adaptation(adapt), progress=progress
+    )
+
+
+def token_bits(
+    run: str | Path,
+    files: Paths = (),
+    *,
+    split: Split = "test",
+    memory: int | None = None,
+    adapt: bool | Adaptation = False,
+) -> list[tuple[str, float]]:
+    """Return every token of the text, as text, with its surprisal in bits."""
+    run = Path(run)
+    tokenizer, model = load_tokenizer(run), load_model(run, memory=memory)
+    text = read_split(run, tokenizer, files, split)
+    how = _adaptation(adapt)
+    if how:
+        nats = score_adaptively(model, text, how, boundary_id=tokenizer.boundary_id)
+    else:
+        nats = score(model, text, boundary_id=tokenizer.boundary_id)
+    tokens = np.asarray(text.tokens)
+    shown = tokens != tokenizer.boundary_id
+    return [(tokenizer.decode([token]), float(cost / np.log(2))) for token, cost in zip(tokens[shown], nats[shown], strict=True)]
+
+
+def _adaptation(adapt: bool | Adaptation) -> Adaptation | None:
+    return adapt if isinstance(adapt, Adaptation) else Adaptation() if adapt else None
+
+
+def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> TokenizedSplit:
+    """Return the tokens of ``files``, or where there are none of a split of the run's corpus."""
+    names = _names(files)
+    if not names and not (run / runs.RECIPE).is_file():
+        raise UserError(f"'{run}' does not say what it was trained on: name files to evaluate.")
+    data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
+    if names:
+        return tokenize_sources(
+            names, tokenizer, document_separator=data.document_separator, text_key=data.text_key
+        )
+    chosen: TokenizedSplit = getattr(prepare(data, tokenizer=tokenizer), split)
+    return chosen
+
+
+@overload
+def generate(run: str | Path, prompts: str = "", *, max_new_tokens: int = 200, sampling: Sampling | None = None) -> str: ...
+@overload
+def generate(
+    run: str | Path, prompts: Sequence[str], *, max_new_tokens: int = 200, sampling: Sampling | None = None
+) -> list[str]: ...
+def generate(
+    run: str | Path, prompts: str | Sequence[str] = "", *, max_new_tokens: int = 200, sampling: Sampling | None = None
+) -> str | list[str]:
+    """Continue one prompt or several; return the continuations without the prompts."""
+    run = Path(run)
+    many = [prompts] if isinstance(prompts, str) else list(prompts)
+    tokenizer = load_tokenizer(run)
+    written = generate_texts(load_model(run), tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling)
+    return written[0] if isinstance(prompts, str) else written
+
+
+def _names(paths: Paths) -> tuple[str, ...]:
+    return (str(paths),) if isinstance(paths, str | Path) else tuple(str(path) for path in paths)

@@ -1,0 +1,117 @@
+"""A folder of prepared corpora, keyed by what is in them; anything in it may be deleted at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from weft.data.sources import SourceFile, read_raw
+from weft.errors import UserError
+
+META = "meta.json"
+_ENTRIES = "prepared"  # clear_cache() deletes this folder only, wherever WEFT_CACHE points
+
+
+def cache_dir() -> Path:
+    """Return the folder of the cache: $WEFT_CACHE, or ``weft`` in $XDG_CACHE_HOME, or ``~/.cache/weft``."""
+    if own := os.environ.get("WEFT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "weft"
+
+
+def clear_cache() -> int:
+    """Delete all prepared corpora; return the bytes that were freed."""
+    folder = cache_dir() / _ENTRIES
+    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def content_key(settings: dict[str, Any], groups: Mapping[str, Iterable[SourceFile]]) -> str:
+    """Return a key that depends on ``settings`` and the contents and formats (not the names) of the files."""
+    described = {name: [_describe(file) for file in files] for name, files in groups.items()}
+    text = json.dumps([settings, described], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _describe(file: SourceFile) -> list[str]:
+    digest = hashlib.blake2b(digest_size=32)
+    for block in read_raw(file):
+        digest.update(block)
+    return [file.compression, "jsonl" if file.is_jsonl else "text", digest.hexdigest()]
+
+
+def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of an entry and what ``build`` said of it, building it where it is not there whole.
+
+    ``build`` fills an empty folder, which takes its place in one step when it is complete. UserError where
+    the cache cannot be written.
+    """
+    entry = cache_dir() / _ENTRIES / key
+    meta = _intact(entry)
+    if meta is None:
+        try:
+            _build(entry, build)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write the cache in '{cache_dir()}' ({error.strerror or error}): make room there, "
+                "or set WEFT_CACHE to another folder."
+            ) from None
+        meta = _intact(entry)
+        assert meta is not None, "an entry that was just built is whole"
+    return entry, meta
+
+
+def _build(entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=entry.parent))
+    try:
+        meta = {"told": build(folder), "files": _checksums(folder)}
+        (folder / META).write_text(json.dumps(meta), encoding="utf-8")
+        _move(folder, entry)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, entry: Path) -> None:
+    """Put ``folder`` in its place, unless another process was there first; a damaged entry makes way."""
+    if entry.exists() and _intact(entry) is None:
+        shutil.rmtree(entry, ignore_errors=True)
+    try:
+        folder.rename(entry)
+    except OSError:
+        if _intact(entry) is None:
+            raise
+
+
+def _intact(entry: Path) -> dict[str, Any] | None:
+    """Return what is told of an entry if every file of it is as it was written."""
+    try:
+        meta = json.loads((entry / META).read_text(encoding="utf-8"))
+        whole = meta["files"] == _checksums(entry)
+        told: dict[str, Any] = meta["told"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told if whole else None
+
+
+def _checksums(folder: Path) -> dict[str, list[int]]:
+    files = (path for path in sorted(folder.iterdir()) if path.name != META)
+    return {path.name: _checksum(path) for path in files}
+
+
+def _checksum(path: Path) -> list[int]:
+    """Return the size and CRC-32 of a file."""
+    crc, size = 0, 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return [size, crc]

@@ -1,0 +1,146 @@
+"""From the blocks of a file to its documents, in fragments of bounded size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from weft.data.config import DEFAULT_SEPARATOR
+from weft.data.sources import BLOCK_BYTES, SourceFile
+from weft.errors import UserError
+
+LINE_ENDS = b"\r\n"
+
+
+class Fragment(NamedTuple):
+    """A part of a document, of a few MiB at most; ``first`` where the document begins."""
+
+    first: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the documents are in a file: between separators, or under a key of each JSON record."""
+
+    document_separator: str = DEFAULT_SEPARATOR
+    text_key: str = "text"
+
+
+def read_fragments(file: SourceFile, blocks: Iterable[bytes], layout: Layout) -> Iterator[Fragment]:
+    """Yield the documents of (a part of) ``file``, whose decompressed bytes are ``blocks``."""
+    if file.is_jsonl:
+        return _records(file, blocks, layout.text_key)
+    return split_documents(blocks, layout.document_separator)
+
+
+def join_fragments(fragments: Iterable[Fragment]) -> Iterator[bytes]:
+    """Yield whole documents."""
+    parts: list[bytes] = []
+    for fragment in fragments:
+        if fragment.first and parts:
+            yield b"".join(parts)
+            parts = []
+        parts.append(fragment.data)
+    if parts:
+        yield b"".join(parts)
+
+
+def split_documents(blocks: Iterable[bytes], separator: str) -> Iterator[Fragment]:
+    r"""Yield the documents between separators; empty ones are dropped.
+
+    A separator made of line ends also matches where the lines end in ``\r\n``, and the line ends around a
+    document then belong to it. With the separator "" all is one document, to the byte.
+    """
+    if not separator:
+        yield from whole_document(blocks)
+        return
+    strip = LINE_ENDS if not separator.strip("\n") else b""
+    longest = len(separator.encode()) * (2 if strip else 1)
+    first, rest = True, b""
+    for block in blocks:
+        *complete, rest = _pattern(separator).split(rest + block)
+        for part in complete:
+            yield from _ending(first, part, strip)
+            first = True
+        if len(rest) > BLOCK_BYTES:
+            fragment, rest = _unfinished(first, rest, strip, longest)
+            if fragment.data:
+                yield fragment
+                first = False
+    yield from _ending(first, rest, strip)
+
+
+def whole_document(blocks: Iterable[bytes]) -> Iterator[Fragment]:
+    """Yield all of the blocks as one document."""
+    first = True
+    for block in blocks:
+        if block:
+            yield Fragment(first, block)
+            first = False
+
+
+def _pattern(separator: str) -> re.Pattern[bytes]:
+    if not separator.strip("\n"):
+        # A carriage return before the first newline is stripped with the document; a pattern that begins with
+        # a fixed byte is searched for many times faster.
+        return re.compile(rb"\n(?:\r?\n){%d}" % (len(separator) - 1))
+    return re.compile(re.escape(separator.encode()))
+
+
+def _ending(first: bool, data: bytes, strip: bytes) -> Iterator[Fragment]:
+    """Yield the last part of a document, or nothing where there is nothing."""
+    data = data.rstrip(strip) if strip else data
+    data = data.lstrip(strip) if strip and first else data
+    if data:
+        yield Fragment(first, data)
+
+
+def _unfinished(first: bool, data: bytes, strip: bytes, longest: int) -> tuple[Fragment, bytes]:
+    """Cut what surely belongs to a long document from what may be the beginning of a separator."""
+    keep = len(data.rstrip(strip)) if strip else len(data)
+    keep = min(keep, len(data) - longest)
+    head = data[:keep].lstrip(strip) if strip and first else data[:keep]
+    return Fragment(first, head), data[keep:]
+
+
+def _records(file: SourceFile, blocks: Iterable[bytes], text_key: str) -> Iterator[Fragment]:
+    """Yield the text of every JSON record that has any."""
+    for number, line in enumerate(_lines(blocks), start=1):
+        if line.strip():
+            data = _record_text(file, number, line, text_key)
+            if data:
+                yield Fragment(True, data)
+
+
+def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    for block in blocks:
+        *complete, rest = block.split(b"\n")
+        for line in complete:
+            yield b"".join([*parts, line])
+            parts = []
+        parts.append(rest)
+    yield b"".join(parts)
+
+
+def _record_text(file: SourceFile, number: int, line: bytes, text_key: str) -> bytes:
+    where = f"Line {number} of '{file.path}'"
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise UserError(f"{where} is not JSON: a .jsonl file has one JSON record a line.") from None
+    if not isinstance(record, dict) or text_key not in record:
+        raise UserError(f"{where} has no '{text_key}': name the key that holds the text with text_key.")
+    text = record[text_key]
+    if not isinstance(text, str):
+        raise UserError(f"{where} has something else than text in '{text_key}': it must be a string.")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where} holds half a surrogate pair, which is not text: put the record right."
+        ) from None

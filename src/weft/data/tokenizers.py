@@ -1,0 +1,229 @@
+"""One family of tokenizers, all over bytes, so that any text comes back exactly as it went in.
+
+Whatever the kind, ids 0..255 are the bytes themselves (in Hugging Face's printable spelling of bytes), the
+pieces that were learned follow, and the two special tokens come last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from weft.data.config import TokenizerKind
+from weft.data.documents import Fragment
+from weft.data.pieces import PIECE_BYTES, cut_pieces
+from weft.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
+    from numpy.typing import NDArray
+
+BOUNDARY, PADDING = "<|boundary|>", "<|padding|>"
+NUM_BYTES, NUM_SPECIAL = 256, 2
+MIN_VOCAB_SIZE = NUM_BYTES + NUM_SPECIAL
+BATCH_BYTES = 1 << 20
+
+# Letters with their marks and joiners (Indic scripts, Persian) stay together; digits stand alone; a space
+# goes with what follows it; white space ends at the last line end.
+_LETTERS = r"\p{L}\p{M}\x{200C}\x{200D}"
+_BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+WORD_PATTERN = rf" ?[{_LETTERS}]+| ?\p{{N}}+| ?[^\s\p{{N}}{_LETTERS}]+|{_BLANKS}"
+SUBWORD_PATTERN = rf" ?[{_LETTERS}]+| ?\p{{N}}| ?[^\s\p{{N}}{_LETTERS}]+|{_BLANKS}"
+CHARACTER_PATTERN = r"[\s\S]"
+PATTERNS: dict[TokenizerKind, str | None] = {
+    "bytes": None,
+    "characters": CHARACTER_PATTERN,
+    "words": WORD_PATTERN,
+    "bpe": SUBWORD_PATTERN,
+    "unigram": SUBWORD_PATTERN,
+}
+
+
+class Tokenizer:
+    """Text to token ids and back, exactly, for any Unicode text (kind ``bytes``: for any bytes).
+
+    ``backend`` is a ``tokenizers.Tokenizer`` of the family described above; :func:`train_tokenizer` and
+    :meth:`load` make them. The special tokens never come out of :meth:`encode`: a text that spells them is
+    text.
+    """
+
+    def __init__(self, kind: TokenizerKind, backend: tokenizers.Tokenizer) -> None:
+        self.kind: TokenizerKind = kind
+        self.backend = backend
+        self.backend.encode_special_tokens = True
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.boundary_id = self.vocab_size - 2
+        self.padding_id = self.vocab_size - 1
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size})"
+
+    def encode(self, text: str) -> NDArray[np.int32]:
+        """Return the ids of ``text`` (T); long texts are cut as :func:`weft.data.pieces.cut_pieces` says."""
+        return self.encode_bytes(text.encode())
+
+    def encode_bytes(self, data: bytes) -> NDArray[np.int32]:
+        """Return the ids of ``data`` (T); UnicodeDecodeError if not UTF-8 and the kind not ``bytes``."""
+        if self.kind == "bytes":
+            return _byte_ids(data)
+        pieces = cut_pieces([Fragment(True, data)]) if len(data) > PIECE_BYTES else [Fragment(True, data)]
+        ids = [ids for _, ids in self.encode_stream(pieces)]
+        return np.concatenate(ids) if ids else np.zeros(0, np.int32)
+
+    def encode_stream(self, pieces: Iterable[Fragment]) -> Iterator[tuple[Fragment, NDArray[np.int32]]]:
+        """Yield each piece with its ids, encoding about 1 MiB at a time on all cores."""
+        for batch in _batched(pieces):
+            data = [piece.data for piece in batch]
+            yield from zip(batch, self._encode_batch(data), strict=True)
+
+    def _encode_batch(self, batch: Sequence[bytes]) -> list[NDArray[np.int32]]:
+        if self.kind == "bytes":
+            return [_byte_ids(data) for data in batch]
+        texts = [data.decode() for data in batch]
+        with parallelism():
+            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def decode_bytes(self, ids: Iterable[int] | NDArray[Any]) -> bytes:
+        """Return the bytes that ``ids`` stand for, special tokens dropped."""
+        if self.kind == "bytes":
+            array = np.fromiter(ids, np.int64) if not isinstance(ids, np.ndarray) else ids
+            return bytes(array[array < NUM_BYTES].astype(np.uint8).tobytes())
+        return b"".join(map(self._token_bytes.__getitem__, ids))
+
+    def decode(self, ids: Iterable[int] | NDArray[Any]) -> str:
+        """Return the text that ``ids`` stand for; what is not UTF-8 becomes U+FFFD."""
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token; those of a special token are none."""
+        return self._token_bytes[token_id]
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        table = [b""] * self.vocab_size
+        for token, token_id in self.backend.get_vocab(with_added_tokens=False).items():
+            table[token_id] = bytes(byte_of[character] for character in token)
+        return table
+
+    def to_json(self) -> str:
+        """Return the whole tokenizer as JSON, the same for the same tokenizer."""
+        return str(self.backend.to_str())
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOUNDARY,
+            "eos_token": BOUNDARY,
+            "pad_token": PADDING,
+            "split_special_tokens": True,
+            "clean_up_tokenization_spaces": False,
+            "weft_kind": self.kind,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read what :meth:`save` wrote; UserError where the folder has no tokenizer of this family."""
+        import tokenizers
+
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            raise UserError(
+                f"'{folder}' has no readable tokenizer.json and tokenizer_config.json: "
+                "give a folder that Weft saved."
+            ) from None
+        kind: Any = config.get("weft_kind") if isinstance(config, dict) else None
+        if kind not in get_args(TokenizerKind):
+            raise UserError(
+                f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved."
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_str(text)
+        except Exception:  # the library raises plain Exception
+            raise UserError(
+                f"'{folder / 'tokenizer.json'}' is damaged: restore it from where it was saved."
+            ) from None
+        return cls(kind, backend)
+
+
+def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:
+    """Put the model between the byte spelling and the special tokens of the family."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizer(PATTERNS[kind])
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    special = [tokenizers.AddedToken(token, special=True, normalized=False) for token in (BOUNDARY, PADDING)]
+    backend.add_special_tokens(special)
+    return Tokenizer(kind, backend)
+
+
+def pre_tokenizer(pattern: str | None) -> tokenizers.pre_tokenizers.PreTokenizer:
+    """Return what splits a text by ``pattern`` and spells its bytes as characters."""
+    from tokenizers import Regex, pre_tokenizers
+
+    spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if pattern is None:
+        return spelling
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), spelling])
+
+
+def byte_characters() -> list[str]:
+    """Return the printable character that stands for each byte (the spelling of GPT-2's tokenizer)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(NUM_BYTES)]
+
+
+@contextmanager
+def parallelism() -> Iterator[None]:
+    """Let the tokenizers library use all cores inside, and be safe to fork outside.
+
+    The library warns of (and a forked child may hang on) threads unless the environment says what is wanted;
+    what the user says there holds.
+    """
+    name = "TOKENIZERS_PARALLELISM"
+    if os.environ.get(name, "") not in ("", _OUTSIDE):
+        yield
+        return
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        os.environ[name] = _OUTSIDE
+
+
+_OUTSIDE = "off"  # the library takes it for "false"; a user would write "false" or "0"
+
+
+def _byte_ids(data: bytes) -> NDArray[np.int32]:
+    return np.frombuffer(data, dtype=np.uint8).astype(np.int32)
+
+
+def _batched(pieces: Iterable[Fragment]) -> Iterator[list[Fragment]]:
+    """Group pieces to about ``BATCH_BYTES``."""
+    batch: list[Fragment] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.data)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,102 @@
+"""The demonstration: the whole way from text to numbers, on the Northern Sami corpus that comes with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.data import iter_documents
+from weft.data.config import DEFAULT_SEPARATOR
+from weft.evaluation.adaptation import Adaptation
+from weft.evaluation.compressors import BASELINES, conditional_bits_per_byte
+from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.figures import Figures
+from weft.files import write_atomic
+from weft.folder import load_model, load_tokenizer
+from weft.generation import Sampling, generate
+from weft.study.finish import finish_run
+from weft.training.listener import Listener
+from weft.training.run import TrainingResult, saved_recipe, train
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CORPUS = "sewiki.txt.xz"
+PROMPT = "Ruoŧŧa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """What the demo has to show."""
+
+    result: TrainingResult
+    adaptive: Figures
+    baselines: dict[str, float]
+    sample: str
+    report: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return self.result.to_json() | {
+            "test_adaptive": self.adaptive.to_json(),
+            "baselines": self.baselines,
+            "sample": self.sample,
+            "report": str(self.report),
+        }
+
+    def print(self, console: Console) -> None:
+        """Print the table that ends the demo."""
+        from rich.table import Table
+
+        table = Table(title="Northern Sami Wikipedia, test text", title_justify="left")
+        table.add_column("")
+        table.add_column("bits per byte", justify="right")
+        table.add_column("", justify="left")
+        rows = [(name, bits, "adapts to the text as it codes it") for name, bits in self.baselines.items()]
+        rows.append(("weft, frozen weights", self.result.test.bits_per_byte, "does not adapt"))
+        rows.append(("weft, dynamic evaluation", self.adaptive.bits_per_byte, "adapts to the text as it reads it"))
+        for name, bits, note in sorted(rows, key=lambda row: -row[1]):
+            table.add_row(name, f"{bits:.4f}", note)
+        console.print(table)
+        result = self.result
+        console.print(
+            f"{result.parameters:,} parameters ({result.body_parameters:,} without embeddings), trained for "
+            f"{result.seconds / 60:.1f} minutes at {result.tokens_per_second:,.0f} tokens per second",
+            highlight=False,
+        )
+        console.print(f"\nA sample, from the prompt '{PROMPT}':\n", highlight=False)
+        console.print(PROMPT + self.sample, markup=False, highlight=False)
+        console.print(f"\nThe report: {self.report}", highlight=False, soft_wrap=True)
+
+
+def run_demo(out: Path, minutes: float, overwrite: bool, listener: Listener) -> Demonstration:
+    """Train with the default recipe for ``minutes``, score frozen and adaptively, compress beside, write the report."""
+    for compressor in BASELINES.values():
+        compressor(b"a missing compressor should be told of before the training, not after it")
+    with as_file(files("weft") / "corpora" / CORPUS) as corpus:
+        values = {"data": {"sources": [str(corpus)]}, "training": {"minutes": minutes}}
+        result = train(values, out, overwrite=overwrite, listener=listener)
+        data = saved_recipe(out).data
+        listener.message("Compressing with xz and PPMd ...")
+        parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}  # type: ignore[arg-type]
+        baselines = {
+            name: conditional_bits_per_byte(parts["train"], parts["test"], compressor) for name, compressor in BASELINES.items()
+        }
+        listener.message("Dynamic evaluation ...")
+        adaptive = _adaptive(out)
+    sample = generate(load_model(out), load_tokenizer(out), [PROMPT], max_new_tokens=100, sampling=Sampling())[0]
+    told = result.to_json() | {"test_adaptive": adaptive.to_json(), "baselines": baselines}
+    write_atomic(out / "results.json", json.dumps(told, indent=2) + "\n")
+    report = finish_run(out)
+    return Demonstration(result=result, adaptive=adaptive, baselines=baselines, sample=sample, report=report)
+
+
+def _adaptive(run: Path) -> Figures:
+    from weft.data import prepare
+
+    tokenizer = load_tokenizer(run)
+    split = prepare(saved_recipe(run).data, tokenizer=tokenizer).test
+    return evaluate_split(load_model(run), tokenizer, split, adapt=Adaptation())

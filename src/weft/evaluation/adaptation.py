@@ -1,0 +1,91 @@
+"""Dynamic evaluation: go on learning from what was just scored (Krause et al. 2018, arXiv 1709.07432).
+
+The text is read in order, in segments. Each segment is scored with the weights as they stand; only then are they moved by
+its gradient, and pulled back towards the trained weights, so nothing is ever learned from text that is still to be scored:
+
+    theta <- theta - rate * g / (sqrt(m) + eps) + decay * (theta_trained - theta)
+
+with m the running mean of squared gradients of this text (Krause et al. take it from the training data; ours needs nothing
+but the model). Shapes: B = 1 lane, T positions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from weft.config import FrozenConfig
+from weft.data import TokenizedSplit
+from weft.evaluation.scoring import device_of, pieces
+from weft.layers.state import detach
+from weft.model import WeftModel
+
+
+class Adaptation(FrozenConfig):
+    """How dynamic evaluation moves the weights: after every ``segment`` tokens, by ``rate``, pulled back by ``decay``."""
+
+    segment: PositiveInt = 128
+    rate: PositiveFloat = 1e-3
+    decay: float = Field(default=0.002, ge=0, lt=1)
+    smoothing: float = Field(default=0.99, ge=0, lt=1)
+
+
+def score_adaptively(
+    model: WeftModel,
+    split: TokenizedSplit,
+    adaptation: Adaptation,
+    *,
+    boundary_id: int,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return the nats of every token of ``split``, as :func:`weft.evaluation.scoring.score` does, adapting on the way.
+
+    Works on a copy: ``model`` is left untouched.
+    """
+    learner = copy.deepcopy(model).eval()
+    update = _Update(learner, adaptation)
+    nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
+    for piece in pieces(
+        split, split.documents, lanes=1, length=adaptation.segment, boundary_id=boundary_id, device=device_of(model), in_order=True
+    ):
+        hidden_BTD, state = learner.hidden(piece.inputs_BT, state, piece.reset_BT)
+        state = detach(state)
+        with torch.no_grad():
+            cost_BT = learner.embedding.surprisal(hidden_BTD, piece.targets_BT)
+        scored = piece.places_BT >= 0
+        nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
+        learner.embedding.loss(hidden_BTD, piece.targets_BT).backward()
+        update()
+        if progress:
+            progress(int(scored.sum()))
+    return nats
+
+
+class _Update:
+    """The step after each segment."""
+
+    def __init__(self, model: WeftModel, adaptation: Adaptation) -> None:
+        self.adaptation = adaptation
+        self.parameters = list(model.parameters())
+        self.trained = [parameter.detach().clone() for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        how = self.adaptation
+        self.steps += 1
+        known = 1 - how.smoothing**self.steps
+        for parameter, trained, square in zip(self.parameters, self.trained, self.squares, strict=True):
+            if parameter.grad is None:
+                continue
+            square.lerp_(parameter.grad.square(), 1 - how.smoothing)
+            parameter.addcdiv_(parameter.grad, (square / known).sqrt_().add_(1e-8), value=-how.rate)
+            parameter.lerp_(trained, how.decay)
+            parameter.grad = None
+

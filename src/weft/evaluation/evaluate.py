@@ -1,0 +1,42 @@
+"""Evaluate a model on a split: frozen weights, or dynamic evaluation beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from weft.data import TokenizedSplit, Tokenizer
+from weft.evaluation.adaptation import Adaptation, score_adaptively
+from weft.evaluation.figures import Figures, figures
+from weft.evaluation.scoring import score
+from weft.model import WeftModel
+
+
+def evaluate_split(
+    model: WeftModel,
+    tokenizer: Tokenizer,
+    split: TokenizedSplit,
+    *,
+    adapt: Adaptation | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Figures:
+    """Return the figures of ``split``: every byte is scored, with state carried through each document.
+
+    With ``adapt``, the figures are those of dynamic evaluation and ``bits_per_byte_frozen`` tells the other; the model's
+    weights are left as they were.
+    """
+    started = time.perf_counter()
+    frozen = total_nats(score(model, split, boundary_id=tokenizer.boundary_id, progress=progress))
+    if adapt is None:
+        return figures(frozen, split, time.perf_counter() - started)
+    started = time.perf_counter()
+    adapted = score_adaptively(model, split, adapt, boundary_id=tokenizer.boundary_id, progress=progress)
+    seconds = time.perf_counter() - started
+    return figures(total_nats(adapted), split, seconds, frozen=figures(frozen, split, seconds).bits_per_byte)
+
+
+def total_nats(nats: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+    """Return the sum, in float64."""
+    return float(nats.sum(dtype=np.float64))

@@ -1,0 +1,105 @@
+"""Score every token of a split with frozen weights, state carried through each document.
+
+Documents are laid end to end in a few lanes, each with a reset at its boundary, so that many short documents are
+scored at once and one long document as a stream. Shapes: B lanes, T positions.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weft.data import IGNORED, TokenizedSplit
+from weft.model import WeftModel
+
+LANES = 16
+SEGMENT = 512
+Progress = Callable[[int], None]
+
+
+class Piece(NamedTuple):
+    """A piece of every lane, on the model's device; ``places`` (B, T) index the targets in ``split.tokens`` (-1: none)."""
+
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    reset_BT: Tensor
+    places_BT: NDArray[np.int64]
+
+
+def score(
+    model: WeftModel, split: TokenizedSplit, *, boundary_id: int, limit: int | None = None, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
+
+    ``limit`` scores only the first documents that hold that many tokens (for quick looks while training; the tokens
+    beyond have NaN). ``progress`` is called with the number of tokens done since the last call.
+    """
+    nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
+    nats[split.offsets[:-1]] = 0.0
+    documents = _first_documents(split, limit)
+    training, state = model.training, None
+    model.eval()
+    for piece in pieces(split, documents, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)):
+        cost_BT, state = model.surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
+        scored = piece.places_BT >= 0
+        nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
+        if progress:
+            progress(int(scored.sum()))
+    model.train(training)
+    return nats
+
+
+def pieces(
+    split: TokenizedSplit, documents: int, *, lanes: int, length: int, boundary_id: int, device: torch.device, in_order: bool = False
+) -> Iterator[Piece]:
+    """Yield the first ``documents`` documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
+
+    Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane).
+    """
+    everything = np.arange(split.offsets[documents])
+    order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, documents, lanes)]
+    longest = max(len(lane) for lane in order)
+    for start in range(0, longest, length):
+        width = min(length, longest - start)
+        places = np.full((len(order), width + 1), -1, dtype=np.int64)
+        for row, lane in zip(places, order, strict=True):
+            part = lane[start : start + width + 1]
+            row[: len(part)] = part
+        tokens = np.where(places >= 0, np.asarray(split.tokens)[places], boundary_id).astype(np.int64)
+        first = tokens == boundary_id
+        targets = np.where(first, IGNORED, tokens)[:, 1:]
+        yield Piece(
+            torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])).to(device),
+            torch.from_numpy(np.ascontiguousarray(targets)).to(device),
+            torch.from_numpy(np.ascontiguousarray(first[:, :-1])).to(device),
+            np.where(targets != IGNORED, places[:, 1:], -1),
+        )
+
+
+def device_of(model: WeftModel) -> torch.device:
+    """Return the device that the model's parameters are on."""
+    return next(model.parameters()).device
+
+
+def _deal(split: TokenizedSplit, documents: int, lanes: int) -> list[list[NDArray[np.int64]]]:
+    """Deal the documents' places to lanes, longest first to the shortest lane, so that lanes end together."""
+    lengths = np.diff(split.offsets[: documents + 1])
+    dealt: list[list[NDArray[np.int64]]] = [[] for _ in range(min(lanes, documents))]
+    heap = [(0, lane) for lane in range(len(dealt))]
+    for document in np.argsort(-lengths, kind="stable"):
+        filled, lane = heapq.heappop(heap)
+        dealt[lane].append(np.arange(split.offsets[document], split.offsets[document + 1]))
+        heapq.heappush(heap, (filled + int(lengths[document]), lane))
+    return dealt
+
+
+def _first_documents(split: TokenizedSplit, limit: int | None) -> int:
+    if limit is None:
+        return split.documents
+    return max(1, min(split.documents, int(np.searchsorted(split.offsets, limit, side="right"))))

@@ -1,0 +1,1 @@
+"""Look at runs and compare them: the report that people look at, and the model card."""

@@ -1,0 +1,174 @@
+"""The model card of a run: ``README.md`` with the front matter that Hugging Face reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weft.files import write_atomic
+from weft.study.records import RunRecords, number, read_run, section
+from weft.study.words import FIGURES, PARTS, baselines, count, duration, figure_cell
+
+CARD = "README.md"
+# What is known of the corpora that come with the package, by file name.
+_BUNDLED = {"sewiki": {"language": "se", "license": "cc-by-sa-4.0"}}
+_UNKNOWN_LICENSE = {"license": "other", "license_name": "see-the-training-data"}
+_LICENSES = {
+    "cc-by-sa-4.0": "CC BY-SA 4.0 (text of the Northern Sami Wikipedia, by its contributors)",
+}
+_BREAKS = re.compile(r"[\r\n]+")
+
+
+def write_card(run: Path) -> Path:
+    """Write ``README.md``, the model card, into the run directory and return its path.
+
+    Whatever is not known yet is left out. Raises UserError where there is no such directory.
+    """
+    path = run / CARD
+    write_atomic(path, render(read_run(run)))
+    return path
+
+
+def render(run: RunRecords) -> str:
+    """Return the card."""
+    sections = (
+        ("Architecture", _architecture(run)),
+        ("Training data", _data(run)),
+        ("Figures", _figures(run)),
+        ("How to use it", _usage(run)),
+        ("Limits", _limits(run)),
+    )
+    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections if text)
+    card = f"---\n{_front_matter(run)}---\n\n# {_line(run.name)}\n\n{_summary(run)}\n\n{body}\n"
+    return card.encode("utf-8", "replace").decode()
+
+
+def _front_matter(run: RunRecords) -> str:
+    known = _known(run)
+    license_ = {"license": known["license"]} if "license" in known else _UNKNOWN_LICENSE
+    matter: dict[str, Any] = {"library_name": "weft", "pipeline_tag": "text-generation"}
+    if "language" in known:
+        matter["language"] = known["language"]
+    matter |= license_
+    matter["tags"] = _tags(run)
+    return yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
+
+
+def _known(run: RunRecords) -> dict[str, str]:
+    """Return language and licence where all of the training text comes with the package."""
+    names = {Path(source).name.split(".")[0] for source in _sources(run)}
+    return dict(_BUNDLED[names.pop()]) if len(names) == 1 and names <= set(_BUNDLED) else {}
+
+
+def _sources(run: RunRecords) -> list[str]:
+    given = section(run.recipe, "data").get("sources", [])
+    return [str(source) for source in (given if isinstance(given, list) else [given])]
+
+
+def _tags(run: RunRecords) -> list[str]:
+    names = {"a": "transformer", "q": "qrnn", "x": "attention-qrnn"}
+    kinds = set(run.config.block_kinds) if run.config else set()
+    hybrid = ["hybrid"] if len(kinds & set("aqx")) > 1 else []
+    return ["weft", "small-language-model", *(name for kind, name in names.items() if kind in kinds), *hybrid]
+
+
+def _summary(run: RunRecords) -> str:
+    parameters = number(run.results.get("parameters"))
+    size = f" of {count(parameters)} parameters" if parameters else ""
+    seconds, tokens = number(run.results.get("training_seconds")), number(run.results.get("training_tokens"))
+    trained = f" on {count(tokens)} tokens in {duration(seconds)}" if seconds and tokens else ""
+    bits = number(section(run.results, "test").get("bits_per_byte"))
+    score = f" It needs **{bits:.4f} bits per byte** of the held-out test text." if bits is not None else ""
+    return f"A small language model{size}, trained from scratch{trained} with Weft.{score}"
+
+
+def _architecture(run: RunRecords) -> str:
+    if run.config is None:
+        return ""
+    from weft.describe import describe
+
+    described = describe(run.config)
+    lines = [
+        f"Pattern `{described.pattern}`: {described.depth} blocks of width {described.hidden_size}, "
+        f"a vocabulary of {described.vocab_size:,}; {described.parameters:,} parameters, "
+        f"{described.body_parameters:,} without embeddings; "
+        f"{count(described.flops_per_token)} operations a token.",
+        "",
+        "| block | kind | shape | parameters |",
+        "|---:|---|---|---:|",
+    ]
+    for row in described.blocks:
+        own = f"{row.parameters:,}" if row.shared_with is None else f"those of block {row.shared_with}"
+        lines.append(f"| {row.position} | {row.kind.replace('_', '-')} | {row.shape} | {own} |")
+    return "\n".join(lines)
+
+
+def _data(run: RunRecords) -> str:
+    summary = run.recipe.get("prepared")
+    names = ", ".join(f"`{_line(Path(source).name)}`" for source in _sources(run))
+    known = _LICENSES.get(_known(run).get("license", ""), "not recorded; see where the text came from")
+    return "\n\n".join(
+        filter(
+            None,
+            (
+                f"{_line(str(summary))}." if summary else "",
+                f"Sources: {names}." if names else "",
+                f"The licence of the model's text is that of its training data: {known}.",
+            ),
+        )
+    )
+
+
+def _figures(run: RunRecords) -> str:
+    parts = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
+    others = "\n".join(f"| {_line(name)} | {bits:.4f} |" for name, bits in baselines(run.results).items())
+    return "\n\n".join(filter(None, (_table(parts), _baselines_table(others))))
+
+
+def _table(parts: list[tuple[str, Any]]) -> str:
+    if not parts:
+        return ""
+    lines = ["| | " + " | ".join(name for name, _ in parts) + " |", "|---" + "|---:" * len(parts) + "|"]
+    for key, name, digits, _ in FIGURES:
+        lines.append(
+            f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in parts) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _baselines_table(rows: str) -> str:
+    if not rows:
+        return ""
+    note = (
+        "The same test text packed by compressors that have read the training text (they learn as they pack):"
+    )
+    return f"{note}\n\n| compressor | bits per byte |\n|---|---:|\n{rows}"
+
+
+def _usage(run: RunRecords) -> str:
+    folder = f"path/to/{_line(run.name)}"
+    shell = f'weft generate "{folder}" --prompt "..."\nweft evaluate "{folder}" more_text.txt'
+    return f'```sh\n{shell}\n```\n\n```python\nimport weft\n\nmodel = weft.load("{folder}")\n```'
+
+
+def _limits(run: RunRecords) -> str:
+    return "\n".join(f"- {limit}" for limit in _limit_lines(run))
+
+
+def _limit_lines(run: RunRecords) -> Iterator[str]:
+    yield "It continues text. It was not taught to follow instructions or to be harmless."
+    yield "It knows what its training data says, with its errors and biases, and states falsehoods fluently."
+    yield "A small model trained on little data can repeat passages of that data word for word."
+    if run.config and set(run.config.block_kinds) & set("ax"):
+        yield f"Its attention reaches {run.config.attention.memory:,} tokens back in each block."
+    if not section(run.results, "test"):
+        yield "It has not been tested on held-out text."
+
+
+def _line(text: str) -> str:
+    """Return ``text`` on one line that ends no table cell."""
+    return _BREAKS.sub(" ", text).replace("|", "\\|")

@@ -1,0 +1,233 @@
+"""The report of a run: one page that needs nothing else, for people who would rather look than read."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from weft.files import write_atomic
+from weft.study.records import Event, RunRecords, number, read_run, section
+from weft.study.words import FIGURES, PARTS, baselines, count, duration, figure_cell
+
+REPORT = "report.html"
+SAMPLED_STEPS = 6
+SAMPLE_CHARACTERS = 600
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into the run directory and return its path.
+
+    Whatever the run has not made yet is left out. Raises UserError where there is no such directory.
+    """
+    path = run / REPORT
+    write_atomic(path, render(read_run(run), command_name(run)))
+    return path
+
+
+def command_name(run: Path) -> str:
+    """Return how to name the run in a command, without telling the folders of this machine."""
+    return shlex.quote(run.name if run.is_absolute() or run.name == "" else run.as_posix()) or "RUN"
+
+
+def render(run: RunRecords, command: str) -> str:
+    """Return the page; ``command`` is the run's name in commands."""
+    sections = (
+        ("", _headline(run)),
+        ("Training", _training(run)),
+        ("The model", _model(run)),
+        ("What it writes", _samples(run)),
+        ("All figures", _figures(run)),
+        ("Use it", _usage(command)),
+        ("Recipe", _recipe(run)),
+    )
+    body = "".join(
+        f"<section>{f'<h2>{name}</h2>' if name else ''}{html}</section>" for name, html in sections if html
+    )
+    style = files("weft.study").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(run.name)} - Weft</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<style>{style}</style></head><body><main><header><h1>{text(run.name)}</h1>{_subtitle(run)}</header>"
+        f"{body}</main></body></html>\n"
+    )
+
+
+def text(value: object) -> str:
+    """Return ``value`` safe to stand in HTML, whatever it holds."""
+    return escape(_CONTROL.sub("\ufffd", str(value)))
+
+
+def _subtitle(run: RunRecords) -> str:
+    pattern = run.config.pattern if run.config else None
+    version = run.recipe.get("weft_version")
+    revision = run.recipe.get("git_revision")
+    parts = [
+        f"<code>{text(pattern)}</code>" if pattern else "",
+        text(run.recipe.get("prepared") or ""),
+        f"Weft {text(version)}" + (f" ({text(str(revision)[:10])})" if revision else "") if version else "",
+    ]
+    return f"<p>{' · '.join(part for part in parts if part)}</p>"
+
+
+def _headline(run: RunRecords) -> str:
+    tiles = "".join(
+        f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in _tiles(run) if value
+    )
+    return f"{_score(run)}{f'<dl class=tiles>{tiles}</dl>' if tiles else ''}"
+
+
+def _score(run: RunRecords) -> str:
+    """Say how good the model is, with the best figure there is so far."""
+    test = number(section(run.results, "test").get("bits_per_byte"))
+    if test is not None:
+        return _big(test, "bits per byte on the test text", _meaning(test)) + _comparison(run, test)
+    if run.best is not None:
+        bits = float(run.best["bits_per_byte"])
+        note = (
+            f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
+        )
+        return _big(bits, "bits per byte on the validation text", note)
+    bits_now = number(run.train[-1].get("bits_per_byte")) if run.train else None
+    if bits_now is not None:
+        return _big(
+            bits_now, "bits per byte on the training text", "The last step so far; nothing was validated yet."
+        )
+    return "<p>Nothing has been measured yet: this page fills as the run goes on.</p>"
+
+
+def _big(bits: float, name: str, note: str) -> str:
+    return f'<p class="score"><strong>{bits:.3f}</strong> {name}</p><p class="note">{note}</p>'
+
+
+def _meaning(bits: float) -> str:
+    smaller = f": {8 / bits:.1f} times less" if 0 < bits < 8 else ""
+    needs = f"The model needs {bits:.2f} bits for each byte of text that it never saw"
+    return f"{needs}, where a plain file takes 8{smaller}."
+
+
+def _comparison(run: RunRecords, test: float) -> str:
+    """Draw the test figure beside those of compressors; best first."""
+    others = baselines(run.results)
+    adaptive = number(section(run.results, "test_adaptive").get("bits_per_byte"))
+    bars = [("this model", test, "own")] + [(name, bits, "other") for name, bits in others.items()]
+    if adaptive is not None:
+        bars.append(("this model, learning as it reads", adaptive, "own"))
+    if len(bars) == 1:
+        return ""
+    most = max(bits for _, bits, _ in bars)
+    rows = "".join(
+        f'<li class="{kind}"><span>{text(name)}</span>'
+        f'<span class="bar"><i style="width:{100 * bits / most:.1f}%"></i></span><b>{bits:.3f}</b></li>'
+        for name, bits, kind in sorted(bars, key=lambda bar: bar[1])
+    )
+    note = (
+        '<p class="note">Shorter is better. Each compressor has read the training text, and goes on learning '
+        "from the test text while it packs it; the model does so only where it is said.</p>"
+    )
+    return f'<ul class="compare">{rows}</ul>{note if others else ""}'
+
+
+def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
+    results = run.results
+    last: Event = run.train[-1] if run.train else {}
+    seconds = number(results.get("training_seconds")) or number(last.get("seconds"))
+    tokens = number(results.get("training_tokens")) or number(last.get("tokens"))
+    speed = number(results.get("tokens_per_second")) or number(last.get("tokens_per_second"))
+    parameters = number(results.get("parameters"))
+    words = number(section(results, "test").get("perplexity_per_word"))
+    yield "parameters", count(parameters) if parameters else ""
+    yield "training time", duration(seconds) if seconds else ""
+    yield "training tokens", count(tokens) if tokens else ""
+    yield "tokens per second", count(speed) if speed else ""
+    yield "perplexity per word", (f"{words:,.1f}" if words < 1e6 else f"{words:.1e}") if words else ""
+
+
+def _training(run: RunRecords) -> str:
+    from weft.study.plots import loss_plot, series_plot
+
+    wide, narrow = loss_plot(run, 860), loss_plot(run, 400)
+    small = [
+        series_plot(run, key, label)
+        for key, label in (
+            ("learning_rate", "learning rate"),
+            ("tokens_per_second", "tokens per second"),
+            ("gradient_norm", "gradient norm"),
+        )
+    ]
+    plots = "".join(f"<figure>{plot}</figure>" for plot in small if plot)
+    loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
+    return loss + (f'<div class="plots">{plots}</div>' if plots else "")
+
+
+def _model(run: RunRecords) -> str:
+    if run.config is None:
+        return ""
+    from weft.describe import describe
+    from weft.study.stack import model_picture
+
+    return model_picture(run.config, describe(run.config))
+
+
+def _samples(run: RunRecords) -> str:
+    by_step: dict[int, list[Event]] = {}
+    for event in run.samples:
+        by_step.setdefault(event["step"], []).append(event)
+    return "".join(_samples_of(step, by_step[step], run) for step in _spread(sorted(by_step), SAMPLED_STEPS))
+
+
+def _spread(steps: list[int], most: int) -> list[int]:
+    """Return at most ``most`` of ``steps``, evenly, with the first and the last."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _samples_of(step: int, samples: Iterable[Event], run: RunRecords) -> str:
+    bits = [number(event.get("bits_per_byte")) for event in run.validation if event["step"] <= step]
+    known = f" · {bits[-1]:.3f} bits per byte" if bits and bits[-1] is not None else ""
+    texts = "".join(_sample(event) for event in samples)
+    return f'<article class="samples"><h3>step {step:,}{known}</h3>{texts}</article>'
+
+
+def _sample(event: Event) -> str:
+    prompt, written = str(event.get("prompt") or ""), str(event.get("text") or "")
+    written = written.removeprefix(prompt)
+    if len(written) > SAMPLE_CHARACTERS:
+        written = written[:SAMPLE_CHARACTERS] + " …"
+    return f'<p class="sample" dir="auto"><b>{text(prompt)}</b>{text(written)}</p>'
+
+
+def _figures(run: RunRecords) -> str:
+    parts = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
+    if not parts:
+        return ""
+    heads = "".join(f'<th scope="col">{name}</th>' for name, _ in parts)
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th>{_cells(parts, key, digits)}<td class="plain">{words}</td></tr>'
+        for key, name, digits, words in FIGURES
+    )
+    head = f"<thead><tr><td></td>{heads}<td></td></tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
+
+
+def _cells(parts: list[tuple[str, Mapping[str, Any]]], key: str, digits: int) -> str:
+    return "".join(f"<td>{figure_cell(figures, key, digits)}</td>" for _, figures in parts)
+
+
+def _usage(command: str) -> str:
+    shell = f'weft generate {command} --prompt "..."\nweft evaluate {command} more_text.txt'
+    python = f"import weft\n\nmodel = weft.load({shlex.split(command)[0]!r})"
+    return f"<p>On the command line:</p><pre>{text(shell)}</pre><p>In Python:</p><pre>{text(python)}</pre>"
+
+
+def _recipe(run: RunRecords) -> str:
+    if not run.recipe_text.strip():
+        return ""
+    return f"<details><summary>recipe.yaml</summary><pre>{text(run.recipe_text)}</pre></details>"

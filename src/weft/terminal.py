@@ -1,0 +1,135 @@
+"""What people see on a terminal: progress, tables, one-sentence errors. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from weft.describe import Description
+    from weft.evaluation.figures import Figures
+    from weft.training.listener import Listener, Status
+
+PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
+# What each figure is called, and what it means.
+FIGURES = {
+    "bits_per_byte": "bits per byte",
+    "bits_per_byte_frozen": "bits per byte, frozen weights",
+    "bits_per_character": "bits per character",
+    "perplexity_per_token": "perplexity per token",
+    "perplexity_per_word": "perplexity per word",
+    "tokens": "tokens scored",
+    "bytes": "bytes scored",
+    "seconds": "seconds",
+}
+
+
+def listener(console: Console) -> Listener:
+    """Return the listener that fits ``console``."""
+    return _Bar(console) if console.is_terminal else _Lines(console)
+
+
+class _Lines:
+    """Plain progress lines every so often, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.last = 0.0
+
+    def message(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def status(self, status: Status) -> None:
+        if time.monotonic() - self.last >= PLAIN_SECONDS:
+            self.last = time.monotonic()
+            self.message(describe_status(status))
+
+    def event(self, record: dict[str, Any]) -> None:
+        if record["event"] == "validation":
+            best = " (best so far)" if record["best"] else ""
+            self.message(f"step {record['step']}: validation {record['bits_per_byte']:.4f} bits per byte{best}")
+        elif record["event"] == "skipped":
+            self.message(f"step {record['step']}: skipped, the loss was not finite")
+
+    def finish(self) -> None:
+        self.last = 0.0
+
+
+class _Bar(_Lines):
+    """A progress bar with step, speed, time left and bits per byte."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.progress: Progress | None = None
+
+    def status(self, status: Status) -> None:
+        if self.progress is None:
+            columns: list[ProgressColumn] = [BarColumn(bar_width=24), TextColumn("{task.description}")]
+            self.progress = Progress(*columns, console=self.console)
+            self.task = self.progress.add_task("", total=1.0)
+            self.progress.start()
+        self.progress.update(self.task, completed=status.done, description=describe_status(status))
+
+    def finish(self) -> None:
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+
+def describe_status(status: Status) -> str:
+    """Return a run's standing in one line."""
+    left = status.seconds * (1 - status.done) / max(status.done, 1e-9)
+    validation = "" if math.isnan(status.validation) else f", validation {status.validation:.3f}"
+    return (
+        f"step {status.step}, {status.tokens_per_second:,.0f} tokens/s, {clock(left)} left, "
+        f"bits per byte: training {status.train:.3f}{validation}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """Return minutes and seconds (and hours where there are any)."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def figures_table(figures: Figures, title: str) -> Table:
+    """Return the figures of an evaluation as a table."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for key, value in figures.to_json().items():
+        table.add_row(FIGURES[key], "-" if value is None else number(value))
+    return table
+
+
+def number(value: float) -> str:
+    """Return a count with separators, or a figure with four decimals."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
+
+
+def description_table(described: Description) -> Table:
+    """Return the blocks of a model as a table."""
+    table = Table(title=f"{described.pattern}, width {described.hidden_size}", title_justify="left")
+    for heading, justify in (("", "right"), ("block", "left"), ("shape", "left"), ("parameters", "right"), ("FLOPs/token", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    embedding = f"{described.vocab_size} x {described.hidden_size}"
+    table.add_row("", "embedding", embedding, f"{described.embedding_parameters:,}", "")
+    for row in described.blocks:
+        shared = row.shared_with is not None
+        parameters = f"as block {row.shared_with}" if shared else f"{row.parameters:,}"
+        table.add_row(str(row.position), row.kind, row.shape, parameters, f"{row.flops:,}")
+    softmax = described.flops_per_token - sum(row.flops for row in described.blocks)
+    table.add_row("", "softmax", "", "", f"{softmax:,}")
+    return table
+
+
+def error(console: Console, sentence: str) -> None:
+    """Print one sentence, as it is."""
+    console.print(Text("Error: ", style="bold red") + Text(sentence), soft_wrap=True, highlight=False)

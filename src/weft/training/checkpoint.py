@@ -1,0 +1,127 @@
+"""Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
+
+A checkpoint is a folder of safetensors and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed. The
+last two are kept; a damaged one is skipped for the one before. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from weft.errors import UserError
+from weft.files import disk_errors, sync_folder
+
+KEPT = 2
+MANIFEST = "manifest.json"
+FORMAT = 1
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Checkpoint:
+    """Named groups of tensors (one file each) and plain data."""
+
+    progress: dict[str, Any]
+    groups: dict[str, Tensors] = field(default_factory=dict)
+
+
+def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write ``checkpoint`` under ``folder`` and drop all but the last two; return its path."""
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    with disk_errors(final):
+        try:
+            _write(aside, checkpoint)
+            if final.exists():
+                shutil.rmtree(final)
+            aside.rename(final)
+            sync_folder(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    for old in _all(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    files = {f"{name}.safetensors": _bytes(tensors) for name, tensors in checkpoint.groups.items()}
+    files["progress.json"] = json.dumps({"format": FORMAT} | checkpoint.progress, indent=1).encode()
+    files[MANIFEST] = json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1).encode()
+    for name, data in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _bytes(tensors: Tensors) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+
+
+def read_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
+    """Return the newest whole checkpoint under ``folder`` and the names of newer damaged ones.
+
+    None where there is no checkpoint at all; UserError where all are damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(_all(folder)):
+        checkpoint = _read(path)
+        if checkpoint is not None:
+            return checkpoint, damaged
+        damaged.append(path.name)
+    if damaged:
+        raise UserError(f"Every checkpoint in '{folder}' is damaged ({', '.join(damaged)}): start again with --overwrite.")
+    return None
+
+
+def _read(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint in ``folder``, None where anything in it is not as it was written."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_bytes())
+        files = {name: (folder / name).read_bytes() for name in sums}
+        if any(hashlib.sha256(data).hexdigest() != sums[name] for name, data in files.items()):
+            return None
+        progress = json.loads(files.pop("progress.json"))
+        groups = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
+    except (OSError, ValueError, KeyError):
+        return None
+    if progress.get("format") != FORMAT:
+        raise UserError(f"'{folder}' was written by another version of Weft: resume with that one, or use --overwrite.")
+    return Checkpoint(progress, groups)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def optimizer_tensors(optimizer: Optimizer) -> Tensors:
+    """Return an optimizer's state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
+    """Give an optimizer back the state that :func:`optimizer_tensors` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,77 @@
+"""AdamW, or Muon for the hidden matrices with AdamW for the rest.
+
+Muon orthogonalises the momentum of a matrix (Jordan et al. 2024). Its updates are scaled to AdamW's typical size (Moonshot
+AI 2025, arXiv 2502.16982: 0.2 sqrt(max(rows, columns))), so one learning rate means the same for both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from weft.model import WeftModel
+from weft.training.recipe import TrainingConfig
+
+
+def make_optimizers(model: WeftModel, config: TrainingConfig) -> list[Optimizer]:
+    """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay."""
+    hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
+    taken = {id(parameter) for parameter in hidden}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    adamw = AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+    if not hidden:
+        return [adamw]
+    muon = Muon(
+        hidden,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [muon, adamw]
+
+
+def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None:
+    """Set the learning rate of every group."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+
+def _hidden_matrices(model: WeftModel) -> list[nn.Parameter]:
+    """Return the weights of the linear maps inside blocks, each once."""
+    weights = {id(m.weight): m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear)}
+    return list(weights.values())
+
+
+class ExponentialAverage:
+    """A running average of the weights: ``average <- decay * average + (1 - decay) * weights``.
+
+    Early on the decay is smaller (as if it were a plain mean), so that the start is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the current weights."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        for name, parameter in model.named_parameters():
+            self.average[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights and the average (call again to change back)."""
+        for name, parameter in model.named_parameters():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(kept)

@@ -1,0 +1,29 @@
+"""Where bfloat16 is computed natively."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+
+def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
+    """Return whether to compute matrix products in bfloat16: when asked to, or by default where the device does it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_has_bf16()
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU has bfloat16 matrix instructions (known on Linux; False elsewhere)."""
+    if platform.system() != "Linux":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))

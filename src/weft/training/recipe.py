@@ -1,0 +1,196 @@
+"""A recipe says everything about a run: the model, the data, the training. It is YAML; any value can be overridden."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from weft.config import FrozenConfig, merge
+from weft.data import DataConfig
+from weft.errors import UserError
+from weft.files import write_atomic
+from weft.pattern import parse_count
+
+# What a saved recipe tells beside itself.
+PROVENANCE = ("weft_version", "git_revision", "prepared")
+# What may differ when a run is resumed: how long it goes on and how it reports.
+RESUMABLE = ("training.steps", "training.tokens", "training.minutes", "training.checkpoint_every", "training.validations")
+
+
+class ModelRecipe(FrozenConfig):
+    """Which model to build. ``parameters`` None fits the corpus; the sections hold fields of ``ModelConfig``'s."""
+
+    architecture: str = "hybrid"
+    pattern: str | None = None
+    parameters: int | None = None
+    preset: Literal["modern", "classic"] | None = None
+    hidden_size: PositiveInt | None = None
+    norm: Literal["rms", "layer"] | None = None
+    norm_placement: Literal["pre", "post"] | None = None
+    bias: bool | None = None
+    tie_embeddings: bool | None = None
+    head_bias: bool | None = None
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    init: Literal["modern", "classic"] | None = None
+    residual_init: Literal["zero", "scaled", "normal"] | None = None
+    attention: dict[str, Any] = {}
+    feed_forward: dict[str, Any] = {}
+    qrnn: dict[str, Any] = {}
+    attn_qrnn: dict[str, Any] = {}
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return parse_count(value) if isinstance(value, str) else value
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of ``ModelConfig`` that this recipe fixes."""
+        chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "preset"})
+        return {key: value for key, value in chosen.items() if value not in (None, {})}
+
+
+class TrainingConfig(FrozenConfig):
+    """How to train. Exactly one of ``steps``, ``tokens`` and ``minutes`` is the budget (10 minutes when none is given).
+
+    ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of the
+    budget. ``learning_rate`` is the peak; it means the same for both optimizers, whose updates are matched in size.
+    """
+
+    steps: PositiveInt | None = None
+    tokens: PositiveInt | None = None
+    minutes: PositiveFloat | None = None
+    lanes: PositiveInt = 16
+    length: PositiveInt = 256
+    accumulation: PositiveInt = 1
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: PositiveFloat = 4e-3
+    weight_decay: NonNegativeFloat = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    clip: PositiveFloat = 1.0
+    schedule: Literal["linear", "cosine"] = "linear"
+    warmup: float = Field(default=0.02, ge=0, le=1)
+    decay: float = Field(default=0.6, ge=0, le=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    carry_state: bool = True
+    predict_boundary: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    validations: PositiveInt = 10
+    validation_tokens: PositiveInt = 200_000
+    samples: int = Field(default=4, ge=0)
+    checkpoint_every: PositiveInt = 200
+    log_every: PositiveInt = 10
+    tensorboard: bool = False
+    init_from: str | None = None  # a run whose model and tokenizer to start from
+    seed: int = 0
+
+    @field_validator("steps", "tokens", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return parse_count(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"the budget is given twice ({' and '.join(given)}): keep one of steps, tokens and minutes")
+        return self
+
+
+class Recipe(FrozenConfig):
+    """A whole run, as data."""
+
+    model: ModelRecipe = ModelRecipe()
+    data: DataConfig = DataConfig(sources=())
+    training: TrainingConfig = TrainingConfig()
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Return the values in a recipe file, without what a run adds to it."""
+    if not path.is_file():
+        raise UserError(f"There is no recipe '{path}': give a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe '{path}' is not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values or {}, dict):
+        raise UserError(f"The recipe '{path}' must hold the sections model, data and training.")
+    return {key: value for key, value in (values or {}).items() if key not in PROVENANCE}
+
+
+def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``training.learning_rate=2e-3`` and the like into nested values."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or "." not in key:
+            raise UserError(f"--set takes 'section.key=value', such as training.learning_rate=2e-3, not '{assignment}'.")
+        nested: Any = _scalar(text)
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        values = merge(values, nested)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):  # YAML 1.1 takes 2e-3 for a string
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of ``layers`` of values, the later over the earlier; a budget given later replaces one before."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if any(key in layer.get("training", {}) for key in ("steps", "tokens", "minutes")):
+            values = merge(values, {"training": {"steps": None, "tokens": None, "minutes": None}})
+        values = merge(values, layer)
+    return Recipe.parse(values)
+
+
+def save_recipe(recipe: Recipe, path: Path, *, prepared: str = "") -> None:
+    """Write the resolved recipe with the package version and the git revision."""
+    values = recipe.model_dump(mode="json")
+    values |= {"weft_version": version("weft"), "git_revision": git_revision(), "prepared": prepared}
+    write_atomic(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def differences(saved: Recipe, asked: Recipe) -> list[str]:
+    """Return the dotted keys that differ and must not when a run is resumed."""
+    before, after = (_flat(recipe.model_dump(mode="json")) for recipe in (saved, asked))
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return [key for key in keys if key not in RESUMABLE]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def git_revision() -> str | None:
+    """Return the git revision of this code; None where it does not run from a checkout."""
+    here = Path(__file__)
+    command = ["git", "-C", str(here.parent), "log", "-1", "--format=%h", "--abbrev=12", "HEAD"]
+    tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
+    try:
+        subprocess.run(tracked, capture_output=True, timeout=5, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,290 @@
+"""A run from start to end: a folder of text in, a run directory with a model, its numbers and its checkpoints out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.config import ModelConfig
+from weft.data import PreparedData, Tokenizer, max_lanes, prepare
+from weft.errors import Interrupted, UserError
+from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.figures import Figures
+from weft.files import disk_errors, write_atomic
+from weft.folder import WEIGHTS, load_config, load_into, load_model, load_tokenizer, load_weights, save_config
+from weft.model import WeftModel, build
+from weft.sizing import configure, resolve, sized
+from weft.training.listener import Listener, Silent
+from weft.training.loop import Trainer
+from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
+from weft.training.schedule import DEFAULT_MINUTES
+
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a run has come to. ``tokens_per_second`` and ``seconds`` are of training alone."""
+
+    run: Path
+    parameters: int
+    body_parameters: int
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    best_step: int
+    validation: Figures
+    test: Figures
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``results.json``."""
+        return {
+            "parameters": self.parameters,
+            "body_parameters": self.body_parameters,
+            "training_steps": self.steps,
+            "training_tokens": self.tokens,
+            "training_seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "best_step": self.best_step,
+            "validation": self.validation.to_json(),
+            "test": self.test.to_json(),
+        }
+
+
+def train(
+    values: Mapping[str, Any],
+    out: Path,
+    *,
+    init_from: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> TrainingResult:
+    """Train the model of the recipe ``values`` (nested, as in YAML) and leave everything in the folder ``out``.
+
+    ``init_from`` starts from the model and tokenizer of another run. ``resume`` goes on from the last checkpoint in
+    ``out``, with the values saved there; ``overwrite`` replaces the run in ``out`` once the new one is ready to start.
+    Raises :class:`UserError` for what a user can put right, and :class:`Interrupted` when SIGINT or SIGTERM came.
+    """
+    listener = listener or Silent()
+    recipe = _shortened(_resumed_recipe(values, out) if resume else make_recipe(values))
+    _check_out(out, resume, overwrite)
+    if not recipe.data.sources:
+        raise UserError("There is nothing to train on: name files, folders or globs of text.")
+    origin = Path(recipe.training.init_from) if recipe.training.init_from else init_from
+    with disk_errors(out):
+        prepared = prepare(recipe.data, tokenizer=_given_tokenizer(out, origin, resume), progress=listener.message)
+        recipe = _fit(recipe, prepared, origin)
+        config = _model_config(recipe, prepared, origin)
+        model = build(config, seed=recipe.training.seed)
+        if origin:
+            load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
+        _begin(out, recipe, config, prepared, overwrite)
+        trainer = Trainer(recipe.training, model, prepared, out, listener)
+        return _train(trainer, recipe, config, listener, resume)
+
+
+def _train(
+    trainer: Trainer, recipe: Recipe, config: ModelConfig, listener: Listener, resume: bool
+) -> TrainingResult:
+    out = trainer.folder
+    for name in trainer.restore() if resume else []:
+        listener.message(f"The checkpoint {name} is damaged: went back to the one before it.")
+    parameters = trainer.model.parameter_count
+    listener.message(
+        f"{recipe.model.architecture if not recipe.training.init_from else 'continued'}: {config.pattern}, width "
+        f"{config.hidden_size}, {parameters:,} parameters, on {trainer.device.type} in "
+        f"{'bf16' if trainer.bf16 else 'fp32'}"
+    )
+    if resume and trainer.done >= 1 and (out / "results.json").is_file():
+        listener.message("This run is finished: nothing to do (ask for more with --steps, --tokens or --minutes).")
+        return read_result(out)
+    with _stop_on_signals(trainer) as received:
+        try:
+            finished = trainer.run()
+        finally:
+            listener.finish()
+    if not finished:
+        raise Interrupted(f"Stopped at step {trainer.step}; go on with: weft train --out {out} --resume", received[0])
+    result = _score(trainer, listener)
+    if trainer.main:
+        write_atomic(out / "results.json", json.dumps(result.to_json(), indent=2) + "\n")
+    return result
+
+
+def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
+    """Evaluate the best model on validation and test."""
+    model = load_model(trainer.folder).to(trainer.device)
+    scored = {}
+    for name in ("validation", "test"):
+        listener.message(f"Scoring the {name} text ...")
+        scored[name] = evaluate_split(model, trainer.prepared.tokenizer, getattr(trainer.prepared, name))
+    return TrainingResult(
+        run=trainer.folder,
+        parameters=model.parameter_count,
+        body_parameters=model.body_parameter_count,
+        steps=trainer.step,
+        tokens=trainer.tokens,
+        seconds=trainer.seconds,
+        tokens_per_second=trainer.tokens / max(trainer.seconds, 1e-9),
+        best_step=trainer.best_step,
+        **scored,
+    )
+
+
+def read_result(run: Path) -> TrainingResult:
+    """Return the result of a finished run."""
+    path = run / "results.json"
+    if not path.is_file():
+        raise UserError(f"'{run}' has no results yet: finish its training with --resume.")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return TrainingResult(
+        run=run,
+        parameters=told["parameters"],
+        body_parameters=told["body_parameters"],
+        steps=told["training_steps"],
+        tokens=told["training_tokens"],
+        seconds=told["training_seconds"],
+        tokens_per_second=told["tokens_per_second"],
+        best_step=told["best_step"],
+        validation=Figures(**told["validation"]),
+        test=Figures(**told["test"]),
+    )
+
+
+def saved_recipe(run: Path) -> Recipe:
+    """Return the resolved recipe of a run directory."""
+    if not (run / RECIPE).is_file():
+        raise UserError(f"'{run}' is not a run directory: it has no {RECIPE}.")
+    return make_recipe(load_recipe(run / RECIPE))
+
+
+def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
+    """Return the saved recipe with a new budget, if one is given; refuse other changes."""
+    if not (out / RECIPE).is_file():
+        raise UserError(f"There is no run to resume in '{out}': leave --resume out to start one.")
+    saved = saved_recipe(out)
+    asked = make_recipe(load_recipe(out / RECIPE), values)
+    if changed := differences(saved, asked):
+        raise UserError(
+            f"A run is resumed with the recipe that it began with, but {', '.join(changed)} changed: leave that out, or "
+            "start another run."
+        )
+    return asked
+
+
+def _shortened(recipe: Recipe) -> Recipe:
+    """Cap the budget at $WEFT_MAX_STEPS steps, where that is set: a way to try commands and recipes out."""
+    most = os.environ.get("WEFT_MAX_STEPS")
+    if not most:
+        return recipe
+    if not most.isdecimal() or int(most) < 1:
+        raise UserError(f"WEFT_MAX_STEPS is '{most}': set it to a number of steps, or unset it.")
+    steps = min(int(most), recipe.training.steps or int(most))
+    update = {"steps": steps, "tokens": None, "minutes": None}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=update)})
+
+
+def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse an ``out`` that holds something which nobody asked to resume or replace."""
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: keep one.")
+    if not out.exists() or resume:
+        return
+    if not out.is_dir():
+        raise UserError(f"'{out}' is a file: give --out a folder.")
+    if not any(out.iterdir()):
+        return
+    if not (out / RECIPE).is_file():
+        raise UserError(f"'{out}' holds something that is not a run: give --out another folder.")
+    if not overwrite:
+        raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
+
+
+def _given_tokenizer(out: Path, origin: Path | None, resume: bool) -> Tokenizer | None:
+    if resume and (out / "tokenizer.json").is_file():
+        return Tokenizer.load(out)
+    return load_tokenizer(origin) if origin else None
+
+
+def _fit(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> Recipe:
+    """Fill in what the recipe left to the corpus: the tokenizer, the model's size, the lanes of a small text."""
+    data, training = recipe.data, recipe.training
+    tokenizer = prepared.tokenizer
+    data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
+    lanes, length = _lanes(prepared, training.lanes, training.length)
+    update: dict[str, Any] = {"lanes": lanes, "length": length, "init_from": str(origin) if origin else None}
+    if training.steps is None and training.tokens is None and training.minutes is None:
+        update["minutes"] = DEFAULT_MINUTES
+    model = recipe.model
+    if model.parameters is None and model.hidden_size is None and not origin:
+        model = model.model_copy(update={"parameters": default_parameters(prepared.train.bytes)})
+    return Recipe(model=model, data=data, training=training.model_copy(update=update))
+
+
+def default_parameters(training_bytes: int) -> int:
+    """Return the size that fits a corpus: 2M parameters at 2 MB, growing with its square root, at most 5M."""
+    return int(min(5e6, max(1e5, 2e6 * (training_bytes / 2e6) ** 0.5)))
+
+
+def _lanes(prepared: PreparedData, lanes: int, length: int) -> tuple[int, int]:
+    """Return lanes and length that a small text can fill."""
+    while length > 8 and max_lanes(prepared.train, length) < 2:
+        length //= 2
+    return max(1, min(lanes, max_lanes(prepared.train, length))), length
+
+
+def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> ModelConfig:
+    """Return the model's configuration, with the tokenizer's special tokens in it."""
+    model, tokenizer = recipe.model, prepared.tokenizer
+    special = {"boundary_id": tokenizer.boundary_id, "padding_id": tokenizer.padding_id}
+    if origin:
+        return load_config(origin, model.settings())
+    name, settings = model.pattern or model.architecture, model.settings() | special
+    if model.parameters is None:
+        pattern, settings = resolve(name, 0, model.preset, settings)
+        return configure(pattern, tokenizer.vocab_size, settings)
+    return sized(
+        name, parameters=model.parameters, vocab_size=tokenizer.vocab_size, preset=model.preset, settings=settings
+    )
+
+
+def _begin(out: Path, recipe: Recipe, config: ModelConfig, prepared: PreparedData, overwrite: bool) -> None:
+    """Make the run directory: recipe first, so that whatever happens later can be resumed."""
+    if overwrite and out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, out / RECIPE, prepared=prepared.summary)
+    save_config(config, out)
+    prepared.tokenizer.save(out)
+
+
+@contextmanager
+def _stop_on_signals(trainer: Trainer) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM end the loop after the present step; a second one acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        trainer.stop_requested = True
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+

@@ -1,0 +1,34 @@
+"""How far a run has come, and the learning rate there. The schedule follows the budget: steps, tokens or the clock."""
+
+from __future__ import annotations
+
+import math
+
+from weft.training.recipe import TrainingConfig
+
+DEFAULT_MINUTES = 10.0
+
+
+def progress(config: TrainingConfig, *, steps: int, tokens: int, seconds: float) -> float:
+    """Return the part of the budget that is used, from 0 to 1."""
+    if config.steps is not None:
+        done = steps / config.steps
+    elif config.tokens is not None:
+        done = tokens / config.tokens
+    else:
+        done = seconds / (60 * (config.minutes or DEFAULT_MINUTES))
+    return min(1.0, done)
+
+
+def learning_rate_factor(config: TrainingConfig, done: float) -> float:
+    """Return the learning rate as a fraction of its peak when ``done`` (0 to 1) of the budget is used.
+
+    ``linear``: warm-up, constant, then linear decay to zero over the last ``decay`` of the budget (trapezoid, Zhai et
+    al. 2022; Haegele et al. 2024, arXiv 2405.18392). ``cosine``: warm-up, then a half cosine to zero (Loshchilov and
+    Hutter 2017).
+    """
+    if done < config.warmup:
+        return max(done / config.warmup, 1e-3)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (done - config.warmup) / max(1 - config.warmup, 1e-9)))
+    return min(1.0, (1 - done) / config.decay) if config.decay > 0 else 1.0

@@ -1,0 +1,119 @@
+"""The model card: front matter that parses, and only what is known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.conftest import small_config
+from weft.errors import UserError
+from weft.study.card import write_card
+
+RESULTS = {
+    "parameters": 2_000_000,
+    "training_seconds": 425.0,
+    "training_tokens": 4_096_000,
+    "test": {"bits_per_byte": 1.5012, "perplexity_per_word": None, "tokens": 41_234},
+    "baselines": {"xz -9e": 2.0024},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = tmp_path / "my-run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(small_config("[qf]2a").model_dump(mode="json")))
+    (run / "results.json").write_text(json.dumps(RESULTS))
+    write_sources(run, ["texts/mine.txt"])
+    return run
+
+
+def write_sources(run, sources):
+    recipe = {"data": {"sources": sources}, "prepared": "12 documents, 3,000 training bytes"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def card_of(run):
+    path = write_card(run)
+    assert path == run / "README.md"
+    _, matter, body = path.read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(matter), body
+
+
+def test_front_matter_is_what_the_hub_reads(run):
+    matter, _ = card_of(run)
+    assert matter["library_name"] == "weft"
+    assert matter["pipeline_tag"] == "text-generation"
+    assert {"weft", "qrnn", "hybrid"} <= set(matter["tags"])
+
+
+def test_an_unknown_licence_points_to_the_training_data_and_no_language_is_guessed(run):
+    matter, body = card_of(run)
+    assert (matter["license"], matter["license_name"]) == ("other", "see-the-training-data")
+    assert "language" not in matter
+    assert "The licence of the model's text is that of its training data: not recorded" in body
+
+
+def test_licence_and_language_of_the_bundled_corpus_are_known(run):
+    write_sources(run, ["somewhere/sewiki.txt.xz"])
+    matter, body = card_of(run)
+    assert (matter["license"], matter["language"]) == ("cc-by-sa-4.0", "se")
+    assert "license_name" not in matter
+    assert "Northern Sami Wikipedia" in body
+
+
+def test_the_bundled_corpus_with_other_text_is_not_known(run):
+    write_sources(run, ["sewiki.txt.xz", "mine.txt"])
+    assert card_of(run)[0]["license"] == "other"
+
+
+def test_the_body_has_figures_architecture_and_use(run):
+    _, body = card_of(run)
+    for words in (
+        "1.5012 bits per byte",
+        "12 documents",
+        "| xz -9e | 2.0024 |",
+        "`[qf]2a`",
+        "those of block 0",
+    ):
+        assert words in body
+    assert "perplexity per word | – |" in body
+    for command in ("weft generate", "weft evaluate", "weft.load"):
+        assert command in body
+
+
+def test_no_folder_of_this_machine_is_told(run):
+    write_sources(run, [str(run.parent / "mine.txt")])
+    assert str(run.parent) not in write_card(run).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["config.json", "recipe.yaml", "results.json"])
+@pytest.mark.parametrize("content", [None, "", "{", '["wrong"]'])
+def test_damaged_files_leave_a_sensible_card(run, name, content):
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_text(content)
+    matter, body = card_of(run)
+    assert matter["library_name"] == "weft"
+    assert "## Limits" in body
+    assert "None" not in body
+
+
+def test_an_untested_model_says_so(run):
+    (run / "results.json").unlink()
+    assert "not been tested" in card_of(run)[1]
+
+
+def test_no_run_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="There is no run directory"):
+        write_card(tmp_path / "nowhere")
+
+
+def test_importing_is_light():
+    code = "import sys, weft.study.card; print({'torch', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

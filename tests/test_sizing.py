@@ -1,0 +1,108 @@
+"""Budgets are met, counts are those of real models and of published formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from weft.blocks import BLOCKS
+from weft.config import PRESETS, merge
+from weft.errors import UserError
+from weft.model import build
+from weft.pattern import ARCHITECTURES
+from weft.sizing import configure, count_parameters, sized
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "qfaf", "a4", "q3", "[qfaf]3", "x2f", "f"])
+@pytest.mark.parametrize(("parameters", "vocab_size"), [(60_000, 300), (2_000_000, 2048), (41_000_000, 205)])
+def test_a_budget_is_met_within_one_percent(name, parameters, vocab_size):
+    config = sized(name, parameters=parameters, vocab_size=vocab_size)
+    with torch.device("meta"):
+        real = build(config).parameter_count
+    assert abs(real - parameters) <= 0.01 * parameters
+    assert count_parameters(config) == real
+
+
+def test_fixed_values_stay_fixed():
+    config = sized(
+        "hybrid",
+        parameters="1M",
+        vocab_size=512,
+        settings={"hidden_size": 96, "feed_forward": {"activation": "swiglu"}, "attention": {"memory": 33}},
+    )
+    assert (config.hidden_size, config.feed_forward.activation, config.attention.memory) == (96, "swiglu", 33)
+    assert abs(count_parameters(config) - 1e6) <= 1e4
+
+
+@pytest.mark.parametrize(("name", "parameters", "vocab_size"), [("hybrid", 1000, 4096), ("transformer", 50, 300)])
+def test_a_budget_that_no_width_meets(name, parameters, vocab_size):
+    with pytest.raises(UserError, match="No width meets a budget"):
+        sized(name, parameters=parameters, vocab_size=vocab_size)
+
+
+def test_a_width_that_misses_the_budget_is_told():
+    settings = {"hidden_size": 64, "feed_forward": {"inner_size": 8}, "qrnn": {"cell_size": 8}, "attention": {"head_dim": 8}}
+    with pytest.raises(UserError, match="within 1 %"):
+        sized("hybrid", parameters=5e6, vocab_size=300, settings=settings)
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(UserError, match="transformer-xl"):
+        sized("transformr", parameters=1e6)
+    with pytest.raises(UserError, match="preset"):
+        sized("hybrid", parameters=1e6, preset="baroque")
+
+
+def classic(pattern, **settings):
+    base = {"hidden_size": 512, "attention": {"num_heads": 8, "head_dim": 64}, "feed_forward": {"inner_size": 2048}}
+    return configure(pattern, 204, merge(merge(PRESETS["classic"], base), settings))
+
+
+def test_transformer_xl_counts_its_published_size():
+    """12 layers of width 512, 8 heads of 64, inner width 2048, vocabulary 204: 41.05M (Dai et al. 2019)."""
+    assert abs(count_parameters(classic("(af)12")) / 41.05e6 - 1) < 0.003
+
+
+def block_size(kind, config):
+    return sum(p.numel() for p in BLOCKS[kind](config).parameters())
+
+
+def test_block_counts_by_formula():
+    config = classic("afq", qrnn={"cell_size": 1024})
+    d, norm = 512, 2 * 512
+    assert block_size("f", config) == 2 * d * 2048 + 2048 + d + norm
+    assert block_size("q", config) == 3 * d * 1024 + 3 * 1024 + 1024 * d + d + norm
+    assert block_size("a", config) == 5 * d * d + 2 * d + norm  # q, k, v, output, distances; u and v
+    assert abs(block_size("q", config) / block_size("f", config) - 1) < 0.001
+
+
+@pytest.mark.parametrize(("window", "pooling", "gates"), [(1, "f", 2), (2, "fo", 3), (3, "ifo", 4)])
+def test_qrnn_count_by_formula(window, pooling, gates):
+    config = configure("q", 10, {"hidden_size": 16, "qrnn": {"window": window, "pooling": pooling, "cell_size": 24}})
+    assert block_size("q", config) == window * 16 * gates * 24 + gates * 24 + 24 * 16 + 16
+
+
+def test_fused_block_count_by_formula():
+    config = configure("x", 10, {"hidden_size": 16, "attn_qrnn": {"attention_size": 8}, "qrnn": {"cell_size": 12}})
+    assert block_size("x", config) == 16 * 8 + 2 * 8 * 8 + 8 + 1 + 8 * 36 + 36 + 12 * 16 + 16
+
+
+def test_grouped_heads_count_by_formula():
+    settings = {"hidden_size": 16, "attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "query_key_norm": False}}
+    assert block_size("a", configure("a", 10, settings)) == 2 * 16 * 24 + 2 * 16 * 12 + 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"attention": {"num_heads": 3, "num_kv_heads": 2}}, "multiple of num_kv_heads"),
+        ({"attention": {"head_dim": 5}}, "even head_dim"),
+        ({"qrnn": {"output_projection": False, "cell_size": 20}}, "output_projection"),
+        ({"attention": {"memry": 5}}, "did you mean 'memory'"),
+        ({"norn": "rms"}, "did you mean 'norm'"),
+        ({"dropout": 1.5}, "dropout"),
+    ],
+)
+def test_impossible_configurations_say_what_to_do(settings, word):
+    with pytest.raises(UserError, match=word):
+        configure("qfaf", 10, {"hidden_size": 16, **settings})

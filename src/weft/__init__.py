@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from weft.api import evaluate, generate, load, train
     from weft.config import ModelConfig
     from weft.data import Tokenizer
-    from weft.describe import Description, describe
+    from weft.description import Description, describe
     from weft.errors import UserError
     from weft.evaluation.adaptation import Adaptation
     from weft.evaluation.figures import Figures
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
-    "Description": "weft.describe",
+    "Description": "weft.description",
     "Figures": "weft.evaluation.figures",
     "ModelConfig": "weft.config",
     "Sampling": "weft.generation",
@@ -34,7 +34,7 @@ _HOMES = {
     "UserError": "weft.errors",
     "WeftModel": "weft.model",
     "build": "weft.model",
-    "describe": "weft.describe",
+    "describe": "weft.description",
     "evaluate": "weft.api",
     "generate": "weft.api",
     "load": "weft.api",

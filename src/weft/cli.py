@@ -16,6 +16,7 @@ from weft.errors import Interrupted, UserError
 app = typer.Typer(
     name="weft",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="""Train small language models that go far on little data and little hardware.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from weft.describe import Description
+    from weft.description import Description
     from weft.evaluation.figures import Figures
     from weft.training.listener import Listener, Status
 

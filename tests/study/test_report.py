@@ -205,9 +205,9 @@ def test_a_run_with_a_damaged_file_still_has_a_page(run, name, damage):
     if damage == "missing":
         (run / name).unlink()
     else:
-        (run / name).write_bytes(
-            {"empty": b"", "half": whole[: len(whole) // 2], "wrong": b'["\xff", 1]'}[damage]
-        )
+        (run / name).write_bytes({"half": whole[: len(whole) // 2], "wrong": b'["\xff", 1]'}[damage])
+    if name != "metrics.jsonl":
+        forget_curves(run)
     assert "my-run" in page_of(run).text
 
 

@@ -89,7 +89,7 @@ def _summary(run: RunRecords) -> str:
 def _architecture(run: RunRecords) -> str:
     if run.config is None:
         return ""
-    from weft.describe import describe
+    from weft.description import describe
 
     described = describe(run.config)
     lines = [
@@ -152,7 +152,8 @@ def _baselines_table(rows: str) -> str:
 def _usage(run: RunRecords) -> str:
     folder = f"path/to/{_line(run.name)}"
     shell = f'weft generate "{folder}" --prompt "..."\nweft evaluate "{folder}" more_text.txt'
-    return f'```sh\n{shell}\n```\n\n```python\nimport weft\n\nmodel = weft.load("{folder}")\n```'
+    python = f'import weft\n\nprint(weft.generate("{folder}", "..."))\nmodel = weft.load("{folder}")'
+    return f"```sh\n{shell}\n```\n\n```python\n{python}\n```"
 
 
 def _limits(run: RunRecords) -> str:

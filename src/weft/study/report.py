@@ -169,7 +169,7 @@ def _training(run: RunRecords) -> str:
 def _model(run: RunRecords) -> str:
     if run.config is None:
         return ""
-    from weft.describe import describe
+    from weft.description import describe
     from weft.study.stack import model_picture
 
     return model_picture(run.config, describe(run.config))
@@ -223,7 +223,8 @@ def _cells(parts: list[tuple[str, Mapping[str, Any]]], key: str, digits: int) ->
 
 def _usage(command: str) -> str:
     shell = f'weft generate {command} --prompt "..."\nweft evaluate {command} more_text.txt'
-    python = f"import weft\n\nmodel = weft.load({shlex.split(command)[0]!r})"
+    name = repr(shlex.split(command)[0])
+    python = f'import weft\n\nprint(weft.generate({name}, "..."))\nmodel = weft.load({name})'
     return f"<p>On the command line:</p><pre>{text(shell)}</pre><p>In Python:</p><pre>{text(python)}</pre>"
 
 

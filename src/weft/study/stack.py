@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from weft.config import ModelConfig
-from weft.describe import BlockRow, Description
+from weft.description import BlockRow, Description
 from weft.pattern import KINDS
 from weft.study.words import count, size
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import small_config
-from weft.describe import STATE_CONTEXTS, describe
+from weft.description import STATE_CONTEXTS, describe
 from weft.layers.state import tensors
 from weft.model import build
 

@@ -1,0 +1,41 @@
+"""A small text and a small recipe, so that a run takes a second."""
+
+from __future__ import annotations
+
+import copy
+import lzma
+from importlib.resources import files
+
+import pytest
+
+from weft.config import merge
+
+TINY = {
+    "model": {"pattern": "qfa", "hidden_size": 16, "attention": {"memory": 16}},
+    "data": {"tokenizer": "bytes"},
+    "training": {"steps": 12, "lanes": 4, "length": 32, "validations": 3, "samples": 1, "checkpoint_every": 3, "log_every": 2, "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="session")
+def corpus_text():
+    packed = (files("weft") / "corpora" / "sewiki.txt.xz").read_bytes()
+    return lzma.decompress(packed)[:10_000].decode("utf-8", "ignore")
+
+
+@pytest.fixture
+def corpus(tmp_path, corpus_text):
+    path = tmp_path / "texts" / "sami.txt"
+    path.parent.mkdir()
+    path.write_text(corpus_text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny(corpus):
+    """Return a maker of tiny recipes on the corpus."""
+
+    def make(**changes):
+        return merge(merge(copy.deepcopy(TINY), {"data": {"sources": [str(corpus)]}}), changes)
+
+    return make

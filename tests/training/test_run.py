@@ -1,0 +1,282 @@
+"""A run: what it leaves behind, and that stopping and going on changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import weft
+from weft.errors import Interrupted, UserError
+from weft.training.listener import Silent
+from weft.training.run import default_parameters, train
+
+VARIANTS = {
+    "default": {},
+    "adamw, average": {"training": {"optimizer": "adamw", "ema": 0.9}},
+    "accumulation, no carried state": {"training": {"accumulation": 2, "carry_state": False}},
+    "dropout, zoneout, bf16": {
+        "model": {"dropout": 0.2, "qrnn": {"zoneout": 0.1}, "pattern": "xqf"},
+        "training": {"precision": "bf16"},
+    },
+}
+
+
+def last_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The weights as they stood at the end, beside the best ones."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    return load_file(newest / "model.safetensors") | {
+        f"best.{name}": value for name, value in load_file(run / "model.safetensors").items()
+    }
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, theirs = last_weights(one), last_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    for ours_line, theirs_line in zip(events(one), events(other), strict=True):
+        for record in (ours_line, theirs_line):
+            for timing in ("seconds", "tokens_per_second"):
+                record.pop(timing, None)
+        assert ours_line == theirs_line
+
+
+def events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+class StopAt(Silent):
+    """Sends this process a signal at a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def status(self, status):
+        if status.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_a_run_resumed_from_any_checkpoint_equals_a_straight_one(tiny, tmp_path, changes):
+    values = tiny(**changes)
+    train(values, tmp_path / "straight")
+    for number, step in ((signal.SIGINT, 4), (signal.SIGTERM, 9)):
+        with pytest.raises(Interrupted, match=f"step {step}; go on with: weft train --out .* --resume") as stopped:
+            train(values if number == signal.SIGINT else {}, tmp_path / "stopped", listener=StopAt(step, number), resume=step > 4)
+        assert stopped.value.signal_number == number
+    train({}, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_a_run_that_was_killed_resumes_bit_equal(tiny, tmp_path):
+    values = tiny(training={"steps": 40})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    train(values, tmp_path / "straight")
+    command = [sys.executable, "-m", "weft", "train", "--recipe", str(recipe), "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not any(checkpoints.glob("step-0000001*")):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    train({}, tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiny, tmp_path):
+    class Listener(Silent):
+        said = ""
+
+        def message(self, text):
+            self.said += text
+
+    train(tiny(), tmp_path / "straight")
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "run", listener=StopAt(8, signal.SIGINT))
+    older, newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    file = newest / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    listener = Listener()
+    train({}, tmp_path / "run", resume=True, listener=listener)
+    assert f"{newest.name} is damaged" in listener.said
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        (path / "manifest.json").unlink()
+    with pytest.raises(UserError, match="Every checkpoint .* damaged"):
+        train({"training": {"steps": 20}}, tmp_path / "run", resume=True)
+    assert older.name < newest.name
+
+
+def test_a_finished_run_stays_as_it_is_or_goes_on(tiny, tmp_path):
+    first = train(tiny(), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = train({}, tmp_path / "run", resume=True)
+    assert again == first
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    changed = [path.name for path in after if after[path] != before.get(path) and path.name != "recipe.yaml"]
+    assert changed == []
+    longer = train({"training": {"steps": 18}}, tmp_path / "run", resume=True)
+    assert longer.steps == 18
+
+
+def test_a_changed_recipe_is_refused_by_name(tiny, tmp_path):
+    train(tiny(), tmp_path / "run")
+    with pytest.raises(UserError, match=r"training.learning_rate, training.lanes changed|training.lanes"):
+        train({"training": {"learning_rate": 1.0, "lanes": 2}}, tmp_path / "run", resume=True)
+    train(tiny(), tmp_path / "run", resume=True)  # the same command again, with --resume, is welcome
+
+
+def test_texts_that_changed_are_noticed(tiny, tmp_path, corpus):
+    train(tiny(), tmp_path / "run")
+    corpus.write_text(corpus.read_text() + "More.\n" * 50)
+    with pytest.raises(UserError, match="texts have changed"):
+        train({"training": {"steps": 20}}, tmp_path / "run", resume=True)
+
+
+def test_an_existing_run_is_safe(tiny, tmp_path):
+    out = tmp_path / "run"
+    train(tiny(), out)
+    weights = (out / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="--resume .* --overwrite"):
+        train(tiny(), out)
+    with pytest.raises(UserError, match="no file|There is no"):
+        train(tiny(data={"sources": ["missing.txt"]}), out, overwrite=True)
+    assert (out / "model.safetensors").read_bytes() == weights
+    train(tiny(training={"seed": 5}), out, overwrite=True)
+    assert (out / "model.safetensors").read_bytes() != weights
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("keep me")
+    with pytest.raises(UserError, match="not a run"):
+        train(tiny(), tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_the_run_directory_holds_what_it_should(tiny, tmp_path):
+    result = train(tiny(), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    wanted = {"config.json", "model.safetensors", "tokenizer.json", "recipe.yaml", "metrics.jsonl", "results.json", "checkpoints"}
+    assert wanted <= names
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert recipe["weft_version"] == weft.__version__
+    assert {"train", "validation", "sample"} <= {record["event"] for record in events(tmp_path / "run")}
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.to_json()
+    best = min(r["bits_per_byte"] for r in events(tmp_path / "run") if r["event"] == "validation")
+    assert result.validation.bits_per_byte == pytest.approx(best, rel=1e-5)
+    assert weft.evaluate(tmp_path / "run").bits_per_byte == result.test.bits_per_byte
+
+
+def test_the_seed_decides_everything(tiny, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tiny(training={"seed": seed}, model={"dropout": 0.1}), tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(last_weights(tmp_path / "a")["embedding.weight_VD"], last_weights(tmp_path / "c")["embedding.weight_VD"])
+
+
+def test_tokens_and_minutes_are_budgets(tiny, tmp_path):
+    values = tiny()
+    del values["training"]["steps"]
+    result = train({**values, "training": {**values["training"], "tokens": 1000}}, tmp_path / "tokens")
+    assert result.tokens == 8 * 4 * 32  # the first multiple of a step at or above 1000
+    result = train({**values, "training": {**values["training"], "minutes": 0.01}}, tmp_path / "minutes")
+    assert result.seconds >= 0.6
+    assert events(tmp_path / "minutes")[-1]["event"] in ("validation", "sample")
+
+
+def test_a_new_run_can_start_from_another_one(tiny, tmp_path):
+    train(tiny(), tmp_path / "first")
+    shutil.rmtree(tmp_path / "first" / "checkpoints")
+    other = tmp_path / "other.txt"
+    other.write_text("Another text in the same bytes.\n" * 300)
+    values = {"data": {"sources": [str(other)]}, "training": {"steps": 1, "learning_rate": 1e-9, "lanes": 2, "length": 32}}
+    train(values, tmp_path / "second", init_from=tmp_path / "first")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_losses_that_are_not_finite_are_skipped_then_end_the_run(tiny, tmp_path, monkeypatch):
+    from weft.model import WeftModel
+
+    loss, bad = WeftModel.loss, {2, 5}
+    calls = []
+
+    def sometimes(self, *args):
+        value, state = loss(self, *args)
+        calls.append(1)
+        return (value * float("nan") if len(calls) in bad else value), state
+
+    monkeypatch.setattr(WeftModel, "loss", sometimes)
+    result = train(tiny(), tmp_path / "run")
+    assert [r["step"] for r in events(tmp_path / "run") if r["event"] == "skipped"] == [1, 4]
+    assert result.steps == 12
+    assert all(tensor.isfinite().all() for tensor in last_weights(tmp_path / "run").values())
+    bad |= set(range(100))
+    with pytest.raises(UserError, match="lower learning rate"):
+        train(tiny(), tmp_path / "diverged")
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tiny, tmp_path, monkeypatch):
+    import errno
+
+    import weft.training.checkpoint as checkpoints
+
+    write, full = checkpoints._write, []
+
+    def no_space(folder, checkpoint):
+        if checkpoint.progress["step"] >= 9 and not full:
+            full.append(1)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, checkpoint)
+
+    monkeypatch.setattr(checkpoints, "_write", no_space)
+    with pytest.raises(UserError, match="disk is full"):
+        train(tiny(), tmp_path / "run")
+    train({}, tmp_path / "run", resume=True)
+    monkeypatch.undo()
+    train(tiny(), tmp_path / "straight")
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+def test_ten_kilobytes_are_learned_below_one_bit_per_byte(corpus, tmp_path):
+    values = {
+        "model": {"parameters": "300k"},
+        "data": {"sources": [str(corpus)], "validation": [str(corpus)], "test": [str(corpus)], "vocab_size": 512},
+        "training": {"steps": 150, "lanes": 8, "length": 64, "validations": 1, "samples": 0},
+    }
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(corpus.read_bytes())
+    values["data"]["validation"] = values["data"]["test"] = [str(copy)]
+    assert train(values, tmp_path / "run").test.bits_per_byte < 1.0
+
+
+def test_the_size_fits_the_corpus():
+    assert default_parameters(2_000_000) == 2_000_000
+    assert default_parameters(10_000) < default_parameters(1_000_000) < default_parameters(10**9) == 5_000_000
+
+
+def test_budgets_are_cut_short_by_the_environment(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WEFT_MAX_STEPS", "2")
+    assert train(tiny(), tmp_path / "run").steps == 2
+    monkeypatch.setenv("WEFT_MAX_STEPS", "few")
+    with pytest.raises(UserError, match="WEFT_MAX_STEPS"):
+        train(tiny(), tmp_path / "other")

@@ -62,9 +62,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total += ((log_total - logits.gather(1, index)) * scored).sum()
             if grad_hidden is None or grad_weight is None:
                 continue
-            grad_logits = (logits - log_total).exp_()
-            grad_logits.scatter_add_(1, index, -torch.ones_like(log_total))
-            grad_logits = (grad_logits * (scored / count)).to(hidden.dtype)
+            weights = scored / count
+            grad_logits = logits.sub_(log_total).exp_().mul_(weights)
+            grad_logits = grad_logits.scatter_add_(1, index, -weights.to(logits.dtype)).to(hidden.dtype)
             grad_hidden[rows] = grad_logits @ weight_VD
             grad_weight += grad_logits.t() @ hidden
             if grad_bias is not None:

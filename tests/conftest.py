@@ -41,7 +41,11 @@ def small_config(
 
 
 def small_model(
-    pattern: str, settings: Mapping[str, Any] | None = None, preset: str = "modern", seed: int = 0, **kwargs: Any
+    pattern: str,
+    settings: Mapping[str, Any] | None = None,
+    preset: str = "modern",
+    seed: int = 0,
+    **kwargs: Any,
 ) -> WeftModel:
     """Return a small model in which nothing is zero, so that every path can show itself."""
     model = build(small_config(pattern, settings, preset, **kwargs), seed=seed).eval()

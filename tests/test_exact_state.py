@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,7 +88,7 @@ def test_packed_documents_equal_documents_alone(model):
     reset = torch.zeros(1, 24, dtype=torch.bool)
     reset[:, cuts[:-1]] = True
     packed, _ = model(tokens, None, reset)
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         close(model(tokens[:, start:stop])[0], packed[:, start:stop])
 
 
@@ -119,7 +121,12 @@ def test_no_gradient_reaches_a_later_embedding_or_crosses_a_reset(model):
 
 @torch.no_grad()
 @settings(max_examples=25, deadline=None)
-@given(pattern=patterns, seed=st.integers(0, 99), cut=st.integers(1, 20), preset=st.sampled_from(["modern", "classic"]))
+@given(
+    pattern=patterns,
+    seed=st.integers(0, 99),
+    cut=st.integers(1, 20),
+    preset=st.sampled_from(["modern", "classic"]),
+)
 def test_random_patterns_are_causal_and_stream_exactly(pattern, seed, cut, preset):
     model = small_model(pattern, preset=preset, seed=seed)
     tokens, reset = tokens_and_reset(seed, batch=2)

@@ -115,7 +115,9 @@ def test_depth_rule():
     assert [default_pairs(n) for n in (2e6, 41e6)] == [4, 12]
 
 
-@pytest.mark.parametrize(("text", "count"), [("2M", 2_000_000), ("2e6", 2_000_000), ("1.5k", 1500), ("1_000", 1000), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("2M", 2_000_000), ("2e6", 2_000_000), ("1.5k", 1500), ("1_000", 1000), (7, 7)]
+)
 def test_counts(text, count):
     assert parse_count(text) == count
 

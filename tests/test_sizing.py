@@ -41,7 +41,12 @@ def test_a_budget_that_no_width_meets(name, parameters, vocab_size):
 
 
 def test_a_width_that_misses_the_budget_is_told():
-    settings = {"hidden_size": 64, "feed_forward": {"inner_size": 8}, "qrnn": {"cell_size": 8}, "attention": {"head_dim": 8}}
+    settings = {
+        "hidden_size": 64,
+        "feed_forward": {"inner_size": 8},
+        "qrnn": {"cell_size": 8},
+        "attention": {"head_dim": 8},
+    }
     with pytest.raises(UserError, match="within 1 %"):
         sized("hybrid", parameters=5e6, vocab_size=300, settings=settings)
 
@@ -54,7 +59,11 @@ def test_unknown_names_are_told():
 
 
 def classic(pattern, **settings):
-    base = {"hidden_size": 512, "attention": {"num_heads": 8, "head_dim": 64}, "feed_forward": {"inner_size": 2048}}
+    base = {
+        "hidden_size": 512,
+        "attention": {"num_heads": 8, "head_dim": 64},
+        "feed_forward": {"inner_size": 2048},
+    }
     return configure(pattern, 204, merge(merge(PRESETS["classic"], base), settings))
 
 
@@ -88,7 +97,10 @@ def test_fused_block_count_by_formula():
 
 
 def test_grouped_heads_count_by_formula():
-    settings = {"hidden_size": 16, "attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "query_key_norm": False}}
+    settings = {
+        "hidden_size": 16,
+        "attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "query_key_norm": False},
+    }
     assert block_size("a", configure("a", 10, settings)) == 2 * 16 * 24 + 2 * 16 * 12 + 16
 
 

@@ -80,9 +80,7 @@ def evaluate(
     check_folder(run)
     tokenizer = load_tokenizer(run)
     text = read_split(run, tokenizer, files, split)
-    return evaluate_split(
-        load_model(run, memory=memory), tokenizer, text, adapt=_adaptation(adapt), progress=progress
-    )
+    return evaluate_split(load_model(run, memory=memory), tokenizer, text, adapt=_adaptation(adapt), progress=progress)
 
 
 def token_bits(
@@ -104,7 +102,10 @@ def token_bits(
         nats = score(model, text, boundary_id=tokenizer.boundary_id)
     tokens = np.asarray(text.tokens)
     shown = tokens != tokenizer.boundary_id
-    return [(tokenizer.decode([token]), float(cost / np.log(2))) for token, cost in zip(tokens[shown], nats[shown], strict=True)]
+    return [
+        (tokenizer.decode([token]), float(cost / np.log(2)))
+        for token, cost in zip(tokens[shown], nats[shown], strict=True)
+    ]
 
 
 def _adaptation(adapt: bool | Adaptation) -> Adaptation | None:
@@ -118,21 +119,29 @@ def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> T
         raise UserError(f"'{run}' does not say what it was trained on: name files to evaluate.")
     data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
     if names:
-        return tokenize_sources(
-            names, tokenizer, document_separator=data.document_separator, text_key=data.text_key
-        )
+        return tokenize_sources(names, tokenizer, document_separator=data.document_separator, text_key=data.text_key)
     chosen: TokenizedSplit = getattr(prepare(data, tokenizer=tokenizer), split)
     return chosen
 
 
 @overload
-def generate(run: str | Path, prompts: str = "", *, max_new_tokens: int = 200, sampling: Sampling | None = None) -> str: ...
+def generate(
+    run: str | Path, prompts: str = "", *, max_new_tokens: int = 200, sampling: Sampling | None = None
+) -> str: ...
 @overload
 def generate(
-    run: str | Path, prompts: Sequence[str], *, max_new_tokens: int = 200, sampling: Sampling | None = None
+    run: str | Path,
+    prompts: list[str] | tuple[str, ...],
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
 ) -> list[str]: ...
 def generate(
-    run: str | Path, prompts: str | Sequence[str] = "", *, max_new_tokens: int = 200, sampling: Sampling | None = None
+    run: str | Path,
+    prompts: str | Sequence[str] = "",
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
 ) -> str | list[str]:
     """Continue one prompt or several; return the continuations without the prompts."""
     run = Path(run)

@@ -60,22 +60,38 @@ def train(
         typer.Argument(help="Files, folders or globs: .txt, .jsonl, also .gz .xz .bz2 .zst.", show_default=False),
     ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.", show_default=False)] = ...,  # type: ignore[assignment]
-    architecture: Annotated[str | None, typer.Option(help="A named architecture; see 'weft describe --help'.", show_default="hybrid")] = None,
-    pattern: Annotated[str | None, typer.Option(help="A pattern of blocks instead, such as 'qfqfafqf' or '(af)6'.")] = None,
-    parameters: Annotated[str | None, typer.Option(help="Size, embeddings included, such as 2M.", show_default="fits the corpus")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="bytes, characters, words, bpe or unigram.", show_default="bpe")] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="A named architecture; see 'weft describe --help'.", show_default="hybrid"),
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="A pattern of blocks instead, such as 'qfqfafqf' or '(af)6'.")
+    ] = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option(help="Size, embeddings included, such as 2M.", show_default="fits the corpus"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="bytes, characters, words, bpe or unigram.", show_default="bpe")
+    ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size.", show_default="fits the corpus")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes of training alone.", show_default="10")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget: optimizer steps.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Budget: training tokens, such as 20M.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0")] = None,
-    validation: Annotated[Optional[list[str]], typer.Option(help="Text to validate on, instead of a split.")] = None,  # noqa: UP045
+    validation: Annotated[list[str] | None, typer.Option(help="Text to validate on, instead of a split.")] = None,
     test: Annotated[Optional[list[str]], typer.Option(help="Text to test on, instead of a split.")] = None,  # noqa: UP045
     split: Annotated[str | None, typer.Option(help="documents, lines or bytes.", show_default="auto")] = None,
-    document_separator: Annotated[str | None, typer.Option(help="What parts documents in a file ('' for nothing).", show_default=r"\n\n\n")] = None,
+    document_separator: Annotated[
+        str | None,
+        typer.Option(help="What parts documents in a file ('' for nothing).", show_default=r"\n\n\n"),
+    ] = None,
     text_key: Annotated[str | None, typer.Option(help="The text's key in JSONL records.", show_default="text")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML); options go over it.")] = None,
-    set_values: Annotated[Optional[list[str]], typer.Option("--set", help="Any value of the recipe: training.learning_rate=2e-3.")] = None,  # noqa: UP045
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any value of the recipe: training.learning_rate=2e-3."),
+    ] = None,
     init_from: Annotated[Path | None, typer.Option(help="A run whose model and tokenizer to start from.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
@@ -87,10 +103,11 @@ def train(
     `WEFT_MAX_STEPS=20` in the environment cuts any budget short, to try things out.
     """
     from weft import api, terminal
+    from weft.config import merge
     from weft.study.finish import finish_run
     from weft.training.recipe import parse_settings
 
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "model": {"architecture": architecture, "pattern": pattern, "parameters": parameters},
         "data": {
             "tokenizer": tokenizer,
@@ -103,9 +120,9 @@ def train(
         },
         "training": {"minutes": minutes, "steps": steps, "tokens": tokens, "seed": seed},
     }
-    from weft.config import merge
-
-    given = {name: {key: value for key, value in section.items() if value is not None} for name, section in settings.items()}
+    given = {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in settings.items()
+    }
     values = merge({name: section for name, section in given.items() if section}, parse_settings(set_values or []))
     result = api.train(
         sources or (),
@@ -128,10 +145,17 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
-    files: Annotated[Optional[list[str]], typer.Argument(help="Text to score instead of a split.", show_default=False)] = None,  # noqa: UP045
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Text to score instead of a split.", show_default=False)
+    ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    memory: Annotated[int | None, typer.Option(min=1, help="Positions that attention looks back, instead of the trained number.")] = None,
-    adapt: Annotated[bool, typer.Option("--adapt", help="Dynamic evaluation: learn from what was scored, on a copy.")] = False,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1, help="Positions that attention looks back, instead of the trained number."),
+    ] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Dynamic evaluation: learn from what was scored, on a copy.")
+    ] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -164,11 +188,16 @@ def evaluate(
 @app.command()
 def generate(
     run: Run,
-    prompt: Annotated[Optional[list[str]], typer.Option(help="Text to go on from; may be given several times.", show_default=False)] = None,  # noqa: UP045
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to go on from; may be given several times.", show_default=False),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens (0: all).")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this much probability.")] = 0.95,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens that hold this much probability.")
+    ] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -195,10 +224,15 @@ def generate(
 
 @app.command()
 def describe(
-    what: Annotated[str, typer.Argument(help="An architecture, a pattern such as '(af)6', or a run directory.", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(help="An architecture, a pattern such as '(af)6', or a run directory.", show_default=False),
+    ],
     parameters: Annotated[str, typer.Option(help="Size, embeddings included.")] = "2M",
     vocab_size: Annotated[int, typer.Option(min=1, help="Vocabulary size.")] = 4096,
-    preset: Annotated[str | None, typer.Option(help="The shell around the blocks: modern or classic (Transformer-XL).")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="The shell around the blocks: modern or classic (Transformer-XL).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a model's blocks, shapes, parameters, operations and state.
@@ -223,7 +257,10 @@ def describe(
     out.print(terminal.description_table(described))
     if source:
         out.print(f"source: {source}", markup=False, highlight=False)
-    out.print(f"parameters: {described.parameters:,}, without embeddings {described.body_parameters:,}", highlight=False)
+    out.print(
+        f"parameters: {described.parameters:,}, without embeddings {described.body_parameters:,}",
+        highlight=False,
+    )
     out.print(f"forward operations per token: {described.flops_per_token:,}", highlight=False)
     state = ", ".join(f"{size:,} after {context:,} tokens" for context, size in described.state_bytes.items())
     out.print(f"bytes of state per sequence: {state}", highlight=False)
@@ -271,7 +308,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     del version
 

@@ -112,7 +112,9 @@ class AttnQRNNConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.attention_size % self.num_heads:
-            raise ValueError(f"attention_size ({self.attention_size}) must be a multiple of num_heads ({self.num_heads})")
+            raise ValueError(
+                f"attention_size ({self.attention_size}) must be a multiple of num_heads ({self.num_heads})"
+            )
         if self.positions == "rotary" and self.attention_size // self.num_heads % 2:
             raise ValueError("rotary positions need an even attention_size / num_heads")
         return self
@@ -151,7 +153,7 @@ class ModelConfig(FrozenConfig):
     @property
     def block_kinds(self) -> tuple[str, ...]:
         """The kind (a letter) of each block that has parameters of its own, by its number."""
-        return tuple(dict((block, kind) for kind, block in self.applications).values())
+        return tuple({block: kind for kind, block in self.applications}.values())
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -81,9 +81,10 @@ def run_demo(out: Path, minutes: float, overwrite: bool, listener: Listener) -> 
         result = train(values, out, overwrite=overwrite, listener=listener)
         data = saved_recipe(out).data
         listener.message("Compressing with xz and PPMd ...")
-        parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}  # type: ignore[arg-type]
+        parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}
         baselines = {
-            name: conditional_bits_per_byte(parts["train"], parts["test"], compressor) for name, compressor in BASELINES.items()
+            name: conditional_bits_per_byte(parts["train"], parts["test"], compressor)
+            for name, compressor in BASELINES.items()
         }
         listener.message("Dynamic evaluation ...")
         adaptive = _adaptive(out)

@@ -74,7 +74,9 @@ def describe(config: ModelConfig) -> Description:
         body_parameters=body,
         embedding_parameters=parameters - body,
         flops_per_token=sum(row.flops for row in rows) + head,
-        state_bytes={n: sum(block.state_bytes(n) for block in used if isinstance(block, Block)) for n in STATE_CONTEXTS},
+        state_bytes={
+            n: sum(block.state_bytes(n) for block in used if isinstance(block, Block)) for n in STATE_CONTEXTS
+        },
         blocks=rows,
     )
 
@@ -110,7 +112,9 @@ def shape(kind: str, config: ModelConfig) -> str:
     attention, qrnn, fused = config.attention, config.qrnn, config.attn_qrnn
     if kind == "a":
         grouped = f", {attention.kv_heads} kv" if attention.kv_heads != attention.num_heads else ""
-        return f"{attention.num_heads} x {attention.head_dim}{grouped}, memory {attention.memory}, {attention.positions}"
+        return (
+            f"{attention.num_heads} x {attention.head_dim}{grouped}, memory {attention.memory}, {attention.positions}"
+        )
     if kind == "f":
         return f"{config.hidden_size} -> {config.feed_forward.inner_size}, {config.feed_forward.activation}"
     pooling = f"{qrnn.pooling} pooling"

@@ -35,7 +35,12 @@ class Sampling:
 
 
 def generate(
-    model: WeftModel, tokenizer: Tokenizer, prompts: Sequence[str], *, max_new_tokens: int = 200, sampling: Sampling | None = None
+    model: WeftModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
 ) -> list[str]:
     """Return each prompt's continuation (without the prompt), always valid Unicode."""
     written: list[list[int]] = [[] for _ in prompts]
@@ -47,7 +52,12 @@ def generate(
 
 
 def stream(
-    model: WeftModel, tokenizer: Tokenizer, prompt: str, *, max_new_tokens: int = 200, sampling: Sampling | None = None
+    model: WeftModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
 ) -> Iterator[str]:
     """Yield the continuation of one prompt as it is written, in pieces that are whole characters."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -61,7 +71,12 @@ def stream(
 
 @torch.no_grad()
 def stream_tokens(
-    model: WeftModel, tokenizer: Tokenizer, prompts: Sequence[str], *, max_new_tokens: int, sampling: Sampling | None = None
+    model: WeftModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield one new token a prompt, step by step; None for a prompt whose text has ended.
 
@@ -74,7 +89,9 @@ def stream_tokens(
     model.eval()
     try:
         device = next(model.parameters()).device
-        tokens_BT, reset_BT = _align([[tokenizer.boundary_id, *tokenizer.encode(prompt)] for prompt in prompts], tokenizer)
+        tokens_BT, reset_BT = _align(
+            [[tokenizer.boundary_id, *tokenizer.encode(prompt)] for prompt in prompts], tokenizer
+        )
         logits_BV, state = _read(model, tokens_BT.to(device), reset_BT.to(device))
         generators = [torch.Generator().manual_seed(sampling.seed + lane) for lane in range(len(prompts))]
         ended = [False] * len(prompts)

@@ -94,7 +94,7 @@ class WeftModel(nn.Module):
 
 
 def build(config: ModelConfig, *, seed: int | None = None) -> WeftModel:
-    """Return a freshly initialised model; with ``seed``, the same one each time and torch's generator left as it was."""
+    """Return a freshly initialised model; with ``seed``, always the same, and torch's generator is left as it was."""
     if seed is None:
         return WeftModel(config)
     with torch.random.fork_rng(devices=[]):

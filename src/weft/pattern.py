@@ -12,6 +12,7 @@ repeats what stands before it, brackets group and nest, spaces are ignored:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,7 +110,9 @@ class _Parser:
         if character in KINDS:
             return _Item(character, self._number())
         if character == "{":
-            raise self._error("'{ }' (matrix-product sharing) is reserved and not available yet: use '( )' or '[ ]'.", at)
+            raise self._error(
+                "'{ }' (matrix-product sharing) is reserved and not available yet: use '( )' or '[ ]'.", at
+            )
         if character not in _CLOSING:
             raise self._error(self._complaint(character), at)
         content = self._sequence(_CLOSING[character])
@@ -165,7 +168,7 @@ def _hybrid(pairs: int) -> str:
     Our reconstruction of the Hybrid Transformer (arXiv 2502.00617, whose layer string is unknown to us):
     recurrence below, little attention, in the upper middle (the placement of SHA-RNN and SRU++).
     """
-    mixers = ["a" if pair % 4 == 2 or pairs == 2 and pair == 1 else "q" for pair in range(pairs)]
+    mixers = ["a" if pair % 4 == 2 or (pairs == 2 and pair == 1) else "q" for pair in range(pairs)]
     return " ".join(f"{mixer}f" for mixer in mixers)
 
 
@@ -187,7 +190,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "transformer": Architecture(lambda n: f"(af){n}", "Vaswani et al. 2017, in the modern pre-norm shell"),
     "transformer-xl": Architecture(lambda n: f"(af){n}", "Dai et al. 2019 (arXiv 1901.02860)", "classic"),
     "par": Architecture(_par, "Mandava et al. 2021 (arXiv 2009.04534)"),
-    "attn-qrnn": Architecture(lambda n: f"x{2 * n}", "fused blocks after SRU++, Lei 2021 (arXiv 2102.12459); our reconstruction"),
+    "attn-qrnn": Architecture(
+        lambda n: f"x{2 * n}", "fused blocks after SRU++, Lei 2021 (arXiv 2102.12459); our reconstruction"
+    ),
     "sha-qrnn": Architecture(
         lambda n: f"(qf){n - 2} qaf qf" if n > 2 else "qaf qf",
         "SHA-RNN, Merity 2019 (arXiv 1911.11423), with QRNNs as in SHAQ (arXiv 2108.08207)",
@@ -204,7 +209,7 @@ def default_pairs(parameters: float) -> int:
     A pair of width D has about 12 D^2 parameters; a width of 44 per pair (Transformer-XL's 512 / 12) gives
     parameters = 12 * 44^2 * pairs^3: 4 pairs at 2M, 8 at 10M, 12 at 41M.
     """
-    return max(2, round((parameters / (12 * 44**2)) ** (1 / 3)))
+    return max(2, round(math.cbrt(parameters / (12 * 44**2))))
 
 
 def parse_count(text: str | float) -> int:

@@ -39,9 +39,9 @@ def sized(
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
-    """Return the configuration of ``pattern`` that has ``parameters`` parameters, embeddings included, within 1 %.
+    """Return the configuration of ``pattern`` with ``parameters`` parameters, embeddings included, within 1 %.
 
-    ``pattern`` is a pattern string or the name of an architecture; ``preset`` (``modern`` or ``classic``) replaces the
+    ``pattern`` is a pattern string or the name of an architecture; ``preset`` (modern or classic) replaces the
     architecture's own shell; ``settings`` fixes any values of :class:`ModelConfig`. Raises UserError where no width
     meets the budget.
     """
@@ -78,7 +78,9 @@ def resolve(
     if architecture:
         pattern = architecture.pattern(default_pairs(parameters))
     elif re.fullmatch(r"[a-z]{2,}(-[a-z]+)*", pattern) and set(pattern) - set("".join(BLOCKS)):
-        raise UserError(f"'{pattern}' is neither an architecture ({', '.join(ARCHITECTURES)}) nor a pattern of a, f, q, x.")
+        raise UserError(
+            f"'{pattern}' is neither an architecture ({', '.join(ARCHITECTURES)}) nor a pattern of a, f, q, x."
+        )
     expand(pattern)
     return pattern, resolved
 
@@ -90,7 +92,10 @@ def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> Mod
     if "head_dim" not in attention:
         heads = attention.get("num_heads") or max(1, round(width / _head_width(width)))
         fixed = "num_heads" in attention
-        attention |= {"num_heads": heads, "head_dim": max(2, width // heads // 2 * 2) if fixed else _head_width(width)}
+        attention |= {
+            "num_heads": heads,
+            "head_dim": max(2, width // heads // 2 * 2) if fixed else _head_width(width),
+        }
     attention.setdefault("num_heads", max(1, round(width / attention["head_dim"])))
     feed_forward, qrnn = dict(settings.get("feed_forward", {})), dict(settings.get("qrnn", {}))
     swiglu = feed_forward.get("activation") == "swiglu"
@@ -176,7 +181,11 @@ def _free_widths(config: ModelConfig, settings: Mapping[str, Any]) -> dict[tuple
 
 
 def _candidates(
-    base: ModelConfig, free: Mapping[tuple[str, str], int], settings: Mapping[str, Any], step: int, budget: int
+    base: ModelConfig,
+    free: Mapping[tuple[str, str], int],
+    settings: Mapping[str, Any],
+    step: int,
+    budget: int,
 ) -> list[ModelConfig]:
     """Return the two configurations around the budget when the free widths grow in steps of ``step``."""
     if not free:

@@ -117,7 +117,13 @@ def number(value: float) -> str:
 def description_table(described: Description) -> Table:
     """Return the blocks of a model as a table."""
     table = Table(title=f"{described.pattern}, width {described.hidden_size}", title_justify="left")
-    for heading, justify in (("", "right"), ("block", "left"), ("shape", "left"), ("parameters", "right"), ("FLOPs/token", "right")):
+    for heading, justify in (
+        ("", "right"),
+        ("block", "left"),
+        ("shape", "left"),
+        ("parameters", "right"),
+        ("FLOPs/token", "right"),
+    ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     embedding = f"{described.vocab_size} x {described.hidden_size}"
     table.add_row("", "embedding", embedding, f"{described.embedding_parameters:,}", "")

@@ -9,9 +9,6 @@ def made_up_documents(number: int, seed: int = 0) -> list[str]:
     syllables = ["ka", "mi", "so", "rek", "āt", "ŋu", "жи", "ло", "कि", "ता", "漢", "字"]
     words = ["".join(source.choices(syllables, k=source.randint(1, 4))) for _ in range(200)]
     return [
-        "\n".join(
-            " ".join(source.choices(words, k=source.randint(3, 12))) + "."
-            for _ in range(source.randint(2, 6))
-        )
+        "\n".join(" ".join(source.choices(words, k=source.randint(3, 12))) + "." for _ in range(source.randint(2, 6)))
         for _ in range(number)
     ]

@@ -161,9 +161,7 @@ def test_documents_do_not_depend_on_how_the_bytes_stream_by(parts: list[bytes], 
 def test_long_documents_come_in_fragments_that_join_to_the_whole() -> None:
     documents = [b"x" * 3_500_000 + b"\n\ny", b"short", b"z" * 2_100_000]
     blocks = b"\n\n\n".join(documents)
-    fragments = list(
-        split_documents([blocks[at : at + 999_983] for at in range(0, len(blocks), 999_983)], "\n\n\n")
-    )
+    fragments = list(split_documents([blocks[at : at + 999_983] for at in range(0, len(blocks), 999_983)], "\n\n\n"))
     assert len(fragments) > 3
     assert max(len(fragment.data) for fragment in fragments) < 1 << 21
     assert list(join_fragments(fragments)) == documents
@@ -178,12 +176,8 @@ def records(*values: object) -> str:
 
 def test_jsonl_gives_the_text_of_each_record(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        records({"body": "één\n\n\ntwee"}, {"body": ""}, {"body": "drie", "id": 3}) + "\n", "utf-8"
-    )
-    config = DataConfig(
-        sources=(str(path),), text_key="body", validation=(str(path) + "2",), test=(str(path) + "2",)
-    )
+    path.write_text(records({"body": "één\n\n\ntwee"}, {"body": ""}, {"body": "drie", "id": 3}) + "\n", "utf-8")
+    config = DataConfig(sources=(str(path),), text_key="body", validation=(str(path) + "2",), test=(str(path) + "2",))
     Path(str(path) + "2").write_text("held out", "utf-8")
     assert list(iter_documents(config, "train")) == ["één\n\n\ntwee".encode(), b"drie"]
 

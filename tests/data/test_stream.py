@@ -92,9 +92,7 @@ def test_an_epoch_reads_every_token_once_but_for_the_ends_of_lanes() -> None:
 def test_the_tokens_an_epoch_leaves_out_come_in_another() -> None:
     split = split_of([7, 8, 9])
     stream = stream_of(split)
-    seen = {
-        int(token) for _ in range(20) for segment in epoch_of(stream) for token in segment.inputs_BT.ravel()
-    }
+    seen = {int(token) for _ in range(20) for segment in epoch_of(stream) for token in segment.inputs_BT.ravel()}
     assert seen == set(split.tokens.tolist())
 
 

@@ -23,9 +23,7 @@ KINDS: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
 TEXTS = st.lists(
     st.one_of(
         st.text(max_size=30),
-        st.sampled_from(
-            [BOUNDARY, PADDING, "kami so", "रेक", "\r\n", "  \n\n ", " 2026", "e\u0301", "\u200d", "\0"]
-        ),
+        st.sampled_from([BOUNDARY, PADDING, "kami so", "रेक", "\r\n", "  \n\n ", " 2026", "e\u0301", "\u200d", "\0"]),
     ),
     max_size=8,
 ).map("".join)

@@ -90,9 +90,7 @@ def make_run(folder):
     run.mkdir()
     config = small_config("[qf]2ax").model_dump(mode="json")
     (run / "config.json").write_text(json.dumps({"model_type": "weft", "architectures": ["X"], **config}))
-    (run / "recipe.yaml").write_text(
-        "training:\n  steps: 30 # <all>\nweft_version: 0.1.0\nprepared: 12 documents\n"
-    )
+    (run / "recipe.yaml").write_text("training:\n  steps: 30 # <all>\nweft_version: 0.1.0\nprepared: 12 documents\n")
     (run / "results.json").write_text(json.dumps(RESULTS))
     events = [train_event(step) for step in range(1, 31)]
     events += [validation_event(step, bits) for step, bits in ((10, 3.6), (20, 2.9), (30, 3.1))]
@@ -155,9 +153,7 @@ def test_the_page_needs_nothing_else_and_is_small(html, page):
 def test_the_test_figure_comes_first_and_beside_the_baselines(page):
     text = page.text
     assert re.search(r"\d\.\d{3}", text)[0] == "1.501"
-    assert (
-        text.index("learning as it reads 1.432") < text.index("this model 1.501") < text.index("xz -9e 2.002")
-    )
+    assert text.index("learning as it reads 1.432") < text.index("this model 1.501") < text.index("xz -9e 2.002")
 
 
 def test_the_curves_mark_the_best_validation(page):
@@ -222,9 +218,7 @@ def test_without_a_test_the_best_validation_leads(run):
     assert "no test yet" in text
 
 
-@pytest.mark.parametrize(
-    "events", [[train_event(1)], [validation_event(1, 3.0)], [train_event(1, tokens=None)]]
-)
+@pytest.mark.parametrize("events", [[train_event(1)], [validation_event(1, 3.0)], [train_event(1, tokens=None)]])
 def test_one_measurement_is_enough(run, events):
     write_metrics(run, events)
     page_of(run)

@@ -13,7 +13,16 @@ from weft.config import merge
 TINY = {
     "model": {"pattern": "qfa", "hidden_size": 16, "attention": {"memory": 16}},
     "data": {"tokenizer": "bytes"},
-    "training": {"steps": 12, "lanes": 4, "length": 32, "validations": 3, "samples": 1, "checkpoint_every": 3, "log_every": 2, "precision": "fp32"},
+    "training": {
+        "steps": 12,
+        "lanes": 4,
+        "length": 32,
+        "validations": 3,
+        "samples": 1,
+        "checkpoint_every": 3,
+        "log_every": 2,
+        "precision": "fp32",
+    },
 }
 
 

@@ -73,7 +73,12 @@ def test_a_run_resumed_from_any_checkpoint_equals_a_straight_one(tiny, tmp_path,
     train(values, tmp_path / "straight")
     for number, step in ((signal.SIGINT, 4), (signal.SIGTERM, 9)):
         with pytest.raises(Interrupted, match=f"step {step}; go on with: weft train --out .* --resume") as stopped:
-            train(values if number == signal.SIGINT else {}, tmp_path / "stopped", listener=StopAt(step, number), resume=step > 4)
+            train(
+                values if number == signal.SIGINT else {},
+                tmp_path / "stopped",
+                listener=StopAt(step, number),
+                resume=step > 4,
+            )
         assert stopped.value.signal_number == number
     train({}, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
@@ -84,8 +89,19 @@ def test_a_run_that_was_killed_resumes_bit_equal(tiny, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
     train(values, tmp_path / "straight")
-    command = [sys.executable, "-m", "weft", "train", "--recipe", str(recipe), "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "weft",
+        "train",
+        "--recipe",
+        str(recipe),
+        "--out",
+        str(tmp_path / "killed"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     checkpoints = tmp_path / "killed" / "checkpoints"
     deadline = time.monotonic() + 120
     while not any(checkpoints.glob("step-0000001*")):
@@ -173,7 +189,15 @@ def test_an_existing_run_is_safe(tiny, tmp_path):
 def test_the_run_directory_holds_what_it_should(tiny, tmp_path):
     result = train(tiny(), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    wanted = {"config.json", "model.safetensors", "tokenizer.json", "recipe.yaml", "metrics.jsonl", "results.json", "checkpoints"}
+    wanted = {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "recipe.yaml",
+        "metrics.jsonl",
+        "results.json",
+        "checkpoints",
+    }
     assert wanted <= names
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
@@ -189,7 +213,10 @@ def test_the_seed_decides_everything(tiny, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tiny(training={"seed": seed}, model={"dropout": 0.1}), tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert not torch.equal(last_weights(tmp_path / "a")["embedding.weight_VD"], last_weights(tmp_path / "c")["embedding.weight_VD"])
+    assert not torch.equal(
+        last_weights(tmp_path / "a")["embedding.weight_VD"],
+        last_weights(tmp_path / "c")["embedding.weight_VD"],
+    )
 
 
 def test_tokens_and_minutes_are_budgets(tiny, tmp_path):
@@ -207,7 +234,10 @@ def test_a_new_run_can_start_from_another_one(tiny, tmp_path):
     shutil.rmtree(tmp_path / "first" / "checkpoints")
     other = tmp_path / "other.txt"
     other.write_text("Another text in the same bytes.\n" * 300)
-    values = {"data": {"sources": [str(other)]}, "training": {"steps": 1, "learning_rate": 1e-9, "lanes": 2, "length": 32}}
+    values = {
+        "data": {"sources": [str(other)]},
+        "training": {"steps": 1, "learning_rate": 1e-9, "lanes": 2, "length": 32},
+    }
     train(values, tmp_path / "second", init_from=tmp_path / "first")
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     for name, tensor in first.items():
@@ -260,7 +290,12 @@ def test_a_full_disk_is_told_and_loses_nothing(tiny, tmp_path, monkeypatch):
 def test_ten_kilobytes_are_learned_below_one_bit_per_byte(corpus, tmp_path):
     values = {
         "model": {"parameters": "300k"},
-        "data": {"sources": [str(corpus)], "validation": [str(corpus)], "test": [str(corpus)], "vocab_size": 512},
+        "data": {
+            "sources": [str(corpus)],
+            "validation": [str(corpus)],
+            "test": [str(corpus)],
+            "vocab_size": 512,
+        },
         "training": {"steps": 150, "lanes": 8, "length": 64, "validations": 1, "samples": 0},
     }
     copy = tmp_path / "copy.txt"

@@ -38,7 +38,9 @@ class AttentionBlock(Block):
             self.content_bias = nn.Parameter(torch.zeros(inner))  # u of Dai et al.
             self.position_bias = nn.Parameter(torch.zeros(inner))  # v of Dai et al.
 
-    def mix(self, x_BTD: Tensor, state: AttentionState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttentionState]:
+    def mix(
+        self, x_BTD: Tensor, state: AttentionState | None, reset_BT: Tensor | None
+    ) -> tuple[Tensor, AttentionState]:
         """Attend over the window."""
         config = self.attention
         query_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (config.num_heads, config.head_dim)))

@@ -60,9 +60,7 @@ class QRNNBlock(Block):
         return self.gates.in_features // self.qrnn.window
 
 
-def _window(
-    x_BTD: Tensor, window: int, before_BWD: Tensor | None, reset_BT: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _window(x_BTD: Tensor, window: int, before_BWD: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
     """Lay each position's last ``window`` inputs side by side, newest first; return the inputs to remember, too.
 
     Inputs from before a document's start count as zeros.

@@ -141,6 +141,4 @@ def _record_text(file: SourceFile, number: int, line: bytes, text_key: str) -> b
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise UserError(
-            f"{where} holds half a surrogate pair, which is not text: put the record right."
-        ) from None
+        raise UserError(f"{where} holds half a surrogate pair, which is not text: put the record right.") from None

@@ -159,9 +159,7 @@ def _sample(fragments: Iterable[Fragment], size: int) -> Iterator[bytes]:
 
 
 def _summary(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> str:
-    documents, size, stored = (
-        sum(split[name] for split in splits) for name in ("documents", "bytes", "tokens")
-    )
+    documents, size, stored = (sum(split[name] for split in splits) for name in ("documents", "bytes", "tokens"))
     tokens = stored - documents
     return (
         f"{documents:,} documents, {size:,} bytes, {tokens:,} tokens ({size / tokens:.2f} bytes per token, "
@@ -169,9 +167,7 @@ def _summary(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> s
     )
 
 
-def _write_split(
-    folder: Path, name: str, fragments: Iterable[Fragment], tokenizer: Tokenizer
-) -> dict[str, Any]:
+def _write_split(folder: Path, name: str, fragments: Iterable[Fragment], tokenizer: Tokenizer) -> dict[str, Any]:
     """Write the tokens and offsets of one split as they come; return what is to be told of it."""
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     boundary = np.array([tokenizer.boundary_id], dtype).tobytes()

@@ -52,9 +52,7 @@ def resolve_sources(names: Sequence[str]) -> tuple[SourceFile, ...]:
     Raises UserError when a name leads to no file.
     """
     if not names or not all(names):
-        raise UserError(
-            "No text was given: name at least one file, folder or pattern such as 'corpus/*.txt'."
-        )
+        raise UserError("No text was given: name at least one file, folder or pattern such as 'corpus/*.txt'.")
     found: dict[Path, SourceFile] = {}
     for name in names:
         for path in _expand(name):
@@ -66,9 +64,7 @@ def _expand(name: str) -> list[Path]:
     """Return the files behind one name."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return _in_folder(path) or _no_files(
-            f"The folder '{name}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst)"
-        )
+        return _in_folder(path) or _no_files(f"The folder '{name}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst)")
     if path.exists():
         return [path]
     if not glob.has_magic(name):
@@ -100,9 +96,7 @@ def read_raw(file: SourceFile, start: int = 0) -> Iterator[bytes]:
             while block := stream.read(BLOCK_BYTES):
                 yield block
     except OSError as error:
-        raise UserError(
-            f"Cannot read '{file.path}' ({error.strerror}): check the file and its permissions."
-        ) from None
+        raise UserError(f"Cannot read '{file.path}' ({error.strerror}): check the file and its permissions.") from None
 
 
 def read_blocks(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -234,6 +228,5 @@ def _decodable(file: SourceFile, data: bytes, offset: int) -> bytes:
 
 def _undecodable(file: SourceFile, offset: int) -> UserError:
     return UserError(
-        f"'{file.path}' is not UTF-8 at byte {offset}: convert it to UTF-8, or take any bytes "
-        "with --tokenizer bytes."
+        f"'{file.path}' is not UTF-8 at byte {offset}: convert it to UTF-8, or take any bytes with --tokenizer bytes."
     )

@@ -148,9 +148,7 @@ class Corpus:
         return (0, *cuts, size)
 
     def _size(self, file: SourceFile) -> int:
-        return (
-            sum(len(block) for block in read_blocks(file)) if file.compression else file.path.stat().st_size
-        )
+        return sum(len(block) for block in read_blocks(file)) if file.compression else file.path.stat().st_size
 
 
 def iter_documents(config: DataConfig, split: SplitName) -> Iterator[bytes]:

@@ -146,9 +146,7 @@ def _frequent(documents: Iterable[bytes], pattern: str | None, number: int) -> l
     return _in_order(backend)
 
 
-def _byte_pairs(
-    texts: Iterable[str], pattern: str | None, pieces: int
-) -> tuple[list[str], list[tuple[str, str]]]:
+def _byte_pairs(texts: Iterable[str], pattern: str | None, pieces: int) -> tuple[list[str], list[tuple[str, str]]]:
     """Return up to ``pieces`` pieces that byte-pair encoding makes, in that order, and its merges."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers, trainers

@@ -144,20 +144,15 @@ class Tokenizer:
             text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         except (OSError, ValueError):
             raise UserError(
-                f"'{folder}' has no readable tokenizer.json and tokenizer_config.json: "
-                "give a folder that Weft saved."
+                f"'{folder}' has no readable tokenizer.json and tokenizer_config.json: give a folder that Weft saved."
             ) from None
         kind: Any = config.get("weft_kind") if isinstance(config, dict) else None
         if kind not in get_args(TokenizerKind):
-            raise UserError(
-                f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved."
-            )
+            raise UserError(f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved.")
         try:
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception:  # the library raises plain Exception
-            raise UserError(
-                f"'{folder / 'tokenizer.json'}' is damaged: restore it from where it was saved."
-            ) from None
+            raise UserError(f"'{folder / 'tokenizer.json'}' is damaged: restore it from where it was saved.") from None
         return cls(kind, backend)
 
 

@@ -1,12 +1,12 @@
 """Dynamic evaluation: go on learning from what was just scored (Krause et al. 2018, arXiv 1709.07432).
 
-The text is read in order, in segments. Each segment is scored with the weights as they stand; only then are they moved by
-its gradient, and pulled back towards the trained weights, so nothing is ever learned from text that is still to be scored:
+The text is read in order, in segments. Each segment is scored with the weights as they stand; only then are they moved
+by its gradient and pulled back towards the trained weights: nothing is learned from text that is still to be scored.
 
     theta <- theta - rate * g / (sqrt(m) + eps) + decay * (theta_trained - theta)
 
-with m the running mean of squared gradients of this text (Krause et al. take it from the training data; ours needs nothing
-but the model). Shapes: B = 1 lane, T positions.
+with m the running mean of squared gradients of this text (Krause et al. take it from the training data; ours needs
+nothing but the model). Shapes: B = 1 lane, T positions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from weft.model import WeftModel
 
 
 class Adaptation(FrozenConfig):
-    """How dynamic evaluation moves the weights: after every ``segment`` tokens, by ``rate``, pulled back by ``decay``."""
+    """How dynamic evaluation moves the weights: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
 
     segment: PositiveInt = 128
     rate: PositiveFloat = 1e-3
@@ -51,7 +51,13 @@ def score_adaptively(
     update = _Update(learner, adaptation)
     nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
     for piece in pieces(
-        split, split.documents, lanes=1, length=adaptation.segment, boundary_id=boundary_id, device=device_of(model), in_order=True
+        split,
+        split.documents,
+        lanes=1,
+        length=adaptation.segment,
+        boundary_id=boundary_id,
+        device=device_of(model),
+        in_order=True,
     ):
         hidden_BTD, state = learner.hidden(piece.inputs_BT, state, piece.reset_BT)
         state = detach(state)
@@ -59,7 +65,7 @@ def score_adaptively(
             cost_BT = learner.embedding.surprisal(hidden_BTD, piece.targets_BT)
         scored = piece.places_BT >= 0
         nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
-        learner.embedding.loss(hidden_BTD, piece.targets_BT).backward()
+        torch.autograd.backward(learner.embedding.loss(hidden_BTD, piece.targets_BT))
         update()
         if progress:
             progress(int(scored.sum()))
@@ -88,4 +94,3 @@ class _Update:
             parameter.addcdiv_(parameter.grad, (square / known).sqrt_().add_(1e-8), value=-how.rate)
             parameter.lerp_(trained, how.decay)
             parameter.grad = None
-

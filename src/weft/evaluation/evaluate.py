@@ -24,8 +24,8 @@ def evaluate_split(
 ) -> Figures:
     """Return the figures of ``split``: every byte is scored, with state carried through each document.
 
-    With ``adapt``, the figures are those of dynamic evaluation and ``bits_per_byte_frozen`` tells the other; the model's
-    weights are left as they were.
+    With ``adapt``, the figures are those of dynamic evaluation and ``bits_per_byte_frozen`` tells the other; the
+    model's weights are left as they were.
     """
     started = time.perf_counter()
     frozen = total_nats(score(model, split, boundary_id=tokenizer.boundary_id, progress=progress))

@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 
 class Piece(NamedTuple):
-    """A piece of every lane, on the model's device; ``places`` (B, T) index the targets in ``split.tokens`` (-1: none)."""
+    """A piece of every lane, on the model's device; ``places_BT`` index the targets in ``split.tokens`` (-1: none)."""
 
     inputs_BT: Tensor
     targets_BT: Tensor
@@ -33,7 +33,12 @@ class Piece(NamedTuple):
 
 
 def score(
-    model: WeftModel, split: TokenizedSplit, *, boundary_id: int, limit: int | None = None, progress: Progress | None = None
+    model: WeftModel,
+    split: TokenizedSplit,
+    *,
+    boundary_id: int,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
 
@@ -45,7 +50,9 @@ def score(
     documents = _first_documents(split, limit)
     training, state = model.training, None
     model.eval()
-    for piece in pieces(split, documents, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)):
+    for piece in pieces(
+        split, documents, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)
+    ):
         cost_BT, state = model.surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
         scored = piece.places_BT >= 0
         nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
@@ -56,7 +63,14 @@ def score(
 
 
 def pieces(
-    split: TokenizedSplit, documents: int, *, lanes: int, length: int, boundary_id: int, device: torch.device, in_order: bool = False
+    split: TokenizedSplit,
+    documents: int,
+    *,
+    lanes: int,
+    length: int,
+    boundary_id: int,
+    device: torch.device,
+    in_order: bool = False,
 ) -> Iterator[Piece]:
     """Yield the first ``documents`` documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
 

@@ -19,7 +19,9 @@ def cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, t
 
     The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N)
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, bias_V, targets_N
+    )
     return loss
 
 
@@ -28,7 +30,10 @@ def surprisal(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targe
     """Return each target's nats (N,), zero where the target is -100; no gradient."""
     pieces = [
         torch.nn.functional.cross_entropy(
-            _logits(hidden_ND[rows], weight_VD, bias_V), targets_N[rows], ignore_index=IGNORE, reduction="none"
+            _logits(hidden_ND[rows], weight_VD, bias_V),
+            targets_N[rows],
+            ignore_index=IGNORE,
+            reduction="none",
         )
         for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0])
     ]

@@ -5,6 +5,8 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,25 +24,25 @@ class TokenEmbedding(nn.Module):
         self.bias_V = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
     @property
-    def output_VD(self) -> Tensor:
+    def output_weight(self) -> Tensor:
         """The matrix of the output layer."""
         return self.weight_VD if self.head_VD is None else self.head_VD
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return the embeddings (B, T, D), scaled by sqrt(D) as in Vaswani et al. 2017."""
         embedded: Tensor = F.embedding(tokens_BT, self.weight_VD)
-        return embedded * self.weight_VD.shape[1] ** 0.5
+        return embedded * math.sqrt(self.weight_VD.shape[1])
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return float32 logits (B, T, V)."""
-        logits = F.linear(hidden_BTD, self.output_VD, self.bias_V)
+        logits = F.linear(hidden_BTD, self.output_weight, self.bias_V)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def loss(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean nats of the targets that are not -100."""
-        return cross_entropy(hidden_BTD.flatten(0, 1), self.output_VD, self.bias_V, targets_BT.flatten())
+        return cross_entropy(hidden_BTD.flatten(0, 1), self.output_weight, self.bias_V, targets_BT.flatten())
 
     def surprisal(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return each target's nats (B, T), zero where it is -100; no gradient."""
-        nats = surprisal(hidden_BTD.flatten(0, 1), self.output_VD, self.bias_V, targets_BT.flatten())
+        nats = surprisal(hidden_BTD.flatten(0, 1), self.output_weight, self.bias_V, targets_BT.flatten())
         return nats.view(targets_BT.shape)

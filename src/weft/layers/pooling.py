@@ -23,7 +23,12 @@ GATES: dict[Pooling, int] = {"f": 2, "fo": 3, "ifo": 4}  # in the order z, f, o,
 
 
 def pool(
-    gates_BTGC: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, pooling: Pooling, zoneout: float, training: bool
+    gates_BTGC: Tensor,
+    cell_BC: Tensor | None,
+    reset_BT: Tensor | None,
+    pooling: Pooling,
+    zoneout: float,
+    training: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, gates * C).
 

@@ -79,7 +79,14 @@ def _backward(
     keep_BTC = _keep(forget, reset)
     running = grad_last
     before = [state, *cells.unbind(1)]
-    steps = zip(grad_cells.unbind(1), keep_BTC.unbind(1), grad_update.unbind(1), grad_forget.unbind(1), before, strict=False)
+    steps = zip(
+        grad_cells.unbind(1),
+        keep_BTC.unbind(1),
+        grad_update.unbind(1),
+        grad_forget.unbind(1),
+        before,
+        strict=False,
+    )
     for grad_BC, keep_BC, grad_update_BC, grad_forget_BC, before_BC in reversed(list(steps)):
         torch.add(grad_BC, running, out=grad_update_BC)
         torch.mul(grad_update_BC, before_BC, out=grad_forget_BC)

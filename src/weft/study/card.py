@@ -134,18 +134,14 @@ def _table(parts: list[tuple[str, Any]]) -> str:
         return ""
     lines = ["| | " + " | ".join(name for name, _ in parts) + " |", "|---" + "|---:" * len(parts) + "|"]
     for key, name, digits, _ in FIGURES:
-        lines.append(
-            f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in parts) + " |"
-        )
+        lines.append(f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in parts) + " |")
     return "\n".join(lines)
 
 
 def _baselines_table(rows: str) -> str:
     if not rows:
         return ""
-    note = (
-        "The same test text packed by compressors that have read the training text (they learn as they pack):"
-    )
+    note = "The same test text packed by compressors that have read the training text (they learn as they pack):"
     return f"{note}\n\n| compressor | bits per byte |\n|---|---:|\n{rows}"
 
 

@@ -133,9 +133,7 @@ def _draw_training(axes: Axes, tokens: Floats, values: Floats) -> Floats:
     smoothed = smooth(values)
     marker = "o" if len(tokens) == 1 else ""
     axes.plot(*_thinned(tokens, values), color=TRAIN, lw=0.7, alpha=0.4)
-    axes.plot(
-        *_thinned(tokens, smoothed), color=TRAIN, lw=1.8, marker=marker, ms=3.5, label="training (smoothed)"
-    )
+    axes.plot(*_thinned(tokens, smoothed), color=TRAIN, lw=1.8, marker=marker, ms=3.5, label="training (smoothed)")
     return smoothed
 
 
@@ -189,9 +187,7 @@ def _add_minutes(axes: Axes, events: Sequence[Event]) -> None:
     ]
     top = axes.twiny()
     top.set_xlim(axes.get_xlim())
-    top.set_xticks(
-        [float(np.interp(tick, elapsed, tokens)) for tick in ticks], [f"{tick:g}" for tick in ticks]
-    )
+    top.set_xticks([float(np.interp(tick, elapsed, tokens)) for tick in ticks], [f"{tick:g}" for tick in ticks])
     top.set_xlabel(name, color=MUTED)
     _undress(top)
 
@@ -217,9 +213,7 @@ def _inline(svg: str, title: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href", "href")
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
-    svg = re.sub(
-        r"(font: [\d.]+px )[^;\"]*", r"\1sans-serif", svg
-    )  # as older versions of matplotlib write it
+    svg = re.sub(r"(font: [\d.]+px )[^;\"]*", r"\1sans-serif", svg)  # as older versions of matplotlib write it
     svg = re.sub(r"<[^>]*>", lambda tag: _rounded(tag[0]), svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")

@@ -46,9 +46,7 @@ def render(run: RunRecords, command: str) -> str:
         ("Use it", _usage(command)),
         ("Recipe", _recipe(run)),
     )
-    body = "".join(
-        f"<section>{f'<h2>{name}</h2>' if name else ''}{html}</section>" for name, html in sections if html
-    )
+    body = "".join(f"<section>{f'<h2>{name}</h2>' if name else ''}{html}</section>" for name, html in sections if html)
     style = files("weft.study").joinpath("report.css").read_text(encoding="utf-8")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(run.name)} - Weft</title>'
@@ -77,9 +75,7 @@ def _subtitle(run: RunRecords) -> str:
 
 
 def _headline(run: RunRecords) -> str:
-    tiles = "".join(
-        f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in _tiles(run) if value
-    )
+    tiles = "".join(f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in _tiles(run) if value)
     return f"{_score(run)}{f'<dl class=tiles>{tiles}</dl>' if tiles else ''}"
 
 
@@ -90,15 +86,11 @@ def _score(run: RunRecords) -> str:
         return _big(test, "bits per byte on the test text", _meaning(test)) + _comparison(run, test)
     if run.best is not None:
         bits = float(run.best["bits_per_byte"])
-        note = (
-            f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
-        )
+        note = f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
         return _big(bits, "bits per byte on the validation text", note)
     bits_now = number(run.train[-1].get("bits_per_byte")) if run.train else None
     if bits_now is not None:
-        return _big(
-            bits_now, "bits per byte on the training text", "The last step so far; nothing was validated yet."
-        )
+        return _big(bits_now, "bits per byte on the training text", "The last step so far; nothing was validated yet.")
     return "<p>Nothing has been measured yet: this page fills as the run goes on.</p>"
 
 

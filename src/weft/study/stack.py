@@ -59,11 +59,7 @@ def _facts(described: Description) -> str:
         "operations a token": count(described.flops_per_token),
         f"state after {longest:,} tokens": size(described.state_bytes[longest]),
     }
-    return (
-        '<dl class="facts">'
-        + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())
-        + "</dl>"
-    )
+    return '<dl class="facts">' + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items()) + "</dl>"
 
 
 def _strip(parts: list[tuple[str, int]]) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
 
-A checkpoint is a folder of safetensors and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed. The
-last two are kept; a damaged one is skipped for the one before. Nothing is pickled.
+A checkpoint is a folder of safetensors and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed.
+The last two are kept; a damaged one is skipped for the one before. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True)
     files = {f"{name}.safetensors": _bytes(tensors) for name, tensors in checkpoint.groups.items()}
     files["progress.json"] = json.dumps({"format": FORMAT} | checkpoint.progress, indent=1).encode()
-    files[MANIFEST] = json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1).encode()
+    files[MANIFEST] = json.dumps(
+        {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1
+    ).encode()
     for name, data in files.items():
         with (folder / name).open("wb") as file:
             file.write(data)
@@ -84,7 +86,9 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
             return checkpoint, damaged
         damaged.append(path.name)
     if damaged:
-        raise UserError(f"Every checkpoint in '{folder}' is damaged ({', '.join(damaged)}): start again with --overwrite.")
+        raise UserError(
+            f"Every checkpoint in '{folder}' is damaged ({', '.join(damaged)}): start again with --overwrite."
+        )
     return None
 
 

@@ -1,7 +1,7 @@
 """The training loop: segments in, a better model out.
 
-Recurrent state is carried, detached, from each segment to the next of its lane (Transformer-XL style); the stream's resets
-say where a document begins. The best model by validation is written to the run directory as it appears.
+Recurrent state is carried, detached, from each segment to the next of its lane (Transformer-XL style); the stream's
+resets say where a document begins. The best model by validation is written to the run directory as it appears.
 Shapes: B lanes, T positions of a segment.
 """
 
@@ -21,22 +21,16 @@ from weft.data import PreparedData, StreamState, TokenStream
 from weft.errors import UserError
 from weft.evaluation.figures import figures
 from weft.evaluation.scoring import score
-from weft.folder import WEIGHTS, load_into, save_weights
+from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
-from weft.layers.state import detach, map_state, tensors
+from weft.layers.state import detach
 from weft.model import ModelState, WeftModel
-from weft.training.checkpoint import (
-    Checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
 from weft.training.listener import Listener, Metrics, Status
 from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate
 from weft.training.precision import use_bf16
 from weft.training.recipe import TrainingConfig
 from weft.training.schedule import learning_rate_factor, progress
+from weft.training.snapshot import save_snapshot
 
 MOST_BAD_STEPS = 5
 SAMPLE_TOKENS = 64
@@ -56,7 +50,7 @@ class _Step(nn.Module):
 
 
 class Trainer:
-    """One run's moving parts. Everything that :meth:`run` changes is in its checkpoints."""
+    """One run's moving parts. All that :meth:`run` changes is in its checkpoints (:mod:`weft.training.snapshot`)."""
 
     def __init__(
         self, config: TrainingConfig, model: WeftModel, prepared: PreparedData, run: Path, listener: Listener
@@ -70,17 +64,17 @@ class Trainer:
         self.device = self.accelerator.device
         self.bf16 = use_bf16(config.precision, self.device)
         torch.manual_seed(config.seed + 1000 * self.accelerator.process_index)
-        self.module = self.accelerator.prepare(_Step(model))
-        self.optimizers = make_optimizers(model, config)
+        self.wrap()
         self.average = ExponentialAverage(model, config.ema) if config.ema else None
-        self.stream = self._open_stream(None)
+        self.stream = self.open_stream(None)
         self.state: ModelState | None = None
         self.step = self.tokens = self.bad_steps = self.best_step = 0
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
         self.stop_requested = False
 
-    def _open_stream(self, state: StreamState | None) -> TokenStream:
+    def open_stream(self, state: StreamState | None) -> TokenStream:
+        """Return the training segments from where ``state`` stands."""
         return TokenStream(
             self.prepared.train,
             lanes=self.config.lanes,
@@ -92,6 +86,11 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             state=state,
         )
+
+    def wrap(self) -> None:
+        """Put the model on its device and make optimizers for the parameters that it now has."""
+        self.module = self.accelerator.prepare(_Step(self.model))
+        self.optimizers = make_optimizers(self.model, self.config)
 
     @property
     def done(self) -> float:
@@ -116,8 +115,8 @@ class Trainer:
             if _crossed(before, self.done, self.config.validations) or self.done >= 1:
                 self._validate(before)
             if self.step % self.config.checkpoint_every == 0 and self.done < 1:
-                self.save()
-        self.save()
+                save_snapshot(self)
+        save_snapshot(self)
         return self.done >= 1
 
     def _agree(self, taken: float) -> float:
@@ -130,7 +129,7 @@ class Trainer:
         return float(told[0])
 
     def _update(self, learning_rate: float) -> float:
-        """Take one optimizer step over ``accumulation`` segments; return the mean loss (NaN if the step was skipped)."""
+        """Take one optimizer step over ``accumulation`` segments; return the mean loss."""
         set_learning_rate(self.optimizers, learning_rate)
         self.module.train()
         total = 0.0
@@ -169,9 +168,9 @@ class Trainer:
         self._event({"event": "skipped", "step": self.step, "loss": str(loss)})
         if self.bad_steps >= MOST_BAD_STEPS:
             raise UserError(
-                f"The loss was not finite {MOST_BAD_STEPS} times in a row at step {self.step}: start again with a lower "
-                f"learning rate (--set training.learning_rate={self.config.learning_rate / 3:.2g}) or more warm-up; the best "
-                "model so far is kept."
+                f"The loss was not finite {MOST_BAD_STEPS} times in a row at step {self.step}: start again with a "
+                f"lower learning rate (--set training.learning_rate={self.config.learning_rate / 3:.2g}) or more "
+                "warm-up; the best model so far is kept."
             )
 
     def _log(self, loss: float, seconds: float) -> None:
@@ -180,7 +179,15 @@ class Trainer:
         speed = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
         mean = sum(loss for loss, _ in self.recent) / len(self.recent)
         self.listener.status(
-            Status(self.step, self.done, self.seconds, speed, mean * self.bits_per_nat, self.validation, self.best)
+            Status(
+                self.step,
+                self.done,
+                self.seconds,
+                speed,
+                mean * self.bits_per_nat,
+                self.validation,
+                self.best,
+            )
         )
         if len(self.recent) < self.config.log_every and self.done < 1:
             return
@@ -231,7 +238,11 @@ class Trainer:
             )
             if _crossed(before, self.done, self.config.samples):
                 text = generate(
-                    self.model, self.prepared.tokenizer, [""], max_new_tokens=SAMPLE_TOKENS, sampling=Sampling(seed=1)
+                    self.model,
+                    self.prepared.tokenizer,
+                    [""],
+                    max_new_tokens=SAMPLE_TOKENS,
+                    sampling=Sampling(seed=1),
                 )[0]
                 self._event({"event": "sample", "step": self.step, "prompt": "", "text": text})
 
@@ -250,93 +261,6 @@ class Trainer:
         if self.main:
             self.metrics.write(record)
             self.listener.event(record)
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        from accelerate.utils import gather_object
-
-        groups = {"model": dict(self.model.named_parameters())}
-        groups |= {f"optimizer-{i}": optimizer_tensors(optimizer) for i, optimizer in enumerate(self.optimizers)}
-        if self.average:
-            groups["average"] = self.average.average
-        local = self._local_tensors()
-        for rank, of_rank in enumerate(gather_object([local]) if self.accelerator.num_processes > 1 else [local]):
-            groups |= {f"{name}-{rank}": part for name, part in of_rank.items()}
-        told = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "bad_steps": self.bad_steps,
-            "best": self.best if math.isfinite(self.best) else None,
-            "best_step": self.best_step,
-            "validation": self.validation if math.isfinite(self.validation) else None,
-            "stream": list(self.stream.state),
-            "recent": self.recent,
-            "average_updates": self.average.updates if self.average else 0,
-            "corpus": corpus_key(self.prepared),
-            "processes": self.accelerator.num_processes,
-        }
-        if self.main:
-            write_checkpoint(self.folder / "checkpoints", self.step, Checkpoint(told, groups))
-        self.accelerator.wait_for_everyone()
-
-    def _local_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what belongs to this process alone: the carried state of its lanes and its random generators."""
-        lanes = {f"{index}": tensor.cpu() for index, tensor in enumerate(tensors(self.state or ()))}
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {"lanes": lanes, "random": random}
-
-    def restore(self) -> list[str]:
-        """Go back to the newest whole checkpoint, if there is one; return the names of damaged ones that were passed over."""
-        found = read_checkpoint(self.folder / "checkpoints")
-        if found is None:
-            self.metrics.truncate(0)
-            return []
-        (checkpoint, damaged), told = found, found[0].progress
-        if told["corpus"] != corpus_key(self.prepared):
-            raise UserError("The texts have changed since this run began: restore them, or start again with --overwrite.")
-        if told["processes"] != self.accelerator.num_processes:
-            raise UserError(f"This run was saved by {told['processes']} process(es): resume it with as many.")
-        groups, rank = checkpoint.groups, self.accelerator.process_index
-        load_into(self.model, groups["model"], self.folder / "checkpoints")
-        self.model.to(self.device)
-        self.module = self.accelerator.prepare(_Step(self.model))
-        self.optimizers = make_optimizers(self.model, self.config)
-        for index, optimizer in enumerate(self.optimizers):
-            load_optimizer(optimizer, groups[f"optimizer-{index}"])
-        if self.average:
-            self.average.average = {name: tensor.to(self.device) for name, tensor in groups["average"].items()}
-            self.average.updates = told["average_updates"]
-        self.state = self._unflatten(groups[f"lanes-{rank}"])
-        self.stream = self._open_stream(StreamState(*told["stream"]))
-        self.step, self.tokens, self.seconds = told["step"], told["tokens"], told["seconds"]
-        self.bad_steps, self.best_step = told["bad_steps"], told["best_step"]
-        self.best = math.inf if told["best"] is None else told["best"]
-        self.validation = math.nan if told["validation"] is None else told["validation"]
-        self.recent = [(loss, seconds) for loss, seconds in told["recent"]]
-        self.metrics.truncate(self.step)
-        torch.set_rng_state(groups[f"random-{rank}"]["cpu"])
-        if "cuda" in groups[f"random-{rank}"]:
-            torch.cuda.set_rng_state(groups[f"random-{rank}"]["cuda"], self.device)
-        return damaged
-
-    def _unflatten(self, saved: dict[str, Tensor]) -> ModelState | None:
-        """Give saved tensors the structure of the model's state."""
-        if not saved:
-            return None
-        with torch.no_grad():
-            _, template = self.model.hidden(torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        leaves = iter([saved[str(index)] for index in range(len(saved))])
-        return map_state(lambda _: next(leaves).to(self.device), template)
-
-
-def corpus_key(prepared: PreparedData) -> list[int]:
-    """Return numbers that tell one tokenized training text from another."""
-    import zlib
-
-    return [len(prepared.train.tokens), prepared.train.documents, zlib.crc32(prepared.train.tokens)]
 
 
 def _crossed(before: float, after: float, parts: int) -> bool:

@@ -1,13 +1,13 @@
 """AdamW, or Muon for the hidden matrices with AdamW for the rest.
 
-Muon orthogonalises the momentum of a matrix (Jordan et al. 2024). Its updates are scaled to AdamW's typical size (Moonshot
-AI 2025, arXiv 2502.16982: 0.2 sqrt(max(rows, columns))), so one learning rate means the same for both.
+Muon orthogonalises the momentum of a matrix (Jordan et al. 2024). Its updates are scaled to AdamW's typical size
+(Moonshot AI 2025, arXiv 2502.16982: 0.2 sqrt(max(rows, columns))), so one learning rate means the same for both.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from weft.model import WeftModel
@@ -43,10 +43,9 @@ def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None
             group["lr"] = learning_rate
 
 
-def _hidden_matrices(model: WeftModel) -> list[nn.Parameter]:
-    """Return the weights of the linear maps inside blocks, each once."""
-    weights = {id(m.weight): m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear)}
-    return list(weights.values())
+def _hidden_matrices(model: WeftModel) -> list[Tensor]:
+    """Return the weights of the linear maps inside blocks."""
+    return [module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear)]
 
 
 class ExponentialAverage:

@@ -10,11 +10,11 @@ import torch
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
-    """Return whether to compute matrix products in bfloat16: when asked to, or by default where the device does it natively."""
+    """Return whether to compute products in bfloat16: when asked to, or where the device does so natively."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and cpu_has_bf16()
 
 

@@ -20,7 +20,13 @@ from weft.pattern import parse_count
 # What a saved recipe tells beside itself.
 PROVENANCE = ("weft_version", "git_revision", "prepared")
 # What may differ when a run is resumed: how long it goes on and how it reports.
-RESUMABLE = ("training.steps", "training.tokens", "training.minutes", "training.checkpoint_every", "training.validations")
+RESUMABLE = (
+    "training.steps",
+    "training.tokens",
+    "training.minutes",
+    "training.checkpoint_every",
+    "training.validations",
+)
 
 
 class ModelRecipe(FrozenConfig):
@@ -39,10 +45,10 @@ class ModelRecipe(FrozenConfig):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     init: Literal["modern", "classic"] | None = None
     residual_init: Literal["zero", "scaled", "normal"] | None = None
-    attention: dict[str, Any] = {}
-    feed_forward: dict[str, Any] = {}
-    qrnn: dict[str, Any] = {}
-    attn_qrnn: dict[str, Any] = {}
+    attention: dict[str, Any] = Field(default_factory=dict)
+    feed_forward: dict[str, Any] = Field(default_factory=dict)
+    qrnn: dict[str, Any] = Field(default_factory=dict)
+    attn_qrnn: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -58,8 +64,8 @@ class ModelRecipe(FrozenConfig):
 class TrainingConfig(FrozenConfig):
     """How to train. Exactly one of ``steps``, ``tokens`` and ``minutes`` is the budget (10 minutes when none is given).
 
-    ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of the
-    budget. ``learning_rate`` is the peak; it means the same for both optimizers, whose updates are matched in size.
+    ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of
+    the budget. ``learning_rate`` is the peak; it means the same for both optimizers, whose updates match in size.
     """
 
     steps: PositiveInt | None = None
@@ -99,7 +105,9 @@ class TrainingConfig(FrozenConfig):
     def _one_budget(self) -> Self:
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
         if len(given) > 1:
-            raise ValueError(f"the budget is given twice ({' and '.join(given)}): keep one of steps, tokens and minutes")
+            raise ValueError(
+                f"the budget is given twice ({' and '.join(given)}): keep one of steps, tokens and minutes"
+            )
         return self
 
 
@@ -130,7 +138,9 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or "." not in key:
-            raise UserError(f"--set takes 'section.key=value', such as training.learning_rate=2e-3, not '{assignment}'.")
+            raise UserError(
+                f"--set takes 'section.key=value', such as training.learning_rate=2e-3, not '{assignment}'."
+            )
         nested: Any = _scalar(text)
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
@@ -152,7 +162,7 @@ def _scalar(text: str) -> Any:
 
 
 def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of ``layers`` of values, the later over the earlier; a budget given later replaces one before."""
+    """Return the recipe of ``layers`` of values, later over earlier; a budget given later replaces one before."""
     values: dict[str, Any] = {}
     for layer in layers:
         if any(key in layer.get("training", {}) for key in ("steps", "tokens", "minutes")):

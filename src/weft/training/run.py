@@ -20,12 +20,13 @@ from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.files import disk_errors, write_atomic
 from weft.folder import WEIGHTS, load_config, load_into, load_model, load_tokenizer, load_weights, save_config
-from weft.model import WeftModel, build
+from weft.model import build
 from weft.sizing import configure, resolve, sized
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
 from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
 from weft.training.schedule import DEFAULT_MINUTES
+from weft.training.snapshot import restore_snapshot
 
 RECIPE = "recipe.yaml"
 
@@ -93,11 +94,9 @@ def train(
         return _train(trainer, recipe, config, listener, resume)
 
 
-def _train(
-    trainer: Trainer, recipe: Recipe, config: ModelConfig, listener: Listener, resume: bool
-) -> TrainingResult:
+def _train(trainer: Trainer, recipe: Recipe, config: ModelConfig, listener: Listener, resume: bool) -> TrainingResult:
     out = trainer.folder
-    for name in trainer.restore() if resume else []:
+    for name in restore_snapshot(trainer) if resume else []:
         listener.message(f"The checkpoint {name} is damaged: went back to the one before it.")
     parameters = trainer.model.parameter_count
     listener.message(
@@ -254,7 +253,11 @@ def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -
         pattern, settings = resolve(name, 0, model.preset, settings)
         return configure(pattern, tokenizer.vocab_size, settings)
     return sized(
-        name, parameters=model.parameters, vocab_size=tokenizer.vocab_size, preset=model.preset, settings=settings
+        name,
+        parameters=model.parameters,
+        vocab_size=tokenizer.vocab_size,
+        preset=model.preset,
+        settings=settings,
     )
 
 
@@ -281,10 +284,9 @@ def _stop_on_signals(trainer: Trainer) -> Iterator[list[int]]:
         trainer.stop_requested = True
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

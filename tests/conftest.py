@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +33,13 @@ SMALL: dict[str, Any] = {
 def own_cache(tmp_path_factory, monkeypatch):
     """Keep tests away from the user's cache."""
     monkeypatch.setenv("WEFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def corpus_text() -> str:
+    """Ten kilobytes of the bundled corpus."""
+    packed = (files("weft") / "corpora" / "sewiki.txt.xz").read_bytes()
+    return lzma.decompress(packed)[:10_000].decode("utf-8", "ignore")
 
 
 def small_config(

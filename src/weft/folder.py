@@ -34,7 +34,7 @@ def save_config(config: ModelConfig, folder: Path) -> None:
         "architectures": ["WeftForCausalLM"],
         "weft_format": FORMAT,
         "weft_version": version("weft"),
-        "torch_dtype": "float32",
+        "dtype": "float32",
         "bos_token_id": config.boundary_id,
         "eos_token_id": config.boundary_id,
         "pad_token_id": config.padding_id,
@@ -72,6 +72,8 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelCo
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"'{folder / CONFIG}' is damaged: it is not JSON.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"'{folder / CONFIG}' is damaged: it is not a JSON object.")
     if values.get("model_type") != "weft":
         raise UserError(f"'{folder}' holds a model of type '{values.get('model_type')}', not a Weft model.")
     if values.get("weft_format", 0) > FORMAT:

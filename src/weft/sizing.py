@@ -57,8 +57,8 @@ def sized(
     if width == 0:
         smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": WIDTH_STEP}))
         raise UserError(
-            f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has at "
-            f"least {smallest:,}; ask for more parameters, a smaller vocabulary or fewer blocks."
+            f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has "
+            f"at least {smallest:,}; ask for more parameters, a smaller vocabulary or fewer blocks."
         )
     return _stretch(pattern, vocab_size, {**settings, "hidden_size": width}, budget)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import lzma
-from importlib.resources import files
 
 import pytest
 
@@ -24,12 +22,6 @@ TINY = {
         "precision": "fp32",
     },
 }
-
-
-@pytest.fixture(scope="session")
-def corpus_text():
-    packed = (files("weft") / "corpora" / "sewiki.txt.xz").read_bytes()
-    return lzma.decompress(packed)[:10_000].decode("utf-8", "ignore")
 
 
 @pytest.fixture

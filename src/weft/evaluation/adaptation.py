@@ -29,10 +29,10 @@ from weft.model import WeftModel
 class Adaptation(FrozenConfig):
     """How dynamic evaluation moves the weights: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
 
-    segment: PositiveInt = 128
-    rate: PositiveFloat = 1e-3
+    segment: PositiveInt = 64
+    rate: PositiveFloat = 2.5e-4
     decay: float = Field(default=0.002, ge=0, lt=1)
-    smoothing: float = Field(default=0.99, ge=0, lt=1)
+    smoothing: float = Field(default=0.999, ge=0, lt=1)
 
 
 def score_adaptively(

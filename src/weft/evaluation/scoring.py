@@ -46,8 +46,8 @@ def score(
     beyond have NaN). ``progress`` is called with the number of tokens done since the last call.
     """
     nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
-    nats[split.offsets[:-1]] = 0.0
     documents = _first_documents(split, limit)
+    nats[split.offsets[:documents]] = 0.0
     training, state = model.training, None
     model.eval()
     for piece in pieces(
@@ -116,4 +116,4 @@ def _deal(split: TokenizedSplit, documents: int, lanes: int) -> list[list[NDArra
 def _first_documents(split: TokenizedSplit, limit: int | None) -> int:
     if limit is None:
         return split.documents
-    return max(1, min(split.documents, int(np.searchsorted(split.offsets, limit, side="right"))))
+    return max(1, min(split.documents, int(np.searchsorted(split.offsets, limit))))

@@ -23,7 +23,9 @@ def make_optimizers(model: WeftModel, config: TrainingConfig) -> list[Optimizer]
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    adamw = AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+    adamw = AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
+    )
     if not hidden:
         return [adamw]
     muon = Muon(

@@ -71,8 +71,8 @@ class TrainingConfig(FrozenConfig):
     steps: PositiveInt | None = None
     tokens: PositiveInt | None = None
     minutes: PositiveFloat | None = None
-    lanes: PositiveInt = 16
-    length: PositiveInt = 256
+    lanes: PositiveInt = 8
+    length: PositiveInt = 128
     accumulation: PositiveInt = 1
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: PositiveFloat = 4e-3
@@ -129,7 +129,11 @@ def load_recipe(path: Path) -> dict[str, Any]:
         raise UserError(f"The recipe '{path}' is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(values or {}, dict):
         raise UserError(f"The recipe '{path}' must hold the sections model, data and training.")
-    return {key: value for key, value in (values or {}).items() if key not in PROVENANCE}
+    given = {key: value for key, value in (values or {}).items() if value is not None and key not in PROVENANCE}
+    for name in Recipe.model_fields:
+        if not isinstance(given.get(name, {}), dict):
+            raise UserError(f"The section '{name}' of the recipe '{path}' must hold keys and values.")
+    return given
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def _scalar(text: str) -> Any:
         return text
     if isinstance(value, str):  # YAML 1.1 takes 2e-3 for a string
         try:
-            return float(value)
+            return float(text)  # a quoted number stays a string
         except ValueError:
             return value
     return value
@@ -165,7 +169,8 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
     """Return the recipe of ``layers`` of values, later over earlier; a budget given later replaces one before."""
     values: dict[str, Any] = {}
     for layer in layers:
-        if any(key in layer.get("training", {}) for key in ("steps", "tokens", "minutes")):
+        training = layer.get("training")
+        if isinstance(training, Mapping) and any(key in training for key in ("steps", "tokens", "minutes")):
             values = merge(values, {"training": {"steps": None, "tokens": None, "minutes": None}})
         values = merge(values, layer)
     return Recipe.parse(values)

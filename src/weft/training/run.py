@@ -175,8 +175,8 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
     asked = make_recipe(load_recipe(out / RECIPE), values)
     if changed := differences(saved, asked):
         raise UserError(
-            f"A run is resumed with the recipe that it began with, but {', '.join(changed)} changed: leave that out, or "
-            "start another run."
+            f"A run is resumed with the recipe that it began with, but {', '.join(changed)} changed: leave that out, "
+            "or start another run."
         )
     return asked
 

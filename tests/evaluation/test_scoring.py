@@ -1,0 +1,183 @@
+"""Scoring: the fast way over lanes and segments gives what feeding each document token by token gives."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import weft
+from tests.conftest import small_config, small_model
+from weft.data import TokenizedSplit, train_tokenizer
+from weft.evaluation import scoring
+from weft.evaluation.figures import figures
+from weft.folder import save_model
+from weft.model import WeftModel
+
+BOUNDARY = 9
+LONG = 530
+MODELS = {"modern": ("qfaf", "modern", LONG), "classic, fused, applied twice": ("[xa]2f", "classic", 60)}
+
+
+def split_of(lengths, seed=0) -> TokenizedSplit:
+    """Documents of that many random tokens, each after its boundary."""
+    draw = np.random.default_rng(seed)
+    documents = [np.array([BOUNDARY, *draw.integers(0, BOUNDARY, length)]) for length in lengths]
+    tokens = np.concatenate(documents).astype(np.uint16)
+    size = sum(lengths)
+    return TokenizedSplit(tokens, np.cumsum([0, *map(len, documents)]), 2 * size, size, 1 + size // 5)
+
+
+@torch.no_grad()
+def token_by_token(model, tokens, offsets) -> np.ndarray:
+    """The nats of every token, one call of the model each."""
+    nats = np.zeros(len(tokens))
+    for start, stop in pairwise(offsets):
+        state = None
+        for place in range(start, stop - 1):
+            logits, state = model(torch.tensor([[int(tokens[place])]]), state)
+            nats[place + 1] = -logits[0, 0].double().log_softmax(-1)[int(tokens[place + 1])]
+    return nats
+
+
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+def known(request):
+    """A model whose memory is shorter than the documents, a split, and the nats of each token."""
+    pattern, preset, longest = request.param
+    model, split = small_model(pattern, preset=preset), split_of((1, 17, longest, 1, 40, 2, 5, 30))
+    assert model.config.attention.memory < 17
+    return model, split, token_by_token(model, split.tokens, split.offsets)
+
+
+def assert_equal_nats(nats, expected, size):
+    np.testing.assert_allclose(nats, expected, atol=2e-4)
+    assert abs(nats.sum(dtype=np.float64) - expected.sum()) / math.log(2) / size < 1e-5
+
+
+def test_every_token_is_scored_as_if_fed_alone(known):
+    model, split, expected = known
+    assert LONG > scoring.SEGMENT
+    done = []
+    nats = scoring.score(model, split, boundary_id=BOUNDARY, progress=done.append)
+    assert nats.dtype == np.float32
+    assert_equal_nats(nats, expected, split.bytes)
+    assert (nats[split.offsets[:-1]] == 0).all()
+    assert (np.delete(nats, split.offsets[:-1]) > 0).all()
+    assert sum(done) == split.scored_tokens == np.isfinite(nats).sum() - split.documents
+
+
+@pytest.mark.parametrize(("lanes", "segment"), [(1, 512), (3, 7), (16, 3), (5, 64), (2, 10_000)])
+def test_lanes_and_segments_do_not_matter(known, monkeypatch, lanes, segment):
+    model, split, expected = known
+    monkeypatch.setattr(scoring, "LANES", lanes)
+    monkeypatch.setattr(scoring, "SEGMENT", segment)
+    assert_equal_nats(scoring.score(model, split, boundary_id=BOUNDARY), expected, split.bytes)
+
+
+def test_a_limit_scores_a_prefix_of_whole_documents(known):
+    model, split, expected = known
+    offsets = split.offsets.tolist()
+    for limit in (1, 2, 3, 10, 20, 21, 500, 551, 10**6):
+        nats = scoring.score(model, split, boundary_id=BOUNDARY, limit=limit)
+        whole = next((n for n in range(1, split.documents) if offsets[n] >= limit), split.documents)
+        np.testing.assert_allclose(nats[: offsets[whole]], expected[: offsets[whole]], atol=2e-4)
+        assert np.isnan(nats[offsets[whole] :]).all(), limit
+
+
+def test_scoring_leaves_the_model_as_it_was(known):
+    _, split, expected = known
+    model = small_model("qfaf", {"dropout": 0.5}).train()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    random = torch.get_rng_state()
+    one, other = (scoring.score(model, split, boundary_id=BOUNDARY) for _ in range(2))
+    np.testing.assert_array_equal(one, other)  # no dropout while scoring
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.named_parameters())
+    assert len(one) == len(expected)
+
+
+def test_figures_by_hand():
+    split = TokenizedSplit(np.zeros(13, np.uint16), np.array([0, 5, 13]), bytes=20, characters=16, words=4)
+    told = figures(32 * math.log(2), split, 1.5)
+    assert told.bits_per_byte == pytest.approx(32 / 20)
+    assert told.bits_per_character == pytest.approx(32 / 16)
+    assert told.perplexity_per_token == pytest.approx(2 ** (32 / 11))
+    assert told.perplexity_per_word == pytest.approx(2 ** (32 / 4))
+    assert (told.tokens, told.bytes, told.seconds) == (11, 20, 1.5)
+    assert "bits_per_byte_frozen" not in told.to_json()
+    assert figures(1.0, split, 0.0, frozen=3.0).to_json()["bits_per_byte_frozen"] == 3.0
+
+
+def test_figures_that_cannot_be_told_are_none_and_huge_ones_finite():
+    split = TokenizedSplit(np.zeros(3, np.uint16), np.array([0, 3]), bytes=2, characters=None, words=None)
+    told = figures(1e6, split, 0.0)
+    assert told.bits_per_character is None
+    assert told.perplexity_per_word is None
+    assert math.isfinite(told.perplexity_per_token)
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory) -> tuple:
+    """A folder with a model over bytes, and the model."""
+    folder, tokenizer = tmp_path_factory.mktemp("model"), train_tokenizer("bytes", (), 258)
+    model = small_model("a", vocab_size=258)
+    save_model(model, tokenizer, folder)
+    return folder, model
+
+
+def brute_force_bits(model, data: bytes) -> float:
+    documents = [[256, *document] for document in data.split(b"\n\n\n")]
+    tokens = [token for document in documents for token in document]
+    return token_by_token(model, tokens, np.cumsum([0, *map(len, documents)])).sum() / math.log(2)
+
+
+def test_evaluate_counts_every_byte_of_the_documents(byte_model, tmp_path):
+    folder, model = byte_model
+    data = "Ruoŧŧa lea riika.\n\n\nx\n\n\n".encode() + b"A longer one, \n\nin two paragraphs. " * 4
+    (tmp_path / "text.txt").write_bytes(data)
+    told = weft.evaluate(folder, tmp_path / "text.txt")
+    size = len(data) - 6  # the separators belong to no document
+    assert told.bytes == told.tokens == size
+    assert told.bits_per_byte == pytest.approx(brute_force_bits(model, data) / size, abs=1e-5)
+    assert told.bits_per_character == pytest.approx(told.bits_per_byte * size / (len(data.decode()) - 6))
+    words = len(data.decode().split())
+    assert math.log2(told.perplexity_per_word) == pytest.approx(told.bits_per_byte * size / words)
+
+
+def test_bytes_that_are_no_text_are_scored_too(byte_model, tmp_path):
+    folder, model = byte_model
+    data = bytes(range(256)) + b"\xff\xfe\x00"
+    (tmp_path / "data.txt").write_bytes(data)
+    told = weft.evaluate(folder, [tmp_path / "data.txt"])
+    assert told.bits_per_byte == pytest.approx(brute_force_bits(model, data) / len(data), abs=1e-5)
+    assert (told.bits_per_character, told.perplexity_per_word) == (None, None)
+
+
+def test_a_longer_memory_changes_the_reach_and_nothing_else(byte_model, tmp_path):
+    folder, model = byte_model
+    longer = weft.load(folder, memory=20)
+    assert longer.config.attention.memory == 20
+    built = WeftModel(small_config("a", {"attention": {"memory": 20}}, vocab_size=258)).eval()
+    built.load_state_dict(model.state_dict())
+    for name, tensor in longer.named_parameters():
+        assert torch.equal(tensor, model.get_parameter(name)), name
+    data = bytes(np.random.default_rng(1).integers(97, 123, 80).tolist())
+    (tmp_path / "text.txt").write_bytes(data)
+    told = weft.evaluate(folder, tmp_path / "text.txt", memory=20).bits_per_byte
+    assert told == pytest.approx(brute_force_bits(built, data) / 80, abs=1e-5)
+    assert abs(told - weft.evaluate(folder, tmp_path / "text.txt").bits_per_byte) > 1e-3
+
+
+def test_a_longer_memory_matters_only_beyond_the_shorter_one(byte_model):
+    folder, model = byte_model
+    draw = np.random.default_rng(2)
+    tokens = np.array([256, *draw.integers(0, 256, 40)], np.uint16)
+    split = TokenizedSplit(tokens, np.array([0, 41]), 40, None, None)
+    short, long = (scoring.score(m, split, boundary_id=256) for m in (model, weft.load(folder, memory=20)))
+    reach = model.config.attention.memory  # positions 0 to `memory` see the same; each predicts the token after it
+    np.testing.assert_allclose(short[: reach + 2], long[: reach + 2], atol=1e-5)
+    assert (np.abs(short - long)[reach + 2 :] > 1e-5).all()

@@ -1,0 +1,46 @@
+"""The README's commands and Python run as written, with budgets cut short by WEFT_MAX_STEPS."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from weft import cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("weft ")]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, corpus_text):
+    """A folder with what the README's commands read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEFT_MAX_STEPS", "2")
+    (tmp_path / "my_texts").mkdir()
+    (tmp_path / "my_texts" / "a.txt").write_text(corpus_text, encoding="utf-8")
+    (tmp_path / "more_text.txt").write_text(corpus_text[:500], encoding="utf-8")
+    return tmp_path
+
+
+def test_commands_and_python_run_in_order(workplace, monkeypatch, capsys):
+    assert len(commands()) >= 5
+    for command in commands():
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code in (0, None), (command, capsys.readouterr().err)
+    assert (workplace / "runs" / "mine" / "report.html").is_file()
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})

@@ -42,8 +42,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
         hint = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(known)}."
         return f"Unknown key '{dotted}': {hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    if not dotted:
-        return message
+    if not dotted or isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
+        return f"In '{dotted}', {message}." if dotted else message
     return f"'{dotted}' is {problem['input']!r}: {message[0].lower()}{message[1:]}."
 
 

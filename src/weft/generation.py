@@ -18,6 +18,7 @@ from weft.errors import UserError
 from weft.model import ModelState, WeftModel
 
 PREFILL = 1024
+COLDEST = 1e-4  # below this a draw is the likeliest token; dividing by less could overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf") or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError("Sampling needs temperature >= 0, top-k >= 0 and 0 < top-p <= 1.")
+        if not 0 <= self.seed < 1 << 62:
+            raise UserError("Sampling needs a seed from 0 to 2^62.")
 
 
 def generate(
@@ -133,7 +136,7 @@ def _read(model: WeftModel, tokens_BT: Tensor, reset_BT: Tensor) -> tuple[Tensor
 
 def _draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Draw a token: temperature first, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020)."""
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         return int(logits_V.argmax())
     ordered, index = (logits_V / sampling.temperature).sort(descending=True)
     if sampling.top_k:

@@ -215,6 +215,7 @@ def default_pairs(parameters: float) -> int:
 def parse_count(text: str | float) -> int:
     """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError."""
     match = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
-    if not match:
+    number = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    if not math.isfinite(number):
         raise UserError(f"'{text}' is not a count: write for example 2000000, 2e6 or 2M.")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(number)

@@ -161,6 +161,13 @@ def test_a_changed_recipe_is_refused_by_name(tiny, tmp_path):
     train(tiny(), tmp_path / "run", resume=True)  # the same command again, with --resume, is welcome
 
 
+def test_the_same_command_resumes_where_the_corpus_decided(tiny, tmp_path):
+    values = tiny(training={"lanes": 500}, data={"tokenizer": "auto"})
+    with pytest.raises(Interrupted):
+        train(values, tmp_path / "run", listener=StopAt(3, signal.SIGINT))
+    assert train(values, tmp_path / "run", resume=True).steps == 12
+
+
 def test_texts_that_changed_are_noticed(tiny, tmp_path, corpus):
     train(tiny(), tmp_path / "run")
     corpus.write_text(corpus.read_text() + "More.\n" * 50)

@@ -55,7 +55,8 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    for unfinished in folder.parent.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+        shutil.rmtree(unfinished, ignore_errors=True)
     folder.mkdir(parents=True)
     files = {f"{name}.safetensors": _bytes(tensors) for name, tensors in checkpoint.groups.items()}
     files["progress.json"] = json.dumps({"format": FORMAT} | checkpoint.progress, indent=1).encode()

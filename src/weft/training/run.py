@@ -90,7 +90,9 @@ def train(
         if origin:
             load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
         _begin(out, recipe, config, prepared, overwrite)
-        trainer = Trainer(recipe.training, model, prepared, out, listener)
+        lanes, length = _lanes(prepared, recipe.training.lanes, recipe.training.length)
+        filled = recipe.training.model_copy(update={"lanes": lanes, "length": length})
+        trainer = Trainer(filled, model, prepared, out, listener)
         return _train(trainer, recipe, config, listener, resume)
 
 
@@ -172,13 +174,19 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
     if not (out / RECIPE).is_file():
         raise UserError(f"There is no run to resume in '{out}': leave --resume out to start one.")
     saved = saved_recipe(out)
-    asked = make_recipe(load_recipe(out / RECIPE), values)
+    asked = make_recipe(load_recipe(out / RECIPE), _decided(values))
     if changed := differences(saved, asked):
         raise UserError(
             f"A run is resumed with the recipe that it began with, but {', '.join(changed)} changed: leave that out, "
             "or start another run."
         )
     return asked
+
+
+def _decided(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` without what is left to the corpus, which the run has settled."""
+    nested = {key: _decided(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in nested.items() if value is not None and value != "auto"}
 
 
 def _shortened(recipe: Recipe) -> Recipe:
@@ -216,12 +224,11 @@ def _given_tokenizer(out: Path, origin: Path | None, resume: bool) -> Tokenizer 
 
 
 def _fit(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> Recipe:
-    """Fill in what the recipe left to the corpus: the tokenizer, the model's size, the lanes of a small text."""
+    """Fill in what the recipe left to the corpus: the tokenizer, the vocabulary, the model's size."""
     data, training = recipe.data, recipe.training
     tokenizer = prepared.tokenizer
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
-    lanes, length = _lanes(prepared, training.lanes, training.length)
-    update: dict[str, Any] = {"lanes": lanes, "length": length, "init_from": str(origin) if origin else None}
+    update: dict[str, Any] = {"init_from": str(origin) if origin else None}
     if training.steps is None and training.tokens is None and training.minutes is None:
         update["minutes"] = DEFAULT_MINUTES
     model = recipe.model

@@ -20,7 +20,15 @@ def test_the_demo_shows_figures_beside_compressors_and_leaves_a_report(tmp_path,
         cli.main()
     assert ended.value.code in (0, None)
     shown = capsys.readouterr().out
-    for word in ("PPMd order 12", "xz -9e", "frozen weights", "dynamic evaluation", "parameters", "report.html", "Ruoŧŧa"):
+    for word in (
+        "PPMd order 12",
+        "xz -9e",
+        "frozen weights",
+        "dynamic evaluation",
+        "parameters",
+        "report.html",
+        "Ruoŧŧa",
+    ):
         assert word in shown
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["test_adaptive"]["bits_per_byte_frozen"] == pytest.approx(results["test"]["bits_per_byte"], rel=1e-6)

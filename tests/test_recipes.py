@@ -1,4 +1,4 @@
-"""Every recipe in the repository loads, describes a model within its budget, and trains."""
+"""Every recipe in the repository loads and gives a model within its budget."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_recipe_loads_and_builds(path):
         )
         assert abs(count_parameters(config) / recipe.model.parameters - 1) <= 0.01
     else:
-        pattern, settings = resolve(name, 0, recipe.model.preset, recipe.model.settings())
+        pattern, settings = resolve(name, 1e6, recipe.model.preset, recipe.model.settings())
         config = configure(pattern, 258, settings)
     with torch.device("meta"):
         assert build(config).parameter_count == count_parameters(config)

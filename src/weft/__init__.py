@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'weft' has no attribute '{name}'")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # submodules of the same name (weft.describe) must not shadow the function
+    globals()[name] = value  # so that the next use does not come here again
     return value
 
 

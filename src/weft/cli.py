@@ -269,7 +269,7 @@ def describe(
 @app.command()
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 4.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 5.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.api import evaluate
 from weft.data import iter_documents
 from weft.data.config import DEFAULT_SEPARATOR
-from weft.evaluation.adaptation import Adaptation
 from weft.evaluation.compressors import BASELINES, conditional_bits_per_byte
-from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.files import write_atomic
 from weft.folder import load_model, load_tokenizer
@@ -24,7 +22,7 @@ from weft.training.run import TrainingResult, saved_recipe, train
 if TYPE_CHECKING:
     from rich.console import Console
 
-CORPUS = "sewiki.txt.xz"
+CORPUS = "weft:sewiki"
 PROMPT = "Ruoŧŧa"
 
 
@@ -76,28 +74,19 @@ def run_demo(out: Path, minutes: float, overwrite: bool, listener: Listener) -> 
     """Train with the default recipe for ``minutes``, score frozen and adaptively, compress beside, write the report."""
     for compressor in BASELINES.values():
         compressor(b"a missing compressor should be told of before the training, not after it")
-    with as_file(files("weft") / "corpora" / CORPUS) as corpus:
-        values = {"data": {"sources": [str(corpus)]}, "training": {"minutes": minutes}}
-        result = train(values, out, overwrite=overwrite, listener=listener)
-        data = saved_recipe(out).data
-        listener.message("Compressing with xz and PPMd ...")
-        parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}
-        baselines = {
-            name: conditional_bits_per_byte(parts["train"], parts["test"], compressor)
-            for name, compressor in BASELINES.items()
-        }
-        listener.message("Dynamic evaluation ...")
-        adaptive = _adaptive(out)
+    values = {"data": {"sources": [CORPUS]}, "training": {"minutes": minutes}}
+    result = train(values, out, overwrite=overwrite, listener=listener)
+    data = saved_recipe(out).data
+    listener.message("Compressing with xz and PPMd ...")
+    parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}
+    baselines = {
+        name: conditional_bits_per_byte(parts["train"], parts["test"], compressor)
+        for name, compressor in BASELINES.items()
+    }
+    listener.message("Dynamic evaluation ...")
+    adaptive = evaluate(out, adapt=True)
     sample = generate(load_model(out), load_tokenizer(out), [PROMPT], max_new_tokens=100, sampling=Sampling())[0]
     told = result.to_json() | {"test_adaptive": adaptive.to_json(), "baselines": baselines}
     write_atomic(out / "results.json", json.dumps(told, indent=2) + "\n")
     report = finish_run(out)
     return Demonstration(result=result, adaptive=adaptive, baselines=baselines, sample=sample, report=report)
-
-
-def _adaptive(run: Path) -> Figures:
-    from weft.data import prepare
-
-    tokenizer = load_tokenizer(run)
-    split = prepare(saved_recipe(run).data, tokenizer=tokenizer).test
-    return evaluate_split(load_model(run), tokenizer, split, adapt=Adaptation())

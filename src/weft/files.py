@@ -24,6 +24,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"'{path}' cannot be written: choose another place or change its permissions.") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"'{path}' cannot be made: a part of it is a file; choose another place.") from error
         raise
 
 

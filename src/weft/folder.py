@@ -7,7 +7,6 @@ Hugging Face tools look for.
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from weft import __version__
 from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
 from weft.errors import UserError
@@ -33,7 +33,7 @@ def save_config(config: ModelConfig, folder: Path) -> None:
         "model_type": "weft",
         "architectures": ["WeftForCausalLM"],
         "weft_format": FORMAT,
-        "weft_version": version("weft"),
+        "weft_version": __version__,
         "dtype": "float32",
         "bos_token_id": config.boundary_id,
         "eos_token_id": config.boundary_id,
@@ -68,6 +68,11 @@ def save_model(model: WeftModel, tokenizer: Tokenizer, folder: Path) -> None:
 def load_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
     """Read ``config.json``, with ``settings`` laid over it."""
     check_folder(folder)
+    return read_config(folder, settings)
+
+
+def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
+    """Read ``config.json`` of a folder that need not hold weights yet."""
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError:

@@ -159,7 +159,8 @@ def _par(pairs: int) -> str:
     cut = blocks * 2 // 3
     width = min((cut + cut // attentions) // attentions, blocks // attentions)
     rest = blocks - width * attentions
-    return f"(a{'f' * (width - 1)}){attentions}" + (f" f{rest}" if rest > 0 else "")
+    group = f"a{'f' * (width - 1)}"
+    return (f"({group}){attentions}" if attentions > 1 else group) + (f" f{rest}" if rest > 0 else "")
 
 
 def _hybrid(pairs: int) -> str:
@@ -214,7 +215,7 @@ def default_pairs(parameters: float) -> int:
 
 def parse_count(text: str | float) -> int:
     """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError."""
-    match = re.fullmatch(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
+    match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
     number = float(match[1]) * _UNITS[match[2]] if match else math.inf
     if not math.isfinite(number):
         raise UserError(f"'{text}' is not a count: write for example 2000000, 2e6 or 2M.")

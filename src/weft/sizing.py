@@ -90,7 +90,7 @@ def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> Mod
     width = settings["hidden_size"]
     attention = dict(settings.get("attention", {}))
     if "head_dim" not in attention:
-        heads = attention.get("num_heads") or max(1, round(width / _head_width(width)))
+        heads = attention.get("num_heads") or _heads(width, attention.get("num_kv_heads") or 1)
         fixed = "num_heads" in attention
         attention |= {
             "num_heads": heads,
@@ -102,7 +102,8 @@ def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> Mod
     feed_forward.setdefault("inner_size", round(width * 8 / 3 / 8) * 8 if swiglu else 4 * width)
     qrnn.setdefault("cell_size", 2 * width if qrnn.get("output_projection", True) else width)
     fused = dict(settings.get("attn_qrnn", {}))
-    fused.setdefault("attention_size", width // 2)
+    unit = fused.get("num_heads", 1) * (2 if fused.get("positions") == "rotary" else 1)
+    fused.setdefault("attention_size", max(1, width // 2 // unit) * unit)
     sections = {"attention": attention, "feed_forward": feed_forward, "qrnn": qrnn, "attn_qrnn": fused}
     return ModelConfig.parse({**settings, "pattern": pattern, "vocab_size": vocab_size, **sections}, where="model")
 
@@ -121,6 +122,16 @@ def count_parameters(config: ModelConfig) -> int:
 
 def _size(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _heads(width: int, kv_heads: int) -> int:
+    """Return the number of heads by rule, a multiple of the key-value heads."""
+    return max(1, round(width / _head_width(width) / kv_heads)) * kv_heads
+
+
+def size_of_width(width: int) -> float:
+    """Return the parameters for which the depth rule (44 of width a pair) gives a model of this width."""
+    return 12 * 44**2 * (width / 44) ** 3
 
 
 def _head_width(width: int) -> int:
@@ -197,7 +208,7 @@ def _candidates(
         changes: dict[str, Any] = dict(settings)
         for (section, key), width in free.items():
             unit = max(step, 2) if key == "head_dim" else step
-            unit = unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
+            unit = 2 * unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
             changes = merge(changes, {section: {key: max(unit, round(width * factor / unit) * unit)}})
         return configure(base.pattern, base.vocab_size, changes)
 

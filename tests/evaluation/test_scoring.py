@@ -77,14 +77,22 @@ def test_lanes_and_segments_do_not_matter(known, monkeypatch, lanes, segment):
     assert_equal_nats(scoring.score(model, split, boundary_id=BOUNDARY), expected, split.bytes)
 
 
-def test_a_limit_scores_a_prefix_of_whole_documents(known):
+class OneByteATokens:
+    """A tokenizer as far as counting bytes goes."""
+
+    @staticmethod
+    def decode_bytes(tokens):
+        return bytes(int((np.asarray(tokens) != BOUNDARY).sum()))
+
+
+def test_the_first_part_is_scored_as_in_the_whole(known):
     model, split, expected = known
-    offsets = split.offsets.tolist()
-    for limit in (1, 2, 3, 10, 20, 21, 500, 551, 10**6):
-        nats = scoring.score(model, split, boundary_id=BOUNDARY, limit=limit)
-        whole = next((n for n in range(1, split.documents) if offsets[n] >= limit), split.documents)
-        np.testing.assert_allclose(nats[: offsets[whole]], expected[: offsets[whole]], atol=2e-4)
-        assert np.isnan(nats[offsets[whole] :]).all(), limit
+    for tokens in (1, 2, 3, 10, 19, 20, 21, 500, len(split.tokens) - 1, len(split.tokens), 10**6):
+        part = scoring.first_part(split, tokens, OneByteATokens)
+        assert len(part.tokens) - min(tokens, len(split.tokens)) in (0, 1)
+        nats = scoring.score(model, part, boundary_id=BOUNDARY)
+        np.testing.assert_allclose(nats, expected[: len(nats)], atol=2e-4)
+        assert part.bytes == split.bytes if part is split else part.bytes == part.scored_tokens
 
 
 def test_scoring_leaves_the_model_as_it_was(known):

@@ -59,7 +59,7 @@ def test_an_unknown_licence_points_to_the_training_data_and_no_language_is_guess
 
 
 def test_licence_and_language_of_the_bundled_corpus_are_known(run):
-    write_sources(run, ["somewhere/sewiki.txt.xz"])
+    write_sources(run, ["weft:sewiki"])
     matter, body = card_of(run)
     assert (matter["license"], matter["language"]) == ("cc-by-sa-4.0", "se")
     assert "license_name" not in matter
@@ -67,7 +67,7 @@ def test_licence_and_language_of_the_bundled_corpus_are_known(run):
 
 
 def test_the_bundled_corpus_with_other_text_is_not_known(run):
-    write_sources(run, ["sewiki.txt.xz", "mine.txt"])
+    write_sources(run, ["weft:sewiki", "mine.txt"])
     assert card_of(run)[0]["license"] == "other"
 
 

@@ -16,7 +16,7 @@ TINY = {
         "lanes": 4,
         "length": 32,
         "validations": 3,
-        "samples": 1,
+        "samples": 4,
         "checkpoint_every": 3,
         "log_every": 2,
         "precision": "fp32",

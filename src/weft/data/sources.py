@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20
 COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
 TEXT_SUFFIXES = (".txt", ".jsonl")
+BUNDLED = "weft:"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def resolve_sources(names: Sequence[str]) -> tuple[SourceFile, ...]:
 
     A folder gives its .txt and .jsonl files (also compressed), sorted by path, with those of its
     subfolders; hidden ones are passed over. A file that is named is taken whatever its suffix.
+    ``weft:NAME`` is a corpus that comes with the package.
     Raises UserError when a name leads to no file.
     """
     if not names or not all(names):
@@ -62,6 +64,8 @@ def resolve_sources(names: Sequence[str]) -> tuple[SourceFile, ...]:
 
 def _expand(name: str) -> list[Path]:
     """Return the files behind one name."""
+    if name.startswith(BUNDLED):
+        return _bundled(name.removeprefix(BUNDLED))
     path = Path(name).expanduser()
     if path.is_dir():
         return _in_folder(path) or _no_files(f"The folder '{name}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst)")
@@ -72,6 +76,16 @@ def _expand(name: str) -> list[Path]:
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
     files = [file for match in matches for file in (_in_folder(match) if match.is_dir() else [match])]
     return files or _no_files(f"Nothing matches '{name}'")
+
+
+def _bundled(name: str) -> list[Path]:
+    """Return the corpus of this name that comes with the package."""
+    folder = Path(__file__).parents[1] / "corpora"
+    path = folder / f"{name}.txt.xz"
+    if name and path.parent == folder and path.is_file():
+        return [path]
+    known = ", ".join(BUNDLED + found.name.removesuffix(".txt.xz") for found in sorted(folder.glob("*.txt.xz")))
+    raise UserError(f"There is no bundled corpus '{name}': there is {known}.")
 
 
 def _no_files(what: str) -> list[Path]:

@@ -67,7 +67,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the ids of ``text`` (T); long texts are cut as :func:`weft.data.pieces.cut_pieces` says."""
-        return self.encode_bytes(text.encode())
+        try:
+            return self.encode_bytes(text.encode())
+        except UnicodeEncodeError:  # half a surrogate pair, as a shell passes bytes that are not UTF-8
+            raise UserError("The text is not valid Unicode: give UTF-8.") from None
 
     def encode_bytes(self, data: bytes) -> NDArray[np.int32]:
         """Return the ids of ``data`` (T); UnicodeDecodeError if not UTF-8 and the kind not ``bytes``."""

@@ -52,20 +52,21 @@ def score_adaptively(
     nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
     for piece in pieces(
         split,
-        split.documents,
         lanes=1,
         length=adaptation.segment,
         boundary_id=boundary_id,
         device=device_of(model),
         in_order=True,
     ):
-        hidden_BTD, state = learner.hidden(piece.inputs_BT, state, piece.reset_BT)
+        with torch.enable_grad():
+            hidden_BTD, state = learner.hidden(piece.inputs_BT, state, piece.reset_BT)
+            loss = learner.embedding.loss(hidden_BTD, piece.targets_BT)
         state = detach(state)
         with torch.no_grad():
             cost_BT = learner.embedding.surprisal(hidden_BTD, piece.targets_BT)
         scored = piece.places_BT >= 0
         nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
-        torch.autograd.backward(learner.embedding.loss(hidden_BTD, piece.targets_BT))
+        torch.autograd.backward(loss)
         update()
         if progress:
             progress(int(scored.sum()))

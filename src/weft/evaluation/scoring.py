@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weft.data import IGNORED, TokenizedSplit
+from weft.data import IGNORED, TokenizedSplit, Tokenizer
 from weft.model import WeftModel
 
 LANES = 16
@@ -33,26 +33,17 @@ class Piece(NamedTuple):
 
 
 def score(
-    model: WeftModel,
-    split: TokenizedSplit,
-    *,
-    boundary_id: int,
-    limit: int | None = None,
-    progress: Progress | None = None,
+    model: WeftModel, split: TokenizedSplit, *, boundary_id: int, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
 
-    ``limit`` scores only the first documents that hold that many tokens (for quick looks while training; the tokens
-    beyond have NaN). ``progress`` is called with the number of tokens done since the last call.
+    ``progress`` is called with the number of tokens done since the last call.
     """
     nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
-    documents = _first_documents(split, limit)
-    nats[split.offsets[:documents]] = 0.0
+    nats[split.offsets[:-1]] = 0.0
     training, state = model.training, None
     model.eval()
-    for piece in pieces(
-        split, documents, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)
-    ):
+    for piece in pieces(split, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)):
         cost_BT, state = model.surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
         scored = piece.places_BT >= 0
         nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
@@ -64,7 +55,6 @@ def score(
 
 def pieces(
     split: TokenizedSplit,
-    documents: int,
     *,
     lanes: int,
     length: int,
@@ -72,12 +62,12 @@ def pieces(
     device: torch.device,
     in_order: bool = False,
 ) -> Iterator[Piece]:
-    """Yield the first ``documents`` documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
+    """Yield the documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
 
     Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane).
     """
-    everything = np.arange(split.offsets[documents])
-    order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, documents, lanes)]
+    everything = np.arange(len(split.tokens))
+    order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, lanes)]
     longest = max(len(lane) for lane in order)
     for start in range(0, longest, length):
         width = min(length, longest - start)
@@ -101,10 +91,10 @@ def device_of(model: WeftModel) -> torch.device:
     return next(model.parameters()).device
 
 
-def _deal(split: TokenizedSplit, documents: int, lanes: int) -> list[list[NDArray[np.int64]]]:
+def _deal(split: TokenizedSplit, lanes: int) -> list[list[NDArray[np.int64]]]:
     """Deal the documents' places to lanes, longest first to the shortest lane, so that lanes end together."""
-    lengths = np.diff(split.offsets[: documents + 1])
-    dealt: list[list[NDArray[np.int64]]] = [[] for _ in range(min(lanes, documents))]
+    lengths = np.diff(split.offsets)
+    dealt: list[list[NDArray[np.int64]]] = [[] for _ in range(min(lanes, split.documents))]
     heap = [(0, lane) for lane in range(len(dealt))]
     for document in np.argsort(-lengths, kind="stable"):
         filled, lane = heapq.heappop(heap)
@@ -113,7 +103,15 @@ def _deal(split: TokenizedSplit, documents: int, lanes: int) -> list[list[NDArra
     return dealt
 
 
-def _first_documents(split: TokenizedSplit, limit: int | None) -> int:
-    if limit is None:
-        return split.documents
-    return max(1, min(split.documents, int(np.searchsorted(split.offsets, limit))))
+def first_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> TokenizedSplit:
+    """Return the first ``tokens`` tokens of ``split`` as a split of its own, for quick looks while training.
+
+    A document may be cut; where the last token would be a boundary, one more is taken. ``bytes`` are those of these
+    tokens; characters and words are not counted.
+    """
+    if tokens >= len(split.tokens):
+        return split
+    tokens += int(tokens - 1 in split.offsets)  # no document without text
+    offsets = np.append(split.offsets[split.offsets < tokens], tokens)
+    part = split.tokens[:tokens]
+    return TokenizedSplit(part, offsets, len(tokenizer.decode_bytes(part)), None, None)

@@ -18,14 +18,15 @@ def rotary_tables(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Ten
     precise = torch.float32 if like.device.type == "mps" else torch.float64
     frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=precise, device=like.device) / head_dim)
     angles = torch.arange(length, dtype=precise, device=like.device)[:, None] * frequencies
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x_BTHK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Rotate the two halves of the last dimension by each position's angles."""
     cos, sin = cos_TK[:, None, :], sin_TK[:, None, :]
-    first, second = x_BTHK.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    first, second = x_BTHK.to(cos_TK.dtype).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BTHK.dtype)
 
 
 def sinusoids(length: int, size: int, like: Tensor) -> Tensor:

@@ -29,11 +29,6 @@ def detach(state: StateT) -> StateT:
     return map_state(Tensor.detach, state)
 
 
-def select(state: StateT, lanes: Tensor) -> StateT:
-    """Return the state of the given ``lanes`` (indices into the batch), in that order."""
-    return map_state(lambda tensor: tensor.index_select(0, lanes), state)
-
-
 def tensors(state: object) -> list[Tensor]:
     """Return the tensors of a state in a fixed order."""
     if isinstance(state, Tensor):

@@ -77,20 +77,19 @@ def _backward(
     grad_update = torch.empty(cells.shape, dtype=cells.dtype, device=cells.device)
     grad_forget = torch.empty_like(grad_update)
     keep_BTC = _keep(forget, reset)
-    running = grad_last
-    before = [state, *cells.unbind(1)]
-    steps = zip(
-        grad_cells.unbind(1),
-        keep_BTC.unbind(1),
-        grad_update.unbind(1),
-        grad_forget.unbind(1),
-        before,
-        strict=False,
-    )
-    for grad_BC, keep_BC, grad_update_BC, grad_forget_BC, before_BC in reversed(list(steps)):
-        torch.add(grad_BC, running, out=grad_update_BC)
-        torch.mul(grad_update_BC, before_BC, out=grad_forget_BC)
-        running = keep_BC * grad_update_BC
+    running = grad_last  # what comes back to the cell from later steps
+    steps = zip(grad_cells.unbind(1), keep_BTC.unbind(1), grad_update.unbind(1), strict=True)
+    later_keep: Tensor | None = None
+    for grad_BC, keep_BC, grad_update_BC in reversed(list(steps)):
+        if later_keep is None:
+            torch.add(grad_BC, running, out=grad_update_BC)
+        else:
+            torch.addcmul(grad_BC, later_keep, running, out=grad_update_BC)
+        running, later_keep = grad_update_BC, keep_BC
+    if later_keep is not None:
+        running = later_keep * running
+    torch.mul(grad_update[:, :1], state.unsqueeze(1), out=grad_forget[:, :1])
+    torch.mul(grad_update[:, 1:], cells[:, :-1], out=grad_forget[:, 1:])
     if reset is not None:
         grad_forget.masked_fill_(reset.unsqueeze(-1), 0.0)
     return grad_forget, grad_update, running.clone(memory_format=torch.contiguous_format)

@@ -14,8 +14,8 @@ from weft.study.records import RunRecords, number, read_run, section
 from weft.study.words import FIGURES, PARTS, baselines, count, duration, figure_cell
 
 CARD = "README.md"
-# What is known of the corpora that come with the package, by file name.
-_BUNDLED = {"sewiki": {"language": "se", "license": "cc-by-sa-4.0"}}
+# What is known of the corpora that come with the package, by the name they are asked for.
+_BUNDLED = {"weft:sewiki": {"language": "se", "license": "cc-by-sa-4.0"}}
 _UNKNOWN_LICENSE = {"license": "other", "license_name": "see-the-training-data"}
 _LICENSES = {
     "cc-by-sa-4.0": "CC BY-SA 4.0 (text of the Northern Sami Wikipedia, by its contributors)",
@@ -60,7 +60,7 @@ def _front_matter(run: RunRecords) -> str:
 
 def _known(run: RunRecords) -> dict[str, str]:
     """Return language and licence where all of the training text comes with the package."""
-    names = {Path(source).name.split(".")[0] for source in _sources(run)}
+    names = set(_sources(run))
     return dict(_BUNDLED[names.pop()]) if len(names) == 1 and names <= set(_BUNDLED) else {}
 
 

@@ -102,11 +102,22 @@ def _read(folder: Path) -> Checkpoint | None:
             return None
         progress = json.loads(files.pop("progress.json"))
         groups = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if progress.get("format") != FORMAT:
         raise UserError(f"'{folder}' was written by another version of Weft: resume with that one, or use --overwrite.")
     return Checkpoint(progress, groups)
+
+
+def discard(folder: Path, names: list[str]) -> None:
+    """Remove damaged checkpoints, so that they do not count among those that are kept."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a checkpoint was ever written under ``folder``."""
+    return bool(_all(folder))
 
 
 def _all(folder: Path) -> list[Path]:

@@ -59,22 +59,25 @@ class Metrics:
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:
         self.path = run / "metrics.jsonl"
-        self.board = _tensorboard(run) if tensorboard else None
+        self.writer = _tensorboard() if tensorboard else None
+        self.board: Any = None
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record."""
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        if self.board and "step" in record:
+        if self.writer and "step" in record:
+            self.board = self.board or self.writer(str(self.path.parent / "tensorboard"))
             for key, value in record.items():
                 if isinstance(value, float):
                     self.board.add_scalar(f"{record['event']}/{key}", value, record["step"])
+            self.board.flush()
 
     def truncate(self, step: int) -> None:
         """Drop what was written after ``step``, and a half-written last line."""
         if not self.path.is_file():
             return
-        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _upto(line, step)]
+        kept = [line for line in self.path.read_text(encoding="utf-8").split("\n") if _upto(line, step)]
         write_atomic(self.path, "".join(f"{line}\n" for line in kept))
 
 
@@ -85,9 +88,9 @@ def _upto(line: str, step: int) -> bool:
         return False
 
 
-def _tensorboard(run: Path) -> Any:
+def _tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard is not installed: install weft[track], or drop training.tensorboard.") from None
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from weft.data import PreparedData, StreamState, TokenStream
 from weft.errors import UserError
+from weft.evaluation.evaluate import total_nats
 from weft.evaluation.figures import figures
-from weft.evaluation.scoring import score
+from weft.evaluation.scoring import first_part, score
 from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
 from weft.layers.state import detach
@@ -36,6 +38,13 @@ MOST_BAD_STEPS = 5
 SAMPLE_TOKENS = 64
 
 
+@dataclass
+class _Carried:
+    """Holds the state on its way through a wrapper, which would take tuples of tensors apart."""
+
+    state: ModelState | None
+
+
 class _Step(nn.Module):
     """The loss as a forward pass, which is what data-parallel wrappers synchronise."""
 
@@ -43,10 +52,9 @@ class _Step(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, tokens: Tensor, targets: Tensor, state: ModelState | None, reset: Tensor
-    ) -> tuple[Tensor, ModelState]:
-        return self.model.loss(tokens, targets, state, reset)
+    def forward(self, tokens: Tensor, targets: Tensor, reset: Tensor, carried: _Carried) -> Tensor:
+        loss, carried.state = self.model.loss(tokens, targets, carried.state, reset)
+        return loss
 
 
 class Trainer:
@@ -70,6 +78,8 @@ class Trainer:
         self.state: ModelState | None = None
         self.step = self.tokens = self.bad_steps = self.best_step = 0
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
+        self.gradient_norm = 0.0
+        self.validation_split = first_part(prepared.validation, config.validation_tokens, prepared.tokenizer)
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
         self.stop_requested = False
 
@@ -113,7 +123,9 @@ class Trainer:
             self.seconds += taken
             self._log(loss, taken)
             if _crossed(before, self.done, self.config.validations) or self.done >= 1:
-                self._validate(before)
+                self._validate()
+            if _crossed(before, self.done, self.config.samples):
+                self._sample()
             if self.step % self.config.checkpoint_every == 0 and self.done < 1:
                 save_snapshot(self)
         save_snapshot(self)
@@ -125,7 +137,7 @@ class Trainer:
             return taken
         told = torch.tensor([taken, float(self.stop_requested)], device=self.device)
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        self.stop_requested = bool(told[1] > 0)
+        self.stop_requested |= bool(told[1] > 0)
         return float(told[0])
 
     def _update(self, learning_rate: float) -> float:
@@ -156,8 +168,9 @@ class Trainer:
         tokens, targets, reset = (torch.from_numpy(part).to(self.device) for part in segment)
         self.tokens += tokens.numel() * self.accelerator.num_processes
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss, state = self.module(tokens, targets, self.state, reset)
-        self.state = detach(state) if self.config.carry_state else None
+            carried = _Carried(self.state)
+            loss = self.module(tokens, targets, reset, carried)
+        self.state = detach(carried.state) if self.config.carry_state else None
         assert isinstance(loss, Tensor)
         return loss
 
@@ -165,7 +178,7 @@ class Trainer:
         """Leave the weights alone after a loss or gradient that is not finite; give up after several in a row."""
         self.state = None
         self.bad_steps += 1
-        self._event({"event": "skipped", "step": self.step, "loss": str(loss)})
+        self._event({"event": "skipped", "step": self.step + 1, "loss": str(loss)})
         if self.bad_steps >= MOST_BAD_STEPS:
             raise UserError(
                 f"The loss was not finite {MOST_BAD_STEPS} times in a row at step {self.step}: start again with a "
@@ -174,7 +187,10 @@ class Trainer:
             )
 
     def _log(self, loss: float, seconds: float) -> None:
-        self.recent.append((loss, seconds))
+        if math.isfinite(loss):
+            self.recent.append((loss, seconds))
+        if not self.recent:
+            return
         per_step = self.config.lanes * self.config.length * self.config.accumulation * self.accelerator.num_processes
         speed = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
         mean = sum(loss for loss, _ in self.recent) / len(self.recent)
@@ -207,20 +223,12 @@ class Trainer:
         )
         self.recent.clear()
 
-    def _validate(self, before: float) -> None:
+    def _validate(self) -> None:
         """Score the validation text; keep the model in the run directory if it is the best so far."""
-        split = self.prepared.validation
+        split = self.validation_split
         with self._averaged():
-            nats = score(
-                self.model,
-                split,
-                boundary_id=self.prepared.tokenizer.boundary_id,
-                limit=self.config.validation_tokens,
-            )
-            scored = ~torch.from_numpy(nats).isnan()
-            share = scored.float().mean().item()  # of the split's bytes, near enough when only a part is scored
-            total = float(nats[scored.numpy()].astype("float64").sum())
-            self.validation = figures(total, split, 0.0).bits_per_byte / share
+            nats = score(self.model, split, boundary_id=self.prepared.tokenizer.boundary_id)
+            self.validation = figures(total_nats(nats), split, 0.0).bits_per_byte
             best = self.validation < self.best
             if best:
                 self.best, self.best_step = self.validation, self.step
@@ -236,15 +244,13 @@ class Trainer:
                     "best": best,
                 }
             )
-            if _crossed(before, self.done, self.config.samples):
-                text = generate(
-                    self.model,
-                    self.prepared.tokenizer,
-                    [""],
-                    max_new_tokens=SAMPLE_TOKENS,
-                    sampling=Sampling(seed=1),
-                )[0]
-                self._event({"event": "sample", "step": self.step, "prompt": "", "text": text})
+
+    def _sample(self) -> None:
+        """Let the model write a little, from nothing."""
+        how = Sampling(seed=1)
+        with self._averaged():
+            text = generate(self.model, self.prepared.tokenizer, [""], max_new_tokens=SAMPLE_TOKENS, sampling=how)[0]
+        self._event({"event": "sample", "step": self.step, "prompt": "", "text": text})
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from weft import __version__
 from weft.config import FrozenConfig, merge
 from weft.data import DataConfig
 from weft.errors import UserError
@@ -75,7 +75,7 @@ class TrainingConfig(FrozenConfig):
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: PositiveFloat = 4e-3
+    learning_rate: PositiveFloat = 8e-3
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -179,23 +179,24 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
 def save_recipe(recipe: Recipe, path: Path, *, prepared: str = "") -> None:
     """Write the resolved recipe with the package version and the git revision."""
     values = recipe.model_dump(mode="json")
-    values |= {"weft_version": version("weft"), "git_revision": git_revision(), "prepared": prepared}
+    values |= {"weft_version": __version__, "git_revision": git_revision(), "prepared": prepared}
     write_atomic(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def differences(saved: Recipe, asked: Recipe) -> list[str]:
     """Return the dotted keys that differ and must not when a run is resumed."""
-    before, after = (_flat(recipe.model_dump(mode="json")) for recipe in (saved, asked))
+    before, after = (flat(recipe.model_dump(mode="json")) for recipe in (saved, asked))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
     return [key for key in keys if key not in RESUMABLE]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted keys."""
+    dotted: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+        dotted |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return dotted
 
 
 def git_revision() -> str | None:

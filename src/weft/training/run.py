@@ -13,22 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.config import ModelConfig
+from weft.config import ModelConfig, merge
 from weft.data import PreparedData, Tokenizer, max_lanes, prepare
 from weft.errors import Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.files import disk_errors, write_atomic
-from weft.folder import WEIGHTS, load_config, load_into, load_model, load_tokenizer, load_weights, save_config
-from weft.model import build
-from weft.sizing import configure, resolve, sized
+from weft.folder import (
+    WEIGHTS,
+    load_config,
+    load_into,
+    load_model,
+    load_tokenizer,
+    load_weights,
+    read_config,
+    save_config,
+)
+from weft.model import WeftModel, build
+from weft.sizing import configure, resolve, size_of_width, sized
+from weft.training.checkpoint import has_checkpoint
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
-from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
+from weft.training.recipe import Recipe, differences, flat, load_recipe, make_recipe, save_recipe
 from weft.training.schedule import DEFAULT_MINUTES
 from weft.training.snapshot import restore_snapshot
 
 RECIPE = "recipe.yaml"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,48 +88,72 @@ def train(
     Raises :class:`UserError` for what a user can put right, and :class:`Interrupted` when SIGINT or SIGTERM came.
     """
     listener = listener or Silent()
-    recipe = _shortened(_resumed_recipe(values, out) if resume else make_recipe(values))
-    _check_out(out, resume, overwrite)
-    if not recipe.data.sources:
-        raise UserError("There is nothing to train on: name files, folders or globs of text.")
-    origin = Path(recipe.training.init_from) if recipe.training.init_from else init_from
+    if init_from:
+        values = merge(values, {"training": {"init_from": str(init_from)}})
     with disk_errors(out):
-        prepared = prepare(recipe.data, tokenizer=_given_tokenizer(out, origin, resume), progress=listener.message)
-        recipe = _fit(recipe, prepared, origin)
-        config = _model_config(recipe, prepared, origin)
+        recipe = _shortened(_resumed_recipe(values, out) if resume else make_recipe(values))
+        _check_out(out, resume, overwrite)
+        if not recipe.data.sources:
+            raise UserError("There is nothing to train on: name files, folders or globs of text.")
+        begun = resume and has_checkpoint(out / "checkpoints")
+        origin = Path(recipe.training.init_from) if recipe.training.init_from and not begun else None
+        tokenizer = Tokenizer.load(out) if begun else load_tokenizer(origin) if origin else None
+        prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
+        recipe = recipe if begun else _fit(recipe, prepared)
+        config = read_config(out) if begun else _model_config(recipe, prepared, origin)
         model = build(config, seed=recipe.training.seed)
         if origin:
             load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
-        _begin(out, recipe, config, prepared, overwrite)
-        lanes, length = _lanes(prepared, recipe.training.lanes, recipe.training.length)
-        filled = recipe.training.model_copy(update={"lanes": lanes, "length": length})
-        trainer = Trainer(filled, model, prepared, out, listener)
-        return _train(trainer, recipe, config, listener, resume)
+        trainer = _trainer(recipe, model, prepared, out, listener)
+        if not begun and trainer.main:
+            _begin(out, recipe, config, prepared, overwrite)
+        trainer.accelerator.wait_for_everyone()
+        if begun:
+            _go_back(trainer)
+        return _train(trainer, recipe, resumed=begun)
 
 
-def _train(trainer: Trainer, recipe: Recipe, config: ModelConfig, listener: Listener, resume: bool) -> TrainingResult:
-    out = trainer.folder
-    for name in restore_snapshot(trainer) if resume else []:
-        listener.message(f"The checkpoint {name} is damaged: went back to the one before it.")
-    parameters = trainer.model.parameter_count
+def _trainer(recipe: Recipe, model: WeftModel, prepared: PreparedData, out: Path, listener: Listener) -> Trainer:
+    """Return the trainer, with no more lanes than a small text can fill."""
+    lanes, length = _lanes(prepared, recipe.training.lanes, recipe.training.length)
+    training = recipe.training.model_copy(update={"lanes": lanes, "length": length})
+    return Trainer(training, model, prepared, out, listener)
+
+
+def _go_back(trainer: Trainer) -> None:
+    """Go back to the last whole checkpoint."""
+    for name in restore_snapshot(trainer):
+        trainer.listener.message(f"The checkpoint {name} is damaged: went back to the one before it.")
+
+
+def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult:
+    out, listener, config = trainer.folder, trainer.listener, trainer.model.config
     listener.message(
         f"{recipe.model.architecture if not recipe.training.init_from else 'continued'}: {config.pattern}, width "
-        f"{config.hidden_size}, {parameters:,} parameters, on {trainer.device.type} in "
+        f"{config.hidden_size}, {trainer.model.parameter_count:,} parameters, on {trainer.device.type} in "
         f"{'bf16' if trainer.bf16 else 'fp32'}"
     )
-    if resume and trainer.done >= 1 and (out / "results.json").is_file():
+    if resumed and trainer.done >= 1 and (out / RESULTS).is_file():
         listener.message("This run is finished: nothing to do (ask for more with --steps, --tokens or --minutes).")
         return read_result(out)
+    if resumed and trainer.main:
+        save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary)
+        (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
     with _stop_on_signals(trainer) as received:
         try:
             finished = trainer.run()
         finally:
             listener.finish()
     if not finished:
-        raise Interrupted(f"Stopped at step {trainer.step}; go on with: weft train --out {out} --resume", received[0])
+        number = received[0] if received else signal.SIGTERM  # another process was told
+        raise Interrupted(f"Stopped at step {trainer.step}; go on with: weft train --out {out} --resume", number)
+    if not (out / WEIGHTS).is_file():
+        raise UserError(
+            "The validation loss was never finite, so there is no model: start again with a lower learning rate."
+        )
     result = _score(trainer, listener)
     if trainer.main:
-        write_atomic(out / "results.json", json.dumps(result.to_json(), indent=2) + "\n")
+        write_atomic(out / RESULTS, json.dumps(result.to_json(), indent=2) + "\n")
     return result
 
 
@@ -144,7 +179,7 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
 
 def read_result(run: Path) -> TrainingResult:
     """Return the result of a finished run."""
-    path = run / "results.json"
+    path = run / RESULTS
     if not path.is_file():
         raise UserError(f"'{run}' has no results yet: finish its training with --resume.")
     told = json.loads(path.read_text(encoding="utf-8"))
@@ -217,22 +252,16 @@ def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
 
 
-def _given_tokenizer(out: Path, origin: Path | None, resume: bool) -> Tokenizer | None:
-    if resume and (out / "tokenizer.json").is_file():
-        return Tokenizer.load(out)
-    return load_tokenizer(origin) if origin else None
-
-
-def _fit(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> Recipe:
+def _fit(recipe: Recipe, prepared: PreparedData) -> Recipe:
     """Fill in what the recipe left to the corpus: the tokenizer, the vocabulary, the model's size."""
     data, training = recipe.data, recipe.training
     tokenizer = prepared.tokenizer
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
-    update: dict[str, Any] = {"init_from": str(origin) if origin else None}
+    update: dict[str, Any] = {}
     if training.steps is None and training.tokens is None and training.minutes is None:
         update["minutes"] = DEFAULT_MINUTES
     model = recipe.model
-    if model.parameters is None and model.hidden_size is None and not origin:
+    if model.parameters is None and model.hidden_size is None and not training.init_from:
         model = model.model_copy(update={"parameters": default_parameters(prepared.train.bytes)})
     return Recipe(model=model, data=data, training=training.model_copy(update=update))
 
@@ -254,10 +283,10 @@ def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -
     model, tokenizer = recipe.model, prepared.tokenizer
     special = {"boundary_id": tokenizer.boundary_id, "padding_id": tokenizer.padding_id}
     if origin:
-        return load_config(origin, model.settings())
+        return _started_from(origin, model.settings())
     name, settings = model.pattern or model.architecture, model.settings() | special
     if model.parameters is None:
-        pattern, settings = resolve(name, 0, model.preset, settings)
+        pattern, settings = resolve(name, size_of_width(model.hidden_size or 0), model.preset, settings)
         return configure(pattern, tokenizer.vocab_size, settings)
     return sized(
         name,
@@ -266,6 +295,16 @@ def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -
         preset=model.preset,
         settings=settings,
     )
+
+
+def _started_from(origin: Path, settings: dict[str, Any]) -> ModelConfig:
+    """Return the model of another run, in which only what has no parameters may change."""
+    before, after = load_config(origin), load_config(origin, settings)
+    free = {"dropout", "zoneout", "memory"}
+    old, new = flat(before.model_dump()), flat(after.model_dump())
+    if changed := [key for key in new if new[key] != old[key] and key.split(".")[-1] not in free]:
+        raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}.")
+    return after
 
 
 def _begin(out: Path, recipe: Recipe, config: ModelConfig, prepared: PreparedData, overwrite: bool) -> None:

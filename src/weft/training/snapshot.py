@@ -18,6 +18,7 @@ from weft.model import ModelState
 from weft.training.checkpoint import (
     Checkpoint,
     Tensors,
+    discard,
     load_optimizer,
     optimizer_tensors,
     read_checkpoint,
@@ -60,7 +61,8 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     """Take ``trainer`` to the newest whole checkpoint, if any; return the damaged ones passed over."""
     found = read_checkpoint(trainer.folder / FOLDER)
     if found is None:
-        trainer.metrics.truncate(0)
+        if trainer.main:
+            trainer.metrics.truncate(0)
         return []
     checkpoint, damaged = found
     told = checkpoint.progress
@@ -74,7 +76,10 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     trainer.validation = math.nan if told["validation"] is None else told["validation"]
     trainer.recent = [(loss, seconds) for loss, seconds in told["recent"]]
     trainer.stream = trainer.open_stream(StreamState(*told["stream"]))
-    trainer.metrics.truncate(trainer.step)
+    if trainer.main:
+        trainer.metrics.truncate(trainer.step)
+        discard(trainer.folder / FOLDER, damaged)
+    trainer.accelerator.wait_for_everyone()
     _restore_tensors(trainer, checkpoint.groups, told["average_updates"])
     return damaged
 

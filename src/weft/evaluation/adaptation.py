@@ -29,7 +29,7 @@ from weft.model import WeftModel
 class Adaptation(FrozenConfig):
     """How dynamic evaluation moves the weights: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
 
-    segment: PositiveInt = 64
+    segment: PositiveInt = 32
     rate: PositiveFloat = 2.5e-4
     decay: float = Field(default=0.002, ge=0, lt=1)
     smoothing: float = Field(default=0.999, ge=0, lt=1)

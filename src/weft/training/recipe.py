@@ -75,7 +75,7 @@ class TrainingConfig(FrozenConfig):
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: PositiveFloat = 8e-3
+    learning_rate: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = Field(default=0.95, ge=0, lt=1)

@@ -52,12 +52,14 @@ def train(
 
 
 def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``settings`` over ``recipe``; a budget in the settings replaces the recipe's."""
+    """Lay ``settings`` over ``recipe``; a budget or an architecture in the settings replaces the recipe's."""
     values = dict(recipe) if isinstance(recipe, Mapping) else load_recipe(Path(recipe)) if recipe else {}
     budgets = ("steps", "tokens", "minutes")
     if any(settings.get("training", {}).get(key) is not None for key in budgets):
         training = {key: value for key, value in (values.get("training") or {}).items() if key not in budgets}
         values = {**values, "training": training}
+    if "architecture" in settings.get("model", {}):
+        values = {**values, "model": {**(values.get("model") or {}), "pattern": None}}
     return merge(values, settings)
 
 

@@ -107,9 +107,11 @@ def train(
     from weft.study.finish import finish_run
     from weft.training.recipe import parse_settings
 
-    settings: dict[str, dict[str, Any]] = {
-        "model": {"architecture": architecture, "pattern": pattern, "parameters": parameters},
-        "data": {
+    if architecture and pattern:
+        raise UserError("--architecture and --pattern exclude each other: keep one.")
+    values = _given(
+        model={"architecture": architecture, "pattern": pattern, "parameters": parameters},
+        data={
             "tokenizer": tokenizer,
             "vocab_size": vocab_size,
             "validation": validation,
@@ -118,12 +120,9 @@ def train(
             "document_separator": _unescape(document_separator),
             "text_key": text_key,
         },
-        "training": {"minutes": minutes, "steps": steps, "tokens": tokens, "seed": seed},
-    }
-    given = {
-        name: {key: value for key, value in section.items() if value is not None} for name, section in settings.items()
-    }
-    values = merge({name: section for name, section in given.items() if section}, parse_settings(set_values or []))
+        training={"minutes": minutes, "steps": steps, "tokens": tokens, "seed": seed},
+    )
+    values = merge(values, parse_settings(set_values or []))
     result = api.train(
         sources or (),
         out=out_folder,
@@ -269,7 +268,7 @@ def describe(
 @app.command()
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 5.0,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training.", show_default="1.3M tokens")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -313,6 +312,14 @@ def _root(
     ] = False,
 ) -> None:
     del version
+
+
+def _given(**sections: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of a recipe with what was given on the command line."""
+    given = {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    }
+    return {name: section for name, section in given.items() if section}
 
 
 def _unescape(text: str | None) -> str | None:

@@ -76,7 +76,7 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
     for compressor in BASELINES.values():
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
-    values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 6}}
+    values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 4}}
     result = train(values, out, overwrite=overwrite, listener=listener)
     data = saved_recipe(out).data
     listener.message("Compressing with xz and PPMd ...")

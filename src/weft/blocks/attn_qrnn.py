@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weft.blocks.base import Block
+from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
 from weft.layers.norms import make_norm
-from weft.layers.pooling import GATES, pool
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
 
 
@@ -29,20 +28,19 @@ class AttnQRNNState(NamedTuple):
     cell_BC: Tensor
 
 
-class AttnQRNNBlock(Block):
+class AttnQRNNBlock(RecurrentBlock):
     """Attention and recurrence in one block; pooling, zoneout and projection are those of ``config.qrnn``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.qrnn, self.fused, self.memory = config.qrnn, config.attn_qrnn, config.attention.memory
-        width, inner, cells = config.hidden_size, config.attn_qrnn.attention_size, config.qrnn.cell_size
+        self.fused, self.memory = config.attn_qrnn, config.attention.memory
+        width, inner = config.hidden_size, config.attn_qrnn.attention_size
         self.query = nn.Linear(width, inner, bias=False)
         self.key = nn.Linear(inner, inner, bias=False)
         self.value = nn.Linear(inner, inner, bias=False)
         self.mixed_norm = make_norm(config.norm, inner)
         self.attention_gain = nn.Parameter(torch.zeros(()))
-        self.gates = nn.Linear(inner, GATES[config.qrnn.pooling] * cells)
-        self.output = nn.Linear(cells, width, bias=config.bias) if config.qrnn.output_projection else None
+        self.add_recurrence(config, inner)
 
     def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
         """Attend, make the gates, run the recurrence."""
@@ -59,22 +57,14 @@ class AttnQRNNBlock(Block):
             memory=self.memory,
             rotary=self.fused.positions == "rotary",
         )
-        mixed = self.mixed_norm(projected + self.attention_gain * attended_BTHK.flatten(2))
-        hidden_BTC, cell_BC = pool(
-            self.gates(mixed),
-            state.cell_BC if state else None,
-            reset_BT,
-            self.qrnn.pooling,
-            self.qrnn.zoneout,
-            self.training,
-        )
-        hidden_BTC = hidden_BTC.to(x_BTD.dtype)
-        return (self.output(hidden_BTC) if self.output else hidden_BTC), AttnQRNNState(attention, cell_BC)
+        made_from = self.mixed_norm(projected + self.attention_gain * attended_BTHK.flatten(2))
+        mixed_BTD, cell_BC = self.recur(made_from, state.cell_BC if state else None, reset_BT)
+        return mixed_BTD, AttnQRNNState(attention, cell_BC)
 
     def mixing_flops(self, context: int) -> int:
-        """Scores and weighted sum over the window, and about ten operations a cell."""
-        return 4 * min(context, self.memory + 1) * self.fused.attention_size + 10 * self.qrnn.cell_size
+        """Scores and weighted sum over the window, and the recurrence."""
+        return 4 * min(context, self.memory + 1) * self.fused.attention_size + self.recurrence_flops()
 
     def state_bytes(self, context: int, itemsize: int = 4) -> int:
         """Keys and values of the window, and the cell."""
-        return state_bytes(context, self.memory, 1, self.fused.attention_size, itemsize) + 4 * self.qrnn.cell_size
+        return state_bytes(context, self.memory, 1, self.fused.attention_size, itemsize) + self.cell_bytes()

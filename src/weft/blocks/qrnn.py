@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weft.blocks.base import Block
+from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
-from weft.layers.pooling import GATES, pool
 
 
 class QRNNState(NamedTuple):
@@ -22,37 +21,26 @@ class QRNNState(NamedTuple):
     inputs_BWD: Tensor
 
 
-class QRNNBlock(Block):
+class QRNNBlock(RecurrentBlock):
     """Bradbury et al. 2017 (arXiv 1611.01576), with an output projection and a residual around it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.qrnn = config.qrnn
-        cells, width = config.qrnn.cell_size, config.hidden_size
-        self.gates = nn.Linear(config.qrnn.window * width, GATES[config.qrnn.pooling] * cells)
-        self.output = nn.Linear(cells, width, bias=config.bias) if config.qrnn.output_projection else None
+        self.add_recurrence(config, config.qrnn.window * config.hidden_size)
 
     def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
         """Make the gates from each position's window, run the recurrence."""
         window_BTD, inputs_BWD = _window(x_BTD, self.qrnn.window, state.inputs_BWD if state else None, reset_BT)
-        hidden_BTC, cell_BC = pool(
-            self.gates(window_BTD),
-            state.cell_BC if state else None,
-            reset_BT,
-            self.qrnn.pooling,
-            self.qrnn.zoneout,
-            self.training,
-        )
-        hidden_BTC = hidden_BTC.to(x_BTD.dtype)
-        return (self.output(hidden_BTC) if self.output else hidden_BTC), QRNNState(cell_BC, inputs_BWD)
+        mixed_BTD, cell_BC = self.recur(window_BTD, state.cell_BC if state else None, reset_BT)
+        return mixed_BTD, QRNNState(cell_BC, inputs_BWD)
 
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002
-        """About ten operations a cell: gates, recurrence, output gate."""
-        return 10 * self.qrnn.cell_size
+        """The recurrence alone."""
+        return self.recurrence_flops()
 
     def state_bytes(self, context: int, itemsize: int = 4) -> int:  # noqa: ARG002
-        """The cell, always float32, and the remembered inputs."""
-        return 4 * self.qrnn.cell_size + itemsize * (self.qrnn.window - 1) * self.input_size
+        """The cell and the remembered inputs."""
+        return self.cell_bytes() + itemsize * (self.qrnn.window - 1) * self.input_size
 
     @property
     def input_size(self) -> int:

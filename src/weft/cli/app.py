@@ -1,0 +1,67 @@
+"""The application object and what its commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="weft",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Train small language models that go far on little data and little hardware.
+
+A model is a weave of attention, QRNN and feed-forward blocks. Start with a folder of text:
+
+    weft train my_texts/ --out runs/mine --minutes 30
+    weft evaluate runs/mine more_text.txt
+    weft generate runs/mine --prompt "Once"
+
+or see everything at work on a bundled corpus: `weft demo`.""",
+)
+out = Console()
+err = Console(stderr=True)
+
+Run = Annotated[Path, typer.Argument(help="A run directory, as 'weft train --out' writes it.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from weft import __version__
+
+        print(f"weft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def given(**sections: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of a recipe with what was given on the command line."""
+    given = {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    }
+    return {name: section for name, section in given.items() if section}
+
+
+def unescape(text: str | None) -> str | None:
+    r"""Read ``\n`` and ``\t`` as shells pass them."""
+    return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` for programs."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))

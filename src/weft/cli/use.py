@@ -1,0 +1,150 @@
+"""What is done with a run or a description of a model: evaluate, generate, describe; and the cache."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.app import Json, Run, app, err, out, print_json
+from weft.errors import UserError
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Text to score instead of a split.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1, help="Positions that attention looks back, instead of the trained number."),
+    ] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Dynamic evaluation: learn from what was scored, on a copy.")
+    ] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score text with a model: bits per byte and other figures, every byte counted."""
+    from weft import api, terminal
+
+    if split not in ("train", "validation", "test"):
+        raise UserError(f"There is no split '{split}': choose train, validation or test.")
+    if tokens:
+        pairs = api.token_bits(run, files or (), split=split, memory=memory, adapt=adapt)  # type: ignore[arg-type]
+        if as_json:
+            print_json([{"token": token, "bits": bits} for token, bits in pairs])
+        else:
+            sys.stdout.writelines(f"{bits:8.3f}  {token!r}\n" for token, bits in pairs)
+        return
+    with err.status("Scoring ...") as status:
+        done = [0]
+
+        def progress(count: int) -> None:
+            done[0] += count
+            status.update(f"Scoring ... {done[0]:,} tokens")
+
+        figures = api.evaluate(run, files or (), split=split, memory=memory, adapt=adapt, progress=progress)  # type: ignore[arg-type]
+    if as_json:
+        print_json(figures.to_json())
+    else:
+        out.print(terminal.figures_table(figures, ", ".join(files) if files else f"{split} split"))
+
+
+@app.command()
+def generate(
+    run: Run,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to go on from; may be given several times.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens (0: all).")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens that hold this much probability.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write text that goes on from a prompt."""
+    from weft.folder import load_model, load_tokenizer
+    from weft.generation import Sampling, stream
+    from weft.generation import generate as generate_texts
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    prompts = prompt or [""]
+    tokenizer, model = load_tokenizer(run), load_model(run)
+    if len(prompts) == 1 and not as_json:
+        print(prompts[0], end="", flush=True)
+        for piece in stream(model, tokenizer, prompts[0], max_new_tokens=max_new_tokens, sampling=sampling):
+            print(piece, end="", flush=True)
+        print()
+        return
+    texts = generate_texts(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+    if as_json:
+        print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])
+    else:
+        print("\n\n".join(prompt + text for prompt, text in zip(prompts, texts, strict=True)))
+
+
+@app.command()
+def describe(
+    what: Annotated[
+        str,
+        typer.Argument(help="An architecture, a pattern such as '(af)6', or a run directory.", show_default=False),
+    ],
+    parameters: Annotated[str, typer.Option(help="Size, embeddings included.")] = "2M",
+    vocab_size: Annotated[int, typer.Option(min=1, help="Vocabulary size.")] = 4096,
+    preset: Annotated[
+        str | None, typer.Option(help="The shell around the blocks: modern or classic (Transformer-XL).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model's blocks, shapes, parameters, operations and state.
+
+    Architectures: transformer, transformer-xl, par, attn-qrnn, sha-qrnn, qrnn, hybrid.
+    """
+    from weft import terminal
+    from weft.description import describe as describe_config
+    from weft.folder import load_config
+    from weft.pattern import ARCHITECTURES
+    from weft.sizing import sized
+
+    if Path(what).is_dir():
+        config = load_config(Path(what))
+    else:
+        config = sized(what, parameters=parameters, vocab_size=vocab_size, preset=preset)
+    described = describe_config(config)
+    source = ARCHITECTURES[what].source if what in ARCHITECTURES else None
+    if as_json:
+        print_json({"source": source} | described.to_json())
+        return
+    out.print(terminal.description_table(described))
+    if source:
+        out.print(f"source: {source}", markup=False, highlight=False)
+    out.print(
+        f"parameters: {described.parameters:,}, without embeddings {described.body_parameters:,}",
+        highlight=False,
+    )
+    out.print(f"forward operations per token: {described.flops_per_token:,}", highlight=False)
+    state = ", ".join(f"{size:,} after {context:,} tokens" for context, size in described.state_bytes.items())
+    out.print(f"bytes of state per sequence: {state}", highlight=False)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Empty it.")] = False,
+) -> None:
+    """Show where tokenized texts are kept ($WEFT_CACHE, or ~/.cache/weft), or empty that place."""
+    from weft.data import cache_dir, clear_cache
+
+    if clear:
+        out.print(f"{clear_cache():,} bytes freed in {cache_dir()}", highlight=False, soft_wrap=True)
+        return
+    size = sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file())
+    out.print(f"{cache_dir()}: {size:,} bytes", highlight=False, soft_wrap=True)

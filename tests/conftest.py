@@ -62,5 +62,7 @@ def small_model(
     with torch.no_grad():
         for parameter in model.blocks.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        model.embedding.weight_VD.normal_(generator=generator)
+        for parameter in model.embedding.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(generator=generator)
     return model

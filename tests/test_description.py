@@ -45,6 +45,28 @@ def test_flops_of_products_by_hand():
     assert described.flops_per_token == products + 2 * config.vocab_size * config.hidden_size
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adaptive_embedding_is_described(tied):
+    settings = {"adaptive": {"cutoffs": [3, 7], "div_val": 2}, "tie_embeddings": tied, "head_bias": True}
+    config = small_config("f", settings)
+    described, model = describe(config), build(config)
+    assert described.embedding_shape == "adaptive: 3 x 16, 4 x 8, 4 x 4"
+    assert described.parameters == model.parameter_count
+    assert described.body_parameters == model.blocks[0].norm.weight.numel() + 2 * 16 * 24 + 16
+    matrices = 3 * 16 + 4 * 8 + 4 * 4 + 16 * (16 + 8 + 4)
+    assert described.softmax_parameters == (0 if tied else matrices)
+    assert described.embedding_parameters == matrices * (1 if tied else 2) + 11 + 2 * 16 + 2
+    products = 2 * 2 * 16 * 24
+    logits, maps = 3 * 16 + 4 * 8 + 4 * 4 + 2 * 16, 16 * (16 + 8 + 4)
+    assert described.flops_per_token == products + 2 * logits + 2 * 2 * maps
+
+
+def test_a_softmax_of_its_own_is_told_apart():
+    assert describe(small_config("f")).softmax_parameters == 0
+    assert describe(small_config("f", {"tie_embeddings": False})).softmax_parameters == 11 * 16
+    assert describe(small_config("f")).embedding_shape == "11 x 16"
+
+
 def test_state_does_not_grow_beyond_the_window():
     described = describe(small_config("qa"))
     assert len({described.state_bytes[n] for n in STATE_CONTEXTS}) == 1

@@ -33,6 +33,7 @@ VARIANTS = {
     "hybrid": ("qfaf", {}, "modern"),
     "everything, classic": ("qafx", {}, "classic"),
     "recurrent stacking": ("[qa]2f", {}, "modern"),
+    "adaptive": ("qaf", {"adaptive": {"cutoffs": [3, 7], "div_val": 2}}, "classic"),
 }
 patterns = st.text("afqx", min_size=1, max_size=5) | st.sampled_from(["[qa]3", "(xf)2a", "[q[f]2]2a2"])
 

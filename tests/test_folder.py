@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weft
+import weft.hf
 from tests.conftest import small_model
 from weft.data import train_tokenizer
 from weft.errors import UserError
@@ -79,11 +80,14 @@ def test_config_json_says_what_hugging_face_tools_look_for(tmp_path, tokenizer):
 def test_the_tokenizer_comes_back_and_transformers_reads_it(folder, tokenizer):
     from transformers import AutoTokenizer
 
+    weft.hf.register()  # or transformers asks whether to run the folder's code
     text = "The weaver, the weft; 漢字\n\n warp"
-    assert load_tokenizer(folder).encode(text).tolist() == tokenizer.encode(text).tolist()
+    ids = tokenizer.encode(text).tolist()
+    assert load_tokenizer(folder).encode(text).tolist() == ids
     theirs = AutoTokenizer.from_pretrained(folder)
-    assert theirs(text)["input_ids"] == tokenizer.encode(text).tolist()
-    assert theirs.decode(theirs(text)["input_ids"]) == text
+    assert theirs(text)["input_ids"] == [tokenizer.boundary_id, *ids]
+    assert theirs(text, add_special_tokens=False)["input_ids"] == ids
+    assert theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True) == text
     assert theirs.eos_token_id == tokenizer.boundary_id
 
 

@@ -72,6 +72,54 @@ def test_transformer_xl_counts_its_published_size():
     assert abs(count_parameters(classic("(af)12")) / 41.05e6 - 1) < 0.003
 
 
+PUBLISHED_CLUSTERS = {"cutoffs": [20000, 40000, 200000], "div_val": 1}
+
+
+def test_transformer_xl_on_wikitext_103_counts_its_published_size():
+    """16 layers of width 410, 10 heads of 41, inner width 2100: about 151.1M, 41.07M in the body (Dai et al. 2019)."""
+    settings = {
+        "hidden_size": 410,
+        "attention": {"num_heads": 10, "head_dim": 41},
+        "feed_forward": {"inner_size": 2100},
+        "adaptive": PUBLISHED_CLUSTERS,
+    }
+    config = configure("(af)16", 267_737, merge(PRESETS["classic"], settings))
+    with torch.device("meta"):
+        model = build(config)
+    assert count_parameters(config) == model.parameter_count == 151_120_660
+    assert model.body_parameter_count == 41_079_520
+    assert abs(model.body_parameter_count / 41.07e6 - 1) < 0.0005
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("adaptive", "tables"),
+    [
+        ({}, 300 * 16),
+        ({"embedding_size": 12}, 300 * 12 + 16 * 12),
+        ({"div_val": 2}, 50 * 16 + 50 * 8 + 200 * 4 + 16 * (16 + 8 + 4)),
+        ({"div_val": 4, "embedding_size": 8}, 50 * 8 + 50 * 2 + 200 * 1 + 16 * (8 + 2 + 1)),
+    ],
+)
+def test_adaptive_count_by_formula(adaptive, tables, tied):
+    settings = {"hidden_size": 16, "adaptive": {"cutoffs": [50, 100], **adaptive}, "tie_embeddings": tied}
+    config = configure("f", 300, {**settings, "head_bias": True})
+    clusters = 2 * adaptive.get("embedding_size", 16) + 2  # vectors and biases of the two tail clusters
+    body = block_size("f", config) + 16
+    assert count_parameters(config) == body + tables * (1 if tied else 2) + clusters + 300
+
+
+@pytest.mark.parametrize("adaptive", [{"div_val": 1}, {"div_val": 4}, {"div_val": 2, "embedding_size": 64}])
+@pytest.mark.parametrize("name", ["hybrid", "transformer-xl"])
+def test_a_budget_with_adaptive_embeddings_is_met(name, adaptive):
+    settings = {"adaptive": {"cutoffs": [2000, 8000], **adaptive}}
+    config = sized(name, parameters="4M", vocab_size=20_000, settings=settings)
+    with torch.device("meta"):
+        real = build(config).parameter_count
+    assert count_parameters(config) == real
+    assert abs(real - 4e6) <= 4e4
+
+
 def block_size(kind, config):
     return sum(p.numel() for p in BLOCKS[kind](config).parameters())
 

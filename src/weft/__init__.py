@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.api import evaluate, generate, load, train
+    from weft.api import Comparison, compare, evaluate, generate, load, train
     from weft.config import ModelConfig
     from weft.data import Tokenizer
     from weft.description import Description, describe
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
+    "Comparison": "weft.api",
     "Description": "weft.description",
     "Figures": "weft.evaluation.figures",
     "ModelConfig": "weft.config",
@@ -34,6 +35,7 @@ _HOMES = {
     "UserError": "weft.errors",
     "WeftModel": "weft.model",
     "build": "weft.model",
+    "compare": "weft.api",
     "describe": "weft.description",
     "evaluate": "weft.api",
     "generate": "weft.api",
@@ -45,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Adaptation",
+    "Comparison",
     "Description",
     "Figures",
     "ModelConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "UserError",
     "WeftModel",
     "build",
+    "compare",
     "describe",
     "evaluate",
     "generate",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -15,13 +17,19 @@ from weft.evaluation.adaptation import Adaptation, score_adaptively
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.evaluation.scoring import score
+from weft.files import disk_errors
 from weft.folder import check_folder, load_model, load_tokenizer
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
 from weft.model import WeftModel
+from weft.pattern import parse_count
+from weft.peers import load_any
 from weft.training import run as runs
 from weft.training.listener import Listener
 from weft.training.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from weft.study.compare import Listener as StudyListener
 
 Paths = str | Path | Sequence[str | Path]
 Split = Literal["train", "validation", "test"]
@@ -63,6 +71,62 @@ def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapp
     return merge(values, settings)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison of architectures: the content of its ``results.json`` (see docs/compare.md) and its report."""
+
+    folder: Path
+    report: Path
+    results: dict[str, Any]
+
+
+def compare(
+    sources: Paths = (),
+    *,
+    out: str | Path,
+    architectures: Sequence[str],
+    parameters: float | str,
+    learning_rates: Sequence[float],
+    minutes: float | None = None,
+    tokens: float | str | None = None,
+    seeds: Sequence[int] = (0,),
+    top: int | None = None,
+    peers: Sequence[str] = (),
+    jobs: int = 1,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    listener: StudyListener | None = None,
+) -> Comparison:
+    """Train ``architectures`` (names or patterns) and ``peers`` at equal size and budget, and leave a study in ``out``.
+
+    Each is trained with every learning rate and the first seed; the best rate by the validation text is trained with
+    the other seeds, for the ``top`` contenders only where that is given. What ``out`` holds already is not done again.
+    Raises UserError for what a caller can put right, Interrupted when SIGINT or SIGTERM came.
+    """
+    from weft.study.compare import RESULTS, Study
+    from weft.study.plan import Plan, base_values
+
+    plan = Plan.parse(
+        {
+            "architectures": tuple(architectures),
+            "peers": tuple(peers),
+            "parameters": parse_count(parameters),
+            "minutes": minutes,
+            "tokens": None if tokens is None else parse_count(tokens),
+            "learning_rates": tuple(learning_rates),
+            "seeds": tuple(seeds),
+            "top": top,
+            "jobs": jobs,
+            "base": base_values(None if recipe is None else Path(recipe), settings or {}, _names(sources)),
+        }
+    )
+    folder = Path(out)
+    with disk_errors(folder):
+        report = Study(plan, folder, listener).run(overwrite=overwrite)
+    return Comparison(folder=folder, report=report, results=json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+
+
 def load(run: str | Path, *, memory: int | None = None) -> WeftModel:
     """Return the model of a run directory, in evaluation mode; ``memory`` replaces the attention's reach in tokens."""
     return load_model(Path(run), memory=memory)
@@ -82,7 +146,7 @@ def evaluate(
     check_folder(run)
     tokenizer = load_tokenizer(run)
     text = read_split(run, tokenizer, files, split)
-    return evaluate_split(load_model(run, memory=memory), tokenizer, text, adapt=_adaptation(adapt), progress=progress)
+    return evaluate_split(load_any(run, memory=memory), tokenizer, text, adapt=_adaptation(adapt), progress=progress)
 
 
 def token_bits(
@@ -95,7 +159,7 @@ def token_bits(
 ) -> list[tuple[str, float]]:
     """Return every token of the text, as text, with its surprisal in bits."""
     run = Path(run)
-    tokenizer, model = load_tokenizer(run), load_model(run, memory=memory)
+    tokenizer, model = load_tokenizer(run), load_any(run, memory=memory)
     text = read_split(run, tokenizer, files, split)
     how = _adaptation(adapt)
     if how:
@@ -149,7 +213,7 @@ def generate(
     run = Path(run)
     many = [prompts] if isinstance(prompts, str) else list(prompts)
     tokenizer = load_tokenizer(run)
-    written = generate_texts(load_model(run), tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling)
+    written = generate_texts(load_any(run), tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling)
     return written[0] if isinstance(prompts, str) else written
 
 

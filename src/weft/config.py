@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from itertools import pairwise
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -52,6 +53,8 @@ def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     for name in path:
         field = model.model_fields.get(name)
         annotation = field.annotation if field else None
+        optional = [part for part in get_args(annotation) if part is not type(None)]
+        annotation = optional[0] if len(optional) == 1 else annotation  # `Section | None`
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break
         model = annotation
@@ -120,6 +123,26 @@ class AttnQRNNConfig(FrozenConfig):
         return self
 
 
+class AdaptiveConfig(FrozenConfig):
+    """Adaptive input and softmax (Grave et al. 2017, arXiv 1609.04309; Baevski and Auli 2019, arXiv 1809.10853).
+
+    Token ids must fall in frequency. ``cutoffs`` end the shortlist and each further cluster but the last, which ends
+    with the vocabulary. Cluster i's vectors have ``embedding_size // div_val**i`` features (at least one;
+    ``embedding_size`` None: the model's width); where that is not the model's width for every cluster, linear maps join
+    the two: one for all clusters when ``div_val`` is 1, else one for each.
+    """
+
+    cutoffs: tuple[PositiveInt, ...] = Field(min_length=1)
+    div_val: PositiveInt = 1
+    embedding_size: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(after <= before for before, after in pairwise(self.cutoffs)):
+            raise ValueError(f"the cutoffs must increase, which {list(self.cutoffs)} do not")
+        return self
+
+
 class ModelConfig(FrozenConfig):
     """Everything that decides a model's parameters and what it computes.
 
@@ -144,6 +167,7 @@ class ModelConfig(FrozenConfig):
     feed_forward: FeedForwardConfig
     qrnn: QRNNConfig
     attn_qrnn: AttnQRNNConfig
+    adaptive: AdaptiveConfig | None = None  # None: every token has a vector as wide as the model
 
     @property
     def applications(self) -> tuple[Application, ...]:
@@ -164,6 +188,11 @@ class ModelConfig(FrozenConfig):
                 f"equal to hidden_size ({self.hidden_size})"
             )
         assert kinds <= set(KINDS)
+        if self.adaptive and self.adaptive.cutoffs[-1] >= self.vocab_size:
+            raise ValueError(
+                f"adaptive.cutoffs must lie below the vocabulary of {self.vocab_size} tokens, but the last is "
+                f"{self.adaptive.cutoffs[-1]}: keep only those below"
+            )
         return self
 
 

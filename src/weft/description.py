@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from weft.blocks import Block
 from weft.config import ModelConfig
+from weft.layers.adaptive import widths
 from weft.model import WeftModel
 from weft.pattern import KINDS
 
@@ -35,7 +37,10 @@ class BlockRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A model in figures. ``parameters`` counts shared storage once, ``body_parameters`` leaves the embeddings out."""
+    """A model in figures. ``parameters`` counts shared storage once, ``body_parameters`` leaves the embeddings out.
+
+    ``softmax_parameters`` are those among ``embedding_parameters`` that only the softmax has (0 where it is tied).
+    """
 
     pattern: str
     vocab_size: int
@@ -44,6 +49,8 @@ class Description:
     parameters: int
     body_parameters: int
     embedding_parameters: int
+    embedding_shape: str
+    softmax_parameters: int
     flops_per_token: int
     state_bytes: dict[int, int]
     blocks: tuple[BlockRow, ...]
@@ -56,14 +63,13 @@ class Description:
 def describe(config: ModelConfig) -> Description:
     """Describe the model of ``config`` without allocating it.
 
-    ``flops_per_token`` are forward operations with the attention windows full; ``state_bytes`` maps a context in
-    tokens to the float32 bytes of state that one sequence carries after it.
+    ``flops_per_token`` are forward operations with the attention windows full and every logit made; ``state_bytes``
+    maps a context in tokens to the float32 bytes of state that one sequence carries after it.
     """
     with torch.device("meta"):
         model = WeftModel(config)
     rows = _rows(model)
     parameters, body = model.parameter_count, model.body_parameter_count
-    head = 2 * config.vocab_size * config.hidden_size
     used = [model.blocks[block] for block in model.schedule]
     return Description(
         pattern=config.pattern,
@@ -73,7 +79,9 @@ def describe(config: ModelConfig) -> Description:
         parameters=parameters,
         body_parameters=body,
         embedding_parameters=parameters - body,
-        flops_per_token=sum(row.flops for row in rows) + head,
+        embedding_shape=embedding_shape(config),
+        softmax_parameters=model.embedding.softmax_parameters(),
+        flops_per_token=sum(row.flops for row in rows) + model.embedding.flops(),
         state_bytes={
             n: sum(block.state_bytes(n) for block in used if isinstance(block, Block)) for n in STATE_CONTEXTS
         },
@@ -100,6 +108,21 @@ def _rows(model: WeftModel) -> tuple[BlockRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def embedding_shape(config: ModelConfig) -> str:
+    """Return the sizes of the embedding in a few words."""
+    if config.adaptive is None:
+        return f"{config.vocab_size} x {config.hidden_size}"
+    clusters = ", ".join(
+        f"{last - first} x {width}"
+        for (first, last), width in zip(
+            pairwise((0, *config.adaptive.cutoffs, config.vocab_size)),
+            widths(config.hidden_size, config.adaptive),
+            strict=True,
+        )
+    )
+    return f"adaptive: {clusters}"
 
 
 def _product_flops(block: nn.Module) -> int:

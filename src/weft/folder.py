@@ -1,18 +1,20 @@
 """A model as a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files.
 
 Nothing is ever unpickled. ``config.json`` holds the fields of :class:`weft.config.ModelConfig` beside the keys that
-Hugging Face tools look for.
+Hugging Face tools look for; ``modeling_weft.py`` tells them where the classes are: in the installed package.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from weft import __version__
 from weft.config import ModelConfig, merge
@@ -24,23 +26,70 @@ from weft.model import WeftModel
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+SHIM = "modeling_weft.py"
+GENERATION = "generation_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+# What transformers.Trainer leaves beside a model to resume its own training; nothing loads a model from these.
+_TRAINER_STATE = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+SHIM_TEXT = '''"""Where transformers finds the classes of this model: in the installed package `weft`."""
+
+try:
+    from weft.hf import WeftConfig, WeftForCausalLM
+except ImportError as error:
+    raise ImportError("This model needs the package 'weft' with 'weft.hf': install or upgrade it.") from error
+
+__all__ = ["WeftConfig", "WeftForCausalLM"]
+'''
 
 
 def save_config(config: ModelConfig, folder: Path) -> None:
-    """Write ``config.json``."""
-    header = {
+    """Write ``config.json``, ``generation_config.json`` and the shim that leads transformers to our classes."""
+    values = header(config) | {"dtype": "float32"} | config.model_dump(mode="json")
+    save_shim(folder)
+    write_atomic(folder / GENERATION, json.dumps(generation_settings(config), indent=2) + "\n")
+    write_atomic(folder / CONFIG, json.dumps(values, indent=2) + "\n")
+
+
+def save_shim(folder: Path) -> None:
+    """Write the few lines that ``AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`` runs."""
+    write_atomic(folder / SHIM, SHIM_TEXT)
+
+
+def header(config: ModelConfig) -> dict[str, Any]:
+    """Return what ``config.json`` says to Hugging Face tools, beside the fields of ``config``."""
+    module = Path(SHIM).stem
+    return {
         "model_type": "weft",
         "architectures": ["WeftForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{module}.WeftConfig",
+            "AutoModelForCausalLM": f"{module}.WeftForCausalLM",
+        },
         "weft_format": FORMAT,
         "weft_version": __version__,
-        "dtype": "float32",
-        "bos_token_id": config.boundary_id,
-        "eos_token_id": config.boundary_id,
-        "pad_token_id": config.padding_id,
+        **_token_ids(config),
         "tie_word_embeddings": config.tie_embeddings,
     }
-    write_atomic(folder / CONFIG, json.dumps(header | config.model_dump(mode="json"), indent=2) + "\n")
+
+
+def generation_settings(config: ModelConfig) -> dict[str, Any]:
+    """Return what transformers' ``generate`` does unless told otherwise: padding is never written."""
+    return {**_token_ids(config), "suppress_tokens": [special_ids(config)[1]]}
+
+
+def _token_ids(config: ModelConfig) -> dict[str, int]:
+    boundary, padding = special_ids(config)
+    return {"bos_token_id": boundary, "eos_token_id": boundary, "pad_token_id": padding}
+
+
+def special_ids(config: ModelConfig) -> tuple[int, int]:
+    """Return the ids of the boundary and padding tokens: as given, else the vocabulary's last two."""
+    boundary, padding = config.boundary_id, config.padding_id
+    return (
+        config.vocab_size - 2 if boundary is None else boundary,
+        config.vocab_size - 1 if padding is None else padding,
+    )
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -67,7 +116,7 @@ def save_model(model: WeftModel, tokenizer: Tokenizer, folder: Path) -> None:
 
 def load_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
     """Read ``config.json``, with ``settings`` laid over it."""
-    check_folder(folder)
+    check_folder(folder, WEIGHTS)
     return read_config(folder, settings)
 
 
@@ -81,10 +130,16 @@ def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelCo
         raise UserError(f"'{folder / CONFIG}' is damaged: it is not a JSON object.")
     if values.get("model_type") != "weft":
         raise UserError(f"'{folder}' holds a model of type '{values.get('model_type')}', not a Weft model.")
-    if values.get("weft_format", 0) > FORMAT:
-        raise UserError(f"'{folder}' was written by a newer Weft ({values.get('weft_version')}): upgrade to read it.")
+    check_format(values, f"'{folder}'")
     known = {name: values[name] for name in ModelConfig.model_fields if name in values}
     return ModelConfig.parse(merge(known, settings or {}), where=CONFIG)
+
+
+def check_format(values: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where ``values`` of a ``config.json`` are of a format that this Weft does not know."""
+    found = values.get("weft_format", 0)
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(f"{what} was written by a newer Weft ({values.get('weft_version')}): upgrade to read it.")
 
 
 def load_model(folder: Path, *, memory: int | None = None) -> WeftModel:
@@ -96,7 +151,7 @@ def load_model(folder: Path, *, memory: int | None = None) -> WeftModel:
     return model.eval()
 
 
-def load_into(model: WeftModel, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def load_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Give ``model`` these tensors as its parameters; a set that does not fit is a UserError."""
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
@@ -108,23 +163,29 @@ def load_into(model: WeftModel, tensors: dict[str, torch.Tensor], path: Path) ->
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read the folder's tokenizer."""
-    check_folder(folder)
+    check_folder(folder, TOKENIZER)
     return Tokenizer.load(folder)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise UserError unless ``folder`` holds a whole model and no pickle."""
+def check_folder(folder: Path, *needed: str) -> None:
+    """Raise UserError unless ``folder`` holds no pickle and the files ``needed`` (unless named, a whole model's)."""
     if not folder.is_dir():
         raise UserError(f"There is no run directory '{folder}': give the folder that 'weft train --out' wrote.")
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise UserError(
-            f"'{folder}' holds a pickle ({pickles[0]}), which could run any code: Weft reads safetensors only; "
-            "remove the file or convert it."
-        )
+    refuse_pickles(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"'{folder}' is not a run directory: it has no {CONFIG}.")
-    missing = [name for name in (WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
+    missing = [name for name in needed or (WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
     if missing:
         hint = "resume its training with --resume" if (folder / "recipe.yaml").is_file() else "copy it again"
         raise UserError(f"'{folder}' is only half written, {missing[0]} is missing: {hint}.")
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise UserError if ``folder`` holds a pickle that might pass for a model."""
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    pickles = [path for path in pickles if not any(path.match(pattern) for pattern in _TRAINER_STATE)]
+    if pickles:
+        raise UserError(
+            f"'{folder}' holds a pickle ({pickles[0].name}), which could run any code: Weft reads safetensors only; "
+            "remove the file or convert it."
+        )

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from weft.data import Tokenizer
 from weft.errors import UserError
-from weft.model import ModelState, WeftModel
+from weft.model import ModelState
+from weft.peers import LanguageModel
 
 PREFILL = 1024
 COLDEST = 1e-4  # below this a draw is the likeliest token; dividing by less could overflow
@@ -38,7 +39,7 @@ class Sampling:
 
 
 def generate(
-    model: WeftModel,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
@@ -55,7 +56,7 @@ def generate(
 
 
 def stream(
-    model: WeftModel,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -74,7 +75,7 @@ def stream(
 
 @torch.no_grad()
 def stream_tokens(
-    model: WeftModel,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
@@ -124,7 +125,7 @@ def _align(prompts: list[list[int]], tokenizer: Tokenizer) -> tuple[Tensor, Tens
     return tokens, reset
 
 
-def _read(model: WeftModel, tokens_BT: Tensor, reset_BT: Tensor) -> tuple[Tensor, ModelState]:
+def _read(model: LanguageModel, tokens_BT: Tensor, reset_BT: Tensor) -> tuple[Tensor, ModelState]:
     """Read the prompts in pieces, so that a long one needs no more memory than its window."""
     state: ModelState | None = None
     for start in range(0, tokens_BT.shape[1], PREFILL):

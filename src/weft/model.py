@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weft.blocks import BLOCKS, AttentionBlock, Block
 from weft.config import ModelConfig
-from weft.layers.embedding import TokenEmbedding
+from weft.layers.adaptive import make_embedding
 from weft.layers.norms import make_norm
 from weft.layers.pooling import init_forget_bias_
 
@@ -32,9 +32,7 @@ class WeftModel(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = tuple(application.block for application in config.applications)
-        self.embedding = TokenEmbedding(
-            config.vocab_size, config.hidden_size, tied=config.tie_embeddings, bias=config.head_bias
-        )
+        self.embedding = make_embedding(config)
         self.blocks = nn.ModuleList(BLOCKS[kind](config) for kind in config.block_kinds)
         post = config.norm_placement == "post"
         self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
@@ -44,7 +42,7 @@ class WeftModel(nn.Module):
     def forward(
         self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """Return float32 ``(logits_BTV, state)`` for ``tokens`` (B, T).
+        """Return float32 ``(logits_BTV, state)`` for ``tokens`` (B, T); adaptive logits are log-probabilities.
 
         ``state`` is what an earlier call returned (None at the start of a text); ``reset`` is a boolean (B, T), True at
         the first token of each document: nothing crosses it. Position t's logits are for the token at t + 1.
@@ -107,9 +105,7 @@ def _initialise(model: WeftModel) -> None:
     """Set the initial values: `classic` is N(0, 0.02) everywhere (Transformer-XL), `modern` N(0, 1 / fan-in)."""
     config = model.config
     classic = config.init == "classic"
-    for parameter in (model.embedding.weight_VD, model.embedding.head_VD):
-        if parameter is not None:
-            nn.init.normal_(parameter, std=0.02)
+    model.embedding.initialise(classic=classic)
     for module in model.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02 if classic else module.in_features**-0.5)

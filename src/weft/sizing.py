@@ -22,7 +22,7 @@ import torch
 from weft.blocks import BLOCKS
 from weft.config import PRESETS, ModelConfig, merge
 from weft.errors import UserError
-from weft.layers.embedding import TokenEmbedding
+from weft.layers.adaptive import make_embedding
 from weft.layers.norms import make_norm
 from weft.pattern import ARCHITECTURES, default_pairs, expand, parse_count
 
@@ -111,9 +111,7 @@ def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> Mod
 def count_parameters(config: ModelConfig) -> int:
     """Return the parameters of the model that ``config`` describes, without making it."""
     with torch.device("meta"):
-        parts: list[torch.nn.Module] = [
-            TokenEmbedding(config.vocab_size, config.hidden_size, tied=config.tie_embeddings, bias=config.head_bias)
-        ]
+        parts: list[torch.nn.Module] = [make_embedding(config)]
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
         blocks = {kind: _size(BLOCKS[kind](config)) for kind in set(config.block_kinds)}

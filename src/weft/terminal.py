@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,8 +15,11 @@ from rich.text import Text
 if TYPE_CHECKING:
     from weft.description import Description
     from weft.evaluation.figures import Figures
+    from weft.study.compare import Listener as StudyListener
+    from weft.study.jobs import Job
     from weft.training.listener import Listener, Status
 
+STUDY_SECONDS = 20.0  # between words on where a comparison stands
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
 # What each figure is called, and what it means.
 FIGURES = {
@@ -82,6 +86,27 @@ class _Bar(_Lines):
             self.progress = None
 
 
+def study_listener(console: Console) -> StudyListener:
+    """Return what tells of a comparison: words, and where each running job stands."""
+    from weft.study.compare import Listener
+
+    last = [0.0]
+    lines = _Lines(console)
+
+    def tick(jobs: list[Job], done: int, total: int) -> None:
+        if time.monotonic() - last[0] < STUDY_SECONDS:
+            return
+        last[0] = time.monotonic()
+        for job in jobs:
+            record = job.progress()
+            bits = record.get("bits_per_byte")
+            told = f"step {record['step']}, {record.get('seconds', 0):.0f} s" if "step" in record else "starting"
+            told += f", {bits:.3f} bits per byte" if isinstance(bits, float) else ""
+            lines.message(f"[{done + 1} of {total}] {job.name}: {told}")
+
+    return Listener(lines.message, tick)
+
+
 def describe_status(status: Status) -> str:
     """Return a run's standing in one line."""
     left = status.seconds * (1 - status.done) / max(status.done, 1e-9)
@@ -125,14 +150,30 @@ def description_table(described: Description) -> Table:
         ("FLOPs/token", "right"),
     ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    embedding = f"{described.vocab_size} x {described.hidden_size}"
-    table.add_row("", "embedding", embedding, f"{described.embedding_parameters:,}", "")
+    table.add_row("", "embedding", described.embedding_shape, f"{described.embedding_parameters:,}", "")
     for row in described.blocks:
         shared = row.shared_with is not None
         parameters = f"as block {row.shared_with}" if shared else f"{row.parameters:,}"
         table.add_row(str(row.position), row.kind, row.shape, parameters, f"{row.flops:,}")
     softmax = described.flops_per_token - sum(row.flops for row in described.blocks)
     table.add_row("", "softmax", "", "", f"{softmax:,}")
+    return table
+
+
+def comparison_table(results: Mapping[str, Any]) -> Table:
+    """Return ``results.json`` of a comparison as a table, best first; what is not there yet is left out or a dash."""
+    from weft.study.comparison_records import comparison
+    from weft.study.comparison_table import terminal_columns
+
+    compared = comparison("", results)
+    table = Table(title="test bits per byte, lower is better", title_justify="left")
+    table.add_column("architecture", no_wrap=True)
+    columns = terminal_columns(compared)
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column.words else "right")
+    for place, one in enumerate(compared.contenders):
+        cells = (Text(text) for text in (one.label, *(column.cell(one) for column in columns)))
+        table.add_row(*cells, style="bold" if place == 0 and one.bits else None)
     return table
 
 

@@ -14,6 +14,7 @@ from weft.layers import cross_entropy as module
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_loss_and_gradients_equal_torch(monkeypatch, bias, ignored, rows):
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", rows * 7)
+    monkeypatch.setattr(module, "FEWEST_ROWS", 1)
     torch.manual_seed(0)
     hidden = torch.randn(10, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
@@ -43,3 +44,15 @@ def test_logits_of_a_long_batch_never_stand_whole(monkeypatch):
     module.cross_entropy(torch.randn(5000, 2), torch.randn(4096, 2), None, torch.zeros(5000, dtype=torch.long))
     assert max(part.numel() for part in sizes) <= module.CHUNK_ELEMENTS
     assert sum(part.shape[0] for part in sizes) == 5000
+
+
+def test_a_part_of_a_batch_is_divided_by_the_whole_count():
+    hidden, weight, targets = torch.randn(6, 3), torch.randn(5, 3), torch.randint(0, 5, (6,))
+    whole = module.cross_entropy(hidden, weight, None, targets)
+    count = module.count_targets(targets)
+    parts = [module.cross_entropy(hidden[rows], weight, None, targets[rows], count) for rows in ([0, 3], [1, 2, 4, 5])]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_a_large_vocabulary_is_read_for_many_tokens_at_once():
+    assert [part.stop - part.start for part in module._chunks(300, 1 << 30)] == [128, 128, 44]

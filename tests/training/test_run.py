@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 import weft
 from weft.errors import Interrupted, UserError
+from weft.training.fitting import default_parameters
 from weft.training.listener import Silent
-from weft.training.run import default_parameters, train
+from weft.training.run import train
 
 VARIANTS = {
     "default": {},

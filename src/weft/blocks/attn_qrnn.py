@@ -39,7 +39,7 @@ class AttnQRNNBlock(RecurrentBlock):
         self.key = nn.Linear(inner, inner, bias=False)
         self.value = nn.Linear(inner, inner, bias=False)
         self.mixed_norm = make_norm(config.norm, inner)
-        self.attention_gain = nn.Parameter(torch.zeros(()))
+        self.attention_gain = nn.Parameter(torch.zeros(1))
         self.add_recurrence(config, inner)
 
     def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:

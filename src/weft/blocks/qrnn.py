@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
@@ -63,15 +64,8 @@ def _window(x_BTD: Tensor, window: int, before_BWD: Tensor | None, reset_BT: Ten
     views = [padded[:, lags - lag : lags - lag + time] for lag in range(window)]
     last = padded[:, time:]
     if reset_BT is not None:
-        distance_BT = _since_reset(reset_BT)
-        views = [view.masked_fill((distance_BT < lag)[..., None], 0.0) for lag, view in enumerate(views)]
-        ages = torch.arange(lags - 1, -1, -1, device=x_BTD.device)
-        last = last.masked_fill((distance_BT[:, -1:] < ages)[..., None], 0.0)
+        document_BS = F.pad(reset_BT.cumsum(1, dtype=torch.int32), (lags, 0))  # 0: the one from before this piece
+        same = [document_BS[:, lags - lag : lags - lag + time] == document_BS[:, lags:] for lag in range(window)]
+        views = [view.masked_fill(~inside[..., None], 0.0) for view, inside in zip(views, same, strict=True)]
+        last = last.masked_fill((document_BS[:, time:] != document_BS[:, -1:])[..., None], 0.0)
     return torch.cat(views, dim=-1), last
-
-
-def _since_reset(reset_BT: Tensor) -> Tensor:
-    """Return how many positions ago the document started (a large number where it started before this piece)."""
-    steps = torch.arange(reset_BT.shape[1], device=reset_BT.device)
-    started = torch.where(reset_BT, steps, -(1 << 30)).cummax(dim=1).values
-    return steps - started

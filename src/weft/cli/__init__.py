@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
-from weft.cli import train, use  # noqa: F401 - importing a module adds its commands, in the order of --help
+from weft.cli import train, compare, use, export, serve  # noqa: F401, I001 - importing adds commands, as --help lists them
 from weft.cli.app import app, err
 from weft.errors import Interrupted, UserError
 
@@ -17,11 +18,18 @@ def main() -> None:
     try:
         app()
     except UserError as mistake:
-        terminal.error(err, str(mistake))
+        if _speaks():
+            terminal.error(err, str(mistake))
         sys.exit(2)
     except Interrupted as stop:
-        err.print(str(stop), markup=False, highlight=False, soft_wrap=True)
+        if _speaks():
+            err.print(str(stop), markup=False, highlight=False, soft_wrap=True)
         sys.exit(128 + stop.signal_number)
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _speaks() -> bool:
+    """Return whether this process is the only one, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -15,7 +15,11 @@ from weft.errors import UserError
 def train(
     sources: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-        typer.Argument(help="Files, folders or globs: .txt, .jsonl, also .gz .xz .bz2 .zst.", show_default=False),
+        typer.Argument(
+            help="Files, folders or globs: .txt, .jsonl, also .gz .xz .bz2 .zst. Or one of enwik8, text8, wikitext-103 "
+            "and wikitext-2, or a Hugging Face dataset, hf:NAME.",
+            show_default=False,
+        ),
     ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.", show_default=False)] = ...,  # type: ignore[assignment]
     architecture: Annotated[
@@ -30,7 +34,8 @@ def train(
         typer.Option(help="Size, embeddings included, such as 2M.", show_default="fits the corpus"),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="bytes, characters, words, bpe or unigram.", show_default="bpe")
+        str | None,
+        typer.Option(help="bytes, characters, words, bpe, unigram or closed-words.", show_default="bpe"),
     ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size.", show_default="fits the corpus")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes of training alone.", show_default="10")] = None,
@@ -43,6 +48,10 @@ def train(
     document_separator: Annotated[
         str | None,
         typer.Option(help="What parts documents in a file ('' for nothing).", show_default=r"\n\n\n"),
+    ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(help="Where a published corpus is (file, archive, folder), instead of downloading it."),
     ] = None,
     text_key: Annotated[str | None, typer.Option(help="The text's key in JSONL records.", show_default="text")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML); options go over it.")] = None,
@@ -63,6 +72,7 @@ def train(
     from weft import api, terminal
     from weft.config import merge
     from weft.study.finish import finish_run
+    from weft.training.parallel import is_main
     from weft.training.recipe import parse_settings
 
     if architecture and pattern:
@@ -77,6 +87,7 @@ def train(
             "split": split,
             "document_separator": unescape(document_separator),
             "text_key": text_key,
+            "path": path,
         },
         training={"minutes": minutes, "steps": steps, "tokens": tokens, "seed": seed},
     )
@@ -91,6 +102,8 @@ def train(
         overwrite=overwrite,
         listener=terminal.listener(err if as_json else out),
     )
+    if not is_main():  # of several processes one speaks and writes
+        return
     report = finish_run(out_folder)
     if as_json:
         print_json({"run": str(out_folder), "report": str(report)} | result.to_json())

@@ -72,13 +72,14 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
-    from weft.folder import load_model, load_tokenizer
+    from weft.folder import load_tokenizer
     from weft.generation import Sampling, stream
     from weft.generation import generate as generate_texts
+    from weft.peers import load_any
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     prompts = prompt or [""]
-    tokenizer, model = load_tokenizer(run), load_model(run)
+    tokenizer, model = load_tokenizer(run), load_any(run)
     if len(prompts) == 1 and not as_json:
         print(prompts[0], end="", flush=True)
         for piece in stream(model, tokenizer, prompts[0], max_new_tokens=max_new_tokens, sampling=sampling):
@@ -96,7 +97,9 @@ def generate(
 def describe(
     what: Annotated[
         str,
-        typer.Argument(help="An architecture, a pattern such as '(af)6', or a run directory.", show_default=False),
+        typer.Argument(
+            help="An architecture, a pattern such as '(af)6', a run directory, or a recipe.", show_default=False
+        ),
     ],
     parameters: Annotated[str, typer.Option(help="Size, embeddings included.")] = "2M",
     vocab_size: Annotated[int, typer.Option(min=1, help="Vocabulary size.")] = 4096,
@@ -114,9 +117,13 @@ def describe(
     from weft.folder import load_config
     from weft.pattern import ARCHITECTURES
     from weft.sizing import sized
+    from weft.training.fitting import described_model
+    from weft.training.recipe import load_recipe, make_recipe
 
     if Path(what).is_dir():
         config = load_config(Path(what))
+    elif Path(what).is_file():
+        config = described_model(make_recipe(load_recipe(Path(what))).model, vocab_size)
     else:
         config = sized(what, parameters=parameters, vocab_size=vocab_size, preset=preset)
     described = describe_config(config)

@@ -2,29 +2,46 @@
 
 from weft.data.cache import cache_dir, clear_cache
 from weft.data.config import DataConfig, SplitName, SplitRule, TokenizerKind
-from weft.data.prepare import PreparedData, TokenizedSplit, prepare, tokenize_sources
+from weft.data.prepare import prepare, tokenize_sources
+from weft.data.prepared import PreparedData, TokenizedSplit
+from weft.data.published import PUBLISHED
 from weft.data.splits import iter_documents
-from weft.data.stream import IGNORED, Segment, StreamState, TokenStream, max_lanes
+from weft.data.stream import (
+    IGNORED,
+    Segment,
+    StreamState,
+    TokenStream,
+    TrainingStream,
+    join_states,
+    max_lanes,
+    open_stream,
+)
+from weft.data.streamed import StreamedSplit
 from weft.data.tokenizer_training import default_vocab_size, train_tokenizer
 from weft.data.tokenizers import Tokenizer
 
 __all__ = [
     "IGNORED",
+    "PUBLISHED",
     "DataConfig",
     "PreparedData",
     "Segment",
     "SplitName",
     "SplitRule",
     "StreamState",
+    "StreamedSplit",
     "TokenStream",
     "TokenizedSplit",
     "Tokenizer",
     "TokenizerKind",
+    "TrainingStream",
     "cache_dir",
     "clear_cache",
     "default_vocab_size",
     "iter_documents",
+    "join_states",
     "max_lanes",
+    "open_stream",
     "prepare",
     "tokenize_sources",
     "train_tokenizer",

@@ -16,7 +16,7 @@ from weft.data.sources import SourceFile, read_raw
 from weft.errors import UserError
 
 META = "meta.json"
-_ENTRIES = "prepared"  # clear_cache() deletes this folder only, wherever WEFT_CACHE points
+_ENTRIES, _DOWNLOADS = "prepared", "downloads"  # clear_cache() deletes these only, wherever WEFT_CACHE points
 
 
 def cache_dir() -> Path:
@@ -26,12 +26,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "weft"
 
 
+def downloads_dir() -> Path:
+    """Return the folder of what was downloaded, whole or in part."""
+    return cache_dir() / _DOWNLOADS
+
+
 def clear_cache() -> int:
-    """Delete all prepared corpora; return the bytes that were freed."""
-    folder = cache_dir() / _ENTRIES
-    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    """Delete all prepared corpora and all downloads; return the bytes that were freed."""
+    freed = 0
+    for folder in (cache_dir() / _ENTRIES, downloads_dir()):
+        freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
     return freed
 
 

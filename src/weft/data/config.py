@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from weft.config import FrozenConfig
+from weft.data.published import PUBLISHED, PublishedCorpus
 
-TokenizerKind = Literal["bytes", "characters", "words", "bpe", "unigram"]
+TokenizerKind = Literal["bytes", "characters", "words", "bpe", "unigram", "closed-words"]
+CLOSED: Final = "closed-words"
 SplitName = Literal["train", "validation", "test"]
 SplitRule = Literal["documents", "lines", "bytes"]
 
 DEFAULT_SEPARATOR = "\n\n\n"
+HUB = "hf:"
 
 
 class DataConfig(FrozenConfig):
@@ -22,15 +25,20 @@ class DataConfig(FrozenConfig):
     files replace that split, and whatever the split rule would have held out for it is trained on.
     ``document_separator`` parts the documents of a text file ("" makes each file one document);
     ``text_key`` names the text in a JSONL record; ``vocab_size`` includes the two special tokens.
+
+    Two kinds of source stand alone: the name of a published corpus (:data:`weft.data.published.PUBLISHED`; ``path``
+    is where its file, archive or folder is, for those who have it), and ``hf:...``, a dataset that streams
+    (:mod:`weft.data.hub`).
     """
 
     sources: tuple[str, ...] = ()
+    path: str | None = None
     text_key: str = "text"
     document_separator: str = DEFAULT_SEPARATOR
     split: Literal["auto", "documents", "lines", "bytes"] = "auto"
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
-    tokenizer: Literal["auto", "bytes", "characters", "words", "bpe", "unigram"] = "auto"
+    tokenizer: Literal["auto", "bytes", "characters", "words", "bpe", "unigram", "closed-words"] = "auto"
     vocab_size: int | None = None
 
     @field_validator("sources", "validation", "test", mode="before")
@@ -41,5 +49,40 @@ class DataConfig(FrozenConfig):
 
     @property
     def tokenizer_kind(self) -> TokenizerKind:
-        """The kind of tokenizer to train; ``auto`` is ``bpe``."""
-        return "bpe" if self.tokenizer == "auto" else self.tokenizer
+        """The kind of tokenizer to train; ``auto`` is that of a published corpus, else ``bpe``."""
+        if self.tokenizer != "auto":
+            return self.tokenizer
+        return self.published.tokenizer if self.published else "bpe"
+
+    @property
+    def published(self) -> PublishedCorpus | None:
+        """The published corpus that the only source names, if it names one."""
+        return PUBLISHED.get(self.sources[0]) if len(self.sources) == 1 else None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the training text streams from a Hugging Face dataset."""
+        return any(source.startswith(HUB) for source in self.sources)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = ", ".join(PUBLISHED)
+        if self.path and not self.published:
+            raise ValueError(f"path (--path) goes with a published corpus as the only source: {known}")
+        if self.streamed and len(self.sources) > 1:
+            raise ValueError(f"a source '{HUB}...' stands alone: leave the others out")
+        if self.published:
+            self._check_published(self.published)
+        return self
+
+    def _check_published(self, corpus: PublishedCorpus) -> None:
+        alone = f"to treat the file in your own way, give its path as the source instead of '{corpus.name}'"
+        if self.validation or self.test:
+            raise ValueError(f"{corpus.name} has published validation and test parts: leave yours out, or {alone}")
+        if self.split not in ("auto", "bytes" if corpus.cuts else "auto"):
+            raise ValueError(f"{corpus.name} is split as published, not by {self.split}: leave split out, or {alone}")
+        if corpus.cuts and self.tokenizer_kind != corpus.tokenizer:
+            raise ValueError(
+                f"{corpus.name} is published over {corpus.tokenizer}, not {self.tokenizer}: leave the tokenizer out, "
+                f"or {alone}"
+            )

@@ -17,19 +17,26 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
+ZIP = ".zip"
 TEXT_SUFFIXES = (".txt", ".jsonl")
 BUNDLED = "weft:"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of text; its name says how it is compressed and whether it is JSONL."""
+    """One file of text; its name says how it is compressed and whether it is JSONL.
+
+    ``member`` is the name of the file within, where ``path`` is a zip archive.
+    """
 
     path: Path
+    member: str = ""
 
     @property
     def compression(self) -> str:
         """The suffix of the compression, or "" for a plain file."""
+        if self.member:
+            return ZIP
         suffix = self.path.suffix.lower()
         return suffix if suffix in COMPRESSIONS else ""
 
@@ -135,9 +142,10 @@ def _window(blocks: Iterator[bytes], start: int, stop: int | None) -> Iterator[b
 
 def _decompressed(file: SourceFile) -> Iterator[bytes]:
     import lzma
+    import zipfile
     import zlib
 
-    damage: tuple[type[Exception], ...] = (EOFError, OSError, lzma.LZMAError, zlib.error)
+    damage: tuple[type[Exception], ...] = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
     if file.compression == ".zst":
         damage = (*damage, _zstandard().ZstdError)
     try:
@@ -170,6 +178,13 @@ def _bz2(file: SourceFile) -> Iterator[bytes]:
         yield from _blocks(stream)
 
 
+def _zip(file: SourceFile) -> Iterator[bytes]:
+    import zipfile
+
+    with zipfile.ZipFile(file.path) as archive, archive.open(file.member) as stream:
+        yield from _blocks(stream)
+
+
 def _zst(file: SourceFile) -> Iterator[bytes]:
     """Yield all frames; zstandard's own reader would take a file that ends too early for a whole one."""
     make = _zstandard().ZstdDecompressor().decompressobj
@@ -189,6 +204,7 @@ _OPENERS: dict[str, Callable[[SourceFile], Iterator[bytes]]] = {
     ".xz": _xz,
     ".bz2": _bz2,
     ".zst": _zst,
+    ZIP: _zip,
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 
 from weft.data.config import DataConfig, SplitName, SplitRule
 from weft.data.documents import Fragment, Layout, join_fragments, read_fragments, whole_document
+from weft.data.published_corpus import PublishedText
 from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources
 from weft.errors import UserError
 
@@ -151,13 +152,22 @@ class Corpus:
         return sum(len(block) for block in read_blocks(file)) if file.compression else file.path.stat().st_size
 
 
+def open_corpus(
+    config: DataConfig, *, any_bytes: bool, progress: Callable[[str], None] = lambda _: None
+) -> Corpus | PublishedText:
+    """Return what reads the text of ``config``: its files, or a published corpus (fetched when it is read)."""
+    if config.published:
+        return PublishedText(config, any_bytes=any_bytes, progress=progress)
+    return Corpus(config, any_bytes=any_bytes)
+
+
 def iter_documents(config: DataConfig, split: SplitName) -> Iterator[bytes]:
     """Yield the documents of one split as bytes, streaming from the files; see :class:`Corpus` for the rules.
 
     Separators belong to no document. Raises UserError for files that are missing, damaged or no text, and
     where the split is empty.
     """
-    corpus = Corpus(config, any_bytes=config.tokenizer_kind == "bytes")
+    corpus = open_corpus(config, any_bytes=config.tokenizer_kind == "bytes")
     return join_fragments(corpus.fragments(split))
 
 

@@ -5,12 +5,13 @@ Legend: B lanes of this rank, T tokens of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from weft.data.prepare import TokenizedSplit
+from weft.data.prepared import PreparedData, TokenizedSplit
+from weft.data.streamed import StreamedSplit
 from weft.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,9 +35,78 @@ class Segment(NamedTuple):
     reset_BT: NDArray[np.bool_]
 
 
-def max_lanes(split: TokenizedSplit, length: int) -> int:
+class TrainingStream(Protocol):
+    """What a trainer reads: segments without end, and where they stand."""
+
+    def __next__(self) -> Segment:
+        """Return the next segment of every lane of this rank."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """Where the stream stands, as JSON can hold it; see :func:`join_states` for several ranks."""
+        ...
+
+    @property
+    def epoch(self) -> float:
+        """The number of passes over the text, with the part of the present one."""
+        ...
+
+
+def open_stream(
+    prepared: PreparedData,
+    *,
+    lanes: int,
+    length: int,
+    seed: int,
+    predict_boundary: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    state: Any = None,
+) -> TrainingStream:
+    """Return the training segments of a prepared corpus, tokenized or streaming, from where ``state`` stands.
+
+    ``state`` is what :attr:`TrainingStream.state` said in one process, or :func:`join_states` of all ranks.
+    """
+    if isinstance(prepared.train, StreamedSplit):
+        from weft.data.document_stream import DocumentStream
+
+        return DocumentStream(
+            prepared.train,
+            prepared.tokenizer,
+            lanes=lanes,
+            length=length,
+            seed=seed,
+            predict_boundary=predict_boundary,
+            rank=rank,
+            world_size=world_size,
+            state=state,
+        )
+    return TokenStream(
+        prepared.train,
+        lanes=lanes,
+        length=length,
+        seed=seed,
+        boundary_id=prepared.tokenizer.boundary_id,
+        predict_boundary=predict_boundary,
+        rank=rank,
+        world_size=world_size,
+        state=None if state is None else StreamState(*state),
+    )
+
+
+def join_states(states: Sequence[Any]) -> Any:
+    """Return one state for all ranks, given those of each in order; any rank of any number of them can take it up."""
+    if not isinstance(states[0], dict):
+        return states[0]  # all ranks stand at the same segment
+    from weft.data.document_stream import join_document_states
+
+    return join_document_states(states)
+
+
+def max_lanes(split: TokenizedSplit | StreamedSplit, length: int) -> int:
     """Return how many lanes of ``length`` tokens (over all ranks) the split can fill; 0 if not one."""
-    return len(split.tokens) // length
+    return split.lanes_that_fit(length)
 
 
 class TokenStream(Iterator[Segment]):

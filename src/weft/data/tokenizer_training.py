@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weft.data.config import TokenizerKind
+from weft.data.closed_words import train_closed_words
+from weft.data.config import CLOSED, TokenizerKind
 from weft.data.tokenizers import (
     MIN_VOCAB_SIZE,
     NUM_BYTES,
@@ -45,8 +46,11 @@ def train_tokenizer(
     """Return a tokenizer of ``kind`` with ``vocab_size`` tokens learned from ``documents`` (UTF-8).
 
     The same documents give the same tokenizer. Where they do not support that many tokens, UserError states
-    how many they do, unless ``exact`` is false: then there are fewer. ``bytes`` learns nothing and has 258.
+    how many they do, unless ``exact`` is false: then there are fewer. ``bytes`` learns nothing and has 258;
+    ``closed-words`` is :func:`weft.data.closed_words.train_closed_words`.
     """
+    if kind == CLOSED:
+        return train_closed_words(documents, vocab_size, exact=exact)
     if vocab_size < MIN_VOCAB_SIZE:
         raise UserError(
             f"A vocabulary of {vocab_size} is too small: it holds 256 bytes and 2 special tokens, so give "

@@ -1,7 +1,8 @@
-"""One family of tokenizers, all over bytes, so that any text comes back exactly as it went in.
+"""One family of tokenizers, all over bytes, so that any text comes back exactly as it went in; and one exception.
 
 Whatever the kind, ids 0..255 are the bytes themselves (in Hugging Face's printable spelling of bytes), the
-pieces that were learned follow, and the two special tokens come last.
+pieces that were learned follow, and the two special tokens come last. The exception is ``closed-words``
+(:mod:`weft.data.closed_words`), which exists because published perplexities are over a closed vocabulary of words.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from weft.data.config import TokenizerKind
+from weft.data.config import CLOSED, TokenizerKind
 from weft.data.documents import Fragment
 from weft.data.pieces import PIECE_BYTES, cut_pieces
+from weft.data.published import LINE_END_WORD
 from weft.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ BOUNDARY, PADDING = "<|boundary|>", "<|padding|>"
 NUM_BYTES, NUM_SPECIAL = 256, 2
 MIN_VOCAB_SIZE = NUM_BYTES + NUM_SPECIAL
 BATCH_BYTES = 1 << 20
+UNKNOWN_WORD = "<unk>"  # of the closed vocabulary
 
 # Letters with their marks and joiners (Indic scripts, Persian) stay together; digits stand alone; a space
 # goes with what follows it; white space ends at the last line end.
@@ -49,6 +52,9 @@ PATTERNS: dict[TokenizerKind, str | None] = {
 class Tokenizer:
     """Text to token ids and back, exactly, for any Unicode text (kind ``bytes``: for any bytes).
 
+    Kind ``closed-words`` keeps neither spacing nor unknown words: what comes back has a space before each word and
+    each line end, as the WikiText files have.
+
     ``backend`` is a ``tokenizers.Tokenizer`` of the family described above; :func:`train_tokenizer` and
     :meth:`load` make them. The special tokens never come out of :meth:`encode`: a text that spells them is
     text.
@@ -65,6 +71,16 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size})"
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id of every word that is not in a closed vocabulary; None where nothing is unknown."""
+        found: int | None = self.backend.token_to_id(UNKNOWN_WORD) if self.kind == CLOSED else None
+        return found
+
+    def cut(self, fragments: Iterable[Fragment]) -> Iterator[Fragment]:
+        """Yield the pieces that are encoded on their own; see :func:`weft.data.pieces.cut_pieces`."""
+        return cut_pieces(fragments, between_words=self.kind == CLOSED)
+
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the ids of ``text`` (T); long texts are cut as :func:`weft.data.pieces.cut_pieces` says."""
         try:
@@ -76,7 +92,7 @@ class Tokenizer:
         """Return the ids of ``data`` (T); UnicodeDecodeError if not UTF-8 and the kind not ``bytes``."""
         if self.kind == "bytes":
             return _byte_ids(data)
-        pieces = cut_pieces([Fragment(True, data)]) if len(data) > PIECE_BYTES else [Fragment(True, data)]
+        pieces = self.cut([Fragment(True, data)]) if len(data) > PIECE_BYTES else [Fragment(True, data)]
         ids = [ids for _, ids in self.encode_stream(pieces)]
         return np.concatenate(ids) if ids else np.zeros(0, np.int32)
 
@@ -111,10 +127,18 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
+        if self.kind == CLOSED:
+            return self._word_bytes()
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         table = [b""] * self.vocab_size
         for token, token_id in self.backend.get_vocab(with_added_tokens=False).items():
             table[token_id] = bytes(byte_of[character] for character in token)
+        return table
+
+    def _word_bytes(self) -> list[bytes]:
+        table = [b""] * self.vocab_size
+        for word, token_id in self.backend.get_vocab(with_added_tokens=False).items():
+            table[token_id] = b" \n" if word == LINE_END_WORD else f" {word}".encode()
         return table
 
     def to_json(self) -> str:
@@ -124,9 +148,11 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self._with_boundary(), encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
+            "padding_side": "left",
             "bos_token": BOUNDARY,
             "eos_token": BOUNDARY,
             "pad_token": PADDING,
@@ -135,6 +161,19 @@ class Tokenizer:
             "weft_kind": self.kind,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def _with_boundary(self) -> str:
+        """Return the JSON of a tokenizer that begins each text with the boundary token, as training does."""
+        from tokenizers import Tokenizer as Backend
+        from tokenizers.processors import TemplateProcessing
+
+        backend = Backend.from_str(self.to_json())
+        backend.post_processor = TemplateProcessing(
+            single=f"{BOUNDARY} $A",
+            pair=f"{BOUNDARY} $A {BOUNDARY}:1 $B:1",
+            special_tokens=[(BOUNDARY, self.boundary_id)],
+        )
+        return str(backend.to_str())
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -154,6 +193,7 @@ class Tokenizer:
             raise UserError(f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved.")
         try:
             backend = tokenizers.Tokenizer.from_str(text)
+            backend.post_processor = None  # what puts the boundary first is for Hugging Face: here the caller does
         except Exception:  # the library raises plain Exception
             raise UserError(f"'{folder / 'tokenizer.json'}' is damaged: restore it from where it was saved.") from None
         return cls(kind, backend)

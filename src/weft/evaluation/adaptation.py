@@ -21,9 +21,11 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from weft.config import FrozenConfig
 from weft.data import TokenizedSplit
+from weft.errors import UserError
 from weft.evaluation.scoring import device_of, pieces
 from weft.layers.state import detach
 from weft.model import WeftModel
+from weft.peers import LanguageModel
 
 
 class Adaptation(FrozenConfig):
@@ -36,7 +38,7 @@ class Adaptation(FrozenConfig):
 
 
 def score_adaptively(
-    model: WeftModel,
+    model: LanguageModel,
     split: TokenizedSplit,
     adaptation: Adaptation,
     *,
@@ -47,6 +49,8 @@ def score_adaptively(
 
     Works on a copy: ``model`` is left untouched.
     """
+    if not isinstance(model, WeftModel):
+        raise UserError("Dynamic evaluation is for Weft's own models, which carry state: score a peer without --adapt.")
     learner = copy.deepcopy(model).eval()
     update = _Update(learner, adaptation)
     nats, state = np.zeros(len(split.tokens), dtype=np.float32), None

@@ -11,11 +11,11 @@ from weft.data import TokenizedSplit, Tokenizer
 from weft.evaluation.adaptation import Adaptation, score_adaptively
 from weft.evaluation.figures import Figures, figures
 from weft.evaluation.scoring import score
-from weft.model import WeftModel
+from weft.peers import LanguageModel
 
 
 def evaluate_split(
-    model: WeftModel,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     split: TokenizedSplit,
     *,

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from weft.data import IGNORED, TokenizedSplit, Tokenizer
-from weft.model import WeftModel
+from weft.peers import Peer
 
 LANES = 16
 SEGMENT = 512
@@ -33,18 +33,22 @@ class Piece(NamedTuple):
 
 
 def score(
-    model: WeftModel, split: TokenizedSplit, *, boundary_id: int, progress: Progress | None = None
+    model: nn.Module, split: TokenizedSplit, *, boundary_id: int, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
 
-    ``progress`` is called with the number of tokens done since the last call.
+    ``model`` is a Weft model, or a module with its ``surprisal``: state is carried through each document. A peer, which
+    has none, is scored by a sliding window. ``progress`` is called with the number of tokens done since the last call.
     """
+    if isinstance(model, Peer):
+        return model.score(split, boundary_id=boundary_id, progress=progress)
     nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
     nats[split.offsets[:-1]] = 0.0
+    surprisal: Any = model.surprisal
     training, state = model.training, None
     model.eval()
     for piece in pieces(split, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)):
-        cost_BT, state = model.surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
+        cost_BT, state = surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
         scored = piece.places_BT >= 0
         nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
         if progress:
@@ -86,7 +90,7 @@ def pieces(
         )
 
 
-def device_of(model: WeftModel) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Return the device that the model's parameters are on."""
     return next(model.parameters()).device
 

@@ -12,17 +12,28 @@ from torch import Tensor
 
 IGNORE = -100
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MB in float32
+FEWEST_ROWS = 128  # of a chunk, whatever the vocabulary: each chunk reads the whole weight
 
 
-def cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+def cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor | None = None
+) -> Tensor:
     """Return the mean nats of ``targets_N`` (where not -100; zero when all are) under softmax(h W^T + b).
 
-    The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice.
+    The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice. ``count`` (a scalar)
+    replaces the number of targets that the sum is divided by, where these are a part of a larger batch.
     """
+    if count is None:
+        count = count_targets(targets_N)
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, targets_N
+        hidden_ND, weight_VD, bias_V, targets_N, count
     )
     return loss
+
+
+def count_targets(targets_N: Tensor) -> Tensor:
+    """Return how many targets are scored, at least 1, as a scalar tensor."""
+    return (targets_N != IGNORE).sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -46,14 +57,15 @@ def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tens
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:
-    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    rows = max(FEWEST_ROWS, CHUNK_ELEMENTS // vocabulary)
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
-        count = (targets_N != IGNORE).sum().clamp(min=1)
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor
+    ) -> Tensor:
         need = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden_ND) if need else None
         grad_weight = torch.zeros_like(weight_VD) if need else None
@@ -79,4 +91,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(None if grad is None else grad * grad_outputs[0] for grad in ctx.grads), None)
+        return (*(None if grad is None else grad * grad_outputs[0] for grad in ctx.grads), None, None)

@@ -56,27 +56,88 @@ def window_attention(
     documents_BS = _documents(state, key_BTGK, reset_BT)
     after = _remember(keys_BSGK, values_BSGK, documents_BS, memory)
 
-    time, past, heads = query_BTHK.shape[1], state.keys_BMGK.shape[1], query_BTHK.shape[2]
-    turned_BSGK = keys_BSGK
-    if rotary:
-        cos, sin = rotary_tables(past + time, query_BTHK.shape[-1], query_BTHK)
-        query_BTHK = rotate(query_BTHK, cos[past:], sin[past:])
-        turned_BSGK = rotate(keys_BSGK, cos, sin)
-    keys_BHSK, values_BHSK = (_by_head(x, heads) for x in (turned_BSGK, values_BSGK))
+    how = _How(memory, rotary, position_scores, dropout)
+    if torch.compiler.is_exporting() and isinstance(query_BTHK.shape[1], torch.SymInt):
+        return _attend_folded(query_BTHK, keys_BSGK, values_BSGK, documents_BS, how), after
+    return _attend_in_blocks(query_BTHK, keys_BSGK, values_BSGK, None if free else documents_BS, how), after
+
+
+class _How(NamedTuple):
+    """What decides the weights beside queries, keys and documents."""
+
+    memory: int
+    rotary: bool
+    position_scores: PositionScores | None
+    dropout: float
+
+
+def _attend_in_blocks(
+    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor | None, how: _How
+) -> Tensor:
+    """Return the attended values (B, T, H, K), working through one block of queries after another."""
+    time, heads = query_BTHK.shape[1], query_BTHK.shape[2]
+    past = keys_BSGK.shape[1] - time
+    if how.rotary:
+        query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
+    keys_BHSK, values_BHSK = (_by_head(x, heads) for x in (keys_BSGK, values_BSGK))
     query_BHTK = query_BTHK.transpose(1, 2)
 
     blocks = []
     for start in range(0, time, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, time)
-        window = slice(max(0, past + start - memory), past + stop)
+        window = slice(max(0, past + start - how.memory), past + stop)
         query_BHCK = query_BHTK[:, :, start:stop]
-        mask = _mask(past + start, past + stop, window, memory, None if free else documents_BS, query_BHCK)
-        if position_scores is not None:
-            scores = position_scores(query_BHCK, window.stop - window.start)
-            mask = scores.masked_fill(~mask, float("-inf"))
-        blocks.append(_attend(query_BHCK, keys_BHSK[:, :, window], values_BHSK[:, :, window], mask, dropout))
+        mask = _mask(past + start, past + stop, window, how.memory, documents_BS, query_BHCK)
+        mask = _with_positions(mask, query_BHCK, how.position_scores)
+        blocks.append(_attend(query_BHCK, keys_BHSK[:, :, window], values_BHSK[:, :, window], mask, how.dropout))
     attended_BHTK = torch.cat(blocks, dim=2) if blocks else query_BHTK
-    return attended_BHTK.transpose(1, 2), after
+    return attended_BHTK.transpose(1, 2)
+
+
+def _attend_folded(
+    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, how: _How
+) -> Tensor:
+    """Return what :func:`_attend_in_blocks` returns, with no loop: the N blocks are further rows of the batch.
+
+    Each block gets a copy of the keys it may see, so this is the slower form; but its graph is the same for every
+    length, as a program of dynamic length needs. The last block is filled up with queries that are dropped.
+    """
+    time, heads = query_BTHK.shape[1], query_BTHK.shape[2]
+    memory, block = how.memory, QUERY_BLOCK
+    count = (time + block - 1) // block
+    before, fill = memory - (keys_BSGK.shape[1] - time), count * block - time
+    flat = torch.arange(count * (memory + block), device=query_BTHK.device)
+    places = flat // (memory + block) * block + flat % (memory + block)
+
+    def fold(x_BS: Tensor, value: int = 0) -> Tensor:
+        padded = F.pad(x_BS, (0, 0) * (x_BS.dim() - 2) + (before, fill), value=value)
+        return padded.index_select(1, places).reshape(-1, memory + block, *x_BS.shape[2:])
+
+    keys_BSGK, values_BSGK, documents_BS = fold(keys_BSGK), fold(values_BSGK), fold(documents_BS, value=-1)
+    query_BCHK = F.pad(query_BTHK, (0, 0, 0, 0, 0, fill)).reshape(-1, block, *query_BTHK.shape[2:])
+    if how.rotary:
+        query_BCHK, keys_BSGK = _turn(query_BCHK, keys_BSGK)
+    query_BHCK = query_BCHK.transpose(1, 2)
+    mask = _mask(memory, memory + block, slice(0, memory + block), memory, documents_BS, query_BHCK)
+    mask = _with_positions(mask, query_BHCK, how.position_scores)
+    attended_BHCK = _attend(query_BHCK, _by_head(keys_BSGK, heads), _by_head(values_BSGK, heads), mask, how.dropout)
+    attended_BTHK = attended_BHCK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])
+    # Not a slice: how that lies in memory depends on the length, and asking would bind the graph to some lengths.
+    return attended_BTHK.index_select(1, torch.arange(time, device=query_BTHK.device))
+
+
+def _turn(query_BTHK: Tensor, keys_BSGK: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys by their places; the queries stand at the last T of the S."""
+    past = keys_BSGK.shape[1] - query_BTHK.shape[1]
+    cos, sin = rotary_tables(keys_BSGK.shape[1], query_BTHK.shape[-1], query_BTHK)
+    return rotate(query_BTHK, cos[past:], sin[past:]), rotate(keys_BSGK, cos, sin)
+
+
+def _with_positions(mask: Tensor, query_BHCK: Tensor, position_scores: PositionScores | None) -> Tensor:
+    """Turn the boolean mask into additive scores where positions have scores of their own."""
+    if position_scores is None:
+        return mask
+    return position_scores(query_BHCK, mask.shape[-1]).masked_fill(~mask, float("-inf"))
 
 
 def state_bytes(context: int, memory: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
@@ -129,7 +190,7 @@ def _mask(start: int, stop: int, window: slice, memory: int, documents_BS: Tenso
     """Return the boolean mask (B or 1, 1, C, keys) of what the queries at [start, stop) see within ``window``."""
     query_C = torch.arange(start, stop, device=like.device)[:, None]
     key_S = torch.arange(window.start, window.stop, device=like.device)[None, :]
-    mask = ((key_S <= query_C) & (query_C - key_S <= memory))[None, None]
+    mask = ((key_S <= query_C) & (key_S >= query_C - memory))[None, None]
     if documents_BS is None:
         return mask
     same = documents_BS[:, start:stop, None] == documents_BS[:, None, window]

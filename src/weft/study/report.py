@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from weft.files import write_atomic
+from weft.study.page import page, text
 from weft.study.records import Event, RunRecords, number, read_run, section
 from weft.study.words import FIGURES, PARTS, baselines, count, duration, figure_cell
 
 REPORT = "report.html"
 SAMPLED_STEPS = 6
 SAMPLE_CHARACTERS = 600
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def write_report(run: Path) -> Path:
@@ -46,20 +43,7 @@ def render(run: RunRecords, command: str) -> str:
         ("Use it", _usage(command)),
         ("Recipe", _recipe(run)),
     )
-    body = "".join(f"<section>{f'<h2>{name}</h2>' if name else ''}{html}</section>" for name, html in sections if html)
-    style = files("weft.study").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(run.name)} - Weft</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<style>{style}</style></head><body><main><header><h1>{text(run.name)}</h1>{_subtitle(run)}</header>"
-        f"{body}</main></body></html>\n"
-    )
-
-
-def text(value: object) -> str:
-    """Return ``value`` safe to stand in HTML, whatever it holds."""
-    return escape(_CONTROL.sub("\ufffd", str(value)))
+    return page(run.name, _subtitle(run), sections)
 
 
 def _subtitle(run: RunRecords) -> str:

@@ -18,11 +18,11 @@ NAMES |= {"embedding": "embedding", "softmax": "softmax"}
 
 def model_picture(config: ModelConfig, described: Description) -> str:
     """Return the model as one strip to scale and as a stack of rows: kind, shape, parameters."""
-    head = _untied_head(config)
+    head = described.softmax_parameters
     embedding = described.embedding_parameters - head
     most = max([embedding, *(row.parameters for row in described.blocks)])
     rows = [
-        _row("", "embedding", f"{config.vocab_size:,} tokens x {config.hidden_size}", embedding, most),
+        _row("", "embedding", _embedding_shape(config, described), embedding, most),
         *(_block_row(row, most) for row in described.blocks),
         _row(
             "",
@@ -44,9 +44,8 @@ def model_picture(config: ModelConfig, described: Description) -> str:
     )
 
 
-def _untied_head(config: ModelConfig) -> int:
-    """Return the parameters of a softmax with weights of its own (its bias is counted with the embedding)."""
-    return 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+def _embedding_shape(config: ModelConfig, described: Description) -> str:
+    return described.embedding_shape if config.adaptive else f"{config.vocab_size:,} tokens x {config.hidden_size}"
 
 
 def _facts(described: Description) -> str:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from weft.errors import UserError
 from weft.files import disk_errors, sync_folder
+from weft.training.parallel import like
 
 KEPT = 2
 MANIFEST = "manifest.json"
@@ -135,9 +136,11 @@ def optimizer_tensors(optimizer: Optimizer) -> Tensors:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
-    """Give an optimizer back the state that :func:`optimizer_tensors` returned."""
+    """Give an optimizer back the state that :func:`optimizer_tensors` returned, whole even where it had shards."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        of_parameter = value.dim() > 0
+        state.setdefault(int(index), {})[name] = like(value, parameters[int(index)]) if of_parameter else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from weft.model import WeftModel
+from weft.peers import LanguageModel
 from weft.training.recipe import TrainingConfig
 
 
-def make_optimizers(model: WeftModel, config: TrainingConfig) -> list[Optimizer]:
+def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay."""
     hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
     taken = {id(parameter) for parameter in hidden}
@@ -45,7 +45,7 @@ def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None
             group["lr"] = learning_rate
 
 
-def _hidden_matrices(model: WeftModel) -> list[Tensor]:
+def _hidden_matrices(model: LanguageModel) -> list[Tensor]:
     """Return the weights of the linear maps inside blocks."""
     return [module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear)]
 

@@ -30,11 +30,15 @@ RESUMABLE = (
 
 
 class ModelRecipe(FrozenConfig):
-    """Which model to build. ``parameters`` None fits the corpus; the sections hold fields of ``ModelConfig``'s."""
+    """Which model to build. ``parameters`` None fits the corpus; the sections hold fields of ``ModelConfig``'s.
+
+    ``peer`` names a model of another house instead (:mod:`weft.peers`), for comparisons.
+    """
 
     architecture: str = "hybrid"
     pattern: str | None = None
     parameters: int | None = None
+    peer: Literal["llama"] | None = None
     preset: Literal["modern", "classic"] | None = None
     hidden_size: PositiveInt | None = None
     norm: Literal["rms", "layer"] | None = None
@@ -49,6 +53,7 @@ class ModelRecipe(FrozenConfig):
     feed_forward: dict[str, Any] = Field(default_factory=dict)
     qrnn: dict[str, Any] = Field(default_factory=dict)
     attn_qrnn: dict[str, Any] = Field(default_factory=dict)
+    adaptive: dict[str, Any] = Field(default_factory=dict)  # none: every token's vector is as wide as the model
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -57,7 +62,7 @@ class ModelRecipe(FrozenConfig):
 
     def settings(self) -> dict[str, Any]:
         """Return the fields of ``ModelConfig`` that this recipe fixes."""
-        chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "preset"})
+        chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "peer", "preset"})
         return {key: value for key, value in chosen.items() if value not in (None, {})}
 
 

@@ -6,36 +6,26 @@ import json
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.config import ModelConfig, merge
-from weft.data import PreparedData, Tokenizer, max_lanes, prepare
+from weft.config import merge
+from weft.data import PreparedData, Tokenizer, prepare
 from weft.errors import Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.files import disk_errors, write_atomic
-from weft.folder import (
-    WEIGHTS,
-    load_config,
-    load_into,
-    load_model,
-    load_tokenizer,
-    load_weights,
-    read_config,
-    save_config,
-)
-from weft.model import WeftModel, build
-from weft.sizing import configure, resolve, size_of_width, sized
+from weft.folder import WEIGHTS, load_tokenizer
+from weft.peers import LanguageModel, load_any
+from weft.signals import stop_signals
 from weft.training.checkpoint import has_checkpoint
+from weft.training.fitting import fit, fit_lanes, make_model, name_of, resumed_model, save_description, shape_of
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
-from weft.training.recipe import Recipe, differences, flat, load_recipe, make_recipe, save_recipe
-from weft.training.schedule import DEFAULT_MINUTES
+from weft.training.parallel import Processes, is_main
+from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
 from weft.training.snapshot import restore_snapshot
 
 RECIPE = "recipe.yaml"
@@ -87,7 +77,7 @@ def train(
     ``out``, with the values saved there; ``overwrite`` replaces the run in ``out`` once the new one is ready to start.
     Raises :class:`UserError` for what a user can put right, and :class:`Interrupted` when SIGINT or SIGTERM came.
     """
-    listener = listener or Silent()
+    listener = listener if listener and is_main() else Silent()
     if init_from:
         values = merge(values, {"training": {"init_from": str(init_from)}})
     with disk_errors(out):
@@ -98,40 +88,38 @@ def train(
         begun = resume and has_checkpoint(out / "checkpoints")
         origin = Path(recipe.training.init_from) if recipe.training.init_from and not begun else None
         tokenizer = Tokenizer.load(out) if begun else load_tokenizer(origin) if origin else None
-        prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
-        recipe = recipe if begun else _fit(recipe, prepared)
-        config = read_config(out) if begun else _model_config(recipe, prepared, origin)
-        model = build(config, seed=recipe.training.seed)
-        if origin:
-            load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
-        trainer = _trainer(recipe, model, prepared, out, listener)
-        if not begun and trainer.main:
-            _begin(out, recipe, config, prepared, overwrite)
-        trainer.accelerator.wait_for_everyone()
+        processes = Processes()
+        with processes.main_first():
+            prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
+        recipe = recipe if begun else fit(recipe, prepared)
+        model = resumed_model(out, recipe.training.seed) if begun else make_model(recipe, prepared, origin)
+        trainer = _trainer(recipe, model, prepared, out, listener, processes)
+        processes.wait()  # all have seen the folder as it was
         if begun:
-            _go_back(trainer)
+            for news in restore_snapshot(trainer):
+                listener.message(news)
+        else:
+            if trainer.main:
+                _begin(out, recipe, model, prepared, overwrite)
+            trainer.wrap()
         return _train(trainer, recipe, resumed=begun)
 
 
-def _trainer(recipe: Recipe, model: WeftModel, prepared: PreparedData, out: Path, listener: Listener) -> Trainer:
+def _trainer(
+    recipe: Recipe, model: LanguageModel, prepared: PreparedData, out: Path, listener: Listener, processes: Processes
+) -> Trainer:
     """Return the trainer, with no more lanes than a small text can fill."""
-    lanes, length = _lanes(prepared, recipe.training.lanes, recipe.training.length)
+    lanes, length = fit_lanes(prepared, recipe.training.lanes, recipe.training.length, processes.count)
     training = recipe.training.model_copy(update={"lanes": lanes, "length": length})
-    return Trainer(training, model, prepared, out, listener)
-
-
-def _go_back(trainer: Trainer) -> None:
-    """Go back to the last whole checkpoint."""
-    for name in restore_snapshot(trainer):
-        trainer.listener.message(f"The checkpoint {name} is damaged: went back to the one before it.")
+    return Trainer(training, model, prepared, out, listener, processes)
 
 
 def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult:
-    out, listener, config = trainer.folder, trainer.listener, trainer.model.config
+    out, listener = trainer.folder, trainer.listener
+    together = f", {trainer.processes.count} processes" if trainer.processes.count > 1 else ""
     listener.message(
-        f"{recipe.model.architecture if not recipe.training.init_from else 'continued'}: {config.pattern}, width "
-        f"{config.hidden_size}, {trainer.model.parameter_count:,} parameters, on {trainer.device.type} in "
-        f"{'bf16' if trainer.bf16 else 'fp32'}"
+        f"{name_of(recipe)}: {shape_of(trainer.model)}, {trainer.model.parameter_count:,} parameters, on "
+        f"{trainer.device.type} in {'bf16' if trainer.bf16 else 'fp32'}{together}"
     )
     if resumed and trainer.done >= 1 and (out / RESULTS).is_file():
         listener.message("This run is finished: nothing to do (ask for more with --steps, --tokens or --minutes).")
@@ -139,7 +127,7 @@ def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult
     if resumed and trainer.main:
         save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary)
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
-    with _stop_on_signals(trainer) as received:
+    with stop_signals(trainer.request_stop) as received:
         try:
             finished = trainer.run()
         finally:
@@ -151,6 +139,7 @@ def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult
         raise UserError(
             "The validation loss was never finite, so there is no model: start again with a lower learning rate."
         )
+    trainer.processes.wait()  # the best model is on the disk
     result = _score(trainer, listener)
     if trainer.main:
         write_atomic(out / RESULTS, json.dumps(result.to_json(), indent=2) + "\n")
@@ -159,7 +148,7 @@ def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult
 
 def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
     """Evaluate the best model on validation and test."""
-    model = load_model(trainer.folder).to(trainer.device)
+    model = load_any(trainer.folder).to(trainer.device)
     scored = {}
     for name in ("validation", "test"):
         listener.message(f"Scoring the {name} text ...")
@@ -252,87 +241,11 @@ def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
 
 
-def _fit(recipe: Recipe, prepared: PreparedData) -> Recipe:
-    """Fill in what the recipe left to the corpus: the tokenizer, the vocabulary, the model's size."""
-    data, training = recipe.data, recipe.training
-    tokenizer = prepared.tokenizer
-    data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
-    update: dict[str, Any] = {}
-    if training.steps is None and training.tokens is None and training.minutes is None:
-        update["minutes"] = DEFAULT_MINUTES
-    model = recipe.model
-    if model.parameters is None and model.hidden_size is None and not training.init_from:
-        model = model.model_copy(update={"parameters": default_parameters(prepared.train.bytes)})
-    return Recipe(model=model, data=data, training=training.model_copy(update=update))
-
-
-def default_parameters(training_bytes: int) -> int:
-    """Return the size that fits a corpus: 2M parameters at 2 MB, growing with its square root, at most 5M."""
-    return int(min(5e6, max(1e5, 2e6 * (training_bytes / 2e6) ** 0.5)))
-
-
-def _lanes(prepared: PreparedData, lanes: int, length: int) -> tuple[int, int]:
-    """Return lanes and length that a small text can fill."""
-    while length > 8 and max_lanes(prepared.train, length) < 2:
-        length //= 2
-    return max(1, min(lanes, max_lanes(prepared.train, length))), length
-
-
-def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> ModelConfig:
-    """Return the model's configuration, with the tokenizer's special tokens in it."""
-    model, tokenizer = recipe.model, prepared.tokenizer
-    special = {"boundary_id": tokenizer.boundary_id, "padding_id": tokenizer.padding_id}
-    if origin:
-        return _started_from(origin, model.settings())
-    name, settings = model.pattern or model.architecture, model.settings() | special
-    if model.parameters is None:
-        pattern, settings = resolve(name, size_of_width(model.hidden_size or 0), model.preset, settings)
-        return configure(pattern, tokenizer.vocab_size, settings)
-    return sized(
-        name,
-        parameters=model.parameters,
-        vocab_size=tokenizer.vocab_size,
-        preset=model.preset,
-        settings=settings,
-    )
-
-
-def _started_from(origin: Path, settings: dict[str, Any]) -> ModelConfig:
-    """Return the model of another run, in which only what has no parameters may change."""
-    before, after = load_config(origin), load_config(origin, settings)
-    free = {"dropout", "zoneout", "memory"}
-    old, new = flat(before.model_dump()), flat(after.model_dump())
-    if changed := [key for key in new if new[key] != old[key] and key.split(".")[-1] not in free]:
-        raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}.")
-    return after
-
-
-def _begin(out: Path, recipe: Recipe, config: ModelConfig, prepared: PreparedData, overwrite: bool) -> None:
+def _begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, overwrite: bool) -> None:
     """Make the run directory: recipe first, so that whatever happens later can be resumed."""
     if overwrite and out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, out / RECIPE, prepared=prepared.summary)
-    save_config(config, out)
+    save_description(model, out)
     prepared.tokenizer.save(out)
-
-
-@contextmanager
-def _stop_on_signals(trainer: Trainer) -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM end the loop after the present step; a second one acts as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        trainer.stop_requested = True
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

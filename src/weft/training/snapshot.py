@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from weft.data import PreparedData, StreamState
+from weft.data import join_states
 from weft.errors import UserError
 from weft.folder import load_into
 from weft.layers.state import map_state, tensors
@@ -24,6 +22,7 @@ from weft.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from weft.training.parallel import like, whole
 
 if TYPE_CHECKING:
     from weft.training.loop import Trainer
@@ -34,98 +33,122 @@ _COUNTERS = ("step", "tokens", "seconds", "bad_steps", "best_step")
 
 def save_snapshot(trainer: Trainer) -> None:
     """Write a checkpoint of ``trainer``; with several processes, the main one writes for all."""
-    from accelerate.utils import gather_object
-
     groups: dict[str, Tensors] = {"model": {name: p.detach() for name, p in trainer.model.named_parameters()}}
     groups |= {f"optimizer-{i}": optimizer_tensors(optimizer) for i, optimizer in enumerate(trainer.optimizers)}
     if trainer.average:
         groups["average"] = trainer.average.average
-    local = _local_tensors(trainer)
-    for rank, of_rank in enumerate(gather_object([local]) if trainer.accelerator.num_processes > 1 else [local]):
-        groups |= {f"{name}-{rank}": part for name, part in of_rank.items()}
+    # In one order on all processes, which gather each tensor together.
+    groups = {name: {key: whole(group[key]) for key in sorted(group)} for name, group in groups.items()}
+    lanes, random = zip(*trainer.processes.gather((_lanes(trainer), _random(trainer))), strict=True)
+    groups["lanes"] = {key: torch.cat([of_rank[key] for of_rank in lanes]) for key in lanes[0]}
+    groups |= {f"random-{rank}": generators for rank, generators in enumerate(random)}
     told = {name: getattr(trainer, name) for name in _COUNTERS} | {
         "best": _finite(trainer.best),
         "validation": _finite(trainer.validation),
-        "stream": list(trainer.stream.state),
+        "stream": join_states(trainer.processes.gather(trainer.stream.state)),
         "recent": trainer.recent,
         "average_updates": trainer.average.updates if trainer.average else 0,
-        "corpus": corpus_key(trainer.prepared),
-        "processes": trainer.accelerator.num_processes,
+        "corpus": trainer.prepared.train.identity,
+        "processes": trainer.processes.count,
+        "lanes": trainer.config.lanes * trainer.processes.count,
     }
     if trainer.main:
         write_checkpoint(trainer.folder / FOLDER, trainer.step, Checkpoint(told, groups))
-    trainer.accelerator.wait_for_everyone()
+    trainer.processes.wait()
 
 
 def restore_snapshot(trainer: Trainer) -> list[str]:
-    """Take ``trainer`` to the newest whole checkpoint, if any; return the damaged ones passed over."""
+    """Take ``trainer`` to the newest whole checkpoint, if any; return what there is to tell of it.
+
+    The number of processes may have changed: the lanes are dealt anew, each with what it remembers. That is the same
+    run up to rounding, except that dropout and zoneout draw other numbers.
+    """
     found = read_checkpoint(trainer.folder / FOLDER)
     if found is None:
         if trainer.main:
             trainer.metrics.truncate(0)
+        trainer.wrap()
         return []
     checkpoint, damaged = found
     told = checkpoint.progress
-    if told["corpus"] != corpus_key(trainer.prepared):
+    if told["corpus"] != trainer.prepared.train.identity:
         raise UserError("The texts have changed since this run began: restore them, or start again with --overwrite.")
-    if told["processes"] != trainer.accelerator.num_processes:
-        raise UserError(f"This run was saved by {told['processes']} process(es): resume it with as many.")
+    _deal_lanes(trainer, told["lanes"])
     for name in _COUNTERS:
         setattr(trainer, name, told[name])
     trainer.best = math.inf if told["best"] is None else told["best"]
     trainer.validation = math.nan if told["validation"] is None else told["validation"]
     trainer.recent = [(loss, seconds) for loss, seconds in told["recent"]]
-    trainer.stream = trainer.open_stream(StreamState(*told["stream"]))
+    trainer.stream = trainer.open_stream(told["stream"])
     if trainer.main:
         trainer.metrics.truncate(trainer.step)
         discard(trainer.folder / FOLDER, damaged)
-    trainer.accelerator.wait_for_everyone()
+    trainer.processes.wait()
     _restore_tensors(trainer, checkpoint.groups, told["average_updates"])
-    return damaged
+    news = [f"The checkpoint {name} is damaged: went back to the one before it." for name in damaged]
+    if told["processes"] != trainer.processes.count:
+        news.append(
+            f"Saved by {told['processes']} process(es) and resumed by {trainer.processes.count}, with "
+            f"{trainer.config.lanes} lanes each: the same run up to rounding, not bit for bit."
+        )
+        return news
+    random = checkpoint.groups[f"random-{trainer.processes.rank}"]
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and trainer.device.type == "cuda":
+        torch.cuda.set_rng_state(random["cuda"], trainer.device)
+    return news
+
+
+def _deal_lanes(trainer: Trainer, lanes: int) -> None:
+    """Share the lanes of a run among the processes that there are now."""
+    if lanes % trainer.processes.count:
+        raise UserError(
+            f"This run has {lanes} lanes, which {trainer.processes.count} processes cannot share evenly: resume it "
+            f"with a number of processes that divides {lanes}."
+        )
+    trainer.config = trainer.config.model_copy(update={"lanes": lanes // trainer.processes.count})
 
 
 def _restore_tensors(trainer: Trainer, groups: dict[str, Tensors], average_updates: int) -> None:
-    rank = trainer.accelerator.process_index
     load_into(trainer.model, groups["model"], trainer.folder / FOLDER)
     trainer.wrap()
+    parameters = dict(trainer.model.named_parameters())
     for index, optimizer in enumerate(trainer.optimizers):
         load_optimizer(optimizer, groups[f"optimizer-{index}"])
     if trainer.average:
-        trainer.average.average = {name: tensor.to(trainer.device) for name, tensor in groups["average"].items()}
+        trainer.average.average = {name: like(tensor, parameters[name]) for name, tensor in groups["average"].items()}
         trainer.average.updates = average_updates
-    trainer.state = _unflatten(trainer, groups[f"lanes-{rank}"])
-    torch.set_rng_state(groups[f"random-{rank}"]["cpu"])
-    if "cuda" in groups[f"random-{rank}"]:
-        torch.cuda.set_rng_state(groups[f"random-{rank}"]["cuda"], trainer.device)
+    first = trainer.processes.rank * trainer.config.lanes
+    mine = slice(first, first + trainer.config.lanes)
+    trainer.state = _unflatten(trainer, {key: tensor[mine] for key, tensor in groups["lanes"].items()})
 
 
-def _local_tensors(trainer: Trainer) -> dict[str, Tensors]:
-    """Return what belongs to this process alone: the carried state of its lanes and its random generators."""
-    lanes = {f"{index}": tensor.cpu() for index, tensor in enumerate(tensors(trainer.state or ()))}
+def _lanes(trainer: Trainer) -> Tensors:
+    """Return what the lanes of this process remember, lane by lane."""
+    return {f"{index}": tensor.cpu() for index, tensor in enumerate(tensors(trainer.state or ()))}
+
+
+def _random(trainer: Trainer) -> Tensors:
+    """Return the state of this process's random generators."""
     random = {"cpu": torch.get_rng_state()}
     if trainer.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(trainer.device)
-    return {"lanes": lanes, "random": random}
+    return random
 
 
 def _unflatten(trainer: Trainer, saved: Tensors) -> ModelState | None:
     """Give saved tensors the structure of the model's state."""
     if not saved:
         return None
-    with torch.no_grad():
-        _, template = trainer.model.hidden(torch.zeros(1, 1, dtype=torch.long, device=trainer.device))
-    leaves = iter([saved[str(index)] for index in range(len(saved))])
+    zero = torch.zeros(1, 1, dtype=torch.long, device=trainer.device)
+    surprisal: Any = trainer.scorer.surprisal
+    _, template = surprisal(zero, zero, None, zero == 0)
+    leaves = iter([saved[str(index)].to(trainer.device) for index in range(len(saved))])
 
     def next_leaf(_: Tensor) -> Tensor:
-        return next(leaves).to(trainer.device)
+        return next(leaves)
 
-    return map_state(next_leaf, template)
-
-
-def corpus_key(prepared: PreparedData) -> list[int]:
-    """Return numbers that tell one tokenized training text from another."""
-    train = prepared.train
-    return [len(train.tokens), train.documents, zlib.crc32(np.ascontiguousarray(train.tokens).data)]
+    return map_state(next_leaf, cast("ModelState", template))
 
 
 def _finite(value: float) -> float | None:

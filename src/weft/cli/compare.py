@@ -1,0 +1,89 @@
+"""``weft compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.app import Json, app, err, given, out, print_json, unescape
+from weft.errors import UserError
+
+ALL = "transformer,transformer-xl,par,attn-qrnn,sha-qrnn,qrnn,hybrid"
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[str] | None, typer.Argument(help="Text, as for 'weft train'.", show_default=False)] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where the study goes.", show_default=False)] = ...,  # type: ignore[assignment]
+    architectures: Annotated[str, typer.Option(help="Names or patterns, parted by commas.")] = ALL,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="A model of another house as well: llama.", show_default=False)
+    ] = None,
+    parameters: Annotated[str, typer.Option(help="Size of each, embeddings included.")] = "2M",
+    minutes: Annotated[float | None, typer.Option(help="Budget of each run: minutes of training alone.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Budget of each run: training tokens, such as 2M.")] = None,
+    learning_rates: Annotated[str, typer.Option(help="Learning rates to try, parted by commas.")] = "2e-3,4e-3,8e-3",
+    seeds: Annotated[str, typer.Option(help="Seeds, parted by commas; the first finds the learning rate.")] = "0",
+    top: Annotated[int | None, typer.Option(min=1, help="Give the other seeds to the best N only.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, with --tokens.")] = 1,
+    tokenizer: Annotated[str | None, typer.Option(help="As for 'weft train'.", show_default="bpe")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size.", show_default="fits the corpus")] = None,
+    split: Annotated[str | None, typer.Option(help="As for 'weft train'.", show_default="auto")] = None,
+    document_separator: Annotated[str | None, typer.Option(help="As for 'weft train'.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML) for what the runs have in common.")] = None,
+    set_values: Annotated[
+        list[str] | None, typer.Option("--set", help="Any value of the recipe, for all: model.dropout=0.1.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare architectures at equal parameters and equal budget, each at its best learning rate.
+
+    Given again, the command goes on where it was stopped. The study holds a table, a report and every run.
+    """
+    from weft import api, terminal
+    from weft.config import merge
+    from weft.training.recipe import parse_settings
+
+    settings = merge(
+        given(
+            data={
+                "tokenizer": tokenizer,
+                "vocab_size": vocab_size,
+                "split": split,
+                "document_separator": unescape(document_separator),
+            }
+        ),
+        parse_settings(set_values or []),
+    )
+    comparison = api.compare(
+        sources or (),
+        out=out_folder,
+        architectures=[name.strip() for name in architectures.split(",") if name.strip()],
+        peers=peer or (),
+        parameters=parameters,
+        minutes=minutes,
+        tokens=tokens,
+        learning_rates=[_number(text, "--learning-rates") for text in learning_rates.split(",")],
+        seeds=[int(_number(text, "--seeds")) for text in seeds.split(",")],
+        top=top,
+        jobs=jobs,
+        recipe=recipe,
+        settings=settings,
+        overwrite=overwrite,
+        listener=terminal.study_listener(err if as_json else out),
+    )
+    if as_json:
+        print_json({"report": str(comparison.report)} | comparison.results)
+        return
+    out.print(terminal.comparison_table(comparison.results))
+    out.print(f"report: {comparison.report}", highlight=False, soft_wrap=True)
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{option} takes numbers parted by commas, not '{text.strip()}'.") from None

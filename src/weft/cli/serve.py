@@ -1,0 +1,34 @@
+"""Serve a run: an OpenAI-compatible API and a page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from weft.cli.app import Run, app, err
+
+
+@app.command()
+def serve(
+    run: Run,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is open to the whole network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens that one request may ask for.")] = 4096,
+    concurrent: Annotated[int, typer.Option(min=1, help="Requests worked on at once; others wait.")] = 2,
+) -> None:
+    """Serve a model: OpenAI-compatible completions, and a page that shows text with its surprisal."""
+    from weft.serve import require_extra
+
+    require_extra()
+    from weft.serve.limits import Limits
+    from weft.serve.server import serve as serve_run
+
+    limits = Limits(new_tokens=max_new_tokens, running=concurrent)
+    serve_run(
+        run,
+        host=host,
+        port=port,
+        limits=limits,
+        tell=lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True),
+    )

@@ -1,0 +1,222 @@
+"""Training segments from documents that are read as they are needed: shuffled, dealt to lanes, resumable to the token.
+
+Legend: B lanes of this rank, G lanes of all ranks, T tokens of a segment.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from weft.data.documents import Fragment
+from weft.data.stream import IGNORED, Segment
+from weft.data.streamed import StreamedSplit
+from weft.data.tokenizers import Tokenizer
+from weft.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class _Place(NamedTuple):
+    """A document of a lane: the block it came in, and its number among the lane's documents of that block."""
+
+    block: int
+    number: int
+
+
+class _Document(NamedTuple):
+    place: _Place
+    data: bytes
+
+
+class _Read(NamedTuple):
+    place: _Place
+    tokens: NDArray[np.int32]
+
+
+class _Mark(NamedTuple):
+    """All that is needed to deal again from the beginning of a block on; plain JSON."""
+
+    block: int
+    epoch: int
+    place: dict[str, Any] | None
+    loads_G: list[int]
+
+
+@dataclass
+class _Lane:
+    """What was dealt to a lane and not trained on yet; ``offset`` tokens of the first document are done."""
+
+    begin: _Place
+    offset: int
+    texts: deque[_Document] = field(default_factory=deque)
+    read: deque[_Read] = field(default_factory=deque)
+
+    @property
+    def available(self) -> int:
+        return sum(len(document.tokens) for document in self.read) - self.offset
+
+    def first(self, block: int) -> _Place:
+        """Return the document that the lane stands in, or will when ``block`` is dealt."""
+        waiting = self.read[0].place if self.read else self.texts[0].place if self.texts else _Place(block, 0)
+        return waiting if self.read or self.texts else max(waiting, self.begin)
+
+    def peek(self, count: int) -> NDArray[np.int64]:
+        """Return the next ``count`` tokens."""
+        parts, start, missing = [], self.offset, count
+        for document in self.read:
+            part = document.tokens[start : start + missing]
+            parts.append(part)
+            start, missing = 0, missing - len(part)
+            if not missing:
+                break
+        return np.concatenate(parts).astype(np.int64)
+
+    def advance(self, count: int) -> None:
+        """Be done with ``count`` tokens."""
+        self.offset += count
+        while self.read and self.offset >= len(self.read[0].tokens):
+            self.offset -= len(self.read.popleft().tokens)
+
+
+class DocumentStream(Iterator[Segment]):
+    """Segments of ``lanes`` lanes of a training text that streams, without end.
+
+    The documents come in blocks of some thousand, each put in an order of its own (by ``seed`` and the block's number)
+    and dealt to G = ``world_size * lanes`` lanes: each document to the lane that was given the fewest bytes so far. So
+    what a lane reads depends on G and the seed, not on how the lanes are spread over processes, and a process makes
+    tokens only of its own lanes' documents. A lane reads whole documents one after another, each behind its boundary;
+    a segment is its next T tokens, so that state can be carried from one to the next.
+
+    The target is the next token of the lane; -100 where that is a boundary (unless ``predict_boundary``). ``reset``
+    marks boundaries. ``state`` goes on where :attr:`state` was, or those of all ranks joined
+    (:func:`weft.data.stream.join_states`), which is needed where lanes change their rank. With another G, the blocks
+    that were being read are dealt anew. Only blocks that are not wholly used are read again when a state is taken up.
+    """
+
+    def __init__(
+        self,
+        split: StreamedSplit,
+        tokenizer: Tokenizer,
+        *,
+        lanes: int,
+        length: int,
+        seed: int,
+        predict_boundary: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        assert 0 <= rank < world_size
+        assert min(lanes, length) > 0
+        self._split, self._tokenizer, self._length, self._seed = split, tokenizer, length, seed
+        self._predict_boundary = predict_boundary
+        self._boundary = np.array([tokenizer.boundary_id], np.int32)
+        total = lanes * world_size
+        begin, cursors = _begin(state, total)
+        self._own: dict[int, _Lane] = {}
+        for lane in range(rank * lanes, (rank + 1) * lanes):
+            block, number, offset = cursors.get(str(lane), (begin.block, 0, 0))
+            self._own[lane] = _Lane(_Place(block, number), offset)
+        self._block, self._epoch, self._loads_G = begin.block, begin.epoch, list(begin.loads_G)
+        self._reader = split.read(begin.place)
+        self._marks: deque[_Mark] = deque([begin])
+        while state and self._block < state["dealt"]:
+            self._deal()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where this rank's lanes stand, as plain JSON."""
+        cursors = {str(lane): [*own.first(self._block), own.offset] for lane, own in self._own.items()}
+        return {"mark": list(self._marks[0]), "dealt": self._block, "cursors": cursors}
+
+    @property
+    def epoch(self) -> float:
+        """The number of passes over the text that have been dealt, with the part of the present one (estimated)."""
+        return self._epoch + min(self._reader.read_bytes / max(self._split.bytes, 1), 1.0)
+
+    def __next__(self) -> Segment:
+        self._fill()
+        tokens = np.stack([lane.peek(self._length + 1) for lane in self._own.values()])
+        for lane in self._own.values():
+            lane.advance(self._length)
+        self._forget()
+        inputs_BT, targets_BT = np.ascontiguousarray(tokens[:, :-1]), tokens[:, 1:].copy()
+        if not self._predict_boundary:
+            targets_BT[targets_BT == self._tokenizer.boundary_id] = IGNORED
+        return Segment(inputs_BT, targets_BT, inputs_BT == self._tokenizer.boundary_id)
+
+    def _fill(self) -> None:
+        """Make every lane hold a segment and the token after it."""
+        while short := [lane for lane in self._own.values() if lane.available <= self._length]:
+            while not all(lane.texts for lane in short):
+                self._deal()
+            self._read(short)
+
+    def _read(self, lanes: Sequence[_Lane]) -> None:
+        """Make tokens of the next document of each of ``lanes``, together."""
+        documents = [lane.texts.popleft() for lane in lanes]
+        parts: list[list[NDArray[np.int32]]] = []
+        pieces = self._tokenizer.cut(Fragment(True, document.data) for document in documents)
+        for piece, ids in self._tokenizer.encode_stream(pieces):
+            if piece.first:
+                parts.append([self._boundary])
+            parts[-1].append(ids)
+        for lane, document, whole in zip(lanes, documents, parts, strict=True):
+            lane.read.append(_Read(document.place, np.concatenate(whole)))
+
+    def _deal(self) -> None:
+        """Read a block and deal it; at the end of the text begin again."""
+        documents = self._reader.block()
+        if not documents:
+            if not self._reader.read_bytes:
+                raise UserError("The dataset has no text to train on any more: look at its files.")
+            self._epoch += 1
+            self._reader = self._split.read()
+            documents = self._reader.block()
+        heap = [(load, lane) for lane, load in enumerate(self._loads_G)]
+        heapq.heapify(heap)
+        numbers_G = [0] * len(self._loads_G)
+        order = np.random.default_rng((self._seed, self._block)).permutation(len(documents))
+        for data in map(documents.__getitem__, order):
+            load, lane = heapq.heappop(heap)
+            heapq.heappush(heap, (load + len(data), lane))
+            place = _Place(self._block, numbers_G[lane])
+            numbers_G[lane] += 1
+            if (own := self._own.get(lane)) and place >= own.begin:
+                own.texts.append(_Document(place, data))
+        least = heap[0][0]  # only differences matter
+        self._loads_G = [load - least for load, _ in sorted(heap, key=lambda entry: entry[1])]
+        self._block += 1
+        self._marks.append(_Mark(self._block, self._epoch, self._reader.place, self._loads_G))
+
+    def _forget(self) -> None:
+        """Drop the marks of blocks that no lane needs any more."""
+        oldest = min(lane.first(self._block).block for lane in self._own.values())
+        while len(self._marks) > 1 and self._marks[0].block < oldest:
+            self._marks.popleft()
+
+
+def join_document_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of all lanes of all ranks: the earliest block that one of them needs, every lane's place."""
+    cursors = {lane: cursor for state in states for lane, cursor in state["cursors"].items()}
+    return {"mark": min((state["mark"] for state in states), key=lambda mark: mark[0])} | {
+        "dealt": states[0]["dealt"],
+        "cursors": cursors,
+    }
+
+
+def _begin(state: dict[str, Any] | None, lanes: int) -> tuple[_Mark, dict[str, list[int]]]:
+    """Return where to begin dealing, and the lanes' places after it (none where the lanes are others)."""
+    if not state:
+        return _Mark(0, 0, None, [0] * lanes), {}
+    mark = _Mark(*state["mark"])
+    if len(mark.loads_G) == lanes:
+        return mark, state["cursors"]
+    return mark._replace(loads_G=[0] * lanes), {}

@@ -1,0 +1,232 @@
+"""Fetching a file over HTTP: resumable, verified, and whole or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from weft.errors import UserError
+
+Progress = Callable[[str], None]
+BLOCK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 30.0
+TRIES = 5  # of one mirror in a row that bring nothing new
+PAUSE_SECONDS = 1.0  # before another try; grows
+MESSAGE_SECONDS = 5.0
+
+
+class _BrokenOff(Exception):  # noqa: N818 - not an error: the rest is asked for again
+    """The connection ended before the file did."""
+
+
+class WrongChecksumError(UserError):
+    """What came is not what was published."""
+
+
+_NETWORK: tuple[type[Exception], ...] = (
+    _BrokenOff,
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Which version of which file a partial download belongs to."""
+
+    url: str
+    validator: str  # a strong ETag or the time of the last change; "" if the server names none
+
+
+def download(urls: Sequence[str], target: Path, *, checksum: str | None, progress: Progress) -> Path:
+    """Return ``target``, fetched from the first of ``urls`` (mirrors) that gives it, unless it is there.
+
+    What has come stays in ``target.part`` when the connection ends, and the next call asks only for the rest. The
+    file takes its name in one step, after its checksum (``md5:...``) agrees. Several processes may call at once:
+    one fetches, the others wait. UserError says what failed at every mirror, or how the checksum differs.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(f"{target.name}.lock")):
+            return target if target.is_file() else _from_mirrors(urls, target, checksum, progress)
+    except OSError as error:  # what the network raises does not come here
+        raise UserError(
+            f"Cannot write '{target.parent}' ({error.strerror or error}): make room there, or set WEFT_CACHE to "
+            "another folder."
+        ) from None
+
+
+def _from_mirrors(urls: Sequence[str], target: Path, checksum: str | None, progress: Progress) -> Path:
+    failures: list[str] = []
+    for url in urls:
+        try:
+            return _fetch(url, target, checksum, progress)
+        except WrongChecksumError as error:
+            failures.append(str(error))
+        except _NETWORK as error:
+            failures.append(f"{url}: {_reason(error)}")
+    raise UserError(_all_failed(target, failures))
+
+
+def check_file(path: Path, checksum: str) -> str | None:
+    """Return the checksum of a file, in the notation of ``checksum``, where it is another; else None."""
+    algorithm, _, expected = checksum.partition(":")
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, algorithm).hexdigest()
+    return None if found == expected else f"{algorithm}:{found}"
+
+
+def _fetch(url: str, target: Path, checksum: str | None, progress: Progress) -> Path:
+    part = target.with_name(f"{target.name}.part")
+    tries = 0
+    while True:
+        before = _size(part)
+        try:
+            _fetch_rest(url, part, progress)
+            break
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code not in (408, 429, 500, 502, 503, 504):
+                raise
+            reason: Exception = error
+        except _NETWORK as error:
+            reason = error
+        tries = 1 if _size(part) > before else tries + 1
+        if tries >= TRIES:
+            raise reason
+        time.sleep(PAUSE_SECONDS * tries)
+    if checksum and (found := check_file(part, checksum)):
+        _forget(part)
+        raise WrongChecksumError(f"{url}: its checksum should be {checksum}, but is {found}")
+    part.replace(target)
+    _forget(part)
+    progress(f"Downloaded {target.name} ({_size(target):,} bytes, {checksum or 'checksum not known: unverified'}).")
+    return target
+
+
+def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
+    """Ask for what is missing of ``part`` and append it; _BrokenOff where the answer ends too early."""
+    start, origin = _size(part), _origin(part)
+    if start and (origin is None or origin.url != url):
+        start = 0  # nobody knows what it is a part of
+    headers = {"User-Agent": "weft", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if origin and origin.validator:
+            headers["If-Range"] = origin.validator
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:
+            raise
+        error.close()
+        if error.headers.get("Content-Range") == f"bytes */{start}":
+            return  # it was whole
+        _forget(part)
+        raise _BrokenOff("the server has another file than before") from None
+    with answer:
+        if start and not _continues(answer, start):
+            start = 0
+        total = _expected(answer, start)
+        if not start:
+            _remember(part, _Origin(url, _validator(answer)))
+        with part.open("ab" if start else "wb") as stream:
+            _copy(answer, stream, start, total, part.name.removesuffix(".part"), progress)
+    if total is not None and _size(part) != total:
+        raise _BrokenOff(f"the connection ended after {_size(part):,} of {total:,} bytes")
+
+
+def _copy(answer: Any, stream: IO[bytes], done: int, total: int | None, name: str, progress: Progress) -> None:
+    told = time.monotonic()
+    progress(_how_far(name, done, total))
+    while block := answer.read(BLOCK_BYTES):
+        stream.write(block)
+        done += len(block)
+        if time.monotonic() - told >= MESSAGE_SECONDS:
+            told = time.monotonic()
+            progress(_how_far(name, done, total))
+
+
+def _how_far(name: str, done: int, total: int | None) -> str:
+    of = f" of {total / 1e6:,.1f}" if total else ""
+    return f"Downloading {name}: {done / 1e6:,.1f}{of} MB."
+
+
+def _continues(answer: Any, start: int) -> bool:
+    """Tell whether the answer begins where we stopped; a server without ranges sends the file from its start."""
+    return answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
+
+
+def _expected(answer: Any, start: int) -> int | None:
+    length = answer.headers.get("Content-Length")
+    return start + int(length) if length and length.isdecimal() else None
+
+
+def _validator(answer: Any) -> str:
+    tag = str(answer.headers.get("ETag", ""))
+    return tag if tag and not tag.startswith("W/") else str(answer.headers.get("Last-Modified", ""))
+
+
+def _remember(part: Path, origin: _Origin) -> None:
+    _beside(part).write_text(json.dumps(asdict(origin)), encoding="utf-8")
+
+
+def _origin(part: Path) -> _Origin | None:
+    try:
+        return _Origin(**json.loads(_beside(part).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _beside(part).unlink(missing_ok=True)
+
+
+def _beside(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system takes back however this process ends."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answers {error.code} ({error.reason})"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    return str(error) or type(error).__name__
+
+
+def _all_failed(target: Path, failures: list[str]) -> str:
+    kept = _size(target.with_name(f"{target.name}.part"))
+    again = (
+        f"run again to go on after the {kept:,} bytes that came" if kept else "look at your connection and run again"
+    )
+    return (
+        f"{target.name} could not be downloaded ({'; '.join(failures)}): {again}, or get the file elsewhere and "
+        "name it with --path."
+    )

@@ -1,0 +1,230 @@
+"""Hugging Face datasets as sources of text that streams: ``hf:NAME?option=value&...``.
+
+NAME is a dataset of the hub (``owner/name``) or a path: what ``save_to_disk`` wrote, a folder of data files, or
+parquet, arrow, csv, tsv, json or jsonl files (a glob works). What exists on the disk is a path. No code of a dataset is
+ever run.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import glob
+import hashlib
+import json
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from weft.data.config import HUB
+from weft.errors import UserError
+
+HELD_OUT_BYTES = 2_000_000
+_BUILDERS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A source ``hf:...``, taken apart.
+
+    ``split`` is what is trained on; ``validation`` and ``test`` name the dataset's own splits (by default those of
+    these names, where it has them); ``column`` holds the text; ``held_out`` bounds the bytes of each held-out part
+    (None: a split of the dataset's own is taken whole, else 2,000,000 bytes of documents).
+    """
+
+    name: str
+    config: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    held_out: int | None = None
+
+
+def parse_source(source: str, text_key: str = "text") -> HubSource:
+    """Return what ``hf:NAME?option=value&...`` says; UserError for an option that does not exist."""
+    name, _, query = source.removeprefix(HUB).partition("?")
+    if not name:
+        raise UserError(f"'{source}' names no dataset: write {HUB}owner/name or {HUB}path/to/files.")
+    options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
+    known = [field.name for field in fields(HubSource) if field.name != "name"]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"there is {', '.join(known)}."
+            raise UserError(f"A source {HUB}... has no option '{option}': {hint}")
+    if "held_out" in options:
+        options["held_out"] = _number(options["held_out"])
+    return HubSource(name=name, **({"column": text_key} | options))
+
+
+def _number(text: str) -> int:
+    from weft.pattern import parse_count
+
+    return parse_count(text)
+
+
+class HubDataset:
+    """The splits of a dataset, opened for streaming: nothing of their text is written to the disk."""
+
+    def __init__(self, source: HubSource) -> None:
+        self.source = source
+        self._splits, self._files = _open(source)
+        if source.split not in self._splits:
+            raise UserError(self._no_split(source.split))
+
+    def held_out(self, part: str) -> str | None:
+        """Return the name of the split that serves as ``part`` (validation or test), or None where there is none."""
+        asked: str | None = getattr(self.source, part)
+        if asked is not None and asked not in self._splits:
+            raise UserError(self._no_split(asked))
+        return asked or (part if part in self._splits and part != self.source.split else None)
+
+    def texts(self, split: str, position: dict[str, Any] | None = None) -> HubTexts:
+        """Return the texts of a split, from a place that :meth:`HubTexts.mark` gave."""
+        return HubTexts(self.source, self._splits[split], position)
+
+    def rows(self, split: str) -> int | None:
+        """Return the number of records of a split, where the dataset tells it."""
+        described = self._splits[split].info.splits
+        told = described[split].num_examples if described and split in described else 0
+        return told or None
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """The size of the dataset's files, where they are on this machine; else 0."""
+        return sum(path.stat().st_size for path in map(Path, self._local_files))
+
+    @property
+    def _local_files(self) -> list[str]:
+        return [file for files in self._files.values() for file, *_ in files if Path(file).is_file()]
+
+    def fingerprint(self, *, dates: bool) -> str:
+        """Return a string that changes with the files: names on the hub and revisions, local sizes and ``dates``."""
+        described = {
+            split: [[Path(file).stat().st_size, told if dates else ""] if Path(file).is_file() else [file, told]
+                    for file, *told in files]
+            for split, files in self._files.items()
+        }  # fmt: skip
+        return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def _no_split(self, name: str) -> str:
+        return f"The dataset '{self.source.name}' has no split '{name}': it has {', '.join(self._splits)}."
+
+
+class HubTexts(Iterator[str]):
+    """The texts of one split, one after another, from a place that :meth:`mark` gave; empty ones are passed over."""
+
+    def __init__(self, source: HubSource, dataset: Any, position: dict[str, Any] | None) -> None:
+        self._source = source
+        self._dataset = copy.deepcopy(dataset)
+        if position:
+            self._dataset.load_state_dict(position)
+        self._records: Iterator[dict[str, Any]] = iter(self._dataset)
+        # Closed at the latest when the interpreter ends, while the library's modules are still there to close it with.
+        weakref.finalize(self, self._records.close)  # type: ignore[attr-defined]
+
+    def mark(self) -> dict[str, Any]:
+        """Return the place after the last text, as plain JSON; it takes a moment, so not at every text."""
+        place: dict[str, Any] = self._dataset.state_dict()
+        return place
+
+    def __next__(self) -> str:
+        while True:
+            try:
+                record = next(self._records)
+            except (StopIteration, UserError):
+                raise
+            except Exception as error:  # whatever the network, the files and their many formats raise
+                raise UserError(
+                    f"Reading the dataset '{self._source.name}' failed ({_first_line(error)}): look at it and at the "
+                    "connection, then go on (a run goes on with --resume)."
+                ) from error
+            if text := self._text(record):
+                return text
+
+    def _text(self, record: dict[str, Any]) -> str:
+        column = self._source.column
+        if column not in record:
+            known = ", ".join(record)
+            raise UserError(
+                f"The dataset '{self._source.name}' has no column '{column}': it has {known}; name the one with the "
+                f"text with {HUB}...?column=NAME."
+            )
+        text = record[column]
+        if text is not None and not isinstance(text, str):
+            raise UserError(
+                f"The column '{column}' of the dataset '{self._source.name}' holds {type(text).__name__}, not text: "
+                f"name another with {HUB}...?column=NAME."
+            )
+        return text or ""
+
+
+def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, ...]]]]:
+    """Return the splits as iterable datasets, and their files with what tells one version from another."""
+    try:
+        import datasets  # type: ignore[import-untyped]
+    except ImportError:
+        raise UserError(f"Sources {HUB}... need the package datasets: pip install 'weft[data]'.") from None
+    try:
+        path = Path(source.name).expanduser()
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return _saved(datasets, path)
+        builder = _builder(datasets, source, path)
+        splits = dict(builder.as_streaming_dataset())
+        found = builder.config.data_files or {}
+        files = {
+            str(split): [(str(file), *map(str, told)) for file, told in zip(names, names.origin_metadata, strict=False)]
+            for split, names in found.items()
+        }
+        return {str(split): dataset for split, dataset in splits.items()}, files
+    except UserError:
+        raise
+    except Exception as error:  # the library raises many kinds, also plain ValueError and RuntimeError
+        raise UserError(
+            f"The dataset '{source.name}' cannot be opened ({_first_line(error)}): check its name or path, its config "
+            "and the connection."
+        ) from error
+
+
+def _saved(datasets: Any, path: Path) -> tuple[dict[str, Any], dict[str, list[tuple[str, ...]]]]:
+    """Open what ``save_to_disk`` wrote; its files are mapped into memory, not copied."""
+    loaded = datasets.load_from_disk(str(path))
+    named = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    files: dict[str, list[tuple[str, ...]]] = {
+        str(name): [(file["filename"], str(Path(file["filename"]).stat().st_mtime_ns)) for file in dataset.cache_files]
+        for name, dataset in named.items()
+    }
+    return {name: dataset.to_iterable_dataset() for name, dataset in named.items()}, files
+
+
+def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
+    local = path.exists() or glob.has_magic(source.name) or source.name[0] in "/.~"
+    if path.is_dir() or not local:
+        name = str(path.resolve()) if local else source.name
+        return datasets.load_dataset_builder(name, source.config, revision=None if local else source.revision)
+    found = sorted(glob.glob(str(path))) if glob.has_magic(source.name) and not path.exists() else [str(path)]  # noqa: PTH207
+    if not found or not Path(found[0]).exists():
+        raise UserError(f"There is no '{source.name}': give {HUB} the path of data files, or owner/name of the hub.")
+    suffixes = [suffix for suffix in Path(found[0]).suffixes if suffix in _BUILDERS]
+    if not suffixes:
+        raise UserError(f"'{found[0]}' is none of {', '.join(_BUILDERS)}: give plain text as a source without '{HUB}'.")
+    settings = {"sep": "\t"} if suffixes[-1] == ".tsv" else {}
+    files = [str(Path(file).resolve()) for file in found]
+    return datasets.load_dataset_builder(_BUILDERS[suffixes[-1]], data_files=files, **settings)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,175 @@
+"""What is ready to train on and to score: splits as token ids on the disk, and how they are written and opened."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weft.data.config import CLOSED
+from weft.data.documents import Fragment
+from weft.data.streamed import StreamedSplit
+from weft.data.tokenizers import UNKNOWN_WORD, Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """Documents as token ids, back to back, each a boundary token followed by its own.
+
+    ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1): document i
+    is ``tokens[offsets[i]:offsets[i + 1]]``. ``bytes`` counts the documents without separators;
+    ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
+    corpora whose published figure counts line ends, and over closed words, ``words`` counts each line end as one more.
+    ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown).
+    """
+
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    bytes: int
+    characters: int | None
+    words: int | None
+    unknown_words: int | None = None
+
+    @property
+    def documents(self) -> int:
+        """The number of documents."""
+        return len(self.offsets) - 1
+
+    @property
+    def scored_tokens(self) -> int:
+        """The number of tokens that are text, boundaries not counted."""
+        return len(self.tokens) - self.documents
+
+    @cached_property
+    def identity(self) -> str:
+        """A string that is another for another text or tokenizer."""
+        return f"{len(self.tokens)}-{self.documents}-{zlib.crc32(np.ascontiguousarray(self.tokens).data):08x}"
+
+    def lanes_that_fit(self, length: int) -> int:
+        """Return how many lanes of ``length`` tokens the split can fill; 0 if not one."""
+        return len(self.tokens) // length
+
+    def document(self, index: int) -> NDArray[Any]:
+        """Return the tokens of one document, the boundary first."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A corpus that is ready to train on; ``summary`` is one line for people."""
+
+    tokenizer: Tokenizer
+    train: TokenizedSplit | StreamedSplit
+    validation: TokenizedSplit
+    test: TokenizedSplit
+    summary: str
+
+
+def write_split(
+    folder: Path, name: str, fragments: Iterable[Fragment], tokenizer: Tokenizer, *, line_ends: bool = False
+) -> dict[str, Any]:
+    """Write the tokens and offsets of one split as they come; return what is to be told of it.
+
+    ``line_ends`` counts each line end as a word.
+    """
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
+    offsets, position, counter = array("q"), 0, _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
+    unknown = tokenizer.unknown_id
+    with (folder / f"{name}.tokens").open("wb") as stream:
+        for piece, ids in tokenizer.encode_stream(tokenizer.cut(fragments)):
+            if piece.first:
+                offsets.append(position)
+                position += 1
+                stream.write(boundary)
+            stream.write(ids.astype(dtype).tobytes())
+            position += len(ids)
+            counter.add(piece, 0 if unknown is None else int((ids == unknown).sum()))
+    offsets.append(position)
+    (folder / f"{name}.offsets").write_bytes(np.array(offsets, dtype=np.int64).tobytes())
+    return {
+        "dtype": np.dtype(dtype).name,
+        "documents": len(offsets) - 1,
+        "tokens": position,
+        **counter.told(),
+        "unknown": None if unknown is None else counter.unknown,
+    }
+
+
+def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
+    """Return a split that :func:`write_split` wrote and told of; its tokens stay on the disk."""
+    return TokenizedSplit(
+        tokens=np.memmap(folder / f"{name}.tokens", dtype=told["dtype"], mode="r"),
+        offsets=np.fromfile(folder / f"{name}.offsets", dtype=np.int64),
+        bytes=told["bytes"],
+        characters=told["characters"],
+        words=told["words"],
+        unknown_words=told.get("unknown"),
+    )
+
+
+class _Counter:
+    """Counts the bytes, characters and words of pieces; the latter two only while all is UTF-8."""
+
+    def __init__(self, *, line_ends: bool = False) -> None:
+        self.bytes = self.characters = self.words = self.unknown = 0
+        self._line_ends = line_ends
+        self._is_text = True
+        self._in_word = False
+
+    def add(self, piece: Fragment, unknown: int) -> None:
+        """Count a piece in which ``unknown`` words became ``<unk>``, those among them that were ``<unk>`` before."""
+        self.bytes += len(piece.data)
+        try:
+            text = piece.data.decode()
+        except UnicodeDecodeError:
+            self._is_text = False
+        if self._is_text:
+            self.characters += len(text)
+            # A word may go on from the piece before where that was cut without a line end.
+            goes_on = self._in_word and not piece.first and not text[0].isspace()
+            words = text.split()
+            self.words += len(words) - goes_on + (text.count("\n") if self._line_ends else 0)
+            self.unknown += unknown - words.count(UNKNOWN_WORD) if unknown else 0
+            self._in_word = not text[-1].isspace()
+
+    def told(self) -> dict[str, int | None]:
+        text = self._is_text
+        return {
+            "bytes": self.bytes,
+            "characters": self.characters if text else None,
+            "words": self.words if text else None,
+        }
+
+
+def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Return what the cache entry depends on besides the files."""
+    settings = {**values, "format": FORMAT_VERSION}
+    if tokenizer:
+        settings.update(tokenizer=tokenizer.kind, vocab_size=tokenizer.vocab_size)
+        settings["tokenizer_hash"] = hashlib.blake2b(tokenizer.to_json().encode()).hexdigest()
+    return settings
+
+
+def summarize(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> str:
+    """Return one line for people on splits that :func:`write_split` wrote."""
+    documents, size, stored = (sum(split[name] for split in splits) for name in ("documents", "bytes", "tokens"))
+    tokens = stored - documents
+    if unknown := sum(split.get("unknown") or 0 for split in splits):
+        rule = f"{rule}; {unknown:,} words outside the vocabulary are read as {UNKNOWN_WORD}"
+    return (
+        f"{documents:,} documents, {size:,} bytes, {tokens:,} tokens ({size / tokens:.2f} bytes per token, "
+        f"{tokenizer.kind}, vocabulary {tokenizer.vocab_size:,}), {rule}"
+    )

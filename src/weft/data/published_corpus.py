@@ -1,0 +1,159 @@
+"""Reading a published corpus: from its file, its archive or its folder, or fetched; checked, and cut as published."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from weft.data.cache import downloads_dir
+from weft.data.config import DataConfig, SplitName
+from weft.data.documents import Fragment, whole_document
+from weft.data.download import Progress, check_file, download
+from weft.data.published import PublishedCorpus, PublishedFile
+from weft.data.sources import SourceFile, checked, read_blocks
+from weft.errors import UserError
+
+_ORDER: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}
+
+
+class PublishedText:
+    """The splits of a published corpus, each one document; it is read as :class:`weft.data.splits.Corpus` is.
+
+    The files are those at ``config.path``, else of the corpus's name in the present folder, else downloaded. They are
+    checked when :meth:`require_all_splits` is called, for size, checksum and number of words as far as those are known.
+    """
+
+    def __init__(self, config: DataConfig, *, any_bytes: bool, progress: Progress) -> None:
+        assert config.published is not None
+        self.corpus: PublishedCorpus = config.published
+        self.any_bytes, self._path, self._tell = any_bytes, config.path, progress
+        if self.corpus.cuts and not any_bytes:
+            raise UserError(
+                f"{self.corpus.name} is published over bytes, and this tokenizer is of another kind: give the path of "
+                "the file as the source to read it in your own way."
+            )
+
+    @property
+    def counts_line_ends(self) -> bool:
+        """Whether a line end counts as a word, as in published perplexities per word."""
+        return self.corpus.tokenizer == "closed-words"
+
+    @cached_property
+    def files(self) -> list[SourceFile]:
+        """The corpus's files, in the order of the table; downloaded where they are not there."""
+        name = self.corpus.name
+        if self._path:
+            return find_files(self.corpus, Path(self._path).expanduser())
+        if Path(name).exists():
+            self._tell(f"Taking {name} from '{Path(name).resolve()}'.")
+            return find_files(self.corpus, Path(name))
+        target = downloads_dir() / name / self.corpus.archive
+        return find_files(
+            self.corpus,
+            download(self.corpus.urls, target, checksum=self.corpus.archive_checksum, progress=self._tell),
+        )
+
+    def groups(self) -> dict[str, tuple[SourceFile, ...]]:
+        """Return the files whose contents the cache depends on."""
+        distinct = {file.path: file for file in self.files}
+        return {self.corpus.name: tuple(distinct.values())}
+
+    def describe_rule(self) -> str:
+        """Say in a few words how the text is split and how sure it is that it is the text."""
+        unverified = [] if self._is_published_archive else [f.name for f in self.corpus.files if not f.checksum]
+        note = f"; unverified but for the number of words (no checksum is known): {', '.join(unverified)}"
+        return f"split as published{note if unverified else ''}"
+
+    @cached_property
+    def _is_published_archive(self) -> bool:
+        checksum, paths = self.corpus.archive_checksum, {file.path for file in self.files if file.member}
+        return bool(checksum) and len(paths) == 1 and check_file(paths.pop(), checksum or "") is None
+
+    def require_all_splits(self) -> None:
+        """Check every file; UserError names what was expected and what was found."""
+        self._tell(f"Checking {self.corpus.name}.")
+        for expected, file in zip(self.corpus.files, self.files, strict=True):
+            check_published(self.corpus, expected, file, any_bytes=self.any_bytes)
+
+    def fragments(self, split: SplitName) -> Iterator[Fragment]:
+        """Yield one split, which is one document, in fragments."""
+        if self.corpus.cuts is None:
+            return whole_document(read_blocks(self.files[_ORDER[split]]))
+        borders = (0, *self.corpus.cuts, None)
+        start, stop = borders[_ORDER[split]], borders[_ORDER[split] + 1]
+        return whole_document(read_blocks(self.files[0], start or 0, stop))
+
+    def require_words(self, split: SplitName, words: int | None) -> None:
+        """Raise UserError where a split has another number of words (line ends counted) than was published."""
+        expected = self.corpus.files[_ORDER[split]].words if self.corpus.cuts is None else None
+        if expected is not None and words != expected:
+            name = self.corpus.files[_ORDER[split]].name
+            raise UserError(
+                f"'{name}' has {words or 0:,} words with its line ends, but that of {self.corpus.name} has "
+                f"{expected:,}: get the corpus again, or give the file itself as the source to use it as it is."
+            )
+
+
+def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
+    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or, of one file, that (also compressed)."""
+    names = ", ".join(file.name for file in corpus.files)
+    if not path.exists():
+        raise UserError(f"There is no '{path}': give --path the file, archive or folder that has {names}.")
+    if path.is_dir():
+        found = [_in_folder(path, file.name) for file in corpus.files]
+        if all(found):
+            return [SourceFile(file) for file in found if file]
+        if archive := _in_folder(path, corpus.archive):
+            return find_files(corpus, archive)
+        missing = ", ".join(file.name for file, at in zip(corpus.files, found, strict=True) if not at)
+        raise UserError(f"The folder '{path}' has no {missing}: give --path the folder or archive of {corpus.name}.")
+    if zipfile.is_zipfile(path):
+        return [SourceFile(path, _in_archive(path, corpus, file.name)) for file in corpus.files]
+    if len(corpus.files) > 1:
+        raise UserError(f"'{path}' is one file, but {corpus.name} has {names}: give --path their folder or archive.")
+    return [SourceFile(path)]
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    """Return the file of this name in the folder, else the first in one of its subfolders."""
+    if (folder / name).is_file():
+        return folder / name
+    return next((path for path in sorted(folder.rglob(name)) if path.is_file()), None)
+
+
+def _in_archive(path: Path, corpus: PublishedCorpus, name: str) -> str:
+    with zipfile.ZipFile(path) as archive:
+        found = [member for member in archive.namelist() if member.rpartition("/")[2] == name]
+    if not found:
+        raise UserError(f"The archive '{path}' has no {name}: give --path the archive of {corpus.name}.")
+    return min(found, key=len)  # some archives have a shadow of each file under __MACOSX
+
+
+def check_published(corpus: PublishedCorpus, expected: PublishedFile, file: SourceFile, *, any_bytes: bool) -> None:
+    """Raise UserError unless ``file`` has the published size and checksum, as far as they are known."""
+    algorithm, _, digest = (expected.checksum or "md5:").partition(":")
+    summer, size = hashlib.new(algorithm, usedforsecurity=False), 0
+    for block in checked(file, read_blocks(file), any_bytes=any_bytes):
+        summer.update(block)
+        size += len(block)
+    where = f"'{file.path}'" if not file.member else f"{file.member} in '{file.path}'"
+    if expected.bytes is not None and size != expected.bytes:
+        raise UserError(
+            f"{where} has {size:,} bytes, but the published {expected.name} has exactly {expected.bytes:,}: get the "
+            f"whole file, or {_own_way(corpus, file)}."
+        )
+    if digest and summer.hexdigest() != digest:
+        raise UserError(
+            f"{where} is not the published {expected.name}: its checksum should be {expected.checksum}, but is "
+            f"{algorithm}:{summer.hexdigest()}; get the file again, or {_own_way(corpus, file)}."
+        )
+
+
+def _own_way(corpus: PublishedCorpus, file: SourceFile) -> str:
+    """Say how a file is trained on that is not the published one."""
+    path = "FILE" if file.member else str(file.path)
+    options = " --split bytes --tokenizer bytes" if corpus.cuts else f" --tokenizer {corpus.tokenizer}"
+    return f"split this one in proportion with: weft train {path}{options}"

@@ -1,0 +1,143 @@
+"""The folder that ``weft export`` writes: both programs, the tokenizer, and ``export.json``, which describes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weft import __version__
+from weft.data import Tokenizer
+from weft.errors import UserError
+from weft.export.check import Check, check_program
+from weft.export.programs import OPSET, ProgramName, input_names, output_names, write_program
+from weft.export.states import StateLayout
+from weft.files import disk_errors, sync_folder, write_atomic
+from weft.folder import load_model, load_tokenizer
+from weft.model import WeftModel
+
+FORMAT = 1
+DESCRIPTION = "export.json"
+PROGRAMS: tuple[ProgramName, ...] = ("step", "sequence")
+_FILES = {DESCRIPTION, "tokenizer.json", "tokenizer_config.json"} | {
+    f"{name}.onnx{ending}" for name in PROGRAMS for ending in ("", ".data")
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written where, and how it compared to the model."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The size of each file, in bytes."""
+        return {path.name: path.stat().st_size for path in sorted(self.folder.iterdir())}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``weft export --json`` prints."""
+        return {"folder": str(self.folder), "files": self.files, "checks": [asdict(check) for check in self.checks]}
+
+
+def export_folder(run: Path, out: Path, progress: Callable[[str], None]) -> Exported:
+    """Export the run to ``out``; see :func:`weft.export.export`."""
+    _check_place(out)
+    model, tokenizer = load_model(run).requires_grad_(False), load_tokenizer(run)
+    layout = StateLayout(model)
+    checks: list[Check] = []
+    with _aside(out) as folder:
+        for name in PROGRAMS:
+            path = folder / f"{name}.onnx"
+            progress(f"Exporting {path.name}")
+            with disk_errors(path):
+                write_program(name, model, layout, path)
+            progress(f"Checking {path.name}")
+            checks += check_program(name, model, layout, path)
+        tokenizer.save(folder)
+        description = _describe(model, tokenizer, layout, checks)
+        write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    return Exported(folder=out, checks=tuple(checks))
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place that holds anything but an earlier export."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"'{out}' is a file: give --out a folder.")
+    names = {path.name for path in out.iterdir()}
+    if names and (DESCRIPTION not in names or names - _FILES):
+        other = min(names - _FILES, default=min(names))
+        raise UserError(f"'{out}' holds something else than an export ('{other}'): give --out another folder.")
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of ``out`` when all went well, and is removed otherwise."""
+    new, old = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("new", "old"))
+    with disk_errors(out):
+        try:
+            new.mkdir(parents=True)
+            yield new
+            for path in new.iterdir():
+                _sync(path)
+            sync_folder(new)
+            if out.exists():
+                out.rename(old)
+            new.rename(out)
+            sync_folder(out.parent)
+        finally:
+            if old.exists() and not out.exists():  # stopped between the two renames
+                old.rename(out)
+            for folder in (new, old):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file that another library wrote to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _describe(model: WeftModel, tokenizer: Tokenizer, layout: StateLayout, checks: list[Check]) -> dict[str, Any]:
+    """Return the content of ``export.json``."""
+    config = model.config
+    return {
+        "weft_export": FORMAT,
+        "weft_version": __version__,
+        "onnx_opset": OPSET,
+        "pattern": config.pattern,
+        "vocab_size": config.vocab_size,
+        "memory": config.attention.memory,
+        "boundary_id": tokenizer.boundary_id,
+        "padding_id": tokenizer.padding_id,
+        "programs": {
+            name: {
+                "file": f"{name}.onnx",
+                "inputs": input_names(name, layout),
+                "outputs": output_names(layout),
+                "largest_difference": max(check.largest_difference for check in checks if check.program == name),
+            }
+            for name in PROGRAMS
+        },
+        # `initial` is the value of every element at the start of a text.
+        "state": [
+            {
+                "input": f"state.{tensor.name}",
+                "output": f"next_state.{tensor.name}",
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": ["batch", *tensor.shape],
+                "initial": False if tensor.dtype == torch.bool else 0.0,
+            }
+            for tensor in layout.tensors
+        ],
+    }

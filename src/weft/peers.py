@@ -1,0 +1,281 @@
+"""Models of other houses, trained by our loop on our data, so that no comparison is with a straw man of our making.
+
+A peer is a Llama-style decoder (Touvron et al. 2023, arXiv 2302.13971), built by transformers, with tied embeddings as
+ours. It carries no state: in training it sees its segment, cut at the documents' borders; a text is scored by a
+sliding window in which every token but the first ones has at least half of the context before it.
+
+Its run directory is a Llama folder that transformers reads.
+Shapes: B windows, T positions, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.data import TokenizedSplit
+from weft.errors import UserError
+from weft.files import write_atomic
+from weft.folder import CONFIG, WEIGHTS, check_folder, load_into, load_model, load_weights
+from weft.layers.cross_entropy import cross_entropy, surprisal
+from weft.model import WeftModel
+from weft.pattern import default_pairs
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+PEERS = ("llama",)
+CONTEXT = 512
+SCORED_AT_ONCE = 8192  # tokens
+TOLERANCE = 0.01
+
+
+class Peer(nn.Module):
+    """transformers' Llama behind the methods that training and evaluation call; parameters have its names."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        from transformers import LlamaModel
+
+        super().__init__()
+        self.config = config
+        self.model = LlamaModel(config)
+
+    @property
+    def context(self) -> int:
+        """The most tokens that it sees at once."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder layers."""
+        return self.model.layers
+
+    @property
+    def embedding(self) -> _Softmax:
+        """The softmax over the tied embedding."""
+        return _Softmax(self.model.embed_tokens.weight)
+
+    def forward(self, tokens: Tensor, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Return float32 ``(logits_BTV, state)``; ``state`` is transformers' cache of keys and values."""
+        hidden_BTD, state = self.hidden(tokens, state, reset)
+        return self.embedding.logits(hidden_BTD), state
+
+    def hidden(self, tokens: Tensor, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Return the last hidden states (B, T, D) and the cache; resets hold inside the piece, none while training."""
+        cut: dict[str, Tensor] = {}
+        if reset is not None and not state and bool(reset[:, 1:].any()):
+            steps = torch.arange(tokens.shape[1], device=tokens.device)
+            document_BT = reset.cumsum(dim=1)
+            same_BTT = (document_BT[:, :, None] == document_BT[:, None, :]) & (steps[:, None] >= steps)
+            started_BT = torch.where(reset, steps, 0).cummax(dim=1).values
+            cut = {"attention_mask": same_BTT[:, None], "position_ids": steps - started_BT}
+        told = self.model(tokens, past_key_values=state or None, use_cache=not self.training, **cut)
+        return told.last_hidden_state, told.past_key_values or ()
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: Any = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, tuple[()]]:
+        """Return ``(mean nats, ())``: nothing is carried from one segment to the next."""
+        del state
+        return self.embedding.loss(self.hidden(tokens, None, reset)[0], targets), ()
+
+    @torch.no_grad()
+    def score(
+        self, split: TokenizedSplit, *, boundary_id: int, progress: Callable[[int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the nats of every token of ``split`` (boundaries 0), by a sliding window over each document."""
+        nats = np.zeros(len(split.tokens), dtype=np.float32)
+        training, device = self.training, self.model.embed_tokens.weight.device
+        self.eval()
+        for batch in _batches(windows(split, self.context), SCORED_AT_ONCE):
+            width = max(window.stop - window.start for window in batch)
+            tokens = np.full((len(batch), width + 1), boundary_id, dtype=np.int64)
+            for row, window in zip(tokens, batch, strict=True):
+                row[: window.stop - window.start + 1] = split.tokens[window.start : window.stop + 1]
+            inputs = torch.from_numpy(tokens[:, :-1]).to(device)
+            hidden_BTD = self.model(inputs, use_cache=False).last_hidden_state
+            cost_BT = self.embedding.surprisal(hidden_BTD, torch.from_numpy(tokens[:, 1:]).to(device)).float().cpu()
+            for cost_T, window in zip(cost_BT.numpy(), batch, strict=True):
+                first = window.scored - window.start - 1
+                nats[window.scored : window.stop + 1] = cost_T[first : window.stop - window.start]
+                if progress:
+                    progress(window.stop + 1 - window.scored)
+        self.train(training)
+        return nats
+
+    @property
+    def parameter_count(self) -> int:
+        """All parameters; the embedding, which is the softmax, too, counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def body_parameter_count(self) -> int:
+        """The parameters outside the embedding."""
+        return self.parameter_count - self.model.embed_tokens.weight.numel()
+
+    def state_bytes(self, context: int) -> int:
+        """Return the bytes of one sequence's keys and values after ``context`` tokens: they grow without end."""
+        config = self.config
+        return 2 * 4 * config.num_hidden_layers * config.num_attention_heads * _head_dim(config.hidden_size) * context
+
+
+LanguageModel = WeftModel | Peer
+
+
+class _Softmax:
+    """The output layer of tied embeddings."""
+
+    def __init__(self, weight_VD: Tensor) -> None:
+        self.weight_VD = weight_VD
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        return F.linear(hidden_BTD, self.weight_VD).float()
+
+    def loss(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        return cross_entropy(hidden_BTD.flatten(0, 1), self.weight_VD, None, targets_BT.flatten())
+
+    def surprisal(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        return surprisal(hidden_BTD.flatten(0, 1), self.weight_VD, None, targets_BT.flatten()).view(targets_BT.shape)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Inputs [start, stop) of a split's tokens, by which the targets [scored, stop] are scored."""
+
+    start: int
+    stop: int
+    scored: int
+
+
+def windows(split: TokenizedSplit, context: int) -> Iterator[Window]:
+    """Yield windows of at most ``context`` inputs that score every token of every document but its boundary once.
+
+    From the second window of a document on, each scored token has at least ``context // 2`` tokens before it.
+    """
+    for begin, end in zip(split.offsets[:-1].tolist(), split.offsets[1:].tolist(), strict=True):
+        start, scored = begin, begin + 1
+        while scored < end:
+            stop = min(start + context, end - 1)
+            yield Window(start, stop, scored)
+            scored = stop + 1
+            start = max(begin, scored - 1 - context // 2)
+
+
+def _batches(found: Iterator[Window], most: int) -> Iterator[list[Window]]:
+    """Group windows of like lengths, about ``most`` inputs together."""
+    batch: list[Window] = []
+    for window in sorted(found, key=lambda window: window.stop - window.start):
+        if batch and (len(batch) + 1) * (window.stop - window.start) > most:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def peer_config(name: str, *, parameters: int, vocab_size: int, context: int = CONTEXT) -> LlamaConfig:
+    """Return transformers' configuration of a peer with ``parameters`` parameters within 1 %, embedding included.
+
+    Depth as our own architectures have at that size; head width 32 up to width 256, then 64; the inner width about
+    8/3 of the width, stretched to meet the budget. UserError for an unknown name or a budget that cannot be met.
+    """
+    if name not in PEERS:
+        raise UserError(f"There is no peer '{name}': choose from {', '.join(PEERS)}.")
+    depth = default_pairs(parameters)
+    best = _llama(32, 8, depth, vocab_size, context)
+    for width in range(32, 1 << 15, 32):
+        config = _llama(width, round(width * 8 / 3), depth, vocab_size, context)
+        if _count(config) > parameters:
+            break
+        best = config
+    each = 3 * best.hidden_size * depth
+    inner = best.intermediate_size + round((parameters - _count(best)) / each)
+    best = _llama(best.hidden_size, max(8, inner), depth, vocab_size, context)
+    if abs(_count(best) - parameters) > TOLERANCE * parameters:
+        raise UserError(
+            f"No {name} of {depth} layers has {parameters:,} parameters with a vocabulary of {vocab_size:,}: the "
+            f"nearest has {_count(best):,}; ask for more parameters or a smaller vocabulary."
+        )
+    return best
+
+
+def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int) -> LlamaConfig:
+    from transformers import LlamaConfig
+
+    head_dim = _head_dim(width)
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=depth,
+        num_attention_heads=width // head_dim,
+        num_key_value_heads=width // head_dim,
+        head_dim=head_dim,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=vocab_size - 2,
+        eos_token_id=vocab_size - 2,
+        pad_token_id=vocab_size - 1,
+    )
+
+
+def _head_dim(width: int) -> int:
+    return 32 if width <= 256 or width % 64 else 64
+
+
+def _count(config: LlamaConfig) -> int:
+    """Return the parameters: embedding, and by layer attention, three feed-forward maps, two norms; the last norm."""
+    width = config.hidden_size
+    layer = 4 * width * width + 3 * width * config.intermediate_size + 2 * width
+    return int(config.vocab_size * width + config.num_hidden_layers * layer + width)
+
+
+def build_peer(config: LlamaConfig, *, seed: int) -> Peer:
+    """Return a freshly initialised peer, always the same for a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Peer(config)
+
+
+def save_peer_config(config: LlamaConfig, folder: Path) -> None:
+    """Write ``config.json`` as transformers writes it for ``LlamaForCausalLM``."""
+    values = config.to_dict() | {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
+    write_atomic(folder / CONFIG, json.dumps(values, indent=2) + "\n")
+
+
+def is_peer(folder: Path) -> bool:
+    """Return whether ``folder`` holds the configuration of a peer."""
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("model_type") in PEERS
+
+
+def load_peer_config(folder: Path) -> LlamaConfig:
+    """Read the configuration of a peer."""
+    from transformers import LlamaConfig
+
+    config: LlamaConfig = LlamaConfig.from_json_file(str(folder / CONFIG))
+    return config
+
+
+def load_any(folder: Path, *, memory: int | None = None) -> LanguageModel:
+    """Read the model of a run directory, ours or a peer, in evaluation mode; ``memory`` is the attention's reach."""
+    if not is_peer(folder):
+        return load_model(folder, memory=memory)
+    if memory is not None:
+        raise UserError("A peer has no memory to change: leave --memory out.")
+    check_folder(folder)
+    peer = Peer(load_peer_config(folder))
+    load_into(peer, load_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return peer.eval()

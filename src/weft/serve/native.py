@@ -1,0 +1,107 @@
+"""Weft's own endpoints: text with the surprisal of every token."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from weft.generation import Sampling
+from weft.serve.limits import Gate, Limits
+from weft.serve.messages import GenerateRequest, ScoreRequest, check_length, parse
+from weft.serve.reading import Scored, Token, Writing, score_text
+from weft.serve.served import ServedRun
+from weft.serve.worker import Worker
+
+
+class Native:
+    """What the native endpoints share."""
+
+    def __init__(self, run: ServedRun, limits: Limits, gate: Gate, worker: Worker) -> None:
+        self.run, self.limits, self.gate, self.worker = run, limits, gate, worker
+
+
+class Score(Native):
+    """``POST /weft/score``: the bits of a text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (the interface of ASGI)."""
+        asked = parse(ScoreRequest, await Request(scope, receive).body())
+        check_length(self.limits, field="text", text=asked.text)
+        async with self.gate.turn(), aclosing(self.worker.stream(lambda stop: self._score(asked.text, stop))) as parts:
+            scored = await anext(parts)
+            await JSONResponse(scored.to_json())(scope, receive, send)
+
+    def _score(self, text: str, stop: threading.Event) -> Iterator[Scored]:
+        run = self.run
+
+        def progress(_: int) -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        yield score_text(run.model, run.tokenizer, text, separator=run.separator, progress=progress)
+
+
+class Generate(Native):
+    """``POST /weft/generate``: a text that goes on from a prompt, at once or as a stream of events."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (the interface of ASGI)."""
+        asked = parse(GenerateRequest, await Request(scope, receive).body())
+        check_length(
+            self.limits,
+            field="prompt",
+            text=asked.prompt,
+            tokens_field="max_new_tokens",
+            tokens=asked.max_new_tokens,
+        )
+        async with self.gate.turn(), aclosing(self._events(asked)) as events:
+            if asked.stream:
+                stream = (
+                    f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n" async for name, data in events
+                )
+                await StreamingResponse(stream, media_type="text/event-stream")(scope, receive, send)
+            else:
+                await JSONResponse(await _gathered(events))(scope, receive, send)
+
+    async def _events(self, asked: GenerateRequest) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Yield the prompt's tokens, each token that is written, and what there is to say at the end."""
+        sampling = Sampling(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed)
+        run, started = self.run, time.perf_counter()
+        writing = Writing(run.model, run.tokenizer, asked.prompt, asked.max_new_tokens, sampling)
+        async with aclosing(self.worker.stream(lambda _: writing)) as parts:
+            async for part in parts:
+                if isinstance(part, Token):
+                    yield "token", vars(part)
+                else:
+                    yield "prompt", {"tokens": [vars(token) for token in part]}
+        seconds = time.perf_counter() - started
+        yield "done", {"finish": writing.finish, "rest": writing.rest, **writing.totals.to_json(), "seconds": seconds}
+
+
+async def _gathered(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return a whole stream of events as one answer."""
+    prompt: list[Any] = []
+    written: list[Any] = []
+    done: dict[str, Any] = {}
+    async for name, data in events:
+        if name == "prompt":
+            prompt += data["tokens"]
+        elif name == "token":
+            written.append(data)
+        else:
+            done = data
+    text = "".join(token["text"] for token in written) + done.pop("rest")
+    totals = {key: done.pop(key) for key in ("tokens", "bits", "bytes", "bits_per_byte")}
+    return {"text": text, **done, **totals, "written": written, "prompt": prompt}
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error
+    """Nobody waits for the score any more."""

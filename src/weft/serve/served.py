@@ -1,0 +1,97 @@
+"""The one run that a server serves: its model, once natively and once as transformers knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from weft import __version__
+from weft.data import DataConfig, Tokenizer
+from weft.description import describe
+from weft.folder import load_model, load_tokenizer
+from weft.hf import WeftConfig, WeftForCausalLM, register
+from weft.model import WeftModel
+from weft.serve.limits import Refused
+from weft.study.records import number, read_run, section
+from weft.training import run as runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedRun:
+    """A loaded run. ``names`` are what a request may call it; ``separator`` is what parts documents in its corpus."""
+
+    name: str
+    names: frozenset[str]
+    model: WeftModel
+    tokenizer: Tokenizer
+    adapter: WeftForCausalLM
+    adapter_tokenizer: PreTrainedTokenizerBase
+    separator: str
+    facts: dict[str, Any]
+
+    def check_name(self, asked: str | None) -> None:
+        """Refuse a request for another model with 404."""
+        if asked is not None and asked not in self.names:
+            shown = asked if len(asked) <= 80 else asked[:80] + "…"
+            raise Refused(404, f"There is no model '{shown}' here: this server has '{self.name}'.")
+
+
+def load_run(folder: Path) -> ServedRun:
+    """Load the run in ``folder``, from its files alone; UserError where it is not a whole run."""
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    register()
+    name = folder.resolve().name
+    has_recipe = (folder / runs.RECIPE).is_file()
+    data = runs.saved_recipe(folder).data if has_recipe else DataConfig(sources=())
+    return ServedRun(
+        name=name,
+        names=frozenset({name, str(folder), str(folder.resolve())}),
+        model=model,
+        tokenizer=tokenizer,
+        adapter=_adapter(model),
+        adapter_tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        separator=data.document_separator,
+        facts=_facts(name, model, tokenizer, folder),
+    )
+
+
+class _Served(WeftForCausalLM):  # type: ignore[no-untyped-call]
+    """Keeps the tokenizer, with which transformers' server calls ``generate`` for stop strings, from ``forward``."""
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        kwargs.pop("tokenizer", None)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        return inputs
+
+
+def _adapter(model: WeftModel) -> WeftForCausalLM:
+    """Return ``model`` as transformers knows it, with the same parameters, not copies of them.
+
+    Requests that say nothing else draw from the whole distribution, as OpenAI's API has it.
+    """
+    with torch.device("meta"):
+        adapter = _Served(WeftConfig.of(model.config))
+    adapter.load_state_dict(dict(model.named_parameters()), strict=True, assign=True)
+    adapter.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)  # type: ignore[no-untyped-call]
+    adapter.train(False)
+    return adapter
+
+
+def _facts(name: str, model: WeftModel, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Return what ``GET /weft/model`` tells."""
+    described = describe(model.config)
+    test = number(section(read_run(folder).results, "test").get("bits_per_byte"))
+    return {
+        "name": name,
+        "pattern": described.pattern,
+        "parameters": described.parameters,
+        "body_parameters": described.body_parameters,
+        "vocab_size": described.vocab_size,
+        "tokenizer": tokenizer.kind,
+        "test_bits_per_byte": test,
+        "weft_version": __version__,
+    }

@@ -1,0 +1,178 @@
+"""Compare architectures side by side: equal parameters, equal budget, each at its best learning rate.
+
+Every run is a run directory of its own under ``runs/``, trained by ``weft train`` in a process of its own. What is done
+is never done again: the same command goes on where it stopped, and may add architectures, rates and seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from weft.data import PreparedData, prepare
+from weft.errors import UserError
+from weft.files import write_atomic
+from weft.study.comparison_report import write_comparison
+from weft.study.comparison_results import RESULTS, measure_generation, write_results
+from weft.study.jobs import Job, run_jobs
+from weft.study.plan import PLAN, Plan, Trial, begin, recipe_of
+from weft.training.fitting import fit, make_model
+from weft.training.run import RESULTS as RUN_RESULTS
+from weft.training.run import TrainingResult, read_result
+
+FAILED = "failed.txt"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a comparison: words, and where each running job stands."""
+
+    message: Callable[[str], None] = lambda _: None
+    tick: Callable[[list[Job], int, int], None] = lambda *_: None
+
+
+class Study:
+    """A comparison in a folder."""
+
+    def __init__(self, plan: Plan, folder: Path, listener: Listener | None = None) -> None:
+        self.plan, self.folder = plan, folder
+        self.listener = listener or Listener()
+        self.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // plan.jobs)
+        self.summary = ""
+
+    def run(self, *, overwrite: bool = False) -> Path:
+        """Train what is not trained yet, measure, and write results, table and report; return the report's path."""
+        started = time.monotonic()
+        first = self.plan.seeds[0]
+        trials = [Trial(c, rate, first) for c in self.plan.contenders for rate in self.plan.learning_rates]
+        prepared = prepare(recipe_of(self.plan, trials[0]).data, progress=self.listener.message)
+        self.summary = prepared.summary
+        self._tell_sizes(prepared)  # before anything is trained or replaced
+        if overwrite and self.folder.is_dir():
+            self._remove()
+        begin(self.plan, self.folder, overwrite=overwrite)
+        self._train(trials)
+        self._train([Trial(c, self.best_rate(c), seed) for c in self._leaders() for seed in self.plan.seeds[1:]])
+        measure_generation(self)
+        write_results(self, time.monotonic() - started)
+        return write_comparison(self.folder)
+
+    def _remove(self) -> None:
+        """Delete an earlier study; nothing else."""
+        if any(self.folder.iterdir()) and not (self.folder / PLAN).is_file():
+            raise UserError(f"'{self.folder}' holds something that is not a comparison: give --out another folder.")
+        shutil.rmtree(self.folder)
+
+    def _tell_sizes(self, prepared: PreparedData) -> None:
+        """Build every model once, without storage, and say how large it is: a budget that cannot be met shows now."""
+        for contender in self.plan.contenders:
+            recipe = fit(recipe_of(self.plan, Trial(contender, self.plan.learning_rates[0], 0)), prepared)
+            with torch.device("meta"):
+                model = make_model(recipe, prepared, None)
+            self.listener.message(
+                f"{contender}: {model.parameter_count:,} parameters, {model.body_parameter_count:,} without embeddings"
+            )
+
+    def run_of(self, trial: Trial) -> Path:
+        """Return the run directory of a trial."""
+        return self.folder / "runs" / trial.name
+
+    def _train(self, trials: Sequence[Trial]) -> None:
+        """Train those that have neither results nor failed."""
+        jobs, of_job = [], {}
+        for trial in trials:
+            run = self.run_of(trial)
+            if (run / RUN_RESULTS).is_file() or self.failure(trial):
+                continue
+            jobs.append(Job(trial.name, run, self._options(trial), self.threads))
+            of_job[trial.name] = trial
+        if len(jobs) < len(trials):
+            self.listener.message(f"{len(trials) - len(jobs)} of {len(trials)} runs are done already.")
+        done = [0]
+
+        def ended(job: Job, code: int) -> None:
+            done[0] += 1
+            self._ended(job, code, of_job[job.name])
+
+        run_jobs(jobs, self.plan.jobs, ended, lambda running: self.listener.tick(running, done[0], len(jobs)))
+
+    def _options(self, trial: Trial) -> list[str]:
+        run = self.run_of(trial)
+        if (run / "recipe.yaml").is_file():
+            return ["--resume"]
+        recipe = self.folder / "recipes" / f"{trial.name}.yaml"
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        values = recipe_of(self.plan, trial).model_dump(mode="json")
+        write_atomic(recipe, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        return ["--recipe", str(recipe)]
+
+    def _ended(self, job: Job, code: int, trial: Trial) -> None:
+        if code == 0:
+            result = read_result(job.run)
+            self.listener.message(
+                f"{trial.contender}, learning rate {trial.learning_rate:g}, seed {trial.seed}: "
+                f"{result.test.bits_per_byte:.4f} bits per byte ({result.tokens:,} tokens in {result.seconds:.0f} s)"
+            )
+        else:
+            complaint = job.complaint()
+            job.run.mkdir(parents=True, exist_ok=True)
+            write_atomic(job.run / FAILED, complaint + "\n")
+            self.listener.message(
+                f"{trial.contender}, learning rate {trial.learning_rate:g}, seed {trial.seed} failed: {complaint} "
+                f"(delete '{job.run}' to try it again)"
+            )
+        write_results(self)
+
+    def failure(self, trial: Trial) -> str | None:
+        """Return why a trial failed; None where it did not."""
+        path = self.run_of(trial) / FAILED
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+    def result(self, trial: Trial) -> TrainingResult | None:
+        """Return what a trial has come to; None where it has not ended well."""
+        run = self.run_of(trial)
+        return read_result(run) if (run / RUN_RESULTS).is_file() else None
+
+    def best_rate(self, contender: str) -> float:
+        """Return the learning rate with the fewest bits per byte on the validation text, with the first seed.
+
+        NaN where no run has ended well.
+        """
+        found = {}
+        for rate in self.plan.learning_rates:
+            if result := self.result(Trial(contender, rate, self.plan.seeds[0])):
+                found[rate] = result.validation.bits_per_byte
+        return min(found, key=lambda rate: found[rate]) if found else math.nan
+
+    def _leaders(self) -> list[str]:
+        """Return the contenders that get more seeds, best first by the validation text."""
+        found = {}
+        for contender in self.plan.contenders:
+            if result := self.result(Trial(contender, self.best_rate(contender), self.plan.seeds[0])):
+                found[contender] = result.validation.bits_per_byte
+        return sorted(found, key=lambda contender: found[contender])[: self.plan.top]
+
+    def trials(self) -> list[Trial]:
+        """Return every trial whose run is there, in the order of the plan."""
+        asked = [
+            Trial(c, rate, seed)
+            for c in self.plan.contenders
+            for rate in self.plan.learning_rates
+            for seed in self.plan.seeds
+        ]
+        return [trial for trial in asked if self.result(trial) or self.failure(trial)]
+
+    def chosen(self) -> list[Trial]:
+        """Return the trials at the best learning rates, which are the rows of the comparison."""
+        return [t for t in self.trials() if self.result(t) and t.learning_rate == self.best_rate(t.contender)]
+
+
+__all__ = ["RESULTS", "Listener", "Study"]

@@ -1,0 +1,163 @@
+"""What a comparison trains: every architecture at one size, one budget and several learning rates, as recipes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from weft.config import FrozenConfig, merge
+from weft.errors import UserError
+from weft.files import write_atomic
+from weft.pattern import ARCHITECTURES, parse_count
+from weft.peers import CONTEXT, PEERS
+from weft.training.recipe import Recipe, TrainingConfig, load_recipe, make_recipe
+
+PLAN = "study.yaml"
+# What a study may be given more of when it goes on.
+GROWING = ("architectures", "peers", "learning_rates", "seeds", "top", "jobs")
+
+
+class Plan(FrozenConfig):
+    """A comparison, as data.
+
+    ``architectures`` are names or patterns; ``base`` holds values of a recipe for all of them (data, training, model
+    settings). The learning rate of each is chosen on the validation text with the first seed; the other seeds are
+    trained at that one, for the ``top`` architectures only where that is given. ``jobs`` runs train at once.
+    """
+
+    architectures: tuple[str, ...]
+    peers: tuple[str, ...] = ()
+    parameters: PositiveInt
+    minutes: PositiveFloat | None = None
+    tokens: PositiveInt | None = None
+    learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    top: PositiveInt | None = None
+    jobs: PositiveInt = 1
+    base: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("parameters", "tokens", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return parse_count(value) if isinstance(value, str) else value
+
+    @field_validator("architectures", "peers", "learning_rates", "seeds")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.minutes is None) == (self.tokens is None):
+            raise ValueError("a comparison needs one budget: give --minutes or --tokens")
+        if self.jobs > 1 and self.minutes is not None:
+            raise ValueError("side by side, equal minutes are not equal: give --tokens with --jobs")
+        if not self.architectures and not self.peers:
+            raise ValueError("there is nothing to compare: name --architectures")
+        if unknown := [peer for peer in self.peers if peer not in PEERS]:
+            raise ValueError(f"there is no peer '{unknown[0]}': choose from {', '.join(PEERS)}")
+        return self
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """All that are compared, peers last."""
+        return (*self.architectures, *self.peers)
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The budget of every run, as a recipe has it."""
+        return {"minutes": self.minutes} if self.minutes is not None else {"tokens": self.tokens or 0}
+
+
+class Trial(NamedTuple):
+    """One training run of a study."""
+
+    contender: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The folder of the run."""
+        return f"{re.sub('[^a-z0-9-]+', '_', self.contender)}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+def recipe_of(plan: Plan, trial: Trial) -> Recipe:
+    """Return the recipe of a trial. A peer gets the same tokens a step, in segments as long as its context."""
+    if trial.contender in plan.peers:
+        model: dict[str, Any] = {"peer": trial.contender}
+    elif trial.contender in ARCHITECTURES:
+        model = {"architecture": trial.contender}
+    else:
+        model = {"pattern": trial.contender}
+    model["parameters"] = plan.parameters
+    training = {**plan.budget, "learning_rate": trial.learning_rate, "seed": trial.seed}
+    base = dict(plan.base)
+    if trial.contender in plan.peers:
+        base["model"] = {}
+        training |= _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
+    return make_recipe(base, {"model": model, "training": training})
+
+
+def _long_segments(training: TrainingConfig) -> dict[str, int]:
+    """Return lanes and length of a step of the same size with segments of a peer's context, where it has as many."""
+    step = training.lanes * training.length
+    length = max(training.length, min(CONTEXT, step))
+    return {"lanes": max(1, step // length), "length": length}
+
+
+def begin(plan: Plan, study: Path, *, overwrite: bool) -> None:
+    """Write the plan into the study's folder; UserError where that holds something else than this study, so far."""
+    if (study / PLAN).is_file() and not overwrite:
+        _check_same(Plan.parse(load_recipe_values(study / PLAN), where=PLAN), plan, study)
+    elif study.exists() and not study.is_dir():
+        raise UserError(f"'{study}' is a file: give --out a folder.")
+    elif study.is_dir() and any(study.iterdir()) and not (study / PLAN).is_file():
+        raise UserError(f"'{study}' holds something that is not a comparison: give --out another folder.")
+    study.mkdir(parents=True, exist_ok=True)
+    write_atomic(study / PLAN, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def load_recipe_values(path: Path) -> Mapping[str, Any]:
+    """Read a plan's values."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"'{path}' is damaged: give --overwrite to begin the comparison anew.")
+    return values
+
+
+def _check_same(before: Plan, now: Plan, study: Path) -> None:
+    changed = [
+        name for name in Plan.model_fields if name not in GROWING and getattr(before, name) != getattr(now, name)
+    ]
+    if changed:
+        raise UserError(
+            f"'{study}' holds a comparison with other {', '.join(changed)}: give --out another folder, or --overwrite."
+        )
+
+
+def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe values that all runs share, and refuse those that the comparison itself decides."""
+    values = merge(load_recipe(recipe) if recipe else {}, settings)
+    if sources:
+        values = merge(values, {"data": {"sources": list(sources)}})
+    decided = {
+        "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
+        "training": ("minutes", "tokens", "steps", "learning_rate", "seed", "init_from"),
+    }
+    for section, keys in decided.items():
+        given = dict(values.get(section) or {})
+        if recipe:  # a recipe may say these; the comparison says them anew
+            given = {key: value for key, value in given.items() if key not in keys}
+        elif wrong := [key for key in given if key in keys]:
+            raise UserError(f"A comparison sets {section}.{wrong[0]} itself: leave it out of --set.")
+        values[section] = given
+    return values

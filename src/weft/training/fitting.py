@@ -1,0 +1,125 @@
+"""What a recipe leaves to the corpus, and the model that it then describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from weft.config import ModelConfig
+from weft.data import PreparedData, max_lanes
+from weft.errors import UserError
+from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
+from weft.model import build
+from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
+from weft.sizing import configure, resolve, size_of_width, sized
+from weft.training.recipe import ModelRecipe, Recipe, flat
+from weft.training.schedule import DEFAULT_MINUTES
+
+
+def fit(recipe: Recipe, prepared: PreparedData) -> Recipe:
+    """Fill in the tokenizer, the vocabulary, the budget and the model's size."""
+    data, training = recipe.data, recipe.training
+    tokenizer = prepared.tokenizer
+    data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
+    update: dict[str, Any] = {}
+    if training.steps is None and training.tokens is None and training.minutes is None:
+        update["minutes"] = DEFAULT_MINUTES
+    model = recipe.model
+    if model.parameters is None and model.hidden_size is None and not training.init_from:
+        model = model.model_copy(update={"parameters": default_parameters(prepared.train.bytes)})
+    return Recipe(model=model, data=data, training=training.model_copy(update=update))
+
+
+def default_parameters(training_bytes: int) -> int:
+    """Return the size that fits a corpus: 2M parameters at 2 MB, growing with its square root, at most 5M."""
+    return int(min(5e6, max(1e5, 2e6 * (training_bytes / 2e6) ** 0.5)))
+
+
+def fit_lanes(prepared: PreparedData, lanes: int, length: int, processes: int) -> tuple[int, int]:
+    """Return lanes (for each process) and their length that a small text can fill."""
+    while length > 8 and max_lanes(prepared.train, length) < 2 * processes:
+        length //= 2
+    return max(1, min(lanes, max_lanes(prepared.train, length) // processes)), length
+
+
+def make_model(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> LanguageModel:
+    """Return the model to start from: freshly initialised, or that of the run ``origin``."""
+    seed = recipe.training.seed
+    if recipe.model.peer:
+        return _peer(recipe, prepared)
+    model = build(_model_config(recipe, prepared, origin), seed=seed)
+    if origin:
+        load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
+    return model
+
+
+def resumed_model(out: Path, seed: int) -> LanguageModel:
+    """Return the model of a run that has begun, as it was at its start."""
+    return build_peer(load_peer_config(out), seed=seed) if is_peer(out) else build(read_config(out), seed=seed)
+
+
+def save_description(model: LanguageModel, out: Path) -> None:
+    """Write the model's ``config.json``."""
+    if isinstance(model, Peer):
+        save_peer_config(model.config, out)
+    else:
+        save_config(model.config, out)
+
+
+def name_of(recipe: Recipe) -> str:
+    """Say in a word what is trained."""
+    return recipe.model.peer or ("continued" if recipe.training.init_from else recipe.model.architecture)
+
+
+def shape_of(model: LanguageModel) -> str:
+    """Say in a few words what the model is made of."""
+    if isinstance(model, Peer):
+        return f"{model.config.num_hidden_layers} layers, width {model.config.hidden_size}"
+    return f"{model.config.pattern}, width {model.config.hidden_size}"
+
+
+def _peer(recipe: Recipe, prepared: PreparedData) -> Peer:
+    model, training = recipe.model, recipe.training
+    given = {key for key in ("pattern", "preset", *model.settings()) if getattr(model, key, None) not in (None, {})}
+    if given or training.init_from:
+        what = ", ".join(sorted(given | ({"training.init_from"} if training.init_from else set())))
+        raise UserError(f"A peer is built by its own rules: leave out {what}, or leave out model.peer.")
+    assert model.peer is not None
+    assert model.parameters is not None
+    config = peer_config(
+        model.peer,
+        parameters=model.parameters,
+        vocab_size=prepared.tokenizer.vocab_size,
+        context=training.length,
+    )
+    return build_peer(config, seed=training.seed)
+
+
+def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> ModelConfig:
+    """Return the model's configuration, with the tokenizer's special tokens in it."""
+    model, tokenizer = recipe.model, prepared.tokenizer
+    special = {"boundary_id": tokenizer.boundary_id, "padding_id": tokenizer.padding_id}
+    if origin:
+        return _started_from(origin, recipe)
+    return described_model(model, tokenizer.vocab_size, special)
+
+
+def described_model(model: ModelRecipe, vocab_size: int, special: dict[str, int] | None = None) -> ModelConfig:
+    """Return the configuration that a recipe describes; UserError where it leaves the size to the corpus."""
+    name, settings = model.pattern or model.architecture, model.settings() | (special or {})
+    if model.parameters is not None:
+        return sized(name, parameters=model.parameters, vocab_size=vocab_size, preset=model.preset, settings=settings)
+    if model.hidden_size is None:
+        raise UserError("This recipe leaves the model's size to the corpus: give it model.parameters or hidden_size.")
+    pattern, settings = resolve(name, size_of_width(model.hidden_size), model.preset, settings)
+    return configure(pattern, vocab_size, settings)
+
+
+def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
+    """Return the model of another run, in which only what has no parameters may change."""
+    before, after = load_config(origin), load_config(origin, recipe.model.settings())
+    free = {"dropout", "zoneout", "memory"}
+    old, new = flat(before.model_dump()), flat(after.model_dump())
+    if changed := [key for key in new if new[key] != old[key] and key.split(".")[-1] not in free]:
+        raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}.")
+    return after

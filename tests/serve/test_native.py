@@ -1,0 +1,136 @@
+"""Our endpoints tell what ``weft generate`` and ``weft evaluate`` tell, in whole characters."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.serve.conftest import TEXT, events, get
+from weft import api, generation
+from weft.data import train_tokenizer
+from weft.data.config import DEFAULT_SEPARATOR
+from weft.generation import Sampling
+
+SETTINGS = {"prompt": TEXT, "max_new_tokens": 60, "temperature": 1.3, "top_k": 50, "top_p": 0.9, "seed": 5}
+
+
+def test_what_is_written_is_what_weft_generate_writes(ask, folder):
+    (response,) = ask(("/weft/generate", SETTINGS))
+    sampling = Sampling(temperature=1.3, top_k=50, top_p=0.9, seed=5)
+    told = response.json()
+    assert told["text"] == api.generate(folder, TEXT, max_new_tokens=60, sampling=sampling)
+    assert told["finish"] == "length"
+    assert told["tokens"] == len(told["written"]) == 60
+
+
+def test_a_stream_tells_the_same_as_one_answer(ask):
+    whole, stream = ask(("/weft/generate", SETTINGS), ("/weft/generate", SETTINGS | {"stream": True}))
+    told, streamed = whole.json(), events(stream)
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert [token for name, data in streamed if name == "prompt" for token in data["tokens"]] == told["prompt"]
+    assert [data for name, data in streamed if name == "token"] == told["written"]
+    name, done = streamed[-1]
+    assert name == "done"
+    assert "".join(token["text"] for token in told["written"]) + done["rest"] == told["text"]
+    assert (done["bits"], done["bytes"]) == (told["bits"], told["bytes"])
+
+
+def test_the_bits_of_a_written_text_are_those_of_reading_it(ask, folder, tmp_path, run):
+    settings = SETTINGS | {"prompt": "Ruo", "top_k": 0}
+    (response,) = ask(("/weft/generate", settings))
+    told = response.json()
+    tokens = told["prompt"] + told["written"]
+    file = tmp_path / "written.txt"
+    file.write_bytes(run.tokenizer.decode_bytes([token["id"] for token in tokens]))
+    separator = DEFAULT_SEPARATOR.encode()
+    assert separator not in file.read_bytes(), "choose a seed that writes one document"
+    read = api.token_bits(folder, file)
+    assert [token["bits"] for token in tokens] == pytest.approx([bits for _, bits in read], abs=1e-3)
+    assert told["bits"] == pytest.approx(sum(bits for _, bits in read[3:]), abs=1e-3)
+    assert told["bits_per_byte"] == told["bits"] / told["bytes"]
+
+
+@pytest.mark.parametrize("text", [TEXT, "a", f"{TEXT * 3}\n\n\n\nAnother document.\r\n\r\n\r\nA third.\n"])
+def test_a_score_is_that_of_weft_evaluate(ask, folder, tmp_path, run, text):
+    (response,) = ask(("/weft/score", {"text": text}))
+    told = response.json()
+    file = tmp_path / "text.txt"
+    file.write_bytes(text.encode())
+    tokens = [token for document in told["documents"] for token in document]
+    assert [(run.tokenizer.decode([token["id"]]), token["bits"]) for token in tokens] == api.token_bits(folder, file)
+    figures = api.evaluate(folder, file)
+    assert (told["bits_per_byte"], told["bytes"]) == (figures.bits_per_byte, figures.bytes)
+    assert told["bits"] == pytest.approx(sum(token["bits"] for token in tokens))
+
+
+def test_the_separator_is_that_of_the_runs_corpus(run):
+    from weft.serve.reading import score_text
+
+    one, two = (score_text(run.model, run.tokenizer, "a--b", separator=separator) for separator in ("\n", "--"))
+    assert [len(document) for document in one.documents] == [4]
+    assert [len(document) for document in two.documents] == [1, 1]
+    assert (one.bytes, two.bytes) == (4, 2)
+
+
+def test_text_comes_in_whole_characters(ask):
+    (response,) = ask(("/weft/score", {"text": TEXT.strip()}))
+    tokens = response.json()["documents"][0]
+    assert len(tokens) == len(TEXT.strip().encode())
+    assert "".join(token["text"] for token in tokens) == TEXT.strip()
+    assert [token["text"] for token in tokens if token["text"]] == list(TEXT.strip())
+    # ŧ takes two tokens: the first says nothing.
+    assert [token["text"] for token in tokens[:7]] == ["R", "u", "o", "", "ŧ", "", "ŧ"]
+
+
+def test_tokens_are_held_until_all_of_their_bytes_are_characters(monkeypatch):
+    from weft.serve.reading import Characters
+
+    tokenizer = train_tokenizer("bytes", (), 258)
+    mixed = Characters(tokenizer)
+    mixed._tokenizer = type(
+        "Two", (), {"token_bytes": lambda _, token: [b"a\xc5", b"\xa7b", b"\xff", b"\xc5"][token]}
+    )()
+    assert [mixed.add(0), mixed.add(1), mixed.add(2), mixed.add(3), mixed.rest()] == ["", "aŧb", "\ufffd", "", "\ufffd"]
+
+
+def test_a_long_prompt_is_read_in_pieces_without_a_seam(ask, folder):
+    prompt = TEXT * 70
+    assert len(prompt.encode()) > 2 * generation.PREFILL
+    written, scored = ask(
+        ("/weft/generate", {"prompt": prompt, "max_new_tokens": 5}), ("/weft/score", {"text": prompt})
+    )
+    read = [token for document in scored.json()["documents"] for token in document]
+    told = written.json()
+    assert [t["bits"] for t in told["prompt"]][:-1] == pytest.approx([t["bits"] for t in read], abs=1e-3)
+    assert told["text"] == api.generate(folder, prompt, max_new_tokens=5)
+
+
+def test_an_end_of_document_stops(ask, run, monkeypatch):
+    from weft.serve import reading
+
+    script = iter([65, 66, run.tokenizer.boundary_id])
+    monkeypatch.setattr(reading, "_draw", lambda *_: next(script))
+    (response,) = ask(("/weft/generate", {"prompt": "", "max_new_tokens": 9}))
+    told = response.json()
+    assert (told["text"], told["finish"], told["tokens"]) == ("AB", "stop", 2)
+
+
+def test_facts(ask, run):
+    (response,) = ask(get("/weft/model"))
+    facts = response.json()
+    assert facts["name"] == "tiny"
+    assert facts["pattern"] == "qfaf"
+    assert facts["parameters"] == run.model.parameter_count
+    assert facts["body_parameters"] == run.model.body_parameter_count < facts["parameters"]
+    assert facts["test_bits_per_byte"] == 7.25
+    assert facts["limits"]["new_tokens"] == 4096
+
+
+def test_a_run_without_results_has_no_test_figure(folder, tmp_path):
+    from weft.serve.served import load_run
+
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "results.json").write_text(json.dumps({"test": None}), encoding="utf-8")
+    assert load_run(tmp_path).facts["test_bits_per_byte"] is None

@@ -77,6 +77,43 @@ def test_config_json_says_what_hugging_face_tools_look_for(tmp_path, tokenizer):
     assert (values["pattern"], values["vocab_size"], values["hidden_size"]) == ("[qf]2a", 270, 16)
 
 
+def test_the_folder_says_where_the_classes_are_and_that_padding_is_never_written(folder):
+    values = json.loads((folder / "config.json").read_text())
+    assert values["auto_map"]["AutoModelForCausalLM"] == "modeling_weft.WeftForCausalLM"
+    names: dict = {}
+    exec((folder / "modeling_weft.py").read_text(), names)
+    assert (names["WeftForCausalLM"], names["WeftConfig"]) == (weft.hf.WeftForCausalLM, weft.hf.WeftConfig)
+    assert json.loads((folder / "generation_config.json").read_text()) == {
+        "bos_token_id": 268,
+        "eos_token_id": 268,
+        "pad_token_id": 269,
+        "suppress_tokens": [269],
+    }
+
+
+def test_the_model_loads_without_a_tokenizer_and_the_tokenizer_without_a_model(folder):
+    (folder / "tokenizer.json").rename(folder / "aside")
+    load_model(folder)
+    (folder / "aside").rename(folder / "tokenizer.json")
+    (folder / "model.safetensors").unlink()
+    load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"])
+def test_what_trainer_leaves_beside_a_model_is_no_obstacle_and_not_loaded(folder, malicious, name):
+    data, sign = malicious
+    (folder / name).write_bytes(data)
+    load_both(folder)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("found", [2, "9", None])
+def test_another_format_is_told(folder, found):
+    edit_config(folder, weft_format=found)
+    with pytest.raises(UserError, match="newer Weft"):
+        load_model(folder)
+
+
 def test_the_tokenizer_comes_back_and_transformers_reads_it(folder, tokenizer):
     from transformers import AutoTokenizer
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from weft.config import merge
-from weft.data import DataConfig, TokenizedSplit, Tokenizer, prepare, tokenize_sources
+from weft.data import DataConfig, StreamedSplit, TokenizedSplit, Tokenizer, prepare, tokenize_sources
 from weft.errors import UserError
 from weft.evaluation.adaptation import Adaptation, score_adaptively
 from weft.evaluation.evaluate import evaluate_split
@@ -186,7 +186,9 @@ def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> T
     data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
     if names:
         return tokenize_sources(names, tokenizer, document_separator=data.document_separator, text_key=data.text_key)
-    chosen: TokenizedSplit = getattr(prepare(data, tokenizer=tokenizer), split)
+    chosen: TokenizedSplit | StreamedSplit = getattr(prepare(data, tokenizer=tokenizer), split)
+    if isinstance(chosen, StreamedSplit):
+        raise UserError("The training text of this run streams and is not kept: name text to score instead.")
     return chosen
 
 

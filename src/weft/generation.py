@@ -102,7 +102,7 @@ def stream_tokens(
         for step in range(max_new_tokens):
             logits_BV[:, tokenizer.padding_id] = float("-inf")
             rows = logits_BV.float().cpu()
-            drawn = [_draw(row, sampling, generator) for row, generator in zip(rows, generators, strict=True)]
+            drawn = [draw(row, sampling, generator) for row, generator in zip(rows, generators, strict=True)]
             ended = [end or token == tokenizer.boundary_id for end, token in zip(ended, drawn, strict=True)]
             if all(ended):
                 return
@@ -135,7 +135,7 @@ def _read(model: LanguageModel, tokens_BT: Tensor, reset_BT: Tensor) -> tuple[Te
     return model.embedding.logits(hidden_BTD[:, -1]), state
 
 
-def _draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Draw a token: temperature first, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020)."""
     if sampling.temperature < COLDEST:
         return int(logits_V.argmax())

@@ -19,7 +19,8 @@ from weft.training.run import train
 
 # All four blocks; documents end at different places in the lanes, so the processes have different numbers of targets.
 MODEL = {"pattern": "xqfa", "hidden_size": 16, "attention": {"memory": 16}}
-TRAINING = {"lanes": 2, "length": 16, "steps": 9, "accumulation": 2, "ema": 0.9, "learning_rate": 0.003, "optimizer": "adamw"}
+# AdamW, because Muon's bf16 iterations blow differences of rounding up to where they can be seen.
+TRAINING = {"lanes": 2, "length": 16, "steps": 9, "accumulation": 2, "ema": 0.9, "optimizer": "adamw"}
 
 
 def run_together(folder: Path, **environment: str) -> str:

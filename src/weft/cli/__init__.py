@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from weft.cli import train, compare, use, export, serve  # noqa: F401, I001 - importing adds commands, as --help lists them
+from weft.cli import compare, export, serve, train, use  # noqa: F401 - importing a module adds its commands
 from weft.cli.app import app, err
 from weft.errors import Interrupted, UserError
 

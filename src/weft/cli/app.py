@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
+
+ORDER = ("train", "compare", "evaluate", "generate", "serve", "export", "describe", "demo", "cache")
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Lists the commands as a user meets them, not as modules are imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
 
 app = typer.Typer(
     name="weft",
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,6 +34,7 @@ A model is a weave of attention, QRNN and feed-forward blocks. Start with a fold
     weft train my_texts/ --out runs/mine --minutes 30
     weft evaluate runs/mine more_text.txt
     weft generate runs/mine --prompt "Once"
+    weft serve runs/mine
 
 or see everything at work on a bundled corpus: `weft demo`.""",
 )

@@ -175,7 +175,7 @@ class HubTexts(Iterator[str]):
 def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, ...]]]]:
     """Return the splits as iterable datasets, and their files with what tells one version from another."""
     try:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
     except ImportError:
         raise UserError(f"Sources {HUB}... need the package datasets: pip install 'weft[data]'.") from None
     try:

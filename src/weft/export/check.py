@@ -97,7 +97,7 @@ def _check_step(session: Session, model: WeftModel) -> Iterator[Check]:
 def _by_step(session: Session, tokens_BT: Tensor, state: tuple[Tensor, ...]) -> Tensor:
     """Return the logits (B, T, V) of one step after another."""
     logits = []
-    for tokens_B1 in tokens_BT.split(1, dim=1):
+    for tokens_B1 in torch.split(tokens_BT, 1, dim=1):
         logits_B1V, state = session(tokens_B1.contiguous(), state)
         logits.append(logits_B1V)
     return torch.cat(logits, dim=1)
@@ -123,7 +123,7 @@ def _run_pieces(session: Session, model: WeftModel, tokens_BT: Tensor, lengths: 
     """Return the largest difference over pieces of ``lengths`` tokens, each read from the state of the one before."""
     reset_BT = torch.rand(tokens_BT.shape, generator=torch.Generator().manual_seed(1)) < 0.1
     flat, state, differences = session.layout.start(tokens_BT.shape[0]), None, []
-    for tokens, reset in zip(tokens_BT.split(lengths, 1), reset_BT.split(lengths, 1), strict=True):
+    for tokens, reset in zip(torch.split(tokens_BT, lengths, 1), torch.split(reset_BT, lengths, 1), strict=True):
         expected, state = model(tokens, state, reset)
         actual, flat = session(tokens.contiguous(), flat, reset.contiguous())
         differences.append(_largest(actual, expected))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxscript import BOOL, FLOAT, graph, script
-from onnxscript import opset18 as op
+from onnxscript import BOOL, FLOAT, graph, opset18, script
+
+op: Any = opset18  # its own types know neither subgraphs nor constants as arguments
 
 
 @script()
@@ -30,7 +31,7 @@ def linear_recurrence(forget: FLOAT, update: FLOAT, state: FLOAT, reset: BOOL | 
     """Translate a call of the operator, as :func:`weft.ops.linear_recurrence` documents it."""
     if reset is not None:
         forget = op.Where(op.Unsqueeze(reset, [-1]), 0.0, forget)
-    if update.shape[1] != 1:
+    if update.shape[1] != 1:  # type: ignore[index]
         return scan_recurrence(forget, update, state)
     cells = op.Add(op.Mul(forget, op.Unsqueeze(state, [1])), update)
     return cells, op.Squeeze(cells, [1])

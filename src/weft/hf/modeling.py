@@ -204,6 +204,12 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = WeftCache()
 
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Keep the tokenizer, which ``generate`` takes for stop strings, from :meth:`forward`."""
+        kwargs.pop("tokenizer", None)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        return inputs
+
     def get_input_embeddings(self) -> InputEmbeddings:
         """Return a view of the embedding: tokens to what the blocks read."""
         return self._views[0]

@@ -106,8 +106,8 @@ def _attend_folded(
     memory, block = how.memory, QUERY_BLOCK
     count = (time + block - 1) // block
     before, fill = memory - (keys_BSGK.shape[1] - time), count * block - time
-    flat = torch.arange(count * (memory + block), device=query_BTHK.device)
-    places = flat // (memory + block) * block + flat % (memory + block)
+    starts_N1 = torch.arange(count, device=query_BTHK.device)[:, None] * block
+    places = (starts_N1 + torch.arange(memory + block, device=query_BTHK.device)).flatten()
 
     def fold(x_BS: Tensor, value: int = 0) -> Tensor:
         padded = F.pad(x_BS, (0, 0) * (x_BS.dim() - 2) + (before, fill), value=value)
@@ -121,9 +121,7 @@ def _attend_folded(
     mask = _mask(memory, memory + block, slice(0, memory + block), memory, documents_BS, query_BHCK)
     mask = _with_positions(mask, query_BHCK, how.position_scores)
     attended_BHCK = _attend(query_BHCK, _by_head(keys_BSGK, heads), _by_head(values_BSGK, heads), mask, how.dropout)
-    attended_BTHK = attended_BHCK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])
-    # Not a slice: how that lies in memory depends on the length, and asking would bind the graph to some lengths.
-    return attended_BTHK.index_select(1, torch.arange(time, device=query_BTHK.device))
+    return attended_BHCK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])[:, :time]
 
 
 def _turn(query_BTHK: Tensor, keys_BSGK: Tensor) -> tuple[Tensor, Tensor]:

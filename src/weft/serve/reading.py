@@ -19,7 +19,7 @@ import torch
 from weft.data import TokenizedSplit, Tokenizer
 from weft.data.documents import join_fragments, split_documents
 from weft.evaluation.scoring import score
-from weft.generation import PREFILL, Sampling, _draw
+from weft.generation import PREFILL, Sampling, draw
 from weft.layers.cross_entropy import IGNORE
 from weft.model import ModelState, WeftModel
 from weft.serve.limits import Refused
@@ -150,7 +150,7 @@ class Writing:
         for step in range(self.max_new_tokens):
             surprisal_V = -logits_V.log_softmax(-1) / math.log(2)
             logits_V[self.tokenizer.padding_id] = float("-inf")
-            drawn = _draw(logits_V, self.sampling, generator)
+            drawn = draw(logits_V, self.sampling, generator)
             if drawn == self.tokenizer.boundary_id:
                 self.finish = "stop"
                 break

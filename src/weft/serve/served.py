@@ -59,22 +59,13 @@ def load_run(folder: Path) -> ServedRun:
     )
 
 
-class _Served(WeftForCausalLM):  # type: ignore[no-untyped-call]
-    """Keeps the tokenizer, with which transformers' server calls ``generate`` for stop strings, from ``forward``."""
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        kwargs.pop("tokenizer", None)
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
-        return inputs
-
-
 def _adapter(model: WeftModel) -> WeftForCausalLM:
     """Return ``model`` as transformers knows it, with the same parameters, not copies of them.
 
     Requests that say nothing else draw from the whole distribution, as OpenAI's API has it.
     """
     with torch.device("meta"):
-        adapter = _Served(WeftConfig.of(model.config))
+        adapter = WeftForCausalLM(WeftConfig.of(model.config))
     adapter.load_state_dict(dict(model.named_parameters()), strict=True, assign=True)
     adapter.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)  # type: ignore[no-untyped-call]
     adapter.train(False)

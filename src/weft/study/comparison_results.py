@@ -73,7 +73,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _settings(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     plan = study.plan
-    data: Mapping[str, Any] = next((read_run(study.run_of(t)).recipe.get("data", {}) for t in trials if study.result(t)), {})
+    done = [trial for trial in trials if study.result(trial)]
+    data: Mapping[str, Any] = read_run(study.run_of(done[0])).recipe.get("data", {}) if done else {}
     return {
         "sources": list(plan.base.get("data", {}).get("sources", [])),
         "architectures": list(plan.architectures),

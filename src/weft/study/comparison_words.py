@@ -190,7 +190,6 @@ def command(comparison: Comparison) -> str:
     parts: list[str] = ["weft", "compare", *(_public(source) for source in _list(settings.get("sources")))]
     options: dict[str, Any] = {
         "architectures": ",".join(_list(settings.get("architectures"))),
-        "peer": ",".join(_list(settings.get("peers"))),
         "parameters": _whole(settings.get("parameters")),
         "minutes": f"{minutes:g}" if (minutes := number(given.get("minutes"))) is not None else "",
         "tokens": _whole(given.get("tokens")),
@@ -201,6 +200,8 @@ def command(comparison: Comparison) -> str:
     }
     for name, value in options.items():
         parts += [f"--{name}", value] if value else []
+        if name == "architectures":
+            parts += [part for peer in _list(settings.get("peers")) for part in ("--peer", peer)]
     for key, value in _values(section(settings, "base")):
         parts += ["--set", f"{key}={value}"] if key != "data.sources" else []
     return shlex.join([*parts, "--out", comparison.name])

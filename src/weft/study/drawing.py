@@ -8,12 +8,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.study.page import text
 from weft.study.records import Event, number
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _inline(svg: str, title: str) -> str:
     svg = re.sub(r"<[^>]*>", lambda tag: _rounded(tag[0]), svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()
+    return svg.replace("<svg", f'<svg role="img" aria-label="{text(title)}"', 1).strip()
 
 
 def _rounded(tag: str) -> str:

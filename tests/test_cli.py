@@ -451,8 +451,8 @@ def test_a_folder_that_is_no_whole_run_is_told(broken, tmp_path, command):
     if command != "describe":  # which reads no weights
         assert_mistake(run_weft(command, broken), "is damaged")
     (broken / "model.safetensors").write_bytes(weights)
-    (broken / "optimizer.pt").write_bytes(pickle.dumps({"a": 1}))
-    assert_mistake(run_weft(command, broken), "pickle (optimizer.pt)", "remove the file")
+    (broken / "weights.pt").write_bytes(pickle.dumps({"a": 1}))
+    assert_mistake(run_weft(command, broken), "pickle (weights.pt)", "remove the file")
     if command != "describe":
         assert_mistake(run_weft(command, tmp_path / "nowhere"), "There is no run directory")
 

@@ -56,7 +56,7 @@ def greedy_without_state(model, tokenizer, prompt, count=25) -> list[int]:
 def scripted(monkeypatch, *scripts):
     """Let lane i (whose generator has seed i) draw the tokens of script i."""
     queues = {seed: iter(script) for seed, script in enumerate(scripts)}
-    monkeypatch.setattr(generation, "_draw", lambda *drawn_from: next(queues[drawn_from[-1].initial_seed()]))
+    monkeypatch.setattr(generation, "draw", lambda *drawn_from: next(queues[drawn_from[-1].initial_seed()]))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -94,7 +94,7 @@ def test_cutting_off_keeps_the_likeliest_tokens():
 
     def drawn(**settings) -> dict[int, float]:
         generator, sampling = torch.Generator().manual_seed(0), Sampling(**settings)
-        tokens = [generation._draw(logits, sampling, generator) for _ in range(2000)]
+        tokens = [generation.draw(logits, sampling, generator) for _ in range(2000)]
         return {token: tokens.count(token) / 2000 for token in set(tokens)}
 
     near = pytest.approx

@@ -11,10 +11,11 @@ Shapes: B windows, T positions, D model width, V vocabulary.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +33,21 @@ from weft.pattern import default_pairs
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
+    from transformers.cache_utils import Cache
 
 PEERS = ("llama",)
 CONTEXT = 512
 SCORED_AT_ONCE = 8192  # tokens
 TOLERANCE = 0.01
+INNER = 8 / 3  # times the width: of the gated feed-forward maps
+FEWEST_INNER = 8
+
+
+class PeerState(NamedTuple):
+    """All keys and values so far, in transformers' cache (extended in place), and where in it the documents start."""
+
+    cache: Cache
+    starts_B: Tensor
 
 
 class Peer(nn.Module):
@@ -65,21 +76,16 @@ class Peer(nn.Module):
         return _Softmax(self.model.embed_tokens.weight)
 
     def forward(self, tokens: Tensor, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Return float32 ``(logits_BTV, state)``; ``state`` is transformers' cache of keys and values."""
+        """Return float32 ``(logits_BTV, state)``; ``state`` is a :class:`PeerState`."""
         hidden_BTD, state = self.hidden(tokens, state, reset)
         return self.embedding.logits(hidden_BTD), state
 
     def hidden(self, tokens: Tensor, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Return the last hidden states (B, T, D) and the cache; resets hold inside the piece, none while training."""
-        cut: dict[str, Tensor] = {}
-        if reset is not None and not state and bool(reset[:, 1:].any()):
-            steps = torch.arange(tokens.shape[1], device=tokens.device)
-            document_BT = reset.cumsum(dim=1)
-            same_BTT = (document_BT[:, :, None] == document_BT[:, None, :]) & (steps[:, None] >= steps)
-            started_BT = torch.where(reset, steps, 0).cummax(dim=1).values
-            cut = {"attention_mask": same_BTT[:, None], "position_ids": steps - started_BT}
-        told = self.model(tokens, past_key_values=state or None, use_cache=not self.training, **cut)
-        return told.last_hidden_state, told.past_key_values or ()
+        """Return the last hidden states (B, T, D) and the state; none while training. Nothing crosses a reset."""
+        cut, starts_B = _documents(tokens, state, reset)
+        past = state.cache if state else None
+        told = self.model(tokens, past_key_values=past, use_cache=not self.training, **cut)
+        return told.last_hidden_state, () if self.training else PeerState(told.past_key_values, starts_B)
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: Any = None, reset: Tensor | None = None
@@ -125,10 +131,27 @@ class Peer(nn.Module):
     def state_bytes(self, context: int) -> int:
         """Return the bytes of one sequence's keys and values after ``context`` tokens: they grow without end."""
         config = self.config
-        return 2 * 4 * config.num_hidden_layers * config.num_attention_heads * _head_dim(config.hidden_size) * context
+        return 2 * 4 * config.num_hidden_layers * config.hidden_size * context  # as many keys as queries
 
 
 LanguageModel = WeftModel | Peer
+
+
+def _documents(tokens: Tensor, state: Any, reset: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what keeps each position inside its document (mask and rotary positions), and the last ones' starts (B,).
+
+    No mask where all is one document: plain causal attention is faster.
+    """
+    past = state.cache.get_seq_length() if state else 0
+    places_T = torch.arange(past, past + tokens.shape[1], device=tokens.device)
+    starts_BT = torch.zeros_like(tokens) + (state.starts_B[:, None] if state else 0)
+    if reset is not None:
+        starts_BT = torch.maximum(starts_BT, torch.where(reset, places_T, 0).cummax(dim=1).values)
+    if not bool(starts_BT.any()):
+        return {}, starts_BT[:, -1]
+    keys_S = torch.arange(past + tokens.shape[1], device=tokens.device)
+    seen_BTS = (keys_S >= starts_BT[:, :, None]) & (keys_S <= places_T[:, None])
+    return {"attention_mask": seen_BTS[:, None], "position_ids": places_T - starts_BT}, starts_BT[:, -1]
 
 
 class _Softmax:
@@ -185,33 +208,46 @@ def _batches(found: Iterator[Window], most: int) -> Iterator[list[Window]]:
 def peer_config(name: str, *, parameters: int, vocab_size: int, context: int = CONTEXT) -> LlamaConfig:
     """Return transformers' configuration of a peer with ``parameters`` parameters within 1 %, embedding included.
 
-    Depth as our own architectures have at that size; head width 32 up to width 256, then 64; the inner width about
-    8/3 of the width, stretched to meet the budget. UserError for an unknown name or a budget that cannot be met.
+    Depth as our own architectures have at that size; head width 32 up to width 256, then 64; of the widths that are
+    whole heads the one whose inner width, stretched to meet the budget, is nearest to 8/3 of it. UserError for an
+    unknown name or a budget that cannot be met.
     """
     if name not in PEERS:
         raise UserError(f"There is no peer '{name}': choose from {', '.join(PEERS)}.")
     depth = default_pairs(parameters)
-    best = _llama(32, 8, depth, vocab_size, context)
-    for width in range(32, 1 << 15, 32):
-        config = _llama(width, round(width * 8 / 3), depth, vocab_size, context)
-        if _count(config) > parameters:
-            break
-        best = config
-    each = 3 * best.hidden_size * depth
-    inner = best.intermediate_size + round((parameters - _count(best)) / each)
-    best = _llama(best.hidden_size, max(8, inner), depth, vocab_size, context)
-    if abs(_count(best) - parameters) > TOLERANCE * parameters:
+    width, inner = _widths(parameters, vocab_size, depth)
+    found = _count(width, inner, depth, vocab_size)
+    if abs(found - parameters) > TOLERANCE * parameters:
         raise UserError(
             f"No {name} of {depth} layers has {parameters:,} parameters with a vocabulary of {vocab_size:,}: the "
-            f"nearest has {_count(best):,}; ask for more parameters or a smaller vocabulary."
+            f"nearest has {found:,}; ask for more parameters or a smaller vocabulary."
         )
+    return _llama(width, inner, depth, vocab_size, context)
+
+
+def _widths(parameters: int, vocab_size: int, depth: int) -> tuple[int, int]:
+    """Return the width and inner width (a multiple of 8, where that is near enough) that come nearest to a budget."""
+    best = (32, FEWEST_INNER)
+    for width in range(32, 1 << 15, 32):
+        inner = (parameters - _count(width, 0, depth, vocab_size)) / (3 * width * depth)
+        if inner < FEWEST_INNER:
+            break
+        even = 8 * round(inner / 8)
+        near = abs(_count(width, even, depth, vocab_size) - parameters) <= TOLERANCE / 2 * parameters
+        fitted = (width, even if near else round(inner))
+        best = min(best, fitted, key=lambda pair: abs(math.log(pair[1] / pair[0] / INNER))) if width > 32 else fitted
     return best
+
+
+def _count(width: int, inner: int, depth: int, vocab_size: int) -> int:
+    """Return the parameters: embedding, and by layer attention, three feed-forward maps, two norms; the last norm."""
+    return vocab_size * width + depth * (4 * width * width + 3 * width * inner + 2 * width) + width
 
 
 def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int) -> LlamaConfig:
     from transformers import LlamaConfig
 
-    head_dim = _head_dim(width)
+    head_dim = 32 if width <= 256 or width % 64 else 64
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=width,
@@ -226,17 +262,6 @@ def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int) ->
         eos_token_id=vocab_size - 2,
         pad_token_id=vocab_size - 1,
     )
-
-
-def _head_dim(width: int) -> int:
-    return 32 if width <= 256 or width % 64 else 64
-
-
-def _count(config: LlamaConfig) -> int:
-    """Return the parameters: embedding, and by layer attention, three feed-forward maps, two norms; the last norm."""
-    width = config.hidden_size
-    layer = 4 * width * width + 3 * width * config.intermediate_size + 2 * width
-    return int(config.vocab_size * width + config.num_hidden_layers * layer + width)
 
 
 def build_peer(config: LlamaConfig, *, seed: int) -> Peer:

@@ -110,7 +110,7 @@ def test_an_end_of_document_stops(ask, run, monkeypatch):
     from weft.serve import reading
 
     script = iter([65, 66, run.tokenizer.boundary_id])
-    monkeypatch.setattr(reading, "_draw", lambda *_: next(script))
+    monkeypatch.setattr(reading, "draw", lambda *_: next(script))
     (response,) = ask(("/weft/generate", {"prompt": "", "max_new_tokens": 9}))
     told = response.json()
     assert (told["text"], told["finish"], told["tokens"]) == ("AB", "stop", 2)

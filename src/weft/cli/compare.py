@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from weft.cli.app import Json, app, err, given, out, print_json, unescape
 from weft.errors import UserError
 
+Number = TypeVar("Number", int, float)
 ALL = "transformer,transformer-xl,par,attn-qrnn,sha-qrnn,qrnn,hybrid"
 
 
@@ -66,8 +68,8 @@ def compare(
         parameters=parameters,
         minutes=minutes,
         tokens=tokens,
-        learning_rates=[_number(text, "--learning-rates") for text in learning_rates.split(",")],
-        seeds=[int(_number(text, "--seeds")) for text in seeds.split(",")],
+        learning_rates=_numbers(learning_rates, float, "--learning-rates takes numbers"),
+        seeds=_numbers(seeds, int, "--seeds takes whole numbers"),
         top=top,
         jobs=jobs,
         recipe=recipe,
@@ -82,8 +84,12 @@ def compare(
     out.print(f"report: {comparison.report}", highlight=False, soft_wrap=True)
 
 
-def _number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{option} takes numbers parted by commas, not '{text.strip()}'.") from None
+def _numbers(text: str, kind: Callable[[str], Number], rule: str) -> list[Number]:
+    """Read numbers parted by commas; UserError, which begins with ``rule``, where one is none."""
+    numbers = []
+    for part in text.split(","):
+        try:
+            numbers.append(kind(part))
+        except ValueError:
+            raise UserError(f"{rule} parted by commas, not '{part.strip()}'.") from None
+    return numbers

@@ -18,13 +18,15 @@ import torch
 import yaml
 
 from weft.data import PreparedData, prepare
-from weft.errors import UserError
+from weft.errors import Interrupted, UserError
 from weft.files import write_atomic
 from weft.study.comparison_report import write_comparison
-from weft.study.comparison_results import RESULTS, measure_generation, write_results
+from weft.study.comparison_results import RESULTS, measure_generation, read_results, write_results
 from weft.study.jobs import Job, run_jobs
-from weft.study.plan import PLAN, Plan, Trial, begin, recipe_of
+from weft.study.plan import Plan, Trial, check_folder, recipe_of, save_plan
+from weft.study.records import number, section
 from weft.training.fitting import fit, make_model
+from weft.training.recipe import Recipe
 from weft.training.run import RESULTS as RUN_RESULTS
 from weft.training.run import TrainingResult, read_result
 
@@ -45,36 +47,66 @@ class Study:
     def __init__(self, plan: Plan, folder: Path, listener: Listener | None = None) -> None:
         self.plan, self.folder = plan, folder
         self.listener = listener or Listener()
-        self.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // plan.jobs)
+        self.threads = _threads(plan.jobs)
         self.summary = ""
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The time that the study took, with what it took before it was stopped."""
+        return time.monotonic() - self.began
 
     def run(self, *, overwrite: bool = False) -> Path:
-        """Train what is not trained yet, measure, and write results, table and report; return the report's path."""
-        started = time.monotonic()
+        """Train what is not trained yet, measure, and write results, table and report; return the report's path.
+
+        Raises UserError for what a user can put right, Interrupted when SIGINT or SIGTERM came; then the results and
+        the report tell what there is so far.
+        """
+        check_folder(self.plan, self.folder, overwrite=overwrite)
         first = self.plan.seeds[0]
         trials = [Trial(c, rate, first) for c in self.plan.contenders for rate in self.plan.learning_rates]
-        prepared = prepare(recipe_of(self.plan, trials[0]).data, progress=self.listener.message)
+        prepared = prepare(self._recipe(trials[0]).data, progress=self.listener.message)
         self.summary = prepared.summary
         self._tell_sizes(prepared)  # before anything is trained or replaced
         if overwrite and self.folder.is_dir():
-            self._remove()
-        begin(self.plan, self.folder, overwrite=overwrite)
-        self._train(trials)
-        self._train([Trial(c, self.best_rate(c), seed) for c in self._leaders() for seed in self.plan.seeds[1:]])
-        measure_generation(self)
-        write_results(self, time.monotonic() - started)
+            shutil.rmtree(self.folder)
+        self._go_on()
+        save_plan(self.plan, self.folder)
+        try:
+            self._train(trials)
+            self._train([Trial(c, self.best_rate(c), seed) for c in self._leaders() for seed in self.plan.seeds[1:]])
+            measure_generation(self)
+        except Interrupted:
+            self._write()
+            raise
+        return self._write()
+
+    def _write(self) -> Path:
+        write_results(self)
         return write_comparison(self.folder)
 
-    def _remove(self) -> None:
-        """Delete an earlier study; nothing else."""
-        if any(self.folder.iterdir()) and not (self.folder / PLAN).is_file():
-            raise UserError(f"'{self.folder}' holds something that is not a comparison: give --out another folder.")
-        shutil.rmtree(self.folder)
+    def _recipe(self, trial: Trial) -> Recipe:
+        """Return the recipe of a trial; UserError where it names no text."""
+        recipe = recipe_of(self.plan, trial)
+        if not recipe.data.sources:
+            raise UserError("There is nothing to train on: name files, folders or globs of text.")
+        return recipe
+
+    def _go_on(self) -> None:
+        """Take up the time of an earlier session; UserError where it read another text."""
+        before = read_results(self.folder)
+        corpus = section(before, "settings").get("corpus") or self.summary
+        if corpus != self.summary:
+            raise UserError(
+                f"'{self.folder}' holds a comparison on another text ({corpus} then, {self.summary} now): give --out "
+                "another folder, or --overwrite."
+            )
+        self.began -= number(before.get("seconds_total")) or 0.0
 
     def _tell_sizes(self, prepared: PreparedData) -> None:
         """Build every model once, without storage, and say how large it is: a budget that cannot be met shows now."""
         for contender in self.plan.contenders:
-            recipe = fit(recipe_of(self.plan, Trial(contender, self.plan.learning_rates[0], 0)), prepared)
+            recipe = fit(self._recipe(Trial(contender, self.plan.learning_rates[0], self.plan.seeds[0])), prepared)
             with torch.device("meta"):
                 model = make_model(recipe, prepared, None)
             self.listener.message(
@@ -90,7 +122,7 @@ class Study:
         jobs, of_job = [], {}
         for trial in trials:
             run = self.run_of(trial)
-            if (run / RUN_RESULTS).is_file() or self.failure(trial):
+            if (run / RUN_RESULTS).is_file() or self.failure(trial) is not None:
                 continue
             jobs.append(Job(trial.name, run, self._options(trial), self.threads))
             of_job[trial.name] = trial
@@ -110,19 +142,18 @@ class Study:
             return ["--resume"]
         recipe = self.folder / "recipes" / f"{trial.name}.yaml"
         recipe.parent.mkdir(parents=True, exist_ok=True)
-        values = recipe_of(self.plan, trial).model_dump(mode="json")
+        values = self._recipe(trial).model_dump(mode="json")
         write_atomic(recipe, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         return ["--recipe", str(recipe)]
 
     def _ended(self, job: Job, code: int, trial: Trial) -> None:
-        if code == 0:
-            result = read_result(job.run)
+        if result := self.result(trial):
             self.listener.message(
                 f"{trial.contender}, learning rate {trial.learning_rate:g}, seed {trial.seed}: "
                 f"{result.test.bits_per_byte:.4f} bits per byte ({result.tokens:,} tokens in {result.seconds:.0f} s)"
             )
         else:
-            complaint = job.complaint()
+            complaint = job.complaint(code)
             job.run.mkdir(parents=True, exist_ok=True)
             write_atomic(job.run / FAILED, complaint + "\n")
             self.listener.message(
@@ -138,8 +169,13 @@ class Study:
 
     def result(self, trial: Trial) -> TrainingResult | None:
         """Return what a trial has come to; None where it has not ended well."""
-        run = self.run_of(trial)
-        return read_result(run) if (run / RUN_RESULTS).is_file() else None
+        path = self.run_of(trial) / RUN_RESULTS
+        if not path.is_file():
+            return None
+        try:
+            return read_result(path.parent)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"'{path}' is damaged: delete it, and the same command scores the run again.") from None
 
     def best_rate(self, contender: str) -> float:
         """Return the learning rate with the fewest bits per byte on the validation text, with the first seed.
@@ -168,11 +204,17 @@ class Study:
             for rate in self.plan.learning_rates
             for seed in self.plan.seeds
         ]
-        return [trial for trial in asked if self.result(trial) or self.failure(trial)]
+        return [trial for trial in asked if self.result(trial) or self.failure(trial) is not None]
 
     def chosen(self) -> list[Trial]:
         """Return the trials at the best learning rates, which are the rows of the comparison."""
         return [t for t in self.trials() if self.result(t) and t.learning_rate == self.best_rate(t.contender)]
+
+
+def _threads(jobs: int) -> int:
+    """Return how many threads each of ``jobs`` runs gets: as OMP_NUM_THREADS says, else its share of the cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else max(1, (os.cpu_count() or 1) // jobs)
 
 
 __all__ = ["RESULTS", "Listener", "Study"]

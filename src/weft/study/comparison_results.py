@@ -18,8 +18,10 @@ from weft.evaluation.speed import generation_speed
 from weft.files import write_atomic
 from weft.folder import load_config, load_tokenizer
 from weft.peers import Peer, is_peer, load_any
+from weft.signals import stop_signals
+from weft.study.jobs import check_stopped
 from weft.study.plan import Trial
-from weft.study.records import read_run
+from weft.study.records import Event, number, read_run
 from weft.training.recipe import git_revision
 from weft.training.run import read_result
 
@@ -30,14 +32,14 @@ RESULTS, CURVES = "results.json", "curves.json"
 SPEED = "generation.json"
 
 
-def write_results(study: Study, seconds: float = 0.0) -> None:
-    """Write what there is so far; ``seconds`` were spent since the last writing."""
+def write_results(study: Study) -> None:
+    """Write what there is so far."""
     trials, chosen = study.trials(), study.chosen()
     results = {
         "weft_version": __version__,
         "git_revision": git_revision(),
         "machine": machine(study.threads),
-        "seconds_total": _seconds_before(study.folder) + seconds,
+        "seconds_total": study.seconds,
         "settings": _settings(study, trials),
         "rows": [_row(study, trial) for trial in chosen],
         "trials": [_trial(study, trial) for trial in trials],
@@ -48,19 +50,32 @@ def write_results(study: Study, seconds: float = 0.0) -> None:
 
 
 def measure_generation(study: Study) -> None:
-    """Time how fast the chosen models write, one after another with all threads of a job, where that is not known."""
-    for trial in study.chosen():
-        run = study.run_of(trial)
-        if (run / SPEED).is_file():
-            continue
-        study.listener.message(f"Timing how fast {trial.contender} writes ...")
-        speed = generation_speed(load_any(run), load_tokenizer(run))
-        told = {"tokens_per_second": speed if math.isfinite(speed) else None}
-        write_atomic(run / SPEED, json.dumps(told) + "\n")
+    """Time how fast the chosen models write, one after another with the threads of a job, where that is not known.
+
+    Raises Interrupted when SIGINT or SIGTERM came.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(study.threads)
+    try:
+        with stop_signals() as received:
+            for trial in study.chosen():
+                if not (study.run_of(trial) / SPEED).is_file():
+                    study.listener.message(f"Timing how fast {trial.contender} writes ...")
+                    _measure(study.run_of(trial))
+                check_stopped(received)
+    finally:
+        torch.set_num_threads(before)
 
 
-def _seconds_before(folder: Path) -> float:
-    return float(_read(folder / RESULTS).get("seconds_total") or 0.0)
+def _measure(run: Path) -> None:
+    speed = generation_speed(load_any(run), load_tokenizer(run))
+    told = {"tokens_per_second": speed if math.isfinite(speed) else None}
+    write_atomic(run / SPEED, json.dumps(told) + "\n")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return ``results.json`` of a study's folder; empty where there is none that can be read."""
+    return _read(folder / RESULTS)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,15 +149,20 @@ def _trial(study: Study, trial: Trial) -> dict[str, Any]:
 
 def _curve(study: Study, trial: Trial, chosen: bool) -> dict[str, Any]:
     records = read_run(study.run_of(trial))
-    keys = ("step", "tokens", "seconds", "bits_per_byte")
     return {
         "architecture": trial.contender,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
         "chosen": chosen,
-        "train": [{key: event.get(key) for key in keys} for event in records.train],
-        "validation": [{key: event.get(key) for key in keys} for event in records.validation],
+        "train": [_point(event) for event in records.train],
+        "validation": [_point(event) for event in records.validation],
     }
+
+
+def _point(event: Event) -> dict[str, Any]:
+    """Return a point of a curve; JSON knows no NaN."""
+    point = {key: event.get(key) for key in ("step", "tokens", "seconds", "bits_per_byte")}
+    return {key: value if number(value) is not None else None for key, value in point.items()}
 
 
 def _shape(run: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from weft.signals import stop_signals
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0  # that an interrupted run has to save itself
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPED = {code: number for number in STOPPING for code in (-number, 128 + number)}  # exit codes
 
 
 @dataclass
@@ -60,11 +62,14 @@ class Job:
             return {}
         return next((record for record in reversed(records) if record["event"] == "train"), {})
 
-    def complaint(self) -> str:
-        """Return why the command failed, as it said it."""
+    def complaint(self, code: int) -> str:
+        """Return in one line why the command failed, as it said it; ``code`` is its exit code."""
+        if code < 0:
+            why = " (memory may have run out)" if code == -signal.SIGKILL else ""
+            return f"Ended by {signal.Signals(-code).name}{why}; the log is '{self.log_path}'."
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().split("\n")
         said = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-        return said[-1] if said else lines[-1]
+        return said[-1] if said else lines[-1] or f"Ended with exit code {code} and without a word."
 
 
 def run_jobs(
@@ -72,22 +77,33 @@ def run_jobs(
 ) -> None:
     """Run all jobs, ``at_once`` at a time; call ``ended`` with each exit code, and ``tick`` every so often.
 
-    SIGINT or SIGTERM is passed on: the running jobs save themselves, then :class:`Interrupted` is raised.
+    SIGINT or SIGTERM, to us or to a job, stops all: the running jobs save themselves, then :class:`Interrupted` is
+    raised.
     """
     waiting, running = list(jobs), list[Job]()
     with stop_signals() as received:
-        while (waiting or running) and not received:
-            while waiting and len(running) < at_once:
-                running.append(waiting.pop(0))
-                running[-1].start()
-            tick(running)
-            time.sleep(POLL_SECONDS)
-            for job, code in _over(running):
-                running.remove(job)
-                ended(job, code)
-        if received:
+        try:
+            while (waiting or running) and not received:
+                while waiting and len(running) < at_once:
+                    running.append(waiting.pop(0))
+                    running[-1].start()
+                tick(running)
+                time.sleep(POLL_SECONDS)
+                for job, code in _over(running):
+                    running.remove(job)
+                    if code in STOPPED:
+                        received.append(STOPPED[code])
+                    else:
+                        ended(job, code)
+        finally:  # whatever went wrong, nobody trains on unwatched
             _stop(running)
-            raise Interrupted("Stopped; what is trained is kept: give the same command again to go on.", received[0])
+        check_stopped(received)
+
+
+def check_stopped(received: Sequence[int]) -> None:
+    """Raise :class:`Interrupted` where a signal was received."""
+    if received:
+        raise Interrupted("Stopped; what is trained is kept: give the same command again to go on.", received[0])
 
 
 def _over(running: list[Job]) -> Iterator[tuple[Job, int]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -15,11 +16,17 @@ from weft.errors import UserError
 from weft.files import write_atomic
 from weft.pattern import ARCHITECTURES, parse_count
 from weft.peers import CONTEXT, PEERS
-from weft.training.recipe import Recipe, TrainingConfig, load_recipe, make_recipe
+from weft.sizing import resolve
+from weft.training.recipe import Recipe, TrainingConfig, flat, load_recipe, make_recipe
 
 PLAN = "study.yaml"
 # What a study may be given more of when it goes on.
 GROWING = ("architectures", "peers", "learning_rates", "seeds", "top", "jobs")
+# What a comparison says itself, section by section of a recipe.
+DECIDED = {
+    "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
+    "training": ("minutes", "tokens", "steps", "learning_rate", "seed", "init_from"),
+}
 
 
 class Plan(FrozenConfig):
@@ -35,7 +42,7 @@ class Plan(FrozenConfig):
     parameters: PositiveInt
     minutes: PositiveFloat | None = None
     tokens: PositiveInt | None = None
-    learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1)
+    learning_rates: tuple[Annotated[PositiveFloat, Field(allow_inf_nan=False)], ...]
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     top: PositiveInt | None = None
     jobs: PositiveInt = 1
@@ -59,8 +66,14 @@ class Plan(FrozenConfig):
             raise ValueError("side by side, equal minutes are not equal: give --tokens with --jobs")
         if not self.architectures and not self.peers:
             raise ValueError("there is nothing to compare: name --architectures")
+        if not self.learning_rates:
+            raise ValueError("a comparison needs a learning rate: give --learning-rates")
         if unknown := [peer for peer in self.peers if peer not in PEERS]:
             raise ValueError(f"there is no peer '{unknown[0]}': choose from {', '.join(PEERS)}")
+        for architecture in self.architectures:
+            if architecture in PEERS:
+                raise ValueError(f"'{architecture}' is a peer: name it with --peer, not with --architectures")
+            resolve(architecture, self.parameters, None, {})
         return self
 
     @property
@@ -83,8 +96,11 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder of the run."""
-        return f"{re.sub('[^a-z0-9-]+', '_', self.contender)}-lr{self.learning_rate:g}-seed{self.seed}"
+        """The folder of the run; a pattern's has a checksum, for '(qf)2' and '[qf]2' are not the same."""
+        plain = re.sub("[^a-z0-9-]+", "_", self.contender)[:60]
+        if plain != self.contender:
+            plain = f"{plain}-{zlib.crc32(self.contender.encode()):08x}"
+        return f"{plain}-lr{self.learning_rate!r}-seed{self.seed}"
 
 
 def recipe_of(plan: Plan, trial: Trial) -> Recipe:
@@ -111,20 +127,23 @@ def _long_segments(training: TrainingConfig) -> dict[str, int]:
     return {"lanes": max(1, step // length), "length": length}
 
 
-def begin(plan: Plan, study: Path, *, overwrite: bool) -> None:
-    """Write the plan into the study's folder; UserError where that holds something else than this study, so far."""
-    if (study / PLAN).is_file() and not overwrite:
-        _check_same(Plan.parse(load_recipe_values(study / PLAN), where=PLAN), plan, study)
-    elif study.exists() and not study.is_dir():
+def check_folder(plan: Plan, study: Path, *, overwrite: bool) -> None:
+    """Raise UserError where ``study`` holds something else than this comparison, so far, or one to overwrite."""
+    if study.exists() and not study.is_dir():
         raise UserError(f"'{study}' is a file: give --out a folder.")
-    elif study.is_dir() and any(study.iterdir()) and not (study / PLAN).is_file():
+    if study.is_dir() and any(study.iterdir()) and not (study / PLAN).is_file():
         raise UserError(f"'{study}' holds something that is not a comparison: give --out another folder.")
+    if (study / PLAN).is_file() and not overwrite:
+        _check_same(Plan.parse(_saved_values(study / PLAN), where=PLAN), plan, study)
+
+
+def save_plan(plan: Plan, study: Path) -> None:
+    """Write the plan into the study's folder, which is made where it is not there."""
     study.mkdir(parents=True, exist_ok=True)
     write_atomic(study / PLAN, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
-def load_recipe_values(path: Path) -> Mapping[str, Any]:
-    """Read a plan's values."""
+def _saved_values(path: Path) -> Mapping[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -135,29 +154,28 @@ def load_recipe_values(path: Path) -> Mapping[str, Any]:
 
 
 def _check_same(before: Plan, now: Plan, study: Path) -> None:
-    changed = [
-        name for name in Plan.model_fields if name not in GROWING and getattr(before, name) != getattr(now, name)
-    ]
-    if changed:
+    old, new = (flat(_fixed(plan)) for plan in (before, now))
+    if changed := [key for key in old | new if old.get(key) != new.get(key)]:
         raise UserError(
             f"'{study}' holds a comparison with other {', '.join(changed)}: give --out another folder, or --overwrite."
         )
 
 
+def _fixed(plan: Plan) -> dict[str, Any]:
+    """Return what may not change when a study goes on, as a user gives it."""
+    values = plan.model_dump(mode="json", exclude={"base", *GROWING})
+    return {key: value for key, value in values.items() if value is not None} | plan.base
+
+
 def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
-    """Return the recipe values that all runs share, and refuse those that the comparison itself decides."""
-    values = merge(load_recipe(recipe) if recipe else {}, settings)
-    if sources:
-        values = merge(values, {"data": {"sources": list(sources)}})
-    decided = {
-        "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
-        "training": ("minutes", "tokens", "steps", "learning_rate", "seed", "init_from"),
-    }
-    for section, keys in decided.items():
-        given = dict(values.get(section) or {})
-        if recipe:  # a recipe may say these; the comparison says them anew
-            given = {key: value for key, value in given.items() if key not in keys}
-        elif wrong := [key for key in given if key in keys]:
+    """Return the recipe values that all runs share; UserError where ``settings`` decide what the comparison does.
+
+    A recipe may say those things: the comparison says them anew.
+    """
+    values = load_recipe(recipe) if recipe else {}
+    for section, keys in DECIDED.items():
+        if wrong := [key for key in settings.get(section) or {} if key in keys]:
             raise UserError(f"A comparison sets {section}.{wrong[0]} itself: leave it out of --set.")
-        values[section] = given
-    return values
+        values[section] = {key: value for key, value in (values.get(section) or {}).items() if key not in keys}
+    values = merge(values, settings)
+    return merge(values, {"data": {"sources": list(sources)}}) if sources else values

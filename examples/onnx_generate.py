@@ -82,8 +82,14 @@ def draw(logits: np.ndarray, arguments: argparse.Namespace, random: np.random.Ge
     return int(random.choice(index, p=probabilities / probabilities.sum()))
 
 
-def token_bytes(tokenizer: tokenizers.Tokenizer) -> dict[int, bytes]:
-    """Return the bytes that each token stands for; Weft's tokenizers spell bytes as GPT-2's does."""
+def token_bytes(tokenizer: tokenizers.Tokenizer, kind: str) -> dict[int, bytes]:
+    """Return the bytes that each token stands for; Weft's tokenizers spell bytes as GPT-2's does.
+
+    Those of closed words are words, with a space before each, and the end of the line.
+    """
+    if kind == "closed-words":
+        words = tokenizer.get_vocab(with_added_tokens=False)
+        return {number: b" \n" if word == "<eos>" else f" {word}".encode() for word, number in words.items()}
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     byte_of = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -106,7 +112,8 @@ def main() -> None:
     model = Model(arguments.folder)
     tokenizer = tokenizers.Tokenizer.from_file(str(arguments.folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # a prompt that spells a special token is text
-    bytes_of = token_bytes(tokenizer)
+    kind = json.loads((arguments.folder / "tokenizer_config.json").read_text(encoding="utf-8"))["weft_kind"]
+    bytes_of = token_bytes(tokenizer, kind)
     prompt = tokenizer.encode(arguments.prompt, add_special_tokens=False).ids
     whole_characters = codecs.getincrementaldecoder("utf-8")("replace")
     print(arguments.prompt, end="", flush=True)

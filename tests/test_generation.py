@@ -184,5 +184,5 @@ BAD = [
 
 @pytest.mark.parametrize("settings", BAD, ids=str)
 def test_impossible_sampling_is_refused(settings):
-    with pytest.raises(UserError, match="temperature >= 0, top-k >= 0 and 0 < top-p <= 1"):
+    with pytest.raises(UserError, match="temperature from 0 to 100, top-k >= 0 and 0 < top-p <= 1"):
         Sampling(**settings)

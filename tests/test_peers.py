@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from itertools import pairwise
 
@@ -81,7 +80,7 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(training):
     draw = np.random.default_rng(0)
     rows = [[7, 12, 5], [24], [1, 22, 1]]  # documents of a lane; a lane goes on in the next segment
     documents = [[[BOUNDARY, *draw.integers(0, BOUNDARY, length - 1)] for length in row] for row in rows]
-    tokens = torch.tensor([sum(row, []) for row in documents])
+    tokens = torch.tensor([[token for document in row for token in document] for row in documents])
     following = torch.cat([tokens[:, 1:], tokens[:, :1]], dim=1)
     targets = torch.where((following == BOUNDARY) | (torch.arange(24) == 23), IGNORED, following)
     loss, state = peer.loss(tokens, targets, None, tokens == BOUNDARY)
@@ -191,7 +190,6 @@ def test_going_on_is_training_straight(recipe, tmp_path):
         train(recipe(), tmp_path / "stopped", listener=StopAt(5, signal.SIGINT))
     train({}, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
-    assert os.listdir(tmp_path / "straight/checkpoints") == os.listdir(tmp_path / "stopped/checkpoints")
 
 
 @pytest.mark.parametrize(

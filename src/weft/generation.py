@@ -19,6 +19,7 @@ from weft.model import ModelState
 from weft.peers import LanguageModel
 
 PREFILL = 1024
+HOTTEST = 100.0  # next to no preference at all; far beyond, float32 is too coarse
 COLDEST = 1e-4  # below this a draw is the likeliest token; dividing by less could overflow
 
 
@@ -32,8 +33,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf") or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError("Sampling needs temperature >= 0, top-k >= 0 and 0 < top-p <= 1.")
+        if not 0 <= self.temperature <= HOTTEST or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(f"Sampling needs a temperature from 0 to {HOTTEST:g}, top-k >= 0 and 0 < top-p <= 1.")
         if not 0 <= self.seed < 1 << 62:
             raise UserError("Sampling needs a seed from 0 to 2^62.")
 

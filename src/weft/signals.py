@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT (Ctrl-C) and SIGTERM."""
+"""Being asked to stop: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (a terminal that closes)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def stop_signals(stop: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
-    """Call ``stop`` when SIGINT or SIGTERM comes, and tell which came; a second one acts as it would have before.
+    """Call ``stop`` when one of them comes, and tell which came; a second one acts as it would have before.
 
     Outside the main thread, where Python lets nobody listen, nothing is changed.
     """
@@ -25,7 +27,8 @@ def stop_signals(stop: Callable[[], None] = lambda: None) -> Iterator[list[int]]
         stop()
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in heard}
     try:
         yield received
     finally:

@@ -160,7 +160,7 @@ def test_a_build_that_fails_leaves_nothing_behind(own_cache: Path) -> None:
 
     with pytest.raises(UserError, match="no"):
         cached("key", build)
-    assert not list((own_cache / "prepared").iterdir())
+    assert not list((own_cache / "weft-prepared").iterdir())
 
 
 def test_two_that_build_at_once_both_succeed(own_cache: Path) -> None:
@@ -177,8 +177,8 @@ def test_two_that_build_at_once_both_succeed(own_cache: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert entries == [own_cache / "prepared" / "key"] * 2
-    assert len(list((own_cache / "prepared").iterdir())) == 1
+    assert entries == [own_cache / "weft-prepared" / "key"] * 2
+    assert len(list((own_cache / "weft-prepared").iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(

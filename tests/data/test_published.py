@@ -145,9 +145,26 @@ def test_a_corpus_is_downloaded_once_and_freed_with_the_cache(
         data = prepared("enwik8")
         assert text_of(data, data.test) == BYTES[CUTS[1] :]
     assert small.asked == [("/enwik8.zip", "")]
-    assert (own_cache / "downloads" / "enwik8" / "enwik8.zip").is_file()
+    assert (own_cache / "weft-downloads" / "enwik8" / "enwik8.zip").is_file()
     assert clear_cache() > len(BYTES)
-    assert not (own_cache / "downloads").exists()
+    assert not (own_cache / "weft-downloads").exists()
+
+
+def test_a_wrong_archive_is_not_kept_and_the_next_mirror_is_asked(
+    small: Site, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "enwik8").mkdir()  # a run of that name, say, which is not the corpus
+    urls = (small.url("portal/enwik8.zip"), small.url("short/enwik8.zip"), small.url("enwik8.zip"))
+    monkeypatch.setitem(PUBLISHED, "enwik8", replace(PUBLISHED["enwik8"], urls=urls))
+    small.files["/portal/enwik8.zip"] = b"<html>Sign in first.</html>"
+    small.files["/short/enwik8.zip"] = zipped(tmp_path / "short.zip", enwik8=BYTES[:-1]).read_bytes()
+    with pytest.raises(UserError, match="no archive.*exactly 4,000.*404"):
+        prepared("enwik8")
+    assert not list((own_cache / "weft-downloads").rglob("*.zip*[!k]"))
+    small.files["/enwik8.zip"] = zipped(tmp_path / "whole.zip", enwik8=BYTES).read_bytes()
+    data = prepared("enwik8")
+    assert text_of(data, data.test) == BYTES[CUTS[1] :]
 
 
 @pytest.mark.usefixtures("small")

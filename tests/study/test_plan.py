@@ -31,7 +31,9 @@ def test_no_two_trials_share_a_folder():
 
 
 def test_all_trials_have_the_same_data_budget_and_size():
-    asked = plan(peers=("llama",), architectures=("transformer", "(qf)2"), base=ASKED["base"] | {"model": {"bias": True}})
+    asked = plan(
+        peers=("llama",), architectures=("transformer", "(qf)2"), base=ASKED["base"] | {"model": {"bias": True}}
+    )
     trials = [Trial(name, 3e-3, 4) for name in asked.contenders]
     named, pattern, peer = recipes = [recipe_of(asked, trial) for trial in trials]
     for recipe in recipes:
@@ -90,7 +92,9 @@ def test_a_study_may_grow_and_nothing_else(tmp_path):
         ({"tokens": None, "minutes": 2.0}, "tokens, minutes"),
         ({"base": other}, "data.sources, model.dropout"),
     ):
-        with pytest.raises(UserError, match=f"holds a comparison with other {named}: give --out another folder, or --o"):
+        with pytest.raises(
+            UserError, match=f"holds a comparison with other {named}: give --out another folder, or --o"
+        ):
             check_folder(plan(**changes), study, overwrite=False)
         check_folder(plan(**changes), study, overwrite=True)
 

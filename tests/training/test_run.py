@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import weft
 from weft.errors import Interrupted, UserError
+from weft.files import alone_in
 from weft.training.fitting import default_parameters
 from weft.training.listener import Silent
 from weft.training.run import train
@@ -115,6 +116,18 @@ def test_a_run_that_was_killed_resumes_bit_equal(tiny, tmp_path):
     assert not (tmp_path / "killed" / "results.json").exists()
     train({}, tmp_path / "killed", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny, tmp_path):
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "run", listener=StopAt(4, signal.SIGINT))
+    before = events(tmp_path / "run")
+    with alone_in(tmp_path / "run"):
+        for how in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(UserError, match="Another process is at work in '.*run': let it finish"):
+                train({} if "resume" in how else tiny(), tmp_path / "run", **how)
+    assert events(tmp_path / "run") == before
+    train({}, tmp_path / "run", resume=True)
 
 
 def test_a_damaged_checkpoint_is_passed_over(tiny, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from weft.config import merge
 from weft.errors import Interrupted
 from weft.training.listener import Silent
 from weft.training.run import train
@@ -42,6 +43,7 @@ def main(folder: Path) -> None:
     train_until_stopped(values, folder / "stopped")
     train({}, folder / "stopped", resume=True)
     train_until_stopped(values, folder / "two then one")
+    train(merge(values, {"training": {"optimizer": "muon", "steps": 5}}), folder / "muon")
     train({}, folder / "one then two", resume=True)
 
 

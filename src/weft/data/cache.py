@@ -16,7 +16,8 @@ from weft.data.sources import SourceFile, read_raw
 from weft.errors import UserError
 
 META = "meta.json"
-_ENTRIES, _DOWNLOADS = "prepared", "downloads"  # clear_cache() deletes these only, wherever WEFT_CACHE points
+# clear_cache() deletes these only; their names are ours alone, since WEFT_CACHE may point to any folder.
+_ENTRIES, _DOWNLOADS = "weft-prepared", "weft-downloads"
 
 
 def cache_dir() -> Path:

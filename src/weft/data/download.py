@@ -19,6 +19,7 @@ from typing import IO, Any
 from weft.errors import UserError
 
 Progress = Callable[[str], None]
+Verify = Callable[[Path], None]
 BLOCK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30.0
 TRIES = 5  # of one mirror in a row that bring nothing new
@@ -52,17 +53,20 @@ class _Origin:
     validator: str  # a strong ETag or the time of the last change; "" if the server names none
 
 
-def download(urls: Sequence[str], target: Path, *, checksum: str | None, progress: Progress) -> Path:
+def download(
+    urls: Sequence[str], target: Path, *, checksum: str | None, progress: Progress, verify: Verify = lambda _: None
+) -> Path:
     """Return ``target``, fetched from the first of ``urls`` (mirrors) that gives it, unless it is there.
 
     What has come stays in ``target.part`` when the connection ends, and the next call asks only for the rest. The
-    file takes its name in one step, after its checksum (``md5:...``) agrees. Several processes may call at once:
-    one fetches, the others wait. UserError says what failed at every mirror, or how the checksum differs.
+    file takes its name in one step, after its checksum (``md5:...``) agrees and ``verify`` has raised no UserError;
+    else it is dropped and the next mirror asked. Several processes may call at once: one fetches, the others wait.
+    UserError says what failed at every mirror, or how the checksum differs.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(f"{target.name}.lock")):
-            return target if target.is_file() else _from_mirrors(urls, target, checksum, progress)
+            return target if target.is_file() else _from_mirrors(urls, target, checksum, progress, verify)
     except OSError as error:  # what the network raises does not come here
         raise UserError(
             f"Cannot write '{target.parent}' ({error.strerror or error}): make room there, or set WEFT_CACHE to "
@@ -70,11 +74,11 @@ def download(urls: Sequence[str], target: Path, *, checksum: str | None, progres
         ) from None
 
 
-def _from_mirrors(urls: Sequence[str], target: Path, checksum: str | None, progress: Progress) -> Path:
+def _from_mirrors(urls: Sequence[str], target: Path, checksum: str | None, progress: Progress, verify: Verify) -> Path:
     failures: list[str] = []
     for url in urls:
         try:
-            return _fetch(url, target, checksum, progress)
+            return _fetch(url, target, checksum, progress, verify)
         except WrongChecksumError as error:
             failures.append(str(error))
         except _NETWORK as error:
@@ -90,7 +94,7 @@ def check_file(path: Path, checksum: str) -> str | None:
     return None if found == expected else f"{algorithm}:{found}"
 
 
-def _fetch(url: str, target: Path, checksum: str | None, progress: Progress) -> Path:
+def _fetch(url: str, target: Path, checksum: str | None, progress: Progress, verify: Verify) -> Path:
     part = target.with_name(f"{target.name}.part")
     tries = 0
     while True:
@@ -112,6 +116,11 @@ def _fetch(url: str, target: Path, checksum: str | None, progress: Progress) -> 
     if checksum and (found := check_file(part, checksum)):
         _forget(part)
         raise WrongChecksumError(f"{url}: its checksum should be {checksum}, but is {found}")
+    try:
+        verify(part)
+    except UserError as error:
+        _forget(part)
+        raise WrongChecksumError(f"{url}: {error}") from None
     part.replace(target)
     _forget(part)
     progress(f"Downloaded {target.name} ({_size(target):,} bytes, {checksum or 'checksum not known: unverified'}).")

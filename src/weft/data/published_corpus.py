@@ -47,14 +47,34 @@ class PublishedText:
         name = self.corpus.name
         if self._path:
             return find_files(self.corpus, Path(self._path).expanduser())
-        if Path(name).exists():
-            self._tell(f"Taking {name} from '{Path(name).resolve()}'.")
-            return find_files(self.corpus, Path(name))
+        if here := self._here():
+            return here
         target = downloads_dir() / name / self.corpus.archive
+        checksum, verify = self.corpus.archive_checksum, self._verify_archive
         return find_files(
-            self.corpus,
-            download(self.corpus.urls, target, checksum=self.corpus.archive_checksum, progress=self._tell),
+            self.corpus, download(self.corpus.urls, target, checksum=checksum, progress=self._tell, verify=verify)
         )
+
+    def _here(self) -> list[SourceFile]:
+        """Return the files where something of the corpus's name in the present folder has them; else none."""
+        path = Path(self.corpus.name)
+        if not path.exists():
+            return []
+        try:
+            found = find_files(self.corpus, path)
+        except UserError:  # a run of that name, say
+            return []
+        self._tell(f"Taking {self.corpus.name} from '{path.resolve()}'.")
+        return found
+
+    def _verify_archive(self, path: Path) -> None:
+        """Raise UserError unless the archive holds the published files, as far as these are known."""
+        if self.corpus.archive_checksum:
+            return  # which says it all
+        if not zipfile.is_zipfile(path):
+            raise UserError("what came is no archive")
+        for expected, file in zip(self.corpus.files, find_files(self.corpus, path), strict=True):
+            check_published(self.corpus, expected, file, any_bytes=self.any_bytes)
 
     def groups(self) -> dict[str, tuple[SourceFile, ...]]:
         """Return the files whose contents the cache depends on."""

@@ -50,6 +50,8 @@ class Exported:
 
 def export_folder(run: Path, out: Path, progress: Callable[[str], None]) -> Exported:
     """Export the run to ``out``; see :func:`weft.export.export`."""
+    if out.resolve() == Path.cwd():
+        raise UserError("The present folder cannot be exchanged for an export: give --out a folder inside it.")
     _check_place(out)
     model, tokenizer = load_model(run).requires_grad_(False), load_tokenizer(run)
     layout = StateLayout(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +30,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise Refused(400, "The headers Host and Origin must be addresses.") from None
 
 
 class Guard:
@@ -66,10 +73,10 @@ class Guard:
 
     def _check(self, headers: Headers, method: str) -> None:
         host = headers.get("host", "")
-        if self.loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self.loopback and not is_loopback(_split(f"//{host}").hostname or ""):
             raise Refused(403, "This server is for this machine only: call it by localhost, or start it with --host.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _split(origin).netloc.lower() != host.lower():
             raise Refused(403, "Pages of other origins may not use this server.")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and kind != "application/json":

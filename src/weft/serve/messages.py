@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from weft.generation import COLDEST
+from weft.generation import COLDEST, HOTTEST
 from weft.serve.limits import Limits, Refused
 
 UPSTREAM_DEFAULT_TOKENS = 1_024  # what transformers' server takes where max_tokens is not given
 MOST_STOPS, LONGEST_STOP = 4, 256
 
-Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 62)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]

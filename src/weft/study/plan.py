@@ -121,10 +121,11 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
 
 
 def _long_segments(training: TrainingConfig) -> dict[str, int]:
-    """Return lanes and length of a step of the same size with segments of a peer's context, where it has as many."""
+    """Return lanes and length of a step of exactly the same size, in segments of a peer's context or nearly so."""
     step = training.lanes * training.length
-    length = max(training.length, min(CONTEXT, step))
-    return {"lanes": max(1, step // length), "length": length}
+    most = max(training.length, min(CONTEXT, step))
+    length = next(length for length in range(most, 0, -1) if step % length == 0)
+    return {"lanes": step // length, "length": length}
 
 
 def check_folder(plan: Plan, study: Path, *, overwrite: bool) -> None:

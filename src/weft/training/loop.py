@@ -163,7 +163,7 @@ class Trainer:
         total = 0.0
         for _ in range(self.config.accumulation):
             loss = self._segment_loss() / self.config.accumulation
-            self.processes.backward(loss)
+            torch.autograd.backward(loss)
             total += self.processes.total(loss.item())[0] / self.processes.count
         self.gradient_norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)))
         if math.isfinite(total) and math.isfinite(self.gradient_norm):

@@ -33,7 +33,9 @@ class Processes:
     def __init__(self) -> None:
         from accelerate import Accelerator
 
-        self.accelerator = Accelerator(cpu=launched() > 1 and not torch.accelerator.is_available())
+        # Precision and accumulation are the recipe's, whatever accelerate's configuration says.
+        alone = launched() == 1 or torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=not alone, mixed_precision="no")
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
@@ -58,10 +60,6 @@ class Processes:
         fully_shard(step, mesh=mesh, reshard_after_forward=True)  # also after scoring, which no backward follows
         register_fsdp_forward_method(step, "surprisal")
         return step
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of ``loss``, averaged over the processes, to the parameters."""
-        self.accelerator.backward(loss)
 
     def total(self, *values: float) -> list[float]:
         """Return the sum of each value over the processes."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from weft.data import PreparedData, Tokenizer, prepare
 from weft.errors import Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
-from weft.files import disk_errors, write_atomic
+from weft.files import alone_in, disk_errors, write_atomic
 from weft.folder import WEIGHTS, load_tokenizer
 from weft.peers import LanguageModel, load_any
 from weft.signals import stop_signals
@@ -92,17 +93,20 @@ def train(
         with processes.main_first():
             prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
         recipe = recipe if begun else fit(recipe, prepared)
+        if recipe.model.peer and processes.sharded:
+            raise UserError("A peer trains data-parallel only: launch it without the FSDP configuration.")
         model = resumed_model(out, recipe.training.seed) if begun else make_model(recipe, prepared, origin)
         trainer = _trainer(recipe, model, prepared, out, listener, processes)
         processes.wait()  # all have seen the folder as it was
-        if begun:
-            for news in restore_snapshot(trainer):
-                listener.message(news)
-        else:
-            if trainer.main:
-                _begin(out, recipe, model, prepared, overwrite)
-            trainer.wrap()
-        return _train(trainer, recipe, resumed=begun)
+        if trainer.main and not begun:
+            _begin(out, recipe, model, prepared, overwrite)
+        with alone_in(out) if trainer.main else nullcontext():
+            if begun:
+                for news in restore_snapshot(trainer):
+                    listener.message(news)
+            else:
+                trainer.wrap()
+            return _train(trainer, recipe, resumed=begun)
 
 
 def _trainer(
@@ -244,7 +248,8 @@ def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
 def _begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, overwrite: bool) -> None:
     """Make the run directory: recipe first, so that whatever happens later can be resumed."""
     if overwrite and out.exists():
-        shutil.rmtree(out)
+        with alone_in(out):
+            shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, out / RECIPE, prepared=prepared.summary)
     save_description(model, out)

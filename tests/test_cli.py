@@ -284,6 +284,16 @@ def test_describe(run, what):
     assert ("source: " in shown.out) == (what == "hybrid")
 
 
+def test_a_recipe_is_described_with_the_vocabulary_of_its_corpus(tmp_path):
+    recipes = Path(__file__).parents[1] / "recipes"
+    for name, count in (("enwik8-transformer-xl-41M", 41_094_402), ("wikitext-103-par-200M", 199_846_364)):
+        assert run_weft("describe", recipes / f"{name}.yaml", "--json").json()["parameters"] == count
+    (tmp_path / "free.yaml").write_text("model: {parameters: 300k}\n")
+    told = run_weft("describe", tmp_path / "free.yaml")
+    assert "counted with 4,096" in told.err
+    assert_mistake(run_weft("describe", tmp_path / "nope.yaml"), "There is no recipe")
+
+
 def test_describe_takes_a_preset():
     modern, classic = (
         run_weft("describe", "(af)2", "--parameters", "500k", "--preset", preset, "--json").json()

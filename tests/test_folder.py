@@ -110,7 +110,7 @@ def test_what_trainer_leaves_beside_a_model_is_no_obstacle_and_not_loaded(folder
 @pytest.mark.parametrize("found", [2, "9", None])
 def test_another_format_is_told(folder, found):
     edit_config(folder, weft_format=found)
-    with pytest.raises(UserError, match="newer Weft"):
+    with pytest.raises(UserError, match="upgrade Weft"):
         load_model(folder)
 
 
@@ -172,7 +172,10 @@ DAMAGES = {
     "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "is damaged: it is not JSON"),
     "config a list": (lambda f: (f / "config.json").write_text("[1, 2]"), "is damaged"),
     "another model": (lambda f: edit_config(f, model_type="gpt2"), "model of type 'gpt2', not a Weft model"),
-    "a newer Weft": (lambda f: edit_config(f, weft_format=2, weft_version="9.1"), "newer Weft .9.1.: upgrade"),
+    "a newer Weft": (
+        lambda f: edit_config(f, weft_format=2, weft_version="9.1"),
+        "has format 2, and this Weft reads formats up to 1: upgrade Weft",
+    ),
     "an impossible value": (lambda f: edit_config(f, hidden_size=-1), "'config.json.hidden_size' is -1"),
     "an impossible pattern": (lambda f: edit_config(f, pattern="qz"), "'z' is not a block"),
     "tokenizer cut short": (lambda f: cut(f / "tokenizer.json", 100), "tokenizer.json' is damaged"),

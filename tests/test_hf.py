@@ -625,7 +625,10 @@ def drop_tensor(run: Path) -> None:
 
 
 DAMAGES = {
-    "a newer format": (lambda run: edit(run, weft_format=99, weft_version="9.9"), "newer Weft .9.9.: upgrade"),
+    "a newer format": (
+        lambda run: edit(run, weft_format=99, weft_version="9.9"),
+        "has format 99, and this Weft reads formats up to 1: upgrade Weft",
+    ),
     "a wrong pattern": (lambda run: edit(run, pattern="qz"), "In 'config.json', 'z' is not a block"),
     "another size": (lambda run: edit(run, hidden_size=32), "do not fit its config.json"),
     "a pickle": (lambda run: (run / "pytorch_model.bin").write_bytes(b"x"), "holds a pickle .pytorch_model.bin"),

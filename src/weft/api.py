@@ -220,4 +220,5 @@ def generate(
 
 
 def _names(paths: Paths) -> tuple[str, ...]:
-    return (str(paths),) if isinstance(paths, str | Path) else tuple(str(path) for path in paths)
+    names = (paths,) if isinstance(paths, str | Path) else paths
+    return tuple(str(name).rstrip("/") or str(name) for name in names)  # texts/ is texts

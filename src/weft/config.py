@@ -44,8 +44,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
         return f"Unknown key '{dotted}': {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if not dotted or isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
-        return f"In '{dotted}', {message}." if dotted else message
-    return f"'{dotted}' is {problem['input']!r}: {message[0].lower()}{message[1:]}."
+        return f"In '{dotted}', {message}." if dotted else f"{message[:1].upper()}{message[1:].rstrip('.')}."
+    told = message.removeprefix(f"'{problem['input']}' is ").rstrip(".")
+    return f"'{dotted}' is {problem['input']!r}: {told[:1].lower()}{told[1:]}."
 
 
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -141,7 +141,9 @@ def check_format(values: Mapping[str, Any], what: str) -> None:
     """Raise UserError where ``values`` of a ``config.json`` are of a format that this Weft does not know."""
     found = values.get("weft_format", 0)
     if not isinstance(found, int) or found > FORMAT:
-        raise UserError(f"{what} was written by a newer Weft ({values.get('weft_version')}): upgrade to read it.")
+        raise UserError(
+            f"{what} has format {values.get('weft_format')}, and this Weft reads formats up to {FORMAT}: upgrade Weft."
+        )
 
 
 def load_model(folder: Path, *, memory: int | None = None) -> WeftModel:

@@ -101,7 +101,7 @@ def study_listener(console: Console) -> StudyListener:
             record = job.progress()
             bits = record.get("bits_per_byte")
             told = f"step {record['step']}, {record.get('seconds', 0):.0f} s" if "step" in record else "starting"
-            told += f", {bits:.3f} bits per byte" if isinstance(bits, float) else ""
+            told += f", training {bits:.3f} bits per byte" if isinstance(bits, float) else ""
             lines.message(f"[{done + 1} of {total}] {job.name}: {told}")
 
     return Listener(lines.message, tick)
@@ -135,8 +135,8 @@ def figures_table(figures: Figures, title: str) -> Table:
 
 
 def number(value: float) -> str:
-    """Return a count with separators, or a figure with four decimals."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
+    """Return a count with separators, or a figure with four decimals (none where it is large)."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}" if value < 1e5 else f"{value:,.0f}"
 
 
 def description_table(described: Description) -> Table:

@@ -223,7 +223,7 @@ def test_what_is_not_the_same_study_is_refused_and_left_alone(study, text, tmp_p
     ):
         told = compare(text, study, *PEER_AND_SEEDS, *changes)
         assert told.code == 2
-        assert f"holds a comparison with other {named}: give --out another folder, or --overwrite." in told.err
+        assert f"holds a comparison with other {named} (was " in told.err
         assert told.err.count("\n") == 1
     original = text.read_text()
     text.write_text(original[:8000])
@@ -294,7 +294,7 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
         (["--minutes", "1"], "give --minutes or --tokens"),
         (["--architectures", "perceiver"], "'perceiver' is neither an architecture"),
         (["--architectures", "llama"], "'llama' is a peer: name it with --peer"),
-        (["--peer", "gpt"], "there is no peer 'gpt': choose from llama"),
+        (["--peer", "gpt"], "There is no peer 'gpt': choose from llama"),
         (["--learning-rates", ""], "--learning-rates takes numbers parted by commas, not ''"),
         (["--learning-rates", "1e-3,fast"], "--learning-rates takes numbers parted by commas, not 'fast'"),
         (["--seeds", "0,1.5"], "--seeds takes whole numbers parted by commas, not '1.5'"),
@@ -304,6 +304,8 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
         (["--set", "training.learning_rate=1e-3"], "A comparison sets training.learning_rate itself"),
         (["--set", "model.architecture=qrnn"], "A comparison sets model.architecture itself"),
         (["--set", "training.clipp=1"], "did you mean 'clip'?"),
+        (["--path", "somewhere"], "goes with a published corpus"),
+        (["--validation", "nowhere.txt"], "nowhere.txt"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(text, tmp_path, options, sentence):
@@ -318,7 +320,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(text, tmp_path, options, s
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([*ASKED, "--parameters", "20k"], "a comparison needs one budget: give --minutes or --tokens"),
+        ([*ASKED, "--parameters", "20k"], "A comparison needs a budget: give --minutes or --tokens"),
         ([*ASKED, "--minutes", "1", "--jobs", "2"], "equal minutes are not equal: give --tokens with --jobs"),
         ([*ASKED, *SIZE], "There is nothing to train on: name files, folders or globs of text."),
         ([*ASKED, *SIZE, "nowhere.txt"], "nowhere.txt"),

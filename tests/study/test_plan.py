@@ -51,15 +51,15 @@ def test_all_trials_have_the_same_data_budget_and_size():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"minutes": 1.0}, "a comparison needs one budget: give --minutes or --tokens"),
-        ({"tokens": None}, "a comparison needs one budget: give --minutes or --tokens"),
+        ({"minutes": 1.0}, "A comparison needs one budget: keep --minutes or --tokens."),
+        ({"tokens": None}, "A comparison needs a budget: give --minutes or --tokens."),
         ({"tokens": None, "minutes": 1, "jobs": 2}, "equal minutes are not equal: give --tokens with --jobs"),
         ({"architectures": ()}, "there is nothing to compare: name --architectures"),
         ({"architectures": ("llama",)}, "'llama' is a peer: name it with --peer"),
         ({"architectures": ("perceiver",)}, "'perceiver' is neither an architecture (.*) nor a pattern"),
         ({"architectures": ("(qf",)}, "This bracket is never closed"),
-        ({"peers": ("gpt",)}, "there is no peer 'gpt': choose from llama"),
-        ({"learning_rates": ()}, "a comparison needs a learning rate: give --learning-rates"),
+        ({"peers": ("gpt",)}, "There is no peer 'gpt': choose from llama"),
+        ({"learning_rates": ()}, "A comparison needs a learning rate: give --learning-rates"),
         ({"learning_rates": (1e-3, -1.0)}, "'learning_rates.1' is -1.0: .* greater than 0"),
         ({"learning_rates": (float("inf"),)}, "'learning_rates.0' is inf: .* finite"),
         ({"seeds": ()}, "'seeds' is "),
@@ -87,13 +87,13 @@ def test_a_study_may_grow_and_nothing_else(tmp_path):
     check_folder(grown, study, overwrite=False)
     other = ASKED["base"] | {"data": {"sources": ["other"], "tokenizer": "bytes"}, "model": {"dropout": 0.1}}
     for changes, named in (
-        ({"parameters": 30_000}, "parameters"),
-        ({"tokens": 2000}, "tokens"),
-        ({"tokens": None, "minutes": 2.0}, "tokens, minutes"),
-        ({"base": other}, "data.sources, model.dropout"),
+        ({"parameters": 30_000}, r"parameters \(was 20000, now 30000\)"),
+        ({"tokens": 2000}, r"tokens \(was [0-9]+, now 2000\)"),
+        ({"tokens": None, "minutes": 2.0}, r"tokens \(.*\), minutes \(was None, now 2.0\)"),
+        ({"base": other}, r"data.sources \(.*\), model.dropout \(was None, now 0.1\)"),
     ):
         with pytest.raises(
-            UserError, match=f"holds a comparison with other {named}: give --out another folder, or --o"
+            UserError, match=f"holds a comparison with other {named}; give the values that it began with"
         ):
             check_folder(plan(**changes), study, overwrite=False)
         check_folder(plan(**changes), study, overwrite=True)

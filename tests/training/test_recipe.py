@@ -162,7 +162,15 @@ def test_differences_name_what_may_not_change():
         "training": {"steps": 7, "checkpoint_every": 9, "validations": 3, "seed": 8},
     }
     found = differences(saved, make_recipe(FULL, changes))
-    assert sorted(found) == ["data.sources", "model.attention.memory", "model.qrnn.window", "training.seed"]
+    assert [told for told in found if told.endswith(", now 8)")] == [
+        f"training.seed (was {saved.training.seed}, now 8)"
+    ]
+    assert sorted(told.split(" (")[0] for told in found) == [
+        "data.sources",
+        "model.attention.memory",
+        "model.qrnn.window",
+        "training.seed",
+    ]
 
 
 def test_a_section_that_was_empty_and_is_not_is_a_difference():

@@ -169,9 +169,35 @@ def test_a_finished_run_stays_as_it_is_or_goes_on(tiny, tmp_path):
 
 def test_a_changed_recipe_is_refused_by_name(tiny, tmp_path):
     train(tiny(), tmp_path / "run")
-    with pytest.raises(UserError, match=r"training.lanes, training.learning_rate changed"):
+    changed = r"training.lanes \(was 4, now 2\), training.learning_rate \(was .*, now 1.0\); leave it out"
+    with pytest.raises(UserError, match=changed):
         train({"training": {"learning_rate": 1.0, "lanes": 2}}, tmp_path / "run", resume=True)
     train(tiny(), tmp_path / "run", resume=True)  # the same command again, with --resume, is welcome
+    with pytest.raises(UserError, match="exclude each other"):
+        train({"training": {"lanes": 2}}, tmp_path / "run", resume=True, overwrite=True)
+
+
+def test_a_folder_is_the_same_with_a_slash_behind_it(tiny, tmp_path, corpus):
+    train(tiny(data={"sources": [f"{corpus.parent}/"]}), tmp_path / "run")
+    train({"data": {"sources": [str(corpus.parent)]}, "training": {"steps": 13}}, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"model": {"pattern": None, "architecture": "perceiver"}}, "neither an architecture"),
+        ({"model": {"pattern": "qz"}}, "'z' is not a block"),
+    ],
+)
+def test_a_model_that_there_is_not_is_told_before_any_text_is_read(tiny, tmp_path, values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train(tiny(**values, data={"sources": ["no such text"]}), tmp_path / "run")
+
+
+def test_a_place_where_nothing_can_be_written_is_told_before_any_text_is_read(tiny, tmp_path):
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(UserError, match="'.*file' is a file; choose another place"):
+        train(tiny(data={"sources": ["no such text"]}), tmp_path / "file" / "run")
 
 
 def test_the_same_command_resumes_where_the_corpus_decided(tiny, tmp_path):

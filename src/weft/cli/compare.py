@@ -8,7 +8,21 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from weft.cli.app import Json, app, err, given, out, print_json, unescape
+from weft.cli.app import Json, app, err, given, out, print_json
+from weft.cli.options import (
+    CorpusPath,
+    DocumentSeparator,
+    RecipeFile,
+    Settings,
+    Sources,
+    Split,
+    Test,
+    TextKey,
+    Tokenizer,
+    Validation,
+    VocabSize,
+    data_values,
+)
 from weft.errors import UserError
 
 Number = TypeVar("Number", int, float)
@@ -17,7 +31,7 @@ ALL = "transformer,transformer-xl,par,attn-qrnn,sha-qrnn,qrnn,hybrid"
 
 @app.command()
 def compare(
-    sources: Annotated[list[str] | None, typer.Argument(help="Text, as for 'weft train'.", show_default=False)] = None,
+    sources: Sources = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the study goes.", show_default=False)] = ...,  # type: ignore[assignment]
     architectures: Annotated[str, typer.Option(help="Names or patterns, parted by commas.")] = ALL,
     peer: Annotated[
@@ -30,14 +44,16 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Seeds, parted by commas; the first finds the learning rate.")] = "0",
     top: Annotated[int | None, typer.Option(min=1, help="Give the other seeds to the best N only.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once, with --tokens.")] = 1,
-    tokenizer: Annotated[str | None, typer.Option(help="As for 'weft train'.", show_default="bpe")] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size.", show_default="fits the corpus")] = None,
-    split: Annotated[str | None, typer.Option(help="As for 'weft train'.", show_default="auto")] = None,
-    document_separator: Annotated[str | None, typer.Option(help="As for 'weft train'.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML) for what the runs have in common.")] = None,
-    set_values: Annotated[
-        list[str] | None, typer.Option("--set", help="Any value of the recipe, for all: model.dropout=0.1.")
-    ] = None,
+    tokenizer: Tokenizer = None,
+    vocab_size: VocabSize = None,
+    validation: Validation = None,
+    test: Test = None,
+    split: Split = None,
+    document_separator: DocumentSeparator = None,
+    path: CorpusPath = None,
+    text_key: TextKey = None,
+    recipe: RecipeFile = None,
+    set_values: Settings = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in --out.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,12 +67,16 @@ def compare(
 
     settings = merge(
         given(
-            data={
-                "tokenizer": tokenizer,
-                "vocab_size": vocab_size,
-                "split": split,
-                "document_separator": unescape(document_separator),
-            }
+            data=data_values(
+                tokenizer=tokenizer,
+                vocab_size=vocab_size,
+                validation=validation,
+                test=test,
+                split=split,
+                document_separator=document_separator,
+                text_key=text_key,
+                path=path,
+            )
         ),
         parse_settings(set_values or []),
     )

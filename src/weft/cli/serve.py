@@ -24,6 +24,7 @@ def serve(
     from weft.serve.limits import Limits
     from weft.serve.server import serve as serve_run
 
+    err.print(f"Loading {run} ...", markup=False, highlight=False, soft_wrap=True)
     limits = Limits(new_tokens=max_new_tokens, running=concurrent)
     serve_run(
         run,

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from weft.cli.app import Json, app, err, given, out, print_json, unescape
+from weft.cli.app import Json, app, err, given, out, print_json
+from weft.cli.options import (
+    CorpusPath,
+    DocumentSeparator,
+    RecipeFile,
+    Settings,
+    Sources,
+    Split,
+    Test,
+    TextKey,
+    Tokenizer,
+    Validation,
+    VocabSize,
+    data_values,
+)
 from weft.errors import UserError
 
 
 @app.command()
 def train(
-    sources: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-        typer.Argument(
-            help="Files, folders or globs: .txt, .jsonl, also .gz .xz .bz2 .zst. Or one of enwik8, text8, wikitext-103 "
-            "and wikitext-2, or a Hugging Face dataset, hf:NAME.",
-            show_default=False,
-        ),
-    ] = None,
+    sources: Sources = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.", show_default=False)] = ...,  # type: ignore[assignment]
     architecture: Annotated[
         str | None,
@@ -33,32 +40,20 @@ def train(
         str | None,
         typer.Option(help="Size, embeddings included, such as 2M.", show_default="fits the corpus"),
     ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="bytes, characters, words, bpe, unigram or closed-words.", show_default="bpe"),
-    ] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size.", show_default="fits the corpus")] = None,
+    tokenizer: Tokenizer = None,
+    vocab_size: VocabSize = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes of training alone.", show_default="10")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget: optimizer steps.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Budget: training tokens, such as 20M.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0")] = None,
-    validation: Annotated[list[str] | None, typer.Option(help="Text to validate on, instead of a split.")] = None,
-    test: Annotated[Optional[list[str]], typer.Option(help="Text to test on, instead of a split.")] = None,  # noqa: UP045
-    split: Annotated[str | None, typer.Option(help="documents, lines or bytes.", show_default="auto")] = None,
-    document_separator: Annotated[
-        str | None,
-        typer.Option(help="What parts documents in a file ('' for nothing).", show_default=r"\n\n\n"),
-    ] = None,
-    path: Annotated[
-        str | None,
-        typer.Option(help="Where a published corpus is (file, archive, folder), instead of downloading it."),
-    ] = None,
-    text_key: Annotated[str | None, typer.Option(help="The text's key in JSONL records.", show_default="text")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML); options go over it.")] = None,
-    set_values: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any value of the recipe: training.learning_rate=2e-3."),
-    ] = None,
+    validation: Validation = None,
+    test: Test = None,
+    split: Split = None,
+    document_separator: DocumentSeparator = None,
+    path: CorpusPath = None,
+    text_key: TextKey = None,
+    recipe: RecipeFile = None,
+    set_values: Settings = None,
     init_from: Annotated[Path | None, typer.Option(help="A run whose model and tokenizer to start from.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
@@ -79,16 +74,16 @@ def train(
         raise UserError("--architecture and --pattern exclude each other: keep one.")
     values = given(
         model={"architecture": architecture, "pattern": pattern, "parameters": parameters},
-        data={
-            "tokenizer": tokenizer,
-            "vocab_size": vocab_size,
-            "validation": validation,
-            "test": test,
-            "split": split,
-            "document_separator": unescape(document_separator),
-            "text_key": text_key,
-            "path": path,
-        },
+        data=data_values(
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            validation=validation,
+            test=test,
+            split=split,
+            document_separator=document_separator,
+            text_key=text_key,
+            path=path,
+        ),
         training={"minutes": minutes, "steps": steps, "tokens": tokens, "seed": seed},
     )
     values = merge(values, parse_settings(set_values or []))

@@ -11,6 +11,8 @@ import typer
 from weft.cli.app import Json, Run, app, err, out, print_json
 from weft.errors import UserError
 
+VOCABULARY = 4096  # of a model that is only described
+
 
 @app.command()
 def evaluate(
@@ -102,7 +104,9 @@ def describe(
         ),
     ],
     parameters: Annotated[str, typer.Option(help="Size, embeddings included.")] = "2M",
-    vocab_size: Annotated[int, typer.Option(min=1, help="Vocabulary size.")] = 4096,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=1, help="Vocabulary size.", show_default="the recipe's, or 4096")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="The shell around the blocks: modern or classic (Transformer-XL).")
     ] = None,
@@ -117,15 +121,19 @@ def describe(
     from weft.folder import load_config
     from weft.pattern import ARCHITECTURES
     from weft.sizing import sized
-    from weft.training.fitting import described_model
+    from weft.training.fitting import described_model, known_vocabulary
     from weft.training.recipe import load_recipe, make_recipe
 
     if Path(what).is_dir():
         config = load_config(Path(what))
-    elif Path(what).is_file():
-        config = described_model(make_recipe(load_recipe(Path(what))).model, vocab_size)
+    elif Path(what).suffix in (".yaml", ".yml"):
+        recipe = make_recipe(load_recipe(Path(what)))
+        known = vocab_size or known_vocabulary(recipe.data)
+        config = described_model(recipe.model, known or VOCABULARY)
+        if not known:
+            err.print(f"The texts decide the vocabulary: counted with {VOCABULARY:,}; --vocab-size says another.")
     else:
-        config = sized(what, parameters=parameters, vocab_size=vocab_size, preset=preset)
+        config = sized(what, parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
     described = describe_config(config)
     source = ARCHITECTURES[what].source if what in ARCHITECTURES else None
     if as_json:
@@ -139,7 +147,10 @@ def describe(
         highlight=False,
     )
     out.print(f"forward operations per token: {described.flops_per_token:,}", highlight=False)
-    state = ", ".join(f"{size:,} after {context:,} tokens" for context, size in described.state_bytes.items())
+    sizes = described.state_bytes
+    state = ", ".join(f"{size:,} after {context:,} tokens" for context, size in sizes.items())
+    if len(set(sizes.values())) == 1:
+        state = f"{max(sizes.values()):,}, from {min(sizes):,} tokens on"
     out.print(f"bytes of state per sequence: {state}", highlight=False)
 
 

@@ -44,8 +44,11 @@ class DataConfig(FrozenConfig):
     @field_validator("sources", "validation", "test", mode="before")
     @classmethod
     def _one_is_a_tuple(cls, value: Any) -> Any:
-        """Let a recipe say ``sources: corpus.txt`` where there is only one."""
-        return (value,) if isinstance(value, str) else value
+        """Let a recipe say ``sources: corpus.txt`` where there is only one; ``texts/`` is ``texts``."""
+        names = (value,) if isinstance(value, str) else value
+        if not isinstance(names, tuple | list):
+            return names
+        return tuple(name.rstrip("/") or name if isinstance(name, str) else name for name in names)
 
     @property
     def tokenizer_kind(self) -> TokenizerKind:

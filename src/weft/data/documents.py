@@ -134,7 +134,7 @@ def _record_text(file: SourceFile, number: int, line: bytes, text_key: str) -> b
     except (ValueError, RecursionError):
         raise UserError(f"{where} is not JSON: a .jsonl file has one JSON record a line.") from None
     if not isinstance(record, dict) or text_key not in record:
-        raise UserError(f"{where} has no '{text_key}': name the key that holds the text with text_key.")
+        raise UserError(f"{where} has no '{text_key}': name the key that holds the text with --text-key.")
     text = record[text_key]
     if not isinstance(text, str):
         raise UserError(f"{where} has something else than text in '{text_key}': it must be a string.")

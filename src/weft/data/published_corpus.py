@@ -129,7 +129,8 @@ def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
         if archive := _in_folder(path, corpus.archive):
             return find_files(corpus, archive)
         missing = ", ".join(file.name for file, at in zip(corpus.files, found, strict=True) if not at)
-        raise UserError(f"The folder '{path}' has no {missing}: give --path the folder or archive of {corpus.name}.")
+        rest = "the others are there" if any(found) else f"give --path the folder or archive of {corpus.name}"
+        raise UserError(f"The folder '{path}' has no {missing}: {rest}.")
     if zipfile.is_zipfile(path):
         return [SourceFile(path, _in_archive(path, corpus, file.name)) for file in corpus.files]
     if len(corpus.files) > 1:

@@ -83,7 +83,10 @@ def parse(kind: type[Message], body: bytes) -> Message:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        raise Refused(400, 'The body is not JSON: send an object such as {"prompt": "Once"}.')
+        raise Refused(
+            400,
+            "The body is not JSON, or not all of it is valid Unicode: send an object with the fields of this request.",
+        )
     if not first["loc"]:
         raise Refused(422, "The body must be a JSON object.")
     raise Refused(422, _sentence(kind, str(first["loc"][0]), first["type"], first["msg"]))
@@ -92,7 +95,9 @@ def parse(kind: type[Message], body: bytes) -> Message:
 def _sentence(kind: type[_Message], field: str, fault: str, told: str) -> str:
     if fault == "extra_forbidden":
         return f"'{field}' is not a field of this request: it takes {', '.join(kind.model_fields)}."
-    told = told.removeprefix("Input ")
+    if fault == "missing":
+        return f"'{field}' is missing."
+    told = told.removeprefix("Input ").removeprefix("String ")
     return f"'{field}' is wrong: it {told[:1].lower()}{told[1:]}."
 
 

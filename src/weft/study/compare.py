@@ -149,7 +149,7 @@ class Study:
     def _ended(self, job: Job, code: int, trial: Trial) -> None:
         if result := self.result(trial):
             self.listener.message(
-                f"{trial.contender}, learning rate {trial.learning_rate:g}, seed {trial.seed}: "
+                f"{trial.contender}, learning rate {trial.learning_rate:g}, seed {trial.seed}: test "
                 f"{result.test.bits_per_byte:.4f} bits per byte ({result.tokens:,} tokens in {result.seconds:.0f} s)"
             )
         else:

@@ -60,8 +60,10 @@ class Plan(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.minutes is None) == (self.tokens is None):
-            raise ValueError("a comparison needs one budget: give --minutes or --tokens")
+        if self.minutes is None and self.tokens is None:
+            raise ValueError("a comparison needs a budget: give --minutes or --tokens")
+        if self.minutes is not None and self.tokens is not None:
+            raise ValueError("a comparison needs one budget: keep --minutes or --tokens")
         if self.jobs > 1 and self.minutes is not None:
             raise ValueError("side by side, equal minutes are not equal: give --tokens with --jobs")
         if not self.architectures and not self.peers:
@@ -157,8 +159,10 @@ def _saved_values(path: Path) -> Mapping[str, Any]:
 def _check_same(before: Plan, now: Plan, study: Path) -> None:
     old, new = (flat(_fixed(plan)) for plan in (before, now))
     if changed := [key for key in old | new if old.get(key) != new.get(key)]:
+        told = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in changed)
         raise UserError(
-            f"'{study}' holds a comparison with other {', '.join(changed)}: give --out another folder, or --overwrite."
+            f"'{study}' holds a comparison with other {told}; give the values that it began with to go on, or --out "
+            "another folder."
         )
 
 

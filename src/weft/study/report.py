@@ -122,7 +122,7 @@ def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
     yield "training time", duration(seconds) if seconds else ""
     yield "training tokens", count(tokens) if tokens else ""
     yield "tokens per second", count(speed) if speed else ""
-    yield "perplexity per word", (f"{words:,.1f}" if words < 1e6 else f"{words:.1e}") if words else ""
+    yield "perplexity per word", f"{words:,.1f}" if words and words < 1e5 else ""  # beyond, it says nothing to anyone
 
 
 def _training(run: RunRecords) -> str:
@@ -167,7 +167,7 @@ def _spread(steps: list[int], most: int) -> list[int]:
 
 def _samples_of(step: int, samples: Iterable[Event], run: RunRecords) -> str:
     bits = [number(event.get("bits_per_byte")) for event in run.validation if event["step"] <= step]
-    known = f" · {bits[-1]:.3f} bits per byte" if bits and bits[-1] is not None else ""
+    known = f" · last validation {bits[-1]:.3f} bits per byte" if bits and bits[-1] is not None else ""
     texts = "".join(_sample(event) for event in samples)
     return f'<article class="samples"><h3>step {step:,}{known}</h3>{texts}</article>'
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from weft.config import ModelConfig
-from weft.data import PreparedData, max_lanes
+from weft.data import DataConfig, PreparedData, max_lanes
+from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
 from weft.errors import UserError
 from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.model import build
@@ -28,6 +29,12 @@ def fit(recipe: Recipe, prepared: PreparedData) -> Recipe:
     if model.parameters is None and model.hidden_size is None and not training.init_from:
         model = model.model_copy(update={"parameters": default_parameters(prepared.train.bytes)})
     return Recipe(model=model, data=data, training=training.model_copy(update=update))
+
+
+def check_model(model: ModelRecipe) -> None:
+    """Raise UserError for an architecture, pattern or preset that there is not, before any text is read."""
+    if not model.peer:
+        resolve(model.pattern or model.architecture, model.parameters or 1e6, model.preset, model.settings())
 
 
 def default_parameters(training_bytes: int) -> int:
@@ -102,6 +109,16 @@ def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -
     if origin:
         return _started_from(origin, recipe)
     return described_model(model, tokenizer.vocab_size, special)
+
+
+def known_vocabulary(data: DataConfig) -> int | None:
+    """Return the vocabulary that a recipe's data are sure to have, special tokens counted; None where texts decide."""
+    if data.vocab_size is not None:
+        return data.vocab_size
+    if data.tokenizer_kind == "bytes":
+        return MIN_VOCAB_SIZE
+    words = data.published.vocabulary if data.published and data.tokenizer_kind == data.published.tokenizer else None
+    return None if words is None else words + NUM_SPECIAL
 
 
 def described_model(model: ModelRecipe, vocab_size: int, special: dict[str, int] | None = None) -> ModelConfig:

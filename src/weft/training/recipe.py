@@ -189,10 +189,10 @@ def save_recipe(recipe: Recipe, path: Path, *, prepared: str = "") -> None:
 
 
 def differences(saved: Recipe, asked: Recipe) -> list[str]:
-    """Return the dotted keys that differ and must not when a run is resumed."""
+    """Return what differs and must not when a run is resumed, as dotted keys with both values."""
     before, after = (flat(recipe.model_dump(mode="json")) for recipe in (saved, asked))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    return [key for key in keys if key not in RESUMABLE]
+    return [f"{key} (was {before.get(key)}, now {after.get(key)})" for key in keys if key not in RESUMABLE]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,16 @@ from weft.folder import WEIGHTS, load_tokenizer
 from weft.peers import LanguageModel, load_any
 from weft.signals import stop_signals
 from weft.training.checkpoint import has_checkpoint
-from weft.training.fitting import fit, fit_lanes, make_model, name_of, resumed_model, save_description, shape_of
+from weft.training.fitting import (
+    check_model,
+    fit,
+    fit_lanes,
+    make_model,
+    name_of,
+    resumed_model,
+    save_description,
+    shape_of,
+)
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
 from weft.training.parallel import Processes, is_main
@@ -82,10 +91,11 @@ def train(
     if init_from:
         values = merge(values, {"training": {"init_from": str(init_from)}})
     with disk_errors(out):
-        recipe = _shortened(_resumed_recipe(values, out) if resume else make_recipe(values))
         _check_out(out, resume, overwrite)
+        recipe = _shortened(_resumed_recipe(values, out) if resume else make_recipe(values))
         if not recipe.data.sources:
             raise UserError("There is nothing to train on: name files, folders or globs of text.")
+        check_model(recipe.model)
         begun = resume and has_checkpoint(out / "checkpoints")
         origin = Path(recipe.training.init_from) if recipe.training.init_from and not begun else None
         tokenizer = Tokenizer.load(out) if begun else load_tokenizer(origin) if origin else None
@@ -205,8 +215,8 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
     asked = make_recipe(load_recipe(out / RECIPE), _decided(values))
     if changed := differences(saved, asked):
         raise UserError(
-            f"A run is resumed with the recipe that it began with, but {', '.join(changed)} changed: leave that out, "
-            "or start another run."
+            f"A run goes on with the recipe that it began with, but this changed: {', '.join(changed)}; leave it out "
+            f"(weft train --out {out} --resume is enough), or start another run."
         )
     return asked
 
@@ -233,7 +243,10 @@ def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
     """Refuse an ``out`` that holds something which nobody asked to resume or replace."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other: keep one.")
-    if not out.exists() or resume:
+    if resume:
+        return
+    if not out.exists():
+        _check_place(out)
         return
     if not out.is_dir():
         raise UserError(f"'{out}' is a file: give --out a folder.")
@@ -243,6 +256,15 @@ def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(f"'{out}' holds something that is not a run: give --out another folder.")
     if not overwrite:
         raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place where no folder can be made, before anything is read."""
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"'{out}' cannot be made: '{above}' is a file; choose another place.")
+    if not os.access(above, os.W_OK | os.X_OK) or above.is_relative_to("/proc"):
+        raise UserError(f"'{out}' cannot be made: nothing can be written in '{above}'; choose another place.")
 
 
 def _begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, overwrite: bool) -> None:

@@ -88,8 +88,8 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     news = [f"The checkpoint {name} is damaged: went back to the one before it." for name in damaged]
     if told["processes"] != trainer.processes.count:
         news.append(
-            f"Saved by {told['processes']} process(es) and resumed by {trainer.processes.count}, with "
-            f"{trainer.config.lanes} lanes each: the same run up to rounding, not bit for bit."
+            f"Saved by {told['processes']} and resumed by {trainer.processes.count}: each process now has "
+            f"{trainer.config.lanes} lanes; the same run up to rounding, not bit for bit."
         )
         return news
     random = checkpoint.groups[f"random-{trainer.processes.rank}"]

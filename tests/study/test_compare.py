@@ -291,7 +291,7 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--minutes", "1"], "give --minutes or --tokens"),
+        (["--minutes", "1"], "keep --minutes or --tokens"),
         (["--architectures", "perceiver"], "'perceiver' is neither an architecture"),
         (["--architectures", "llama"], "'llama' is a peer: name it with --peer"),
         (["--peer", "gpt"], "There is no peer 'gpt': choose from llama"),

@@ -54,7 +54,7 @@ def test_all_trials_have_the_same_data_budget_and_size():
         ({"minutes": 1.0}, "A comparison needs one budget: keep --minutes or --tokens."),
         ({"tokens": None}, "A comparison needs a budget: give --minutes or --tokens."),
         ({"tokens": None, "minutes": 1, "jobs": 2}, "equal minutes are not equal: give --tokens with --jobs"),
-        ({"architectures": ()}, "there is nothing to compare: name --architectures"),
+        ({"architectures": ()}, "There is nothing to compare: name --architectures"),
         ({"architectures": ("llama",)}, "'llama' is a peer: name it with --peer"),
         ({"architectures": ("perceiver",)}, "'perceiver' is neither an architecture (.*) nor a pattern"),
         ({"architectures": ("(qf",)}, "This bracket is never closed"),

@@ -112,7 +112,7 @@ def test_two_budgets_at_once_are_refused():
         ({"model": {"zzz": 1}}, "Unknown key 'model.zzz': the keys here are architecture, pattern, "),
         ({"data": {"tokeniser": "bpe"}}, "Unknown key 'data.tokeniser': did you mean 'tokenizer'?"),
         ({"training": {"learning_rate": -1}}, "'training.learning_rate' is -1: input should be greater than 0."),
-        ({"training": {"steps": "many"}}, "'training.steps' is 'many': 'many' is not a count"),
+        ({"training": {"steps": "many"}}, "'training.steps' is 'many': not a count: write"),
         ({"training": {"schedule": "step"}}, "'training.schedule' is 'step': input should be 'linear' or 'cosine'."),
         ({"training": 5}, "'training' is 5: "),
     ],

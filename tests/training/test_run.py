@@ -186,7 +186,7 @@ def test_a_folder_is_the_same_with_a_slash_behind_it(tiny, tmp_path, corpus):
     ("values", "sentence"),
     [
         ({"model": {"pattern": None, "architecture": "perceiver"}}, "neither an architecture"),
-        ({"model": {"pattern": "qz"}}, "'z' is not a block"),
+        ({"model": {"pattern": "qz"}}, "nor a pattern of"),
     ],
 )
 def test_a_model_that_there_is_not_is_told_before_any_text_is_read(tiny, tmp_path, values, sentence):

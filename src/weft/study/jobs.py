@@ -118,7 +118,7 @@ def _over(running: list[Job]) -> Iterator[tuple[Job, int]]:
 def _stop(running: list[Job]) -> None:
     for job in running:
         assert job.process is not None
-        job.process.send_signal(signal.SIGINT)
+        job.process.terminate()  # not SIGINT, which a shell lets its background jobs ignore
     for job in running:
         assert job.process is not None
         try:

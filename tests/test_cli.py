@@ -428,7 +428,9 @@ def test_a_pattern_in_a_recipe_is_shown_with_a_caret_too(corpus, tmp_path):
 def test_an_out_that_holds_something_is_left_alone(run, corpus, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert_mistake(run_weft("train", corpus, "--out", run), "already holds a run", "--resume", "--overwrite")
-    assert_mistake(run_weft("train", "--out", run, "--resume", "--set", "training.lanes=2"), "training.lanes (was 4, now 2)")
+    assert_mistake(
+        run_weft("train", "--out", run, "--resume", "--set", "training.lanes=2"), "training.lanes (was 4, now 2)"
+    )
     changed = ["--resume", "--seed", 5, "--set", "model.attention.memory=7"]
     assert_mistake(run_weft("train", "--out", run, *changed), "model.attention.memory", "training.seed")
     assert_mistake(run_weft("train", "--out", run, "--resume", "--overwrite"), "exclude each other")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import io
 import json
 import math
 import os
@@ -12,15 +11,13 @@ import pickle
 import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
 
 import weft
-from weft.cli import main
+from tests.command import Ran, run_weft
 
 TEXT = "\n\n\n".join(f"Number {n}: the weaver threw the shuttle {n * n} times,\nand the cloth grew." for n in range(60))
 SMALL = [
@@ -43,28 +40,6 @@ FIGURES = {
     "bytes",
     "seconds",
 }
-
-
-class Ran(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self):
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-def run_weft(*arguments) -> Ran:
-    """Run ``weft`` with these arguments in this process; anything but an exit is a failure."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["weft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def in_subprocess(*arguments, **environment) -> subprocess.CompletedProcess:

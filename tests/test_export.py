@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
+from tests.command import run_weft
 from tests.conftest import small_config, small_model
-from weft.cli import main
 from weft.data import train_tokenizer
 from weft.errors import UserError
 from weft.export import export
@@ -53,23 +50,6 @@ VARIANTS = {
     ),
     "stateless": ("f", {"adaptive": {"cutoffs": (20, 100), "div_val": 2}}, "modern"),
 }
-
-
-class Ran(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run_weft(*arguments) -> Ran:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["weft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def save(folder: Path, model: WeftModel) -> Path:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from weft.data.published import PUBLISHED
-from weft.data.tokenizers import NUM_SPECIAL
 from weft.model import WeftModel, build
-from weft.sizing import configure, count_parameters, resolve, size_of_width, sized
+from weft.sizing import count_parameters
+from weft.training.fitting import described_model, known_vocabulary
 from weft.training.recipe import load_recipe, make_recipe
 
+SEWIKI_VOCABULARY = 2048  # which the text decides
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -30,27 +30,13 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def vocabulary(source: str) -> int:
-    if source == "weft:sewiki":
-        return 2048
-    words = PUBLISHED[source].vocabulary
-    return (words or 256) + NUM_SPECIAL
-
-
 @cache
 def made(path: Path) -> WeftModel:
     """The model of a recipe, without storage."""
     recipe = make_recipe(load_recipe(path))
-    model, vocab_size = recipe.model, vocabulary(recipe.data.sources[0])
-    name = model.pattern or model.architecture
-    if model.parameters:
-        config = sized(
-            name, parameters=model.parameters, vocab_size=vocab_size, preset=model.preset, settings=model.settings()
-        )
-        assert abs(count_parameters(config) / model.parameters - 1) <= 0.01
-    else:
-        pattern, settings = resolve(name, size_of_width(model.hidden_size), model.preset, model.settings())
-        config = configure(pattern, vocab_size, settings)
+    config = described_model(recipe.model, known_vocabulary(recipe.data) or SEWIKI_VOCABULARY)
+    if recipe.model.parameters:
+        assert abs(count_parameters(config) / recipe.model.parameters - 1) <= 0.01
     with torch.device("meta"):
         built = build(config)
     assert built.parameter_count == count_parameters(config)

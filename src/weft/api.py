@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +101,10 @@ def compare(
 
     Each is trained with every learning rate and the first seed; the best rate by the validation text is trained with
     the other seeds, for the ``top`` contenders only where that is given. What ``out`` holds already is not done again.
-    Raises UserError for what a caller can put right, Interrupted when SIGINT or SIGTERM came.
+    Raises UserError for what a caller can put right, Interrupted when a signal to stop came.
     """
-    from weft.study.compare import RESULTS, Study
+    from weft.study.compare import Study
+    from weft.study.comparison_results import read_results
     from weft.study.plan import Plan, base_values
 
     plan = Plan.parse(
@@ -124,7 +124,7 @@ def compare(
     folder = Path(out)
     with disk_errors(folder):
         report = Study(plan, folder, listener).run(overwrite=overwrite)
-    return Comparison(folder=folder, report=report, results=json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    return Comparison(folder=folder, report=report, results=read_results(folder))
 
 
 def load(run: str | Path, *, memory: int | None = None) -> WeftModel:
@@ -220,5 +220,4 @@ def generate(
 
 
 def _names(paths: Paths) -> tuple[str, ...]:
-    names = (paths,) if isinstance(paths, str | Path) else paths
-    return tuple(str(name).rstrip("/") or str(name) for name in names)  # texts/ is texts
+    return (str(paths),) if isinstance(paths, str | Path) else tuple(str(path) for path in paths)

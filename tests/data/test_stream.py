@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.data.prepare import TokenizedSplit
-from weft.data.stream import IGNORED, Segment, StreamState, TokenStream, max_lanes
+from weft.data.stream import IGNORED, Segment, StreamState, TokenStream
 from weft.errors import UserError
 
 BOUNDARY = 1000
@@ -145,9 +145,9 @@ def test_epoch_tells_how_far_it_is() -> None:
 
 def test_more_lanes_than_the_text_fills_is_an_error() -> None:
     split = split_of([30])
-    most = max_lanes(split, 4)
+    most = split.lanes_that_fit(4)
     assert most == 7
     next(stream_of(split, lanes=most))
     with pytest.raises(UserError, match="at most 7 lanes of 4 tokens, not 8"):
         stream_of(split, lanes=4, world_size=2)
-    assert max_lanes(split, 32) == 0
+    assert split.lanes_that_fit(32) == 0

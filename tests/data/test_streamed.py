@@ -16,7 +16,7 @@ from weft.data.config import DataConfig
 from weft.data.hub import HubDataset, parse_source
 from weft.data.prepare import prepare, tokenize_sources
 from weft.data.prepared import PreparedData, TokenizedSplit
-from weft.data.stream import IGNORED, Segment, join_states, max_lanes, open_stream
+from weft.data.stream import IGNORED, Segment, join_states, open_stream
 from weft.data.streamed import StreamedSplit
 from weft.errors import UserError
 
@@ -319,7 +319,7 @@ def test_sizes_are_estimated_from_the_beginning(tmp_path: Path, monkeypatch: pyt
     assert isinstance(data.train, StreamedSplit)
     assert 0.6 < data.train.bytes / true < 1.6
     assert "about" in data.summary
-    assert max_lanes(data.train, 10) == (data.train.scored_tokens + data.train.documents) // 10
+    assert data.train.lanes_that_fit(10) == (data.train.scored_tokens + data.train.documents) // 10
 
 
 def test_a_split_of_a_dataset_can_be_scored(tmp_path: Path, data: PreparedData) -> None:

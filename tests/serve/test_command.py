@@ -27,9 +27,8 @@ def command(folder):
         env=environment,
     )
     assert process.stderr is not None
-    line = process.stderr.readline()
-    address = re.search(r"http://[\d.:]+", line)
-    assert address, line + process.stderr.read()
+    address = next(filter(None, (re.search(r"http://[\d.:]+", line) for line in process.stderr)), None)
+    assert address, "the server has ended without telling its address"
     yield process, address[0]
     process.kill()
     process.wait()

@@ -13,16 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 
+from tests.command import Ran, run_weft
 from tests.training.test_run import StopAt
-from weft import cli
 from weft.errors import Interrupted
 from weft.folder import load_weights
 from weft.study import jobs
@@ -42,33 +39,12 @@ ROW = {
 }
 
 
-class Told(NamedTuple):
-    """What a command has come to."""
-
-    code: int
-    out: str
-    err: str
-
-
-def weft(*arguments: object) -> Told:
-    """Run a command line in this process."""
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["weft", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Told(code, out.getvalue(), err.getvalue())
-
-
 class Here:
     """Stands for a process: its command is done when it is made."""
 
     def __init__(self, command, *, stdout, **_):
         assert command[1:3] == ["-m", "weft"]
-        told = weft(*command[3:])
+        told = run_weft(*command[3:])
         stdout.write(told.out + told.err)
         self.code = told.code
 
@@ -115,8 +91,8 @@ def study(finished, tmp_path, quick):
     return shutil.copytree(finished[0], tmp_path / "study")
 
 
-def compare(text, folder, *options, asked=(*ASKED, *SIZE, *SET)) -> Told:
-    return weft("compare", text, "--out", folder, *asked, *options)
+def compare(text, folder, *options, asked=(*ASKED, *SIZE, *SET)) -> Ran:
+    return run_weft("compare", text, "--out", folder, *asked, *options)
 
 
 def results(folder: Path) -> dict:
@@ -327,7 +303,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(text, tmp_path, options, s
     ],
 )
 def test_what_is_missing_is_told(arguments, sentence, tmp_path):
-    told = weft("compare", "--out", tmp_path / "study", *arguments)
+    told = run_weft("compare", "--out", tmp_path / "study", *arguments)
     assert (told.code, told.err.count("Error: ")) == (2, 1)
     assert sentence in told.err
     assert not (tmp_path / "study").exists()

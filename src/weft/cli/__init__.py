@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
 from weft.cli import compare, export, serve, train, use  # noqa: F401 - importing a module adds its commands
 from weft.cli.app import app, err
 from weft.errors import Interrupted, UserError
+from weft.launch import is_main
 
 
 def main() -> None:
@@ -18,18 +18,13 @@ def main() -> None:
     try:
         app()
     except UserError as mistake:
-        if _speaks():
+        if is_main():
             terminal.error(err, str(mistake))
         sys.exit(2)
     except Interrupted as stop:
-        if _speaks():
+        if is_main():
             err.print(str(stop), markup=False, highlight=False, soft_wrap=True)
         sys.exit(128 + stop.signal_number)
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
-
-
-def _speaks() -> bool:
-    """Return whether this process is the only one, or the first of those that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -66,8 +66,8 @@ def train(
     """
     from weft import api, terminal
     from weft.config import merge
+    from weft.launch import is_main
     from weft.study.finish import finish_run
-    from weft.training.parallel import is_main
     from weft.training.recipe import parse_settings
 
     if architecture and pattern:

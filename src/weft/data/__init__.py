@@ -13,7 +13,6 @@ from weft.data.stream import (
     TokenStream,
     TrainingStream,
     join_states,
-    max_lanes,
     open_stream,
 )
 from weft.data.streamed import StreamedSplit
@@ -40,7 +39,6 @@ __all__ = [
     "default_vocab_size",
     "iter_documents",
     "join_states",
-    "max_lanes",
     "open_stream",
     "prepare",
     "tokenize_sources",

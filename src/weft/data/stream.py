@@ -104,11 +104,6 @@ def join_states(states: Sequence[Any]) -> Any:
     return join_document_states(states)
 
 
-def max_lanes(split: TokenizedSplit | StreamedSplit, length: int) -> int:
-    """Return how many lanes of ``length`` tokens (over all ranks) the split can fill; 0 if not one."""
-    return split.lanes_that_fit(length)
-
-
 class TokenStream(Iterator[Segment]):
     """Segments of ``lanes`` contiguous lanes of the training text, without end.
 
@@ -139,7 +134,7 @@ class TokenStream(Iterator[Segment]):
     ) -> None:
         assert 0 <= rank < world_size
         assert min(lanes, length) > 0
-        most = max_lanes(split, length)
+        most = split.lanes_that_fit(length)
         if lanes * world_size > most:
             raise UserError(
                 f"{len(split.tokens):,} training tokens make at most {most} lanes of {length} tokens, not "

@@ -21,14 +21,13 @@ from weft.data import PreparedData, prepare
 from weft.errors import Interrupted, UserError
 from weft.files import write_atomic
 from weft.study.comparison_report import write_comparison
-from weft.study.comparison_results import RESULTS, measure_generation, read_results, write_results
+from weft.study.comparison_results import measure_generation, read_results, write_results
 from weft.study.jobs import Job, run_jobs
 from weft.study.plan import Plan, Trial, check_folder, recipe_of, save_plan
 from weft.study.records import number, section
 from weft.training.fitting import fit, make_model
 from weft.training.recipe import Recipe
-from weft.training.run import RESULTS as RUN_RESULTS
-from weft.training.run import TrainingResult, read_result
+from weft.training.run import RESULTS, TrainingResult, read_result
 
 FAILED = "failed.txt"
 
@@ -49,6 +48,7 @@ class Study:
         self.listener = listener or Listener()
         self.threads = _threads(plan.jobs)
         self.summary = ""
+        self._results: dict[Trial, TrainingResult] = {}  # of runs that have ended, which do not change any more
         self.began = time.monotonic()
 
     @property
@@ -59,7 +59,7 @@ class Study:
     def run(self, *, overwrite: bool = False) -> Path:
         """Train what is not trained yet, measure, and write results, table and report; return the report's path.
 
-        Raises UserError for what a user can put right, Interrupted when SIGINT or SIGTERM came; then the results and
+        Raises UserError for what a user can put right, Interrupted when a signal to stop came; then the results and
         the report tell what there is so far.
         """
         check_folder(self.plan, self.folder, overwrite=overwrite)
@@ -121,10 +121,9 @@ class Study:
         """Train those that have neither results nor failed."""
         jobs, of_job = [], {}
         for trial in trials:
-            run = self.run_of(trial)
-            if (run / RUN_RESULTS).is_file() or self.failure(trial) is not None:
+            if self.result(trial) or self.failure(trial) is not None:
                 continue
-            jobs.append(Job(trial.name, run, self._options(trial), self.threads))
+            jobs.append(Job(trial.name, self.run_of(trial), self._options(trial), self.threads))
             of_job[trial.name] = trial
         if len(jobs) < len(trials):
             self.listener.message(f"{len(trials) - len(jobs)} of {len(trials)} runs are done already.")
@@ -169,11 +168,11 @@ class Study:
 
     def result(self, trial: Trial) -> TrainingResult | None:
         """Return what a trial has come to; None where it has not ended well."""
-        path = self.run_of(trial) / RUN_RESULTS
-        if not path.is_file():
-            return None
+        path = self.run_of(trial) / RESULTS
+        if trial in self._results or not path.is_file():
+            return self._results.get(trial)
         try:
-            return read_result(path.parent)
+            return self._results.setdefault(trial, read_result(path.parent))
         except (ValueError, KeyError, TypeError):
             raise UserError(f"'{path}' is damaged: delete it, and the same command scores the run again.") from None
 
@@ -215,6 +214,3 @@ def _threads(jobs: int) -> int:
     """Return how many threads each of ``jobs`` runs gets: as OMP_NUM_THREADS says, else its share of the cores."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     return int(told) if told.isdecimal() and int(told) else max(1, (os.cpu_count() or 1) // jobs)
-
-
-__all__ = ["RESULTS", "Listener", "Study"]

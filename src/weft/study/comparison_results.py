@@ -23,7 +23,6 @@ from weft.study.jobs import check_stopped
 from weft.study.plan import Trial
 from weft.study.records import Event, number, read_run
 from weft.training.recipe import git_revision
-from weft.training.run import read_result
 
 if TYPE_CHECKING:
     from weft.study.compare import Study
@@ -52,7 +51,7 @@ def write_results(study: Study) -> None:
 def measure_generation(study: Study) -> None:
     """Time how fast the chosen models write, one after another with the threads of a job, where that is not known.
 
-    Raises Interrupted when SIGINT or SIGTERM came.
+    Raises Interrupted when a signal to stop came.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(study.threads)
@@ -108,8 +107,8 @@ def _settings(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _row(study: Study, trial: Trial) -> dict[str, Any]:
-    run = study.run_of(trial)
-    result = read_result(run)
+    run, result = study.run_of(trial), study.result(trial)
+    assert result is not None, "a row is of a trial that has ended well"
     rates = sorted(study.plan.learning_rates)
     return {
         "architecture": trial.contender,

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from weft.errors import Interrupted
-from weft.signals import stop_signals
+from weft.signals import SIGNALS, stop_signals
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0  # that an interrupted run has to save itself
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-STOPPED = {code: number for number in STOPPING for code in (-number, 128 + number)}  # exit codes
+STOPPED = {code: number for number in SIGNALS for code in (-number, 128 + number)}  # exit codes
 
 
 @dataclass
@@ -77,7 +76,7 @@ def run_jobs(
 ) -> None:
     """Run all jobs, ``at_once`` at a time; call ``ended`` with each exit code, and ``tick`` every so often.
 
-    SIGINT or SIGTERM, to us or to a job, stops all: the running jobs save themselves, then :class:`Interrupted` is
+    A signal to stop, to us or to a job, stops all: the running jobs save themselves, then :class:`Interrupted` is
     raised.
     """
     waiting, running = list(jobs), list[Job]()

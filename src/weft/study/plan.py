@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from weft.config import FrozenConfig, merge
+from weft.data import DataConfig
 from weft.errors import UserError
 from weft.files import write_atomic
 from weft.pattern import ARCHITECTURES, parse_count
@@ -169,7 +170,8 @@ def _check_same(before: Plan, now: Plan, study: Path) -> None:
 def _fixed(plan: Plan) -> dict[str, Any]:
     """Return what may not change when a study goes on, as a user gives it."""
     values = plan.model_dump(mode="json", exclude={"base", *GROWING})
-    return {key: value for key, value in values.items() if value is not None} | plan.base
+    data = DataConfig.parse(plan.base.get("data", {}), where="data").model_dump(mode="json")  # where texts/ is texts
+    return {key: value for key, value in values.items() if value is not None} | plan.base | {"data": data}
 
 
 def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.config import ModelConfig
-from weft.data import DataConfig, PreparedData, max_lanes
+from weft.data import DataConfig, PreparedData
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
 from weft.errors import UserError
 from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
@@ -44,9 +44,9 @@ def default_parameters(training_bytes: int) -> int:
 
 def fit_lanes(prepared: PreparedData, lanes: int, length: int, processes: int) -> tuple[int, int]:
     """Return lanes (for each process) and their length that a small text can fill."""
-    while length > 8 and max_lanes(prepared.train, length) < 2 * processes:
+    while length > 8 and prepared.train.lanes_that_fit(length) < 2 * processes:
         length //= 2
-    return max(1, min(lanes, max_lanes(prepared.train, length) // processes)), length
+    return max(1, min(lanes, prepared.train.lanes_that_fit(length) // processes)), length
 
 
 def make_model(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> LanguageModel:

@@ -16,15 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def launched() -> int:
-    """Return how many processes were started together (1: no launcher)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main() -> bool:
-    """Return whether this is the one process that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+from weft.launch import launched
 
 
 class Processes:

@@ -19,6 +19,7 @@ from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.files import alone_in, disk_errors, write_atomic
 from weft.folder import WEIGHTS, load_tokenizer
+from weft.launch import is_main
 from weft.peers import LanguageModel, load_any
 from weft.signals import stop_signals
 from weft.training.checkpoint import has_checkpoint
@@ -34,7 +35,7 @@ from weft.training.fitting import (
 )
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
-from weft.training.parallel import Processes, is_main
+from weft.training.parallel import Processes
 from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
 from weft.training.snapshot import restore_snapshot
 
@@ -263,7 +264,7 @@ def _check_place(out: Path) -> None:
     above = next(parent for parent in out.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"'{out}' cannot be made: '{above}' is a file; choose another place.")
-    if not os.access(above, os.W_OK | os.X_OK) or above.is_relative_to("/proc"):
+    if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"'{out}' cannot be made: nothing can be written in '{above}'; choose another place.")
 
 
@@ -272,7 +273,10 @@ def _begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedDa
     if overwrite and out.exists():
         with alone_in(out):
             shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # a file system that makes no folders, such as /proc
+        raise UserError(f"'{out}' cannot be made: choose another place.") from None
     save_recipe(recipe, out / RECIPE, prepared=prepared.summary)
     save_description(model, out)
     prepared.tokenizer.save(out)

@@ -151,6 +151,18 @@ def test_an_unfinished_study_says_what_is_missing():
     assert missing in notes(compared)
 
 
+def test_an_unsteady_machine_is_pointed_out_where_it_matters():
+    done = small({"hybrid": [1.9], "par": [2.0]})
+    first = next(one for one in done["trials"] if one["architecture"] == "par")
+    done["trials"].append(first | {"learning_rate": 9e-3, "tokens": round(first["tokens"] * 0.95)})
+    assert "equally fast" not in " ".join(notes(comparison("", done)))
+    done["trials"][-1]["tokens"] = first["tokens"] // 2
+    told = " ".join(notes(comparison("", done)))
+    assert "not always equally fast: in equal time par read from " in told
+    done["settings"]["budget"] = {"minutes": None, "tokens": 1_000_000}
+    assert "equally fast" not in " ".join(notes(comparison("", done)))
+
+
 def test_the_notes_name_what_could_mislead(study):
     told = " ".join(notes(read_comparison(study)))
     assert "largest tried for hybrid, sha-qrnn, par, attn-qrnn, qrnn and the smallest tried for llama" in told

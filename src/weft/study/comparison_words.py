@@ -19,6 +19,7 @@ PEERS = (
     "sliding window that gives each token at least half of its length as context (or all that its document has so far)."
 )
 _UNEQUAL = 0.02  # what is further apart than this is pointed out
+_UNSTEADY = 0.1  # the like for runs of one architecture in equal time
 
 
 def finding(comparison: Comparison) -> str:
@@ -69,6 +70,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         yield _edges(measured)
         yield _sizes(measured)
         yield _unequal(comparison)
+        yield _unsteady(comparison)
     failed = [trial for trial in comparison.trials if trial.get("status") == "failed"]
     if failed:
         runs = "training run" if len(comparison.trials) == 1 else "training runs"
@@ -138,6 +140,26 @@ def _unequal(comparison: Comparison) -> str:
         return ""
     words = [f"{count(known[name])} tokens" if by_time else duration(known[name]) for name in (least, most)]
     return f"Equal {equal} is not equal {left}: from {words[0]} ({least}) to {words[1]} ({most})."
+
+
+def _unsteady(comparison: Comparison) -> str:
+    """Say where runs of one architecture read unlike amounts in equal time: then the machine was not equally fast."""
+    if number(section(comparison.settings, "budget").get("minutes")) is None:
+        return ""
+    read: dict[str, list[float]] = {}
+    for trial in comparison.trials:
+        if (tokens := number(trial.get("tokens"))) and trial.get("status") != "failed":
+            read.setdefault(str(trial.get("architecture")), []).append(tokens)
+    if not read:
+        return ""
+    name = max(read, key=lambda name: max(read[name]) / min(read[name]))
+    least, most = min(read[name]), max(read[name])
+    if most <= (1 + _UNSTEADY) * least:
+        return ""
+    return (
+        f"The machine was not always equally fast: in equal time {name} read from {count(least)} to {count(most)} tokens. "
+        "Rates and seeds that came in a slow while are at a disadvantage; --tokens does not depend on the machine."
+    )
 
 
 def facts(comparison: Comparison) -> dict[str, str]:

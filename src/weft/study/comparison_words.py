@@ -157,8 +157,8 @@ def _unsteady(comparison: Comparison) -> str:
     if most <= (1 + _UNSTEADY) * least:
         return ""
     return (
-        f"The machine was not always equally fast: in equal time {name} read from {count(least)} to {count(most)} tokens. "
-        "Rates and seeds that came in a slow while are at a disadvantage; --tokens does not depend on the machine."
+        f"The machine was not always equally fast: in equal time {name} read from {count(least)} to {count(most)} "
+        "tokens. Rates and seeds that came in a slow while are at a disadvantage; --tokens does not depend on it."
     )
 
 

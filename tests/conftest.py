@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import signal
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -18,6 +19,8 @@ from weft.model import WeftModel, build
 from weft.sizing import configure
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background, where nothing could be interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Settings under which every part of every block does something.
 SMALL: dict[str, Any] = {

@@ -130,7 +130,7 @@ def _sizes(measured: Sequence[Contender]) -> str:
 
 def _unequal(comparison: Comparison) -> str:
     """Say what equal time (or equal text) leaves unequal."""
-    by_time = number(section(comparison.settings, "budget").get("minutes")) is not None
+    by_time = _by_time(comparison)
     key, equal, left = ("tokens", "time", "text") if by_time else ("seconds", "text", "time")
     known = {one.name: value for one in comparison.measured if (value := one.mean(key))}
     if len(known) < 2:
@@ -142,9 +142,14 @@ def _unequal(comparison: Comparison) -> str:
     return f"Equal {equal} is not equal {left}: from {words[0]} ({least}) to {words[1]} ({most})."
 
 
+def _by_time(comparison: Comparison) -> bool:
+    """Return whether what was held equal is time, not text."""
+    return number(section(comparison.settings, "budget").get("minutes")) is not None
+
+
 def _unsteady(comparison: Comparison) -> str:
     """Say where runs of one architecture read unlike amounts in equal time: then the machine was not equally fast."""
-    if number(section(comparison.settings, "budget").get("minutes")) is None:
+    if not _by_time(comparison):
         return ""
     read: dict[str, list[float]] = {}
     for trial in comparison.trials:

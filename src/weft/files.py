@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, flushed to disk, renamed."""
+"""Files that are either whole or not there: written aside, flushed to disk, renamed; and where the cache is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weft.errors import UserError
+
+
+def cache_dir() -> Path:
+    """Return the folder of the cache: $WEFT_CACHE, or ``weft`` in $XDG_CACHE_HOME, or ``~/.cache/weft``."""
+    if own := os.environ.get("WEFT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "weft"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Rules, in this order:
 
 - depth of a named architecture: :func:`weft.pattern.default_pairs` of the budget;
-- width: the largest multiple of 8 that fits with inner width 4 D (8/3 D for swiglu) and cell width 2 D;
+- width: the largest multiple of 16 (8 below 128) that fits with inner width 4 D (8/3 D for swiglu) and cell width 2 D;
 - head width 32 up to D = 256 and 64 above, with as many heads as come nearest to D (one head: as wide as the model);
 - then the inner and cell widths are stretched together (where there are none, the head width) until the budget is met.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from weft.pattern import ARCHITECTURES, default_pairs, expand, parse_count
 
 TOLERANCE = 0.01
 WIDTH_STEP = 8
+CACHE_LINE = 16  # float32 numbers
 MAX_WIDTH = 1 << 15
 
 
@@ -54,6 +56,7 @@ def sized(
         return count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": width})) <= budget
 
     width = WIDTH_STEP * _last(lambda step: fits(WIDTH_STEP * step), MAX_WIDTH // WIDTH_STEP)
+    width = width if width < 128 else width // CACHE_LINE * CACHE_LINE
     if width == 0:
         smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": WIDTH_STEP}))
         raise UserError(
@@ -149,20 +152,24 @@ def _last(holds: Callable[[int], bool], most: int) -> int:
 
 
 def _stretch(pattern: str, vocab_size: int, settings: Mapping[str, Any], budget: int) -> ModelConfig:
-    """Return the configuration whose free widths, scaled together, come nearest to the budget.
+    """Return the configuration whose free widths, scaled together, come near to the budget.
 
-    The coarsest step (8, 4, 2, 1) that comes within the tolerance wins: round widths are faster.
+    Round widths are faster: rows that begin at a cache line make a CPU's products up to a third quicker. So the
+    coarsest step wins that comes within half the tolerance, or for steps below a cache line within a quarter.
     """
     base = configure(pattern, vocab_size, settings)
     free = _free_widths(base, settings)
+    scaled = _scaled(base, free, settings, budget)
     best = base
-    for step in (8, 4, 2, 1):
-        for candidate in _candidates(base, free, settings, step, budget):
-            if abs(count_parameters(candidate) - budget) < abs(count_parameters(best) - budget):
-                best = candidate
-        if abs(count_parameters(best) - budget) <= TOLERANCE / 4 * budget:
+
+    def miss(config: ModelConfig) -> float:
+        return abs(count_parameters(config) / budget - 1)
+
+    for step in (64, 32, CACHE_LINE, 8, 4, 2, 1):
+        best = min([best, *_rounded(base, scaled, settings, step)], key=miss)
+        if miss(best) <= TOLERANCE / (2 if step >= CACHE_LINE else 4):
             break
-    if abs(count_parameters(best) - budget) > TOLERANCE * budget:
+    if miss(best) > TOLERANCE:
         raise UserError(
             f"No width meets a budget of {budget:,} parameters within 1 %: the nearest has {count_parameters(best):,}; "
             "ask for that many, or leave more widths open."
@@ -189,26 +196,37 @@ def _free_widths(config: ModelConfig, settings: Mapping[str, Any]) -> dict[tuple
     return free
 
 
-def _candidates(
-    base: ModelConfig,
-    free: Mapping[tuple[str, str], int],
-    settings: Mapping[str, Any],
-    step: int,
-    budget: int,
-) -> list[ModelConfig]:
-    """Return the two configurations around the budget when the free widths grow in steps of ``step``."""
+def _scaled(
+    base: ModelConfig, free: Mapping[tuple[str, str], int], settings: Mapping[str, Any], budget: int
+) -> dict[tuple[str, str], float]:
+    """Return the free widths, scaled together until the next step of the widest would pass the budget."""
     if not free:
-        return []
+        return {}
     widest = max(free.values())
 
-    def stretched(steps: int) -> ModelConfig:
-        factor = steps * step / widest
-        changes: dict[str, Any] = dict(settings)
-        for (section, key), width in free.items():
-            unit = max(step, 2) if key == "head_dim" else step
-            unit = 2 * unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
-            changes = merge(changes, {section: {key: max(unit, round(width * factor / unit) * unit)}})
-        return configure(base.pattern, base.vocab_size, changes)
+    def fits(steps: int) -> bool:
+        widths = {key: width * steps / widest for key, width in free.items()}
+        return count_parameters(_with_widths(base, widths, settings, 1)) <= budget
 
-    steps = _last(lambda n: count_parameters(stretched(n)) <= budget, 8 * MAX_WIDTH // step)
-    return [stretched(max(1, steps)), stretched(steps + 1)]
+    steps = max(1, _last(fits, 8 * MAX_WIDTH))
+    return {key: width * steps / widest for key, width in free.items()}
+
+
+def _rounded(
+    base: ModelConfig, widths: Mapping[tuple[str, str], float], settings: Mapping[str, Any], step: int
+) -> list[ModelConfig]:
+    """Return the configurations with each width at the multiple of ``step`` below it or above it."""
+    around = [(width - 0.49 * step, width, width + 0.49 * step) for width in widths.values()]
+    return [_with_widths(base, dict(zip(widths, near, strict=True)), settings, step) for near in product(*around)]
+
+
+def _with_widths(
+    base: ModelConfig, widths: Mapping[tuple[str, str], float], settings: Mapping[str, Any], step: int
+) -> ModelConfig:
+    """Return the configuration with ``widths`` at their nearest multiples of ``step`` (or of what they must divide)."""
+    changes: dict[str, Any] = dict(settings)
+    for (section, key), width in widths.items():
+        unit = max(step, 2) if key == "head_dim" else step
+        unit = 2 * unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
+        changes = merge(changes, {section: {key: max(unit, round(width / unit) * unit)}})
+    return configure(base.pattern, base.vocab_size, changes)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from weft.blocks.base import Block
 from weft.config import ModelConfig
+from weft.layers.activations import relu_squared
 from weft.layers.state import NoState
 
 
@@ -39,8 +40,7 @@ class FeedForwardBlock(Block):
         elif self.activation == "gelu":
             inner = F.gelu(inner)
         else:
-            inner = F.relu(inner)
-            inner = inner.square() if self.activation == "relu_squared" else inner
+            inner = relu_squared(inner) if self.activation == "relu_squared" else F.relu(inner)
         return self.output(self.inner_dropout(inner)), NoState()
 
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002

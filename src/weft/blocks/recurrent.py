@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from weft.blocks.base import Block
 from weft.config import ModelConfig
-from weft.layers.pooling import GATES, pool
+from weft.layers.pooling import pool
+from weft.ops import GATES
 
 
 class RecurrentBlock(Block):

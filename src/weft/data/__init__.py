@@ -1,6 +1,6 @@
 """Corpora, splits, tokenizers and resumable streams of tokens; this room knows no model."""
 
-from weft.data.cache import cache_dir, clear_cache
+from weft.data.cache import clear_cache
 from weft.data.config import DataConfig, SplitName, SplitRule, TokenizerKind
 from weft.data.prepare import prepare, tokenize_sources
 from weft.data.prepared import PreparedData, TokenizedSplit
@@ -34,7 +34,6 @@ __all__ = [
     "Tokenizer",
     "TokenizerKind",
     "TrainingStream",
-    "cache_dir",
     "clear_cache",
     "default_vocab_size",
     "iter_documents",

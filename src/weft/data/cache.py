@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import zlib
@@ -14,17 +13,11 @@ from typing import Any
 
 from weft.data.sources import SourceFile, read_raw
 from weft.errors import UserError
+from weft.files import cache_dir
 
 META = "meta.json"
 # clear_cache() deletes these only; their names are ours alone, since WEFT_CACHE may point to any folder.
-_ENTRIES, _DOWNLOADS = "weft-prepared", "weft-downloads"
-
-
-def cache_dir() -> Path:
-    """Return the folder of the cache: $WEFT_CACHE, or ``weft`` in $XDG_CACHE_HOME, or ``~/.cache/weft``."""
-    if own := os.environ.get("WEFT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "weft"
+_ENTRIES, _DOWNLOADS, _KERNELS = "weft-prepared", "weft-downloads", "weft-kernels"
 
 
 def downloads_dir() -> Path:
@@ -33,9 +26,9 @@ def downloads_dir() -> Path:
 
 
 def clear_cache() -> int:
-    """Delete all prepared corpora and all downloads; return the bytes that were freed."""
+    """Delete all prepared corpora, downloads and machine code kept here; return the bytes that were freed."""
     freed = 0
-    for folder in (cache_dir() / _ENTRIES, downloads_dir()):
+    for folder in (cache_dir() / _ENTRIES, downloads_dir(), cache_dir() / _KERNELS):
         freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)

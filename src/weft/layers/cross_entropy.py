@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.ops import cpu
+
 IGNORE = -100
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MB in float32
 FEWEST_ROWS = 128  # of a chunk, whatever the vocabulary: each chunk reads the whole weight
@@ -73,15 +75,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.promote_types(hidden_ND.dtype, torch.float32), device=hidden_ND.device)
         for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
             hidden, targets = hidden_ND[rows], targets_N[rows]
-            logits = _logits(hidden, weight_VD, bias_V)
-            log_total = logits.logsumexp(dim=-1, keepdim=True)
-            scored, index = (targets != IGNORE)[:, None], targets.clamp(min=0)[:, None]
-            total += ((log_total - logits.gather(1, index)) * scored).sum()
+            nats, grad_logits = _nats_and_gradient(_logits(hidden, weight_VD, bias_V), targets, 1 / count, need)
+            total += nats
             if grad_hidden is None or grad_weight is None:
                 continue
-            weights = scored / count
-            grad_logits = logits.sub_(log_total).exp_().mul_(weights)
-            grad_logits = grad_logits.scatter_add_(1, index, -weights.to(logits.dtype)).to(hidden.dtype)
+            grad_logits = grad_logits.to(hidden.dtype)
             grad_hidden[rows] = grad_logits @ weight_VD
             grad_weight += grad_logits.t() @ hidden
             if grad_bias is not None:
@@ -92,3 +90,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         return (*(None if grad is None else grad * grad_outputs[0] for grad in ctx.grads), None, None)
+
+
+def _nats_and_gradient(logits: Tensor, targets_N: Tensor, share: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+    """Return the sum of the targets' nats, and ``share`` times its gradient if asked for, in the place of the logits.
+
+    A row takes three passes in the CPU's own cache, where plain torch makes six through memory.
+    """
+    if logits.dtype == torch.float32 and cpu.usable(logits):
+        nats_N = cpu.softmax_loss(logits, targets_N, share.to(torch.float32), gradient=gradient)
+        return nats_N.sum(), logits
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    scored, index = (targets_N != IGNORE)[:, None], targets_N.clamp(min=0)[:, None]
+    nats = ((log_total - logits.gather(1, index)) * scored).sum()
+    if gradient:
+        weights = (scored * share).to(logits.dtype)
+        logits = logits.sub_(log_total).exp_().mul_(weights).scatter_add_(1, index, -weights)
+    return nats, logits

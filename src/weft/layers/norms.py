@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from weft.ops import cpu
 
 
 class RMSNorm(nn.Module):
@@ -22,9 +25,32 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` (..., size) divided by its root mean square and scaled."""
-        normed = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        normed = self._norm(x)
         device = x.device.type
         return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
+
+    def _norm(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % cpu.LEAST_WIDTH == 0 and x.dtype == torch.float32 and cpu.usable(x, self.weight):
+            normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+            return normed
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The same on a CPU in two passes over the rows, where torch makes seven."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        y, scales = cpu.rms_norm_forward(x, weight, eps)
+        ctx.save_for_backward(x, weight, scales)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scales = ctx.saved_tensors
+        return (*cpu.rms_norm_backward(x, weight, scales, grad.contiguous()), None)
 
 
 def make_norm(kind: Literal["rms", "layer"], size: int) -> nn.Module:

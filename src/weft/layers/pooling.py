@@ -11,15 +11,11 @@ Shapes: B batch, T time, C cell width, G gates (2, 3 or 4).
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from weft.ops import linear_recurrence
-
-Pooling = Literal["f", "fo", "ifo"]
-GATES: dict[Pooling, int] = {"f": 2, "fo": 3, "ifo": 4}  # in the order z, f, o, i
+from weft.ops import GATES, Pooling, can_fuse, fused_pooling, linear_recurrence
 
 
 def pool(
@@ -35,6 +31,8 @@ def pool(
     Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old value in
     training; outside training every update is scaled by ``1 - zoneout``.
     """
+    if zoneout == 0 and can_fuse(gates_BTGC, pooling):
+        return fused_pooling(gates_BTGC, cell_BC, reset_BT, pooling)
     gates_BTGC = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
     z, f, *rest = gates_BTGC.chunk(GATES[pooling], dim=-1)
     forget, value = f.sigmoid(), z.tanh()

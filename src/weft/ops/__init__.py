@@ -1,6 +1,15 @@
-"""The recurrence, as one operator. Nothing here knows a model."""
+"""The recurrence and a QRNN's pooling, each as one operator with several forms. Nothing here knows a model."""
 
+from weft.ops.pooling import GATES, Pooling, can_fuse, fused_pooling
 from weft.ops.recurrence import linear_recurrence
-from weft.ops.reference import linear_recurrence_reference
+from weft.ops.reference import linear_recurrence_reference, pooling_reference
 
-__all__ = ["linear_recurrence", "linear_recurrence_reference"]
+__all__ = [
+    "GATES",
+    "Pooling",
+    "can_fuse",
+    "fused_pooling",
+    "linear_recurrence",
+    "linear_recurrence_reference",
+    "pooling_reference",
+]

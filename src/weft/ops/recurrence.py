@@ -1,8 +1,8 @@
 """The linear recurrence c_t = f_t * c_{t-1} + u_t as a ``torch.library`` operator with its own backward.
 
-Autograd, ``torch.compile`` and ``torch.export`` see one operator, ``weft::linear_recurrence``. Its body is a
-loop over time that works in place on whole (batch x channel) slabs: the work is bound by memory, and no
-graph is built inside. The backward pass is the same recurrence run from the end:
+Autograd, ``torch.compile`` and ``torch.export`` see one operator, ``weft::linear_recurrence``. Its forms are compiled
+kernels on a CPU (:mod:`weft.ops.cpu`) and a GPU (:mod:`weft.ops.triton`), and elsewhere a loop over time that works in
+place on whole (batch x channel) slabs. The backward pass is the same recurrence run from the end:
 
     g_t = dc_t + f_{t+1} g_{t+1},   du_t = g_t,   df_t = g_t c_{t-1},   dc_0 = f_1 g_1
 
@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from weft.ops import cpu, triton
 
 
 def linear_recurrence(
@@ -35,7 +37,7 @@ def linear_recurrence(
     _check_shapes(forget, update, state, reset)
     if state is None:
         state = update.new_zeros(update.shape[0], update.shape[2], dtype=dtype)
-    cells, last = torch.ops.weft.linear_recurrence(forget.to(dtype), update.to(dtype), state.to(dtype), reset)
+    cells, last = torch.ops.weft.linear_recurrence(forget.to(update.dtype), update, state.to(dtype), reset)
     return cells, last
 
 
@@ -54,8 +56,20 @@ def _keep(forget: Tensor, reset: Tensor | None) -> Tensor:
     return forget if reset is None else forget.masked_fill(reset.unsqueeze(-1), 0.0)
 
 
+def _on_gpu(x: Tensor) -> bool:
+    return x.device.type == "cuda" and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and triton.available()
+
+
 @torch.library.custom_op("weft::linear_recurrence", mutates_args=())
 def _forward(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    if _on_gpu(update):
+        cells, last = triton.recurrence_forward(forget, update, state, reset)
+        return cells, last
+    forget, update = forget.to(state.dtype), update.to(state.dtype)
+    return (cpu.recurrence_forward if cpu.fits(update, state) else _loop)(forget, update, state, reset)
+
+
+def _loop(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     cells = torch.empty(update.shape, dtype=update.dtype, device=update.device)
     last = state
     steps = zip(_keep(forget, reset).unbind(1), update.unbind(1), cells.unbind(1), strict=True)
@@ -67,11 +81,22 @@ def _forward(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None
 
 @_forward.register_fake
 def _(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    return update.new_empty(update.shape), state.new_empty(state.shape)
+    return state.new_empty(update.shape), state.new_empty(state.shape)
 
 
 @torch.library.custom_op("weft::linear_recurrence_backward", mutates_args=())
 def _backward(
+    grad_cells: Tensor, grad_last: Tensor, forget: Tensor, state: Tensor, reset: Tensor | None, cells: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    how: Any = triton.recurrence_backward
+    if not _on_gpu(cells):
+        how = cpu.recurrence_backward if cpu.fits(cells, state) else _loop_backward
+        forget = forget.to(cells.dtype)
+    grad_forget, grad_update, grad_state = how(grad_cells, grad_last, forget, state, reset, cells)
+    return grad_forget, grad_update, grad_state
+
+
+def _loop_backward(
     grad_cells: Tensor, grad_last: Tensor, forget: Tensor, state: Tensor, reset: Tensor | None, cells: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_update = torch.empty(cells.shape, dtype=cells.dtype, device=cells.device)
@@ -110,7 +135,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _autograd(ctx: Any, grad_cells: Tensor, grad_last: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     forget, state, reset, cells = ctx.saved_tensors
     grads = torch.ops.weft.linear_recurrence_backward(grad_cells, grad_last, forget, state, reset, cells)
-    return grads[0], grads[1], grads[2], None
+    return grads[0].to(forget.dtype), grads[1].to(forget.dtype), grads[2], None
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""The recurrence as a plain loop: slow, obvious, differentiable by autograd alone. It is the truth.
+"""The recurrence as a plain loop, and pooling around it: slow, obvious, differentiable by autograd alone: the truth.
 
 Shapes: B batch, T time, C cell width.
 """
@@ -28,3 +28,15 @@ def linear_recurrence_reference(
         cells.append(cell_BC)
     cells_BTC = torch.stack(cells, dim=1) if cells else update_BTC.new_zeros(batch, 0, width, dtype=dtype)
     return cells_BTC, cell_BC.clone()
+
+
+def pooling_reference(
+    gates_BTGC: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor]:
+    """Return ``(hidden_BTC, cell_BC)`` as :func:`weft.ops.fused_pooling` documents it, in float32 or float64."""
+    gates = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
+    z, f, *rest = gates.chunk({"f": 2, "fo": 3, "ifo": 4}[pooling], dim=-1)
+    forget = f.sigmoid()
+    update = (rest[1].sigmoid() if pooling == "ifo" else 1 - forget) * z.tanh()
+    cells_BTC, last_BC = linear_recurrence_reference(forget, update, cell_BC, reset_BT)
+    return (cells_BTC if pooling == "f" else rest[0].sigmoid() * cells_BTC), last_BC

@@ -1,0 +1,230 @@
+"""The recurrence and its neighbours on a CPU: Numba kernels, compiled on a user's machine without a compiler.
+
+Every function here takes CPU tensors of float32 (or bfloat16, where it says so) and knows nothing of autograd; who
+calls makes sure that :func:`available` holds. Nothing is compiled or imported from Numba before the first call.
+Shapes: B batch, T time, C cell width, G gates, N rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import struct
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from weft.ops.cpu.launch import Kernel
+
+CHUNK = 32  # steps between the cells that pooling keeps; the kernels' own
+KINDS = {"f": 0, "fo": 1, "ifo": 2}
+LEAST_WIDTH = 8  # numbers that are worked on at once
+_FEW = 1 << 15  # numbers, below which waking other threads costs more than it saves
+_BLOCK = 256  # channels: the scratch of a task stays in the core's own cache
+# Constants, as a compiler that traces available() cannot look for modules.
+_WANTED = platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64")
+_FOUND = importlib.util.find_spec("numba") is not None
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def available() -> bool:
+    """Return whether the kernels can be used; say so once where Numba is missing."""
+    if _WANTED and not _FOUND and not torch.compiler.is_compiling():
+        _say_missing()
+    return _WANTED and _FOUND
+
+
+@cache
+def _say_missing() -> None:
+    warnings.warn("Numba is missing, so Weft runs in plain torch, which is slower: pip install numba", stacklevel=2)
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Return whether kernels can work on these tensors, which share one dtype."""
+    first = tensors[0]
+    return (
+        all(x.device.type == "cpu" and x.dtype == first.dtype for x in tensors)
+        and first.dtype in _DTYPES
+        and first.shape[-1] >= LEAST_WIDTH
+        and available()
+    )
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Return whether the kernels that no operator stands for may take these: ordinary tensors, and nobody compiles."""
+    plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    return plain and not torch.compiler.is_compiling() and tensors[0].numel() > 0 and fits(*tensors)
+
+
+def _threads(numbers: int) -> int:
+    return 1 if numbers < _FEW else torch.get_num_threads()
+
+
+def _by_channels(kernel: Kernel, arguments: list[int], batch: int, time: int, width: int) -> None:
+    """Run a kernel whose tasks are blocks of channels of one sequence."""
+    threads = _threads(batch * time * width)
+    blocks = max(1, -(-width // _BLOCK))
+    if batch * blocks < 2 * threads:  # few sequences: narrower blocks, for every thread to have some
+        blocks = max(blocks, min(width // 64, -(-2 * threads // max(batch, 1))), 1)
+    block = -(-width // blocks // LEAST_WIDTH) * LEAST_WIDTH
+    blocks = -(-width // block)
+    if blocks > 1 and width - (blocks - 1) * block < LEAST_WIDTH:
+        blocks -= 1  # the last takes the rest
+    kernel(batch * blocks, *arguments, width, blocks, block, threads=threads)
+
+
+def _shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
+    """Return into how many tasks to part rows, the rows of each, and the threads that it is worth."""
+    threads = _threads(rows * width)
+    each = max(least, -(-rows // (4 * threads)))
+    return -(-rows // each), each, threads
+
+
+def _by_rows(kernel: Kernel, arguments: list[int], rows: int, width: int, least: int = 1) -> None:
+    """Run a kernel whose tasks are rows."""
+    tasks, each, threads = _shares(rows, width, least)
+    kernel(tasks, *arguments, rows, each, threads=threads)
+
+
+def _lined_up(x: Tensor) -> tuple[Tensor, int]:
+    """Return ``x`` (B, T, width) with steps of equal distance in memory, and that distance."""
+    batch, time, width = x.shape
+    row = x.stride(1) if time > 1 else x.stride(0) if batch > 1 else width
+    if x.stride(2) == 1 and row >= width and (batch <= 1 or x.stride(0) == time * row):
+        return x, row
+    return x.contiguous(), width
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _bits(number: float) -> int:
+    """Return the bits of a number, to be passed among addresses."""
+    return int.from_bytes(struct.pack("<d", number), "little", signed=True)
+
+
+def recurrence_forward(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return ``(cells, last)``; float32."""
+    from weft.ops.cpu import entries
+
+    (batch, time, width), (forget, row), (update, update_row) = update.shape, _lined_up(forget), _lined_up(update)
+    state, reset = state.contiguous(), None if reset is None else reset.contiguous()
+    cells, last = torch.empty(batch, time, width), torch.empty(batch, width)
+    tensors = [forget, update, cells, state, last, reset]
+    arguments = [*map(_address, tensors), time, row, update_row]
+    _by_channels(entries.recurrence_forward, arguments, batch, time, width)
+    return cells, last
+
+
+def recurrence_backward(
+    grad_cells: Tensor, grad_last: Tensor, forget: Tensor, state: Tensor, reset: Tensor | None, cells: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of forget gates, updates and state; float32."""
+    from weft.ops.cpu import entries
+
+    (batch, time, width), (forget, row) = cells.shape, _lined_up(forget)
+    grad_cells, grad_last, state = grad_cells.contiguous(), grad_last.contiguous(), state.contiguous()
+    reset = None if reset is None else reset.contiguous()
+    grads = torch.empty(batch, time, width), torch.empty(batch, time, width), torch.empty(batch, width)
+    tensors = [grad_cells, grad_last, forget, state, cells, *grads, reset]
+    _by_channels(entries.recurrence_backward, [*map(_address, tensors), time, row], batch, time, width)
+    return grads
+
+
+def pooling_forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(hidden, last, starts)`` of gates (B, T, G * C), float32 or bfloat16; cells are float32.
+
+    ``starts`` (B, ceil(T / CHUNK), C) are the cells before each chunk of steps, for the backward pass.
+    """
+    from weft.ops.cpu import entries
+
+    (batch, width), time, (gates, row) = cell.shape, gates.shape[1], _lined_up(gates)
+    cell, reset = cell.contiguous(), None if reset is None else reset.contiguous()
+    hidden = torch.empty(batch, time, width, dtype=gates.dtype)
+    last, starts = torch.empty(batch, width), torch.empty(batch, -(-time // CHUNK), width)
+    tensors = [gates, hidden, cell, last, starts, reset]
+    kernel = entries.pooling_forward[_DTYPES.index(gates.dtype)]
+    _by_channels(kernel, [*map(_address, tensors), time, row, KINDS[pooling]], batch, time, width)
+    return hidden, last, starts
+
+
+def pooling_backward(
+    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the gates (in their dtype) and of the first cell (float32)."""
+    from weft.ops.cpu import entries
+
+    (batch, width), time, (gates, row) = grad_last.shape, gates.shape[1], _lined_up(gates)
+    grad_hidden, grad_last, starts = (
+        grad_hidden.to(gates.dtype).contiguous(),
+        grad_last.contiguous(),
+        starts.contiguous(),
+    )
+    reset = None if reset is None else reset.contiguous()
+    grad_gates, grad_cell = torch.empty(gates.shape, dtype=gates.dtype), torch.empty(batch, width)
+    tensors = [gates, grad_hidden, grad_gates, grad_last, grad_cell, starts, reset]
+    kernel = entries.pooling_backward[_DTYPES.index(gates.dtype)]
+    _by_channels(kernel, [*map(_address, tensors), time, row, KINDS[pooling]], batch, time, width)
+    return grad_gates, grad_cell
+
+
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the normed rows of ``x`` (..., D), D a multiple of eight, and what each was multiplied by (N,)."""
+    from weft.ops.cpu import entries
+
+    width, rows = x.shape[-1], x.numel() // x.shape[-1]
+    y, scales = torch.empty_like(x), torch.empty(rows)
+    arguments = [*map(_address, [x, weight, y, scales]), width, _bits(eps)]
+    _by_rows(entries.rms_norm_forward, arguments, rows, width)
+    return y, scales
+
+
+def rms_norm_backward(x: Tensor, weight: Tensor, scales: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``x`` and ``weight``."""
+    from weft.ops.cpu import entries
+
+    width, rows = x.shape[-1], x.numel() // x.shape[-1]
+    grad_x, parts = torch.empty_like(x), torch.empty(_shares(rows, width)[0], width)
+    arguments = [*map(_address, [x, weight, scales, grad, grad_x, parts]), width]
+    _by_rows(entries.rms_norm_backward, arguments, rows, width)
+    return grad_x, parts.sum(0)
+
+
+def relu_squared_forward(x: Tensor) -> Tensor:
+    """Return relu(x)^2; float32 or bfloat16, contiguous."""
+    from weft.ops.cpu import entries
+
+    y = torch.empty_like(x)
+    kernel = entries.relu_squared_forward[_DTYPES.index(x.dtype)]
+    _by_rows(kernel, [x.data_ptr(), y.data_ptr()], x.numel(), 1, least=LEAST_WIDTH)
+    return y
+
+
+def relu_squared_backward(y: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of what became ``y``."""
+    from weft.ops.cpu import entries
+
+    grad_x = torch.empty_like(y)
+    kernel = entries.relu_squared_backward[_DTYPES.index(y.dtype)]
+    _by_rows(kernel, [y.data_ptr(), grad.data_ptr(), grad_x.data_ptr()], y.numel(), 1, least=LEAST_WIDTH)
+    return grad_x
+
+
+def softmax_loss(logits: Tensor, targets: Tensor, weight: Tensor, *, gradient: bool) -> Tensor:
+    """Return the nats of ``targets`` (N,) under softmax(logits), zero where they are negative.
+
+    With ``gradient``, that of ``weight`` (a scalar) times their sum takes the place of the logits (N, V), float32.
+    """
+    from weft.ops.cpu import entries
+
+    rows, vocabulary = logits.shape
+    nats = torch.empty(rows)
+    targets = targets.contiguous()
+    arguments = [*map(_address, [logits, targets, nats, weight]), vocabulary, int(gradient)]
+    _by_rows(entries.softmax_loss, arguments, rows, vocabulary)
+    return nats

@@ -1,0 +1,312 @@
+"""Eight float32 numbers as one value inside Numba kernels, so that a loop is vector code by construction.
+
+Numba leaves vectorising to the compiler, which gives up where many arrays might overlap. Here a kernel says what it
+means: ``z = tanh(load(gates, i))`` loads eight numbers, and ``f * c + (1.0 - f) * z`` is arithmetic on eight. Pointers
+are to float32, or to uint16 for bfloat16, which is widened as it is loaded and rounded to nearest even as it is stored.
+
+exp, tanh and sigmoid are within 3e-7 of exact (relative for exp, absolute for the others).
+"""
+
+# mypy: disable-error-code="misc,untyped-decorator,no-untyped-def"
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 8
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INTS = ir.VectorType(ir.IntType(32), LANES)
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_POINTERS = (types.CPointer(types.float32), types.CPointer(types.uint16))
+
+
+class Floats(types.Type):
+    """The Numba type of eight float32 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+floats = Floats()
+
+
+@register_model(Floats)
+class _FloatsModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _FLOATS)
+
+
+def _all(builder: Any, value: Any, kind: Any = _FLOATS) -> Any:
+    """Return a vector with ``value`` in every lane."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), lanes)
+
+
+def _constant(value: int) -> Any:
+    return ir.Constant(_INTS, [value] * LANES)
+
+
+def _operand(builder: Any, kind: Any, value: Any) -> Any:
+    """Return an operand as a vector: a scalar goes into every lane."""
+    if kind == floats:
+        return value
+    return _all(builder, value if kind == types.float32 else builder.fptrunc(value, ir.FloatType()))
+
+
+_MIXED = [
+    signature(floats, *pair)
+    for scalar in (types.float32, types.float64)
+    for pair in ((floats, floats), (floats, scalar), (scalar, floats))
+]
+
+
+def _define(function: Any, instruction: str) -> None:
+    """Let ``function`` of the operator module work on vectors, and on vectors with scalars."""
+
+    class _Typing(ConcreteTemplate):
+        cases = _MIXED
+
+    infer_global(function)(_Typing)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pair = [_operand(builder, kind, value) for kind, value in zip(sig.args, args, strict=True)]
+        return getattr(builder, instruction)(*pair, flags=("contract",))
+
+    for case in _MIXED:
+        lower_builtin(function, *case.args)(lower)
+
+
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define(_function, _instruction)
+
+
+def _address(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, pointer: Any, index: Any) -> Any:
+    """Return the eight numbers from ``pointer[index]`` on."""
+    if pointer not in _POINTERS:
+        return None
+    short = pointer == _POINTERS[1]
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = _address(builder, args[0], args[1], _SHORTS if short else _FLOATS)
+        if not short:
+            return builder.load(address, align=4)
+        wide = builder.zext(builder.load(address, align=2), _INTS)
+        return builder.bitcast(builder.shl(wide, _constant(16)), _FLOATS)
+
+    return floats(pointer, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write eight numbers to ``pointer[index]`` and on."""
+    if pointer not in _POINTERS or value != floats:
+        return None
+    short = pointer == _POINTERS[1]
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = _rounded(builder, args[2]) if short else args[2]
+        address = _address(builder, args[0], args[1], _SHORTS if short else _FLOATS)
+        builder.store(value, address, align=2 if short else 4)
+        return context.get_constant(types.int32, 0)
+
+    return types.int32(pointer, types.intp, floats), generate
+
+
+def _rounded(builder: Any, value: Any) -> Any:
+    """Return bfloat16 bits, rounded to nearest, ties to even; what is not a number stays so."""
+    bits = builder.bitcast(value, _INTS)
+    odd = builder.and_(builder.lshr(bits, _constant(16)), _constant(1))
+    near = builder.add(builder.add(bits, _constant(0x7FFF)), odd)
+    near = builder.select(builder.fcmp_unordered("uno", value, value), _constant(0x7FC00000), near)
+    return builder.trunc(builder.lshr(near, _constant(16)), _SHORTS)
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+    """Return a vector with ``value`` in every lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _operand(builder, sig.args[0], args[0])
+
+    return floats(value), generate
+
+
+@intrinsic
+def total(typing: Any, value: Any) -> Any:
+    """Return the sum of the eight numbers."""
+    return _reduction(value, lambda builder, a, b: builder.fadd(a, b))
+
+
+@intrinsic
+def largest(typing: Any, value: Any) -> Any:
+    """Return the largest of the eight numbers."""
+    return _reduction(value, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+def _reduction(value: Any, combine: Any) -> Any:
+    if value != floats:
+        return None
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, width = args[0], LANES
+        while width > 1:  # halves onto halves
+            half = width // 2
+            order = ir.Constant(_INTS, [(lane + half) % width if lane < width else lane for lane in range(LANES)])
+            moved = builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), order)
+            vector, width = combine(builder, vector, moved), half
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(floats), generate
+
+
+def _elementwise(name: str, arguments: int) -> Any:
+    """Return an intrinsic that is LLVM's function ``name`` on each lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * arguments)
+        function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
+        return builder.call(function, args)
+
+    return floats(*[floats] * arguments), generate
+
+
+@intrinsic
+def square_root(typing: Any, value: Any) -> Any:
+    """Return the square root of each number."""
+    return _elementwise("llvm.sqrt", 1)
+
+
+@intrinsic
+def nearest(typing: Any, value: Any) -> Any:
+    """Return each number rounded to a whole one."""
+    return _elementwise("llvm.rint", 1)
+
+
+@intrinsic
+def fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c, in one rounding where the machine does so natively."""
+    return _elementwise("llvm.fmuladd", 3)
+
+
+@intrinsic
+def lower(typing: Any, a: Any, b: Any) -> Any:
+    """Return the lesser of each pair; ``a`` where one is not a number."""
+    return _chosen(">")
+
+
+@intrinsic
+def upper(typing: Any, a: Any, b: Any) -> Any:
+    """Return the greater of each pair; ``a`` where one is not a number."""
+    return _chosen("<")
+
+
+def _chosen(sign: str) -> Any:
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = args
+        return builder.select(builder.fcmp_ordered(sign, a, b), b, a)
+
+    return floats(floats, floats), generate
+
+
+@intrinsic
+def _times_two_to_the(typing: Any, value: Any, power: Any) -> Any:
+    """Return value * 2^power for whole powers from -126 to 127."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        biased = builder.add(builder.fptosi(args[1], _INTS), _constant(127))
+        return builder.fmul(args[0], builder.bitcast(builder.shl(biased, _constant(23)), _FLOATS))
+
+    return floats(floats, floats), generate
+
+
+@intrinsic
+def fetch_add(typing: Any, pointer: Any, amount: Any) -> Any:
+    """Add to an int64 that threads share; return what it was."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", args[0], args[1], "seq_cst")
+
+    return types.int64(types.CPointer(types.int64), types.int64), generate
+
+
+@intrinsic
+def number(typing: Any, bits: Any) -> Any:
+    """Take an int64 for the bits of a float64."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+def _caster(kind: Any, text: str) -> Any:
+    @intrinsic
+    def cast(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+        return types.CPointer(kind)(types.int64), generate
+
+    cast.__doc__ = text
+    return cast
+
+
+as_float32 = _caster(types.float32, "Take an address for that of float32 numbers.")
+as_bfloat16 = _caster(types.uint16, "Take an address for that of bfloat16 numbers.")
+as_int64 = _caster(types.int64, "Take an address for that of int64 numbers.")
+as_bool = _caster(types.uint8, "Take an address for that of booleans.")
+
+
+@njit
+def exp(x):
+    """Return e^x: 2^n e^r with a polynomial (Cephes' coefficients) for the rest r."""
+    x = lower(upper(x, splat(-87.3)), splat(88.0))
+    n = nearest(x * 1.44269504)
+    r = fused(n, splat(2.12194440e-4), fused(n, splat(-0.693359375), x))
+    p = fused(splat(1.9875691500e-4), r, splat(1.3981999507e-3))
+    p = fused(p, r, splat(8.3334519073e-3))
+    p = fused(p, r, splat(4.1665795894e-2))
+    p = fused(p, r, splat(1.6666665459e-1))
+    p = fused(p, r, splat(5.0000001201e-1))
+    return _times_two_to_the(fused(p, r * r, r) + 1.0, n)
+
+
+@njit
+def sigmoid(x):
+    """Return 1 / (1 + e^-x)."""
+    return 1.0 / (1.0 + exp(0.0 - x))
+
+
+@njit
+def tanh(x):
+    """Return the hyperbolic tangent: a rational function inside +-7.9, beyond which it is 1 to float32."""
+    x = lower(upper(x, splat(-7.90531110763549805)), splat(7.90531110763549805))
+    s = x * x
+    p = fused(splat(-2.76076847742355e-16), s, splat(2.00018790482477e-13))
+    p = fused(p, s, splat(-8.60467152213735e-11))
+    p = fused(p, s, splat(5.12229709037114e-08))
+    p = fused(p, s, splat(1.48572235717979e-05))
+    p = fused(p, s, splat(6.37261928875436e-04))
+    p = fused(p, s, splat(4.89352455891786e-03))
+    q = fused(splat(1.19825839466702e-06), s, splat(1.18534705686654e-04))
+    q = fused(q, s, splat(2.26843463243900e-03))
+    q = fused(q, s, splat(4.89352518554385e-03))
+    return x * p / q

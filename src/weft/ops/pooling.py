@@ -1,0 +1,113 @@
+"""A QRNN's pooling as one operator: from the gates' pre-activations to its outputs, nothing in between in memory.
+
+Plain torch writes tanh, sigmoids, products and cells one after another, and keeps most of them for the backward pass.
+The operator reads the gates as the linear map laid them out, and keeps the cells before each chunk of steps alone; the
+backward pass makes the rest again. Its forms are :mod:`weft.ops.cpu` and :mod:`weft.ops.triton`.
+
+With z = tanh, f, o, i = sigmoid of the pre-activations and r_t = 0 at a reset, else 1 (Bradbury et al. 2017):
+
+    c_t = r_t f_t c_{t-1} + (1 - f_t) z_t   (f, fo)      h_t = c_t       (f)
+    c_t = r_t f_t c_{t-1} + i_t z_t         (ifo)        h_t = o_t c_t   (fo, ifo)
+
+Shapes: B batch, T time, C cell width, G gates of a cell.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from weft.ops import cpu, triton
+
+Pooling = Literal["f", "fo", "ifo"]
+GATES: dict[Pooling, int] = {"f": 2, "fo": 3, "ifo": 4}  # in the order z, f, o, i
+
+
+def can_fuse(gates_BTGC: Tensor, pooling: Pooling) -> bool:
+    """Return whether a form of the operator takes these gates; in an exported program there is none."""
+    gates = gates_BTGC
+    if torch.compiler.is_exporting():
+        return False
+    if gates.device.type == "cuda":
+        return gates.dtype in (torch.float32, torch.bfloat16, torch.float16) and triton.available()
+    return gates.shape[-1] >= cpu.LEAST_WIDTH * GATES[pooling] and cpu.fits(gates)
+
+
+def fused_pooling(
+    gates_BTGC: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, pooling: Pooling
+) -> tuple[Tensor, Tensor]:
+    """Return ``(hidden_BTC, cell_BC)``: outputs in the gates' dtype, and the last cell, float32.
+
+    ``gates_BTGC`` are pre-activations side by side (B, T, G * C), differentiable as ``cell_BC`` is (None for zeros);
+    ``reset_BT`` (boolean) marks steps at which the past counts as zero. Raises ValueError for shapes that do not agree,
+    and RuntimeError where no form takes the gates (ask :func:`can_fuse`).
+    """
+    batch, time, width = gates_BTGC.shape
+    cells = width // GATES[pooling]
+    if cells * GATES[pooling] != width:
+        raise ValueError(f"gates are {width} wide, but {pooling} pooling needs a multiple of {GATES[pooling]}")
+    if cell_BC is None:
+        cell_BC = gates_BTGC.new_zeros(batch, cells, dtype=torch.float32)
+    if cell_BC.shape != (batch, cells):
+        raise ValueError(f"cell is {tuple(cell_BC.shape)}, must be (B, C) = ({batch}, {cells})")
+    if reset_BT is not None and (reset_BT.shape != (batch, time) or reset_BT.dtype != torch.bool):
+        raise ValueError(f"reset is {tuple(reset_BT.shape)} of {reset_BT.dtype}, must be boolean ({batch}, {time})")
+    hidden, last, _ = torch.ops.weft.pooling(gates_BTGC, cell_BC.float(), reset_BT, pooling)
+    return hidden, last
+
+
+def _form(gates: Tensor, pooling: str) -> ModuleType:
+    if not can_fuse(gates, cast("Pooling", pooling)):
+        raise RuntimeError(f"no fused pooling for {gates.dtype} on {gates.device}")
+    return triton if gates.device.type == "cuda" else cpu
+
+
+def _chunks(gates: Tensor) -> Any:
+    chunk = triton.CHUNK if gates.device.type == "cuda" else cpu.CHUNK
+    return (gates.shape[1] + chunk - 1) // chunk
+
+
+@torch.library.custom_op("weft::pooling", mutates_args=())
+def _forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, last, starts = _form(gates, pooling).pooling_forward(gates, cell, reset, pooling)
+    return hidden, last, starts
+
+
+@_forward.register_fake
+def _(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+    batch, width = cell.shape
+    hidden = gates.new_empty(batch, gates.shape[1], width)
+    return hidden, cell.new_empty(batch, width), cell.new_empty(batch, _chunks(gates), width)
+
+
+@torch.library.custom_op("weft::pooling_backward", mutates_args=())
+def _backward(
+    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor]:
+    backward = _form(gates, pooling).pooling_backward
+    grad_gates, grad_cell = backward(grad_hidden, grad_last, gates, starts, reset, pooling)
+    return grad_gates, grad_cell
+
+
+@_backward.register_fake
+def _(
+    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor]:
+    return gates.new_empty(gates.shape), grad_last.new_empty(grad_last.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    gates, _, reset, ctx.pooling = inputs
+    ctx.save_for_backward(gates, reset, output[2])
+
+
+def _autograd(ctx: Any, grad_hidden: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    gates, reset, starts = ctx.saved_tensors
+    grads = torch.ops.weft.pooling_backward(grad_hidden, grad_last, gates, starts, reset, ctx.pooling)
+    return grads[0], grads[1], None, None
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)

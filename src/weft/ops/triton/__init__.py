@@ -1,0 +1,83 @@
+"""The recurrence and fused QRNN pooling as Triton kernels, for tensors on a GPU.
+
+Time is worked through in chunks of ``CHUNK`` steps, each by an associative scan, so that the reads of a chunk are under
+way together; few long sequences are cut into parts that run side by side (``plan``). Triton is imported when one of
+these functions is first called, never before, and nothing is compiled until then.
+
+    f:   c_t = f_t c_{t-1} + (1 - f_t) z_t        h_t = c_t
+    fo:  the same cell                            h_t = o_t c_t
+    ifo: c_t = f_t c_{t-1} + i_t z_t              h_t = o_t c_t
+
+with z = tanh, f, o, i = sigmoid (Bradbury et al. 2017, arXiv 1611.01576). Where ``reset`` is True, the past counts as
+zero. Cells are float32, or float64 for float64 inputs. What is returned owns its storage.
+
+Shapes: B batch, T time, N = ceil(T / CHUNK) chunks, C cell width, G gates (2, 3 or 4).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from weft.ops.triton.plan import CHUNK
+
+__all__ = ["CHUNK", "available", "pooling_backward", "pooling_forward", "recurrence_backward", "recurrence_forward"]
+
+
+_FOUND = importlib.util.find_spec("triton") is not None  # a compiler that traces cannot look for modules
+
+
+def available() -> bool:
+    """Say whether Triton is installed and can be imported."""
+    return _FOUND and (torch.compiler.is_compiling() or _imports())
+
+
+@functools.cache
+def _imports() -> bool:
+    try:
+        from weft.ops.triton import pooling  # noqa: F401
+    except Exception:  # a Triton that does not fit this torch or this machine fails in ways of its own
+        return False
+    return True
+
+
+def recurrence_forward(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return ``(cells, last)``, (B, T, C) and (B, C), of c_t = f_t * c_{t-1} + u_t.
+
+    ``forget`` and ``update`` are (B, T, C), ``state`` (B, C), ``reset`` boolean (B, T) or None.
+    """
+    from weft.ops.triton import recurrence
+
+    return recurrence.forward(forget, update, state, reset)
+
+
+def recurrence_backward(
+    grad_cells: Tensor, grad_last: Tensor, forget: Tensor, state: Tensor, reset: Tensor | None, cells: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of ``forget``, ``update`` (B, T, C) and ``state`` (B, C), in the type of the cells."""
+    from weft.ops.triton import recurrence
+
+    return recurrence.backward(grad_cells, grad_last, forget, state, reset, cells)
+
+
+def pooling_forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(hidden, last, starts)`` from pre-activations (B, T, G * C) in the order z, f, o, i.
+
+    ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C) has the type of the gates; ``last`` (B, C)
+    is the cell after the last step; ``starts`` (B, N, C), the cells before each chunk, is for the backward pass.
+    """
+    from weft.ops.triton import pooling as fused
+
+    return fused.forward(gates, cell, reset, pooling)
+
+
+def pooling_backward(
+    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the gates (B, T, G * C) in their own type, and of the first cell (B, C)."""
+    from weft.ops.triton import pooling as fused
+
+    return fused.backward(grad_hidden, grad_last, gates, starts, reset, pooling)

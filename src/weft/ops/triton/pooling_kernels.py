@@ -1,0 +1,280 @@
+"""Kernels of fused QRNN pooling, from gate pre-activations to hidden values and back. For Triton's compiler.
+
+Gates lie side by side, (B, T, G * C) in the order z, f, o, i. Cells are recomputed in the backward pass, chunk by
+chunk, from the cells before each chunk. The flags: HAS_OUTPUT for fo and ifo, HAS_INPUT for ifo, FAST as in ``tile``.
+For T, N, span and ALIGN see ``recurrence_kernels``. Steps past the end of time read f as OPEN and all else as 0, so
+that they keep the whole cell and add nothing: sigmoid(OPEN) is 1 and tanh(0) is 0 to the last bit.
+
+Shapes: B batch, T time, N chunks, P parts, C cell width, G gates.
+"""
+# mypy: ignore-errors
+# ruff: noqa: RUF005 (plain forms, as the compiler reads them)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from weft.ops.triton.tile import carry_in, cut_off, live_rows, load_cuts, load_rows, place_program, sigmoid, tanh
+
+OPEN = tl.constexpr(100.0)
+
+
+@triton.jit(do_not_specialize=["T", "N", "span"])
+def forward_ends(
+    gates_ptr,
+    reset_ptr,
+    product_ptr,
+    end_ptr,
+    T,
+    N,
+    span,
+    C,
+    gates_row,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
+    HAS_INPUT: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Find what each part does to a cell, c -> product c + end, both (B, P, C)."""
+    C = C // ALIGN * ALIGN
+    gates_row = gates_row // ALIGN * ALIGN
+    real: tl.constexpr = end_ptr.dtype.element_ty
+    sequence, part, parts, channel = place_program(N, span, C, BLOCK)
+    inside = channel < C
+    product = tl.full((BLOCK,), 1.0, real)
+    end = tl.full((BLOCK,), 0.0, real)
+    for n in range(part * span, tl.minimum(part * span + span, N)):
+        begin = sequence * T + n * CHUNK
+        left = T - n * CHUNK
+        live = live_rows(inside, 0, left, CHUNK)
+        gates_at = gates_ptr + begin * gates_row + channel
+        raw_z = load_rows(gates_at, gates_row, live, 0.0, CHUNK)
+        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        if HAS_INPUT:
+            raw_i = load_rows(gates_at + 3 * C, gates_row, live, 0.0, CHUNK)
+        cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
+        for k in tl.static_range(CHUNK):
+            f = sigmoid(raw_f[k].to(real), FAST)
+            i = 1.0 - f
+            if HAS_INPUT:
+                i = sigmoid(raw_i[k].to(real), FAST)
+            keep = cut_off(f, cut[k], HAS_RESET)
+            product = product * keep
+            end = keep * end + i * tanh(raw_z[k].to(real), FAST)
+    at = (sequence * parts + part) * C + channel
+    tl.store(product_ptr + at, product, mask=inside)
+    tl.store(end_ptr + at, end, mask=inside)
+
+
+@triton.jit(do_not_specialize=["T", "N", "span"])
+def forward(
+    gates_ptr,
+    cell_ptr,
+    between_ptr,
+    reset_ptr,
+    hidden_ptr,
+    starts_ptr,
+    last_ptr,
+    T,
+    N,
+    span,
+    C,
+    gates_row,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
+    HAS_OUTPUT: tl.constexpr,
+    HAS_INPUT: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Write hidden values (B, T, C), the cells before each chunk (B, N, C) and the last ones (B, C).
+
+    ``between`` (B, P, C) holds the cells after each part; it is not read where there is one part.
+    """
+    C = C // ALIGN * ALIGN
+    gates_row = gates_row // ALIGN * ALIGN
+    real: tl.constexpr = starts_ptr.dtype.element_ty
+    out_type: tl.constexpr = hidden_ptr.dtype.element_ty
+    sequence, part, parts, channel = place_program(N, span, C, BLOCK)
+    inside = channel < C
+    cell = carry_in(cell_ptr, between_ptr, sequence, part, parts, channel, C, False).to(real)
+    for n in range(part * span, tl.minimum(part * span + span, N)):
+        begin = sequence * T + n * CHUNK
+        left = T - n * CHUNK
+        live = live_rows(inside, 0, left, CHUNK)
+        gates_at = gates_ptr + begin * gates_row + channel
+        raw_z = load_rows(gates_at, gates_row, live, 0.0, CHUNK)
+        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        if HAS_OUTPUT:
+            raw_o = load_rows(gates_at + 2 * C, gates_row, live, 0.0, CHUNK)
+        if HAS_INPUT:
+            raw_i = load_rows(gates_at + 3 * C, gates_row, live, 0.0, CHUNK)
+        cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
+        tl.store(starts_ptr + (sequence * N + n) * C + channel, cell, mask=inside)
+        for k in tl.static_range(CHUNK):
+            f = sigmoid(raw_f[k].to(real), FAST)
+            i = 1.0 - f
+            if HAS_INPUT:
+                i = sigmoid(raw_i[k].to(real), FAST)
+            cell = cut_off(f, cut[k], HAS_RESET) * cell + i * tanh(raw_z[k].to(real), FAST)
+            hidden = cell
+            if HAS_OUTPUT:
+                hidden = sigmoid(raw_o[k].to(real), FAST) * cell
+            out = hidden_ptr + (begin + k) * C + channel
+            tl.store(out, hidden.to(out_type), mask=live[k])
+    tl.store(last_ptr + sequence * C + channel, cell, mask=inside & (part == parts - 1))
+
+
+@triton.jit(do_not_specialize=["T", "N", "span"])
+def backward_ends(
+    grad_ptr,
+    gates_ptr,
+    reset_ptr,
+    product_ptr,
+    end_ptr,
+    T,
+    N,
+    span,
+    C,
+    grad_row,
+    gates_row,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
+    HAS_OUTPUT: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Find what each part does to the gradient that comes back to it, x -> product x + end, both (B, P, C)."""
+    C = C // ALIGN * ALIGN
+    grad_row = grad_row // ALIGN * ALIGN
+    gates_row = gates_row // ALIGN * ALIGN
+    real: tl.constexpr = end_ptr.dtype.element_ty
+    sequence, part, parts, channel = place_program(N, span, C, BLOCK)
+    inside = channel < C
+    product = tl.full((BLOCK,), 1.0, real)
+    end = tl.full((BLOCK,), 0.0, real)
+    first = part * span
+    last = tl.minimum(first + span, N)
+    for step in range(first, last):
+        n = first + last - 1 - step
+        begin = sequence * T + n * CHUNK
+        left = T - n * CHUNK
+        live = live_rows(inside, 0, left, CHUNK)
+        gates_at = gates_ptr + begin * gates_row + channel
+        grads = load_rows(grad_ptr + begin * grad_row + channel, grad_row, live, 0.0, CHUNK)
+        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        if HAS_OUTPUT:
+            raw_o = load_rows(gates_at + 2 * C, gates_row, live, 0.0, CHUNK)
+        cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
+        for k in tl.static_range(CHUNK - 1, -1, -1):
+            grad = grads[k].to(real)
+            if HAS_OUTPUT:
+                grad = grad * sigmoid(raw_o[k].to(real), FAST)
+            keep = cut_off(sigmoid(raw_f[k].to(real), FAST), cut[k], HAS_RESET)
+            product = product * keep
+            end = (end + grad) * keep
+    at = (sequence * parts + part) * C + channel
+    tl.store(product_ptr + at, product, mask=inside)
+    tl.store(end_ptr + at, end, mask=inside)
+
+
+@triton.jit(do_not_specialize=["T", "N", "span"])
+def backward(
+    grad_ptr,
+    grad_last_ptr,
+    between_ptr,
+    gates_ptr,
+    starts_ptr,
+    reset_ptr,
+    grad_gates_ptr,
+    grad_cell_ptr,
+    T,
+    N,
+    span,
+    C,
+    grad_row,
+    gates_row,
+    out_row,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
+    HAS_OUTPUT: tl.constexpr,
+    HAS_INPUT: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Write the gradients of the gates (B, T, G * C) and of the cell before the first step (B, C).
+
+    With g the gradient of a cell, from its own output and from all later ones, and k what is kept (f, or 0 at a
+    reset):
+
+        ifo:     dz = g i (1 - z^2)         df = g k c_{t-1} (1 - f)            di = g i z (1 - i)
+        f, fo:   dz = g (1 - f) (1 - z^2)   df = g (k c_{t-1} - f z) (1 - f)
+        fo, ifo: do = dh c o (1 - o)
+
+    ``between`` (B, P, C) holds what each part passes on to the cell before it.
+    """
+    C = C // ALIGN * ALIGN
+    grad_row = grad_row // ALIGN * ALIGN
+    gates_row = gates_row // ALIGN * ALIGN
+    out_row = out_row // ALIGN * ALIGN
+    real: tl.constexpr = starts_ptr.dtype.element_ty
+    out_type: tl.constexpr = grad_gates_ptr.dtype.element_ty
+    sequence, part, parts, channel = place_program(N, span, C, BLOCK)
+    inside = channel < C
+    passed = carry_in(grad_last_ptr, between_ptr, sequence, part, parts, channel, C, True).to(real)
+    first = part * span
+    last = tl.minimum(first + span, N)
+    for step in range(first, last):
+        n = first + last - 1 - step
+        begin = sequence * T + n * CHUNK
+        left = T - n * CHUNK
+        live = live_rows(inside, 0, left, CHUNK)
+        gates_at = gates_ptr + begin * gates_row + channel
+        cell = tl.load(starts_ptr + (sequence * N + n) * C + channel, mask=inside, other=0.0)
+        raw_z = load_rows(gates_at, gates_row, live, 0.0, CHUNK)
+        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        if HAS_INPUT:
+            raw_i = load_rows(gates_at + 3 * C, gates_row, live, 0.0, CHUNK)
+        if HAS_OUTPUT:
+            raw_o = load_rows(gates_at + 2 * C, gates_row, live, 0.0, CHUNK)
+        grads = load_rows(grad_ptr + begin * grad_row + channel, grad_row, live, 0.0, CHUNK)
+        cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
+
+        cells, kept, added = (cell,), (), ()
+        for t in tl.static_range(CHUNK):
+            f = sigmoid(raw_f[t].to(real), FAST)
+            i = 1.0 - f
+            if HAS_INPUT:
+                i = sigmoid(raw_i[t].to(real), FAST)
+            keep_cell = cut_off(f, cut[t], HAS_RESET) * cell
+            add_cell = i * tanh(raw_z[t].to(real), FAST)
+            cell = keep_cell + add_cell
+            cells, kept, added = cells + (cell,), kept + (keep_cell,), added + (add_cell,)
+
+        for k in tl.static_range(CHUNK - 1, -1, -1):
+            out = grad_gates_ptr + (begin + k) * out_row + channel
+            grad = grads[k].to(real)
+            if HAS_OUTPUT:
+                o = sigmoid(raw_o[k].to(real), FAST)
+                grad = grad * o
+                tl.store(out + 2 * C, (grad * cells[k + 1] * (1.0 - o)).to(out_type), mask=live[k])
+            grad = grad + passed
+            z = tanh(raw_z[k].to(real), FAST)
+            f = sigmoid(raw_f[k].to(real), FAST)
+            i = 1.0 - f
+            grad_f = kept[k]
+            if HAS_INPUT:
+                i = sigmoid(raw_i[k].to(real), FAST)
+                tl.store(out + 3 * C, (grad * added[k] * (1.0 - i)).to(out_type), mask=live[k])
+            else:
+                grad_f = grad_f - f * z
+            tl.store(out + C, (grad * grad_f * (1.0 - f)).to(out_type), mask=live[k])
+            tl.store(out, (grad * i * (1.0 - z * z)).to(out_type), mask=live[k])
+            passed = grad * cut_off(f, cut[k], HAS_RESET)
+    tl.store(grad_cell_ptr + sequence * C + channel, passed, mask=inside & (part == 0))

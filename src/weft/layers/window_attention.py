@@ -2,14 +2,16 @@
 
 Every position sees itself and at most the ``memory`` positions before it, in its own document, in training as in
 streaming (Transformer-XL's same-length rule), so pieces of a text give what the whole gives. Queries are worked
-through in blocks, so the work and the memory of a long text are those of its window.
+through in blocks, so the work and the memory of a long text are those of its window; on a GPU, where nothing but the
+window and the documents decides what is seen, a kernel does that (:mod:`weft.layers.flex_window`).
 
-Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, K head width,
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, R = H / G, K head width,
 C queries in a block.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from weft.layers import flex_window
 from weft.layers.positions import rotary_tables, rotate
 
 QUERY_BLOCK = 128
@@ -59,6 +62,10 @@ def window_attention(
     how = _How(memory, rotary, position_scores, dropout)
     if torch.compiler.is_exporting() and isinstance(query_BTHK.shape[1], torch.SymInt):
         return _attend_folded(query_BTHK, keys_BSGK, values_BSGK, documents_BS, how), after
+    if position_scores is None and dropout == 0 and flex_window.suits(query_BTHK):
+        if rotary:
+            query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
+        return flex_window.attend_window(query_BTHK, keys_BSGK, values_BSGK, documents_BS, memory), after
     return _attend_in_blocks(query_BTHK, keys_BSGK, values_BSGK, None if free else documents_BS, how), after
 
 
@@ -75,12 +82,11 @@ def _attend_in_blocks(
     query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor | None, how: _How
 ) -> Tensor:
     """Return the attended values (B, T, H, K), working through one block of queries after another."""
-    time, heads = query_BTHK.shape[1], query_BTHK.shape[2]
+    time = query_BTHK.shape[1]
     past = keys_BSGK.shape[1] - time
     if how.rotary:
         query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
-    keys_BHSK, values_BHSK = (_by_head(x, heads) for x in (keys_BSGK, values_BSGK))
-    query_BHTK = query_BTHK.transpose(1, 2)
+    query_BHTK, keys_BGSK, values_BGSK = (x.transpose(1, 2) for x in (query_BTHK, keys_BSGK, values_BSGK))
 
     blocks = []
     for start in range(0, time, QUERY_BLOCK):
@@ -88,8 +94,8 @@ def _attend_in_blocks(
         window = slice(max(0, past + start - how.memory), past + stop)
         query_BHCK = query_BHTK[:, :, start:stop]
         mask = _mask(past + start, past + stop, window, how.memory, documents_BS, query_BHCK)
-        mask = _with_positions(mask, query_BHCK, how.position_scores)
-        blocks.append(_attend(query_BHCK, keys_BHSK[:, :, window], values_BHSK[:, :, window], mask, how.dropout))
+        mask = _with_positions(mask, query_BHCK, window.stop - window.start, how.position_scores)
+        blocks.append(_attend(query_BHCK, keys_BGSK[:, :, window], values_BGSK[:, :, window], mask, how.dropout))
     attended_BHTK = torch.cat(blocks, dim=2) if blocks else query_BHTK
     return attended_BHTK.transpose(1, 2)
 
@@ -102,8 +108,7 @@ def _attend_folded(
     Each block gets a copy of the keys it may see, so this is the slower form; but its graph is the same for every
     length, as a program of dynamic length needs. The last block is filled up with queries that are dropped.
     """
-    time, heads = query_BTHK.shape[1], query_BTHK.shape[2]
-    memory, block = how.memory, QUERY_BLOCK
+    time, memory, block = query_BTHK.shape[1], how.memory, QUERY_BLOCK
     count = (time + block - 1) // block
     before, fill = memory - (keys_BSGK.shape[1] - time), count * block - time
     starts_N1 = torch.arange(count, device=query_BTHK.device)[:, None] * block
@@ -117,25 +122,42 @@ def _attend_folded(
     query_BCHK = F.pad(query_BTHK, (0, 0, 0, 0, 0, fill)).reshape(-1, block, *query_BTHK.shape[2:])
     if how.rotary:
         query_BCHK, keys_BSGK = _turn(query_BCHK, keys_BSGK)
-    query_BHCK = query_BCHK.transpose(1, 2)
+    query_BHCK, keys_BGSK, values_BGSK = (x.transpose(1, 2) for x in (query_BCHK, keys_BSGK, values_BSGK))
     mask = _mask(memory, memory + block, slice(0, memory + block), memory, documents_BS, query_BHCK)
-    mask = _with_positions(mask, query_BHCK, how.position_scores)
-    attended_BHCK = _attend(query_BHCK, _by_head(keys_BSGK, heads), _by_head(values_BSGK, heads), mask, how.dropout)
+    mask = _with_positions(mask, query_BHCK, memory + block, how.position_scores)
+    attended_BHCK = _attend(query_BHCK, keys_BGSK, values_BGSK, mask, how.dropout)
     return attended_BHCK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])[:, :time]
 
 
 def _turn(query_BTHK: Tensor, keys_BSGK: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys by their places; the queries stand at the last T of the S."""
     past = keys_BSGK.shape[1] - query_BTHK.shape[1]
-    cos, sin = rotary_tables(keys_BSGK.shape[1], query_BTHK.shape[-1], query_BTHK)
+    cos, sin = _tables(keys_BSGK.shape[1], query_BTHK)
     return rotate(query_BTHK, cos[past:], sin[past:]), rotate(keys_BSGK, cos, sin)
 
 
-def _with_positions(mask: Tensor, query_BHCK: Tensor, position_scores: PositionScores | None) -> Tensor:
+def _tables(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rotary tables of the first ``length`` positions, made once: a text may be read token by token."""
+    if torch.compiler.is_compiling() or type(like) is not Tensor:  # in a graph they belong to it
+        return rotary_tables(length, like.shape[-1], like)
+    cos, sin = _kept_tables(1 << (length - 1).bit_length(), like.shape[-1], like.dtype, like.device)
+    return cos[:length], sin[:length]
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_tables(length: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(mode=False), torch.no_grad():  # as training may use them too
+        return rotary_tables(length, head_dim, torch.empty(0, dtype=dtype, device=device))
+
+
+def _with_positions(
+    mask: Tensor | None, query_BHCK: Tensor, keys: int, position_scores: PositionScores | None
+) -> Tensor | None:
     """Turn the boolean mask into additive scores where positions have scores of their own."""
     if position_scores is None:
         return mask
-    return position_scores(query_BHCK, mask.shape[-1]).masked_fill(~mask, float("-inf"))
+    scores = position_scores(query_BHCK, keys)
+    return scores if mask is None else scores.masked_fill(~mask, float("-inf"))
 
 
 def state_bytes(context: int, memory: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
@@ -164,32 +186,54 @@ def _remember(keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, memo
     return AttentionState(keys_BSGK[:, kept], values_BSGK[:, kept], valid_BS[:, kept])
 
 
-def _by_head(x_BSGK: Tensor, heads: int) -> Tensor:
-    """Move heads forward, repeating grouped ones."""
-    x_BGSK = x_BSGK.transpose(1, 2)
-    repeats = heads // x_BGSK.shape[1]
-    return x_BGSK if repeats == 1 else x_BGSK.repeat_interleave(repeats, dim=1)
+def _attend(query_BHCK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attend under a boolean mask, or with additive scores (B or 1, H or 1, C, S).
+
+    The R heads that share keys and values are further queries, so keys and values need not be repeated.
+    """
+    batch, heads, count, width = query_BHCK.shape
+    groups = key_BGSK.shape[1]
+    if groups == heads:
+        return _attend_head(query_BHCK, key_BGSK, value_BGSK, mask, dropout)
+    repeats = heads // groups
+    query_BGCK = query_BHCK.reshape(batch, groups, repeats * count, width)
+    if mask is not None and mask.shape[1] == heads:
+        mask = mask.reshape(mask.shape[0], groups, repeats * count, mask.shape[-1])
+    elif mask is not None and count > 1:
+        mask = mask.repeat(1, 1, repeats, 1)
+    attended_BGCK = _attend_head(query_BGCK, key_BGSK, value_BGSK, mask, dropout)
+    return attended_BGCK.reshape(batch, heads, count, value_BGSK.shape[-1])
 
 
-def _attend(query_BHCK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Attend under a boolean mask, or with additive scores.
+def _attend_head(
+    query_BHCK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Attend with keys and values for every head.
 
     On a CPU in bfloat16 torch's fused attention is slow backwards with a mask (three times the plain products).
     """
     if not (query_BHCK.device.type == "cpu" and query_BHCK.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(query_BHCK, key_BHSK, value_BHSK, attn_mask=mask, dropout_p=dropout)
     scores = torch.matmul(query_BHCK * query_BHCK.shape[-1] ** -0.5, key_BHSK.transpose(-1, -2)).float()
-    scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     weights = F.dropout(scores.softmax(-1), dropout).to(value_BHSK.dtype)
     return torch.matmul(weights, value_BHSK)
 
 
-def _mask(start: int, stop: int, window: slice, memory: int, documents_BS: Tensor | None, like: Tensor) -> Tensor:
-    """Return the boolean mask (B or 1, 1, C, keys) of what the queries at [start, stop) see within ``window``."""
+def _mask(
+    start: int, stop: int, window: slice, memory: int, documents_BS: Tensor | None, like: Tensor
+) -> Tensor | None:
+    """Return the boolean mask (B or 1, 1, C, keys) of what the queries at [start, stop) see within ``window``.
+
+    None says that they see all of it: a single query does, but for other documents.
+    """
+    same = None
+    if documents_BS is not None:
+        same = (documents_BS[:, start:stop, None] == documents_BS[:, None, window])[:, None]
+    if stop - start == 1:
+        return same
     query_C = torch.arange(start, stop, device=like.device)[:, None]
     key_S = torch.arange(window.start, window.stop, device=like.device)[None, :]
-    mask = ((key_S <= query_C) & (key_S >= query_C - memory))[None, None]
-    if documents_BS is None:
-        return mask
-    same = documents_BS[:, start:stop, None] == documents_BS[:, None, window]
-    return mask & same[:, None]
+    near = ((key_S <= query_C) & (key_S >= query_C - memory))[None, None]
+    return near if same is None else near & same

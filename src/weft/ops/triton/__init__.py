@@ -1,8 +1,8 @@
 """The recurrence and fused QRNN pooling as Triton kernels, for tensors on a GPU.
 
-Time is worked through in chunks of ``CHUNK`` steps, each by an associative scan, so that the reads of a chunk are under
-way together; few long sequences are cut into parts that run side by side (``plan``). Triton is imported when one of
-these functions is first called, never before, and nothing is compiled until then.
+Time is worked through in chunks, whose reads are under way together and whose values stay in registers; few long
+sequences are cut into parts that run side by side (``plan``). Triton is imported when one of these functions is first
+called, never before, and nothing is compiled until then.
 
     f:   c_t = f_t c_{t-1} + (1 - f_t) z_t        h_t = c_t
     fo:  the same cell                            h_t = o_t c_t

@@ -1,0 +1,141 @@
+"""Window attention on a GPU: flex_attention over the blocks of the window, with no mask of queries by keys.
+
+What a query sees is a function that the kernel evaluates where it needs it; which blocks of 128 queries by 128 keys it
+visits at all is a table, made from the bounds of each block: its first and last position, and the lowest and highest
+number of its documents. So the work is that of the window, however long the text is.
+
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, K head width,
+Q blocks of queries, N blocks of keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+BLOCK = 128
+NARROWEST = 16  # the least head width that the kernels' matrix products take
+# Both are settled on import, as a compiler that traces the caller cannot ask. A kernel is compiled by means of Triton;
+# WEFT_FLEX_ATTENTION=0 goes without, should torch fail to make one.
+USABLE = importlib.util.find_spec("triton") is not None and os.environ.get("WEFT_FLEX_ATTENTION") != "0"
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
+
+
+def suits(query_BTHK: Tensor) -> bool:
+    """Say whether the kernels take these queries, and are worth it: a shorter piece is one block for SDPA."""
+    return (
+        USABLE
+        and query_BTHK.device.type == "cuda"
+        and query_BTHK.shape[1] >= BLOCK
+        and query_BTHK.shape[3] >= NARROWEST
+        and query_BTHK.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    )
+
+
+def attend_window(
+    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, memory: int
+) -> Tensor:
+    """Return the attended values (B, T, H, K); the queries stand at the last T of the S positions.
+
+    ``documents_BS`` numbers the documents; a query sees its own. The kernel is compiled on the first call, unless the
+    caller is being compiled itself.
+    """
+    past = torch.full((), keys_BSGK.shape[1] - query_BTHK.shape[1], dtype=torch.int32, device=query_BTHK.device)
+    attend = _attend if torch.compiler.is_compiling() else _compiled()
+    return attend(query_BTHK, keys_BSGK, values_BSGK, documents_BS, past, memory)
+
+
+@functools.cache
+def _compiled() -> Attend:
+    return torch.compile(_attend)
+
+
+def _attend(
+    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, past: Tensor, memory: int
+) -> Tensor:
+    query, keys, values = (x.transpose(1, 2) for x in _one_type(query_BTHK, keys_BSGK, values_BSGK))
+    visited = block_mask(documents_BS, past, query.shape[2], memory)
+    attended_BHTK = flex_attention(query, keys, values, block_mask=visited, enable_gqa=query.shape[1] != keys.shape[1])
+    assert isinstance(attended_BHTK, Tensor)
+    return attended_BHTK.transpose(1, 2)
+
+
+def _one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Bring queries, keys and values to the type of autocast, which does not know flex_attention, or of the values."""
+    kind = tensors[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensors[-1].dtype
+    return tuple(x.to(dtype) for x in tensors)
+
+
+def block_mask(documents_BS: Tensor, past: Tensor, time: int, memory: int) -> BlockMask:
+    """Return what the last ``time`` positions see, and which blocks the kernel visits.
+
+    ``past`` is S - T as a tensor of no dimension: what a function of the kernel takes from its surroundings is best a
+    tensor, as a number is compiled in, or, where lengths change, not understood by every version of torch. A block is
+    left out where its bounds leave nothing to see; where they leave everything, the kernel need not ask.
+    """
+
+    def sees(batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        place = query + past
+        near = (key <= place) & (key + memory >= place)
+        return near & (documents_BS[batch, place] == documents_BS[batch, key])
+
+    some, whole = _blocks(documents_BS, time, memory)
+    tables = [_ordered(x) for x in (some & ~whole, whole)]
+    back = [_ordered(x.transpose(2, 3)) for x in (some & ~whole, whole)]
+    return BlockMask(
+        seq_lengths=(time, documents_BS.shape[1]),
+        kv_num_blocks=tables[0][0],
+        kv_indices=tables[0][1],
+        full_kv_num_blocks=tables[1][0],
+        full_kv_indices=tables[1][1],
+        q_num_blocks=back[0][0],
+        q_indices=back[0][1],
+        full_q_num_blocks=back[1][0],
+        full_q_indices=back[1][1],
+        BLOCK_SIZE=(BLOCK, BLOCK),
+        mask_mod=sees,
+    )
+
+
+def _blocks(documents_BS: Tensor, time: int, memory: int) -> tuple[Tensor, Tensor]:
+    """Return (B, 1, Q, N): where a block may hold something to see, and where all of it is seen."""
+    length = documents_BS.shape[1]
+    past = length - time
+    first_Q, final_Q = (x[:, None] + past for x in _bounds(time, documents_BS.device))
+    begin_N, end_N = _bounds(length, documents_BS.device)
+    low_BQ1, high_BQ1 = (x[:, :, None] for x in _extremes(documents_BS[:, past:]))
+    low_B1N, high_B1N = (x[:, None, :] for x in _extremes(documents_BS))
+
+    near = (begin_N <= final_Q) & (end_N + memory >= first_Q)
+    some = near & (low_BQ1 <= high_B1N) & (low_B1N <= high_BQ1)
+    # As torch's own masks have it, a block that is cut off by the end of the text is not whole.
+    inside = (begin_N + BLOCK - 1 <= first_Q) & (begin_N + memory >= final_Q) & (final_Q - first_Q == BLOCK - 1)
+    whole = inside & (low_BQ1 == high_B1N) & (low_B1N == high_BQ1)
+    return some[:, None], whole[:, None]
+
+
+def _bounds(length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the first and the last position of each block."""
+    first = torch.arange(0, length, BLOCK, dtype=torch.int32, device=device)
+    return first, (first + BLOCK - 1).clamp(max=length - 1)
+
+
+def _extremes(documents_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest document of each block; the last block is filled up with its last document."""
+    fill = -documents_BT.shape[1] % BLOCK
+    filled = torch.cat([documents_BT, documents_BT[:, -1:].expand(-1, fill)], dim=1)
+    blocks = filled.reshape(filled.shape[0], filled.shape[1] // BLOCK, BLOCK)
+    return blocks.amin(2), blocks.amax(2)
+
+
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many of each row are True, and the columns in an order that has these first."""
+    columns = blocks.to(torch.int32).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32), columns.to(torch.int32)

@@ -1,0 +1,216 @@
+"""One token's step of a whole model as one kernel: a list of operations that a team of threads works through together.
+
+Reading one token costs little arithmetic: each weight is read once. What is left is to read them as fast as memory
+gives them, so nothing else may take time: one start of the threads a token, some hundred nanoseconds between two
+operations, and no memory that is asked for. Whoever knows the model writes the list (:mod:`weft.generation.program`);
+here are the operations and the fields of each, all int64: numbers, addresses of float32, the bits of float64.
+
+An operation is some tasks, as many for each thread. Who has done its own takes those of the others, and an operation
+that reads what earlier ones wrote begins when all of their tasks are done, rather than when all threads have come: a
+thread whose core is given to somebody else in between holds nobody up. Each thread norms what it needs in memory of its
+own, once it has taken a task that reads it, so that what it reads cannot have been overwritten. A map's task is some
+rows, for every text of the batch at once, as weights are read once for all; a thread's rows lie together, and their
+beginning is asked for while the thread waits. What is written is rounded up to eight numbers, as all work is on eight.
+
+Shapes: B texts, D model width, C cell width, H heads, G key-value heads, K head width, S slots of a ring.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from weft.ops.cpu.decode_parts import (
+    ADD,
+    NONE,
+    PLAIN,
+    POOL_F,
+    POOL_IFO,
+    activated,
+    asked_for,
+    attended,
+    copied,
+    multiplied,
+    normed,
+    pooled,
+    turned,
+)
+from weft.ops.cpu.launch import Kernel
+from weft.ops.cpu.simd import LANES, as_float32, as_int64, fetch_add, load, number, store
+from weft.ops.cpu.team import look, wait
+
+# The head of the list.
+COUNT, THREADS, PRIVATE, PRIVATE_BYTES, SCRATCH_BYTES, LANES_AT, NUM_LANES, TOKENS, PLACE, DONE = range(10)
+HEAD = 16  # fields, before those of the operations
+FIELDS = 32  # of an operation
+
+# The fields of every operation: which it is, its number of tasks for each thread, the counters of those taken (one for
+# each thread, ``APART`` after one another), and how many tasks of operations before it must be done.
+KIND, TASKS, TAKEN, AFTER = range(4)
+APART = 16
+EMBED, NORM, MAP, ATTEND = range(4)
+
+# Look the tokens' vectors up and scale them.
+EMBED_TABLE, EMBED_TO, EMBED_STRIDE, EMBED_WIDTH, EMBED_SCALE = range(4, 9)
+
+# No task: how to norm a vector of each text into a thread's own memory, and after it the ones before it in a ring,
+# newest first.
+NORM_SOURCE, NORM_SOURCE_STRIDE, NORM_STRIDE, NORM_WIDTH, NORM_HOW, NORM_WEIGHT, NORM_BIAS, NORM_EPS = range(4, 12)
+NORM_RING, NORM_RING_STRIDE, NORM_WINDOW = range(12, 15)
+
+# Multiply with up to four matrices of one shape, ``rows`` of each a task, and work on the results.
+MAP_MATRICES, MAP_ROWS, MAP_COLUMNS, MAP_EACH, MAP_SOURCE, MAP_SOURCE_STRIDE, MAP_TO, MAP_TO_STRIDE = range(4, 12)
+MAP_WEIGHTS, MAP_BIASES = 12, 16  # four fields each; a bias of 0 is none
+# What is done then, what is added (0: the thread's own memory), the result, a QRNN's cells and its zoneout.
+MAP_THEN, MAP_ADD, MAP_ADD_STRIDE, MAP_RESULT, MAP_RESULT_STRIDE = range(20, 25)
+MAP_CELL, MAP_CELL_STRIDE, MAP_ZONEOUT = range(25, 28)
+
+# Write the new keys and values to their rings and attend; a task is the heads that share a key.
+ATTEND_QUERY, ATTEND_KEY, ATTEND_VALUE, ATTEND_HEADS, ATTEND_GROUPS, ATTEND_WIDTH = range(4, 10)
+ATTEND_KEYS, ATTEND_VALUES, ATTEND_SLOTS, ATTEND_SEEN = range(10, 14)
+ATTEND_QUERY_NORM, ATTEND_KEY_NORM, ATTEND_EPS, ATTEND_ANGLES = range(14, 18)
+ATTEND_TO, ATTEND_QUERY_STRIDE, ATTEND_KEY_STRIDE, ATTEND_TO_STRIDE, ATTEND_ROWS = range(18, 23)
+
+
+@njit
+def _embed(p, o, task, lanes, count, tokens):
+    if task > 0:
+        return
+    table, x = as_float32(p[o + EMBED_TABLE]), as_float32(p[o + EMBED_TO])
+    scale = np.float32(number(p[o + EMBED_SCALE]))
+    for n in range(count):
+        at, to = tokens[lanes[n]] * p[o + EMBED_WIDTH], lanes[n] * p[o + EMBED_STRIDE]
+        for i in range(p[o + EMBED_WIDTH]):
+            x[to + i] = table[at + i] * scale
+
+
+@njit
+def _norm(p, o, lanes, count, private, place):
+    """Norm, and lay the window's earlier inputs behind."""
+    x, ring, width = as_float32(p[o + NORM_SOURCE]), as_float32(p[o + NORM_RING]), p[o + NORM_WIDTH]
+    how, weight, bias, eps = p[o + NORM_HOW], p[o + NORM_WEIGHT], p[o + NORM_BIAS], number(p[o + NORM_EPS])
+    for n in range(count):
+        at, to = lanes[n] * p[o + NORM_SOURCE_STRIDE], lanes[n] * p[o + NORM_STRIDE]
+        if how == NONE:
+            copied(x, at, private, to, width)
+        else:
+            normed(x, at, private, to, width, how, weight, bias, eps)
+        here, window = lanes[n] * p[o + NORM_RING_STRIDE], p[o + NORM_WINDOW]
+        for lag in range(1, window):
+            copied(ring, here + (place - lag) % window * width, private, to + lag * width, width)
+
+
+@njit
+def _remember(p, o, lanes, count, private, place):
+    """Write what was normed into the ring, for later tokens; nobody reads this slot for this one."""
+    ring, width, window = as_float32(p[o + NORM_RING]), p[o + NORM_WIDTH], p[o + NORM_WINDOW]
+    for n in range(count):
+        to = lanes[n] * p[o + NORM_RING_STRIDE] + place % window * width
+        copied(private, lanes[n] * p[o + NORM_STRIDE], ring, to, width)
+
+
+@njit
+def _map(p, o, task, lanes, count, private):
+    rows, columns, then, stride = p[o + MAP_ROWS], p[o + MAP_COLUMNS], p[o + MAP_THEN], p[o + MAP_TO_STRIDE]
+    first, end = task * p[o + MAP_EACH], min(rows, (task + 1) * p[o + MAP_EACH])
+    part = (rows + LANES - 1) // LANES * LANES
+    x = private if p[o + MAP_SOURCE] == 0 else as_float32(p[o + MAP_SOURCE])
+    y, h, cell = as_float32(p[o + MAP_TO]), as_float32(p[o + MAP_RESULT]), as_float32(p[o + MAP_CELL])
+    for m in range(p[o + MAP_MATRICES]):
+        w, bias = as_float32(p[o + MAP_WEIGHTS + m]), p[o + MAP_BIASES + m]
+        multiplied(w, bias, columns, x, p[o + MAP_SOURCE_STRIDE], y, stride, m * part, lanes, count, first, end)
+    if then == PLAIN:
+        return
+    add = private if p[o + MAP_ADD] == 0 else as_float32(p[o + MAP_ADD])
+    for n in range(count):
+        at, to = lanes[n] * stride, lanes[n] * p[o + MAP_RESULT_STRIDE]
+        if then == ADD:
+            add_at = lanes[n] * p[o + MAP_ADD_STRIDE]
+            for i in range(first, end, LANES):
+                store(h, to + i, load(add, add_at + i) + load(y, at + i))
+        elif then <= POOL_IFO:
+            zoneout = np.float32(number(p[o + MAP_ZONEOUT]))
+            pooled(y, at, part, cell, lanes[n] * p[o + MAP_CELL_STRIDE], h, to, then, zoneout, first, end)
+        else:
+            activated(y, at, part, h, to, then, first, end)
+
+
+@njit
+def _attend(p, o, task, tokens, scratch, place):
+    """Attend with one group of heads of one text."""
+    heads, groups, K, slots = p[o + ATTEND_HEADS], p[o + ATTEND_GROUPS], p[o + ATTEND_WIDTH], p[o + ATTEND_SLOTS]
+    lane, group = task // groups, task % groups
+    if lane >= p[o + ATTEND_ROWS] or tokens[lane] < 0:
+        return
+    query, key, value = as_float32(p[o + ATTEND_QUERY]), as_float32(p[o + ATTEND_KEY]), as_float32(p[o + ATTEND_VALUE])
+    keys, values, y = as_float32(p[o + ATTEND_KEYS]), as_float32(p[o + ATTEND_VALUES]), as_float32(p[o + ATTEND_TO])
+    seen, angles, eps = as_int64(p[o + ATTEND_SEEN])[lane], p[o + ATTEND_ANGLES], number(p[o + ATTEND_EPS])
+    wide, each, scale = (K + LANES - 1) // LANES * LANES, heads // groups, np.float32(1.0 / math.sqrt(K))
+    ring, new = (lane * groups + group) * slots * wide, place % slots * wide
+    at = lane * p[o + ATTEND_KEY_STRIDE] + group * K
+    turned(key, at, K, p[o + ATTEND_KEY_NORM], eps, angles, np.float32(1.0), keys, ring + new)
+    copied(value, at, values, ring + new, K)
+    known = min(seen, slots - 1) + 1
+    oldest = (place - known + 1) % slots
+    for head in range(group * each, (group + 1) * each):
+        at = lane * p[o + ATTEND_QUERY_STRIDE] + head * K
+        turned(query, at, K, p[o + ATTEND_QUERY_NORM], eps, angles, scale, scratch, 0)
+        for i in range(K, wide):
+            scratch[i] = 0.0
+        attended(keys, values, ring, wide, slots, oldest, known, scratch)
+        copied(scratch, wide, y, lane * p[o + ATTEND_TO_STRIDE] + head * K, K)
+
+
+@njit
+def _ask_for_next(p, n, thread):
+    """Ask for the beginning of this thread's rows of the next map."""
+    for later in range(n + 1, p[COUNT]):
+        o = HEAD + later * FIELDS
+        if p[o + KIND] == MAP:
+            first = thread * p[o + TASKS] * p[o + MAP_EACH] * p[o + MAP_COLUMNS]
+            for m in range(p[o + MAP_MATRICES]):
+                asked_for(as_float32(p[o + MAP_WEIGHTS + m]), first)
+            return
+
+
+def _decode(a):
+    """Work through the list at ``a[2]``; ``a[0]`` counts the threads that have come."""
+    thread, p = fetch_add(a, 1), as_int64(a[2])
+    lanes, count, tokens, place = as_int64(p[LANES_AT]), p[NUM_LANES], as_int64(p[TOKENS]), p[PLACE]
+    mine, done, threads = p[PRIVATE] + thread * p[PRIVATE_BYTES], as_int64(p[DONE]), p[THREADS]
+    private, scratch, norm, last = as_float32(mine), as_float32(mine + p[SCRATCH_BYTES]), 0, 0
+    for n in range(p[COUNT]):
+        o = HEAD + n * FIELDS
+        if p[o + KIND] == NORM:
+            norm = o
+            continue
+        wait(done, p[o + AFTER])
+        for turn in range(threads):
+            owner, worked = (thread + turn) % threads, 0
+            taken = as_int64(p[o + TAKEN] + owner * APART * 8)
+            while look(taken) < p[o + TASKS]:
+                number_of = fetch_add(taken, 1)
+                if number_of >= p[o + TASKS]:
+                    break
+                task, worked = owner * p[o + TASKS] + number_of, worked + 1
+                if p[o + KIND] == MAP:
+                    if last != norm:
+                        _norm(p, norm, lanes, count, private, place)
+                        last = norm
+                    if task == 0 and POOL_F <= p[o + MAP_THEN] <= POOL_IFO:
+                        _remember(p, norm, lanes, count, private, place)
+                    _map(p, o, task, lanes, count, private)
+                elif p[o + KIND] == ATTEND:
+                    _attend(p, o, task, tokens, scratch, place)
+                else:
+                    _embed(p, o, task, lanes, count, tokens)
+            if worked > 0:  # told at once: each time, the counter goes from core to core
+                fetch_add(done, worked)
+        _ask_for_next(p, n, thread)
+
+
+decode = Kernel(_decode)

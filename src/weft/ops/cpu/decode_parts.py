@@ -1,0 +1,250 @@
+"""What the operations of :mod:`weft.ops.cpu.decode` are made of: products with rows, norms, gates, a head's attention.
+
+Indices are in numbers from a pointer. Shapes: K head width.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from weft.ops.cpu.simd import (
+    LANES,
+    as_float32,
+    exp,
+    fused,
+    largest,
+    load,
+    sigmoid,
+    splat,
+    store,
+    tanh,
+    total,
+    upper,
+)
+from weft.ops.cpu.team import prefetch
+
+NONE, RMS, LAYER = range(3)  # norms
+PLAIN, POOL_F, POOL_FO, POOL_IFO, SWIGLU, RELU, RELU_SQUARED, GELU, ADD = range(9)  # what follows a map
+AHEAD = 2048  # numbers: weights are asked for so far before they are used
+
+
+@njit
+def asked_for(w, at):
+    """Ask for the first ``AHEAD`` numbers from here."""
+    for i in range(0, AHEAD, 2 * LANES):
+        prefetch(w, at + i)
+
+
+@njit
+def _square_sum(x, at, width, mean):
+    """Return the sum of (x - mean)^2."""
+    even, sums = width - width % LANES, splat(0.0)
+    for i in range(0, even, LANES):
+        v = load(x, at + i) - mean
+        sums = fused(v, v, sums)
+    s = total(sums)
+    for i in range(even, width):
+        s += (x[at + i] - mean) * (x[at + i] - mean)
+    return s
+
+
+@njit
+def _mean(x, at, width):
+    even, sums = width - width % LANES, splat(0.0)
+    for i in range(0, even, LANES):
+        sums = sums + load(x, at + i)
+    s = total(sums)
+    for i in range(even, width):
+        s += x[at + i]
+    return np.float32(s / width)
+
+
+@njit
+def copied(x, at, y, to, width):
+    """Copy ``width`` numbers."""
+    for i in range(width):
+        y[to + i] = x[at + i]
+
+
+@njit
+def normed(x, at, y, to, width, how, weight, bias, eps):
+    """Write a vector as a norm gives it."""
+    mean = _mean(x, at, width) if how == LAYER else np.float32(0.0)
+    scale = np.float32(1.0 / math.sqrt(_square_sum(x, at, width, mean) / width + eps))
+    even, gain = width - width % LANES, as_float32(weight)
+    for i in range(0, even, LANES):
+        v = (load(x, at + i) - mean) * scale * load(gain, i)
+        store(y, to + i, v if bias == 0 else v + load(as_float32(bias), i))
+    for i in range(even, width):
+        one = (x[at + i] - mean) * scale * gain[i]
+        y[to + i] = one if bias == 0 else one + as_float32(bias)[i]
+
+
+@njit
+def _row_dot(w, at, columns, x, start):
+    """Multiply a row of a matrix with a vector."""
+    even, a = columns - columns % LANES, splat(0.0)
+    for i in range(0, even, LANES):
+        a = fused(load(w, at + i), load(x, start + i), a)
+    s = total(a)
+    for i in range(even, columns):
+        s += w[at + i] * x[start + i]
+    return s
+
+
+@njit
+def _two_rows(w, at, columns, x, start, y, to):
+    """Multiply two rows with a vector, in four sums that do not wait for one another.
+
+    The rows lie one after the other, so what is asked for ahead is the next ones, in order.
+    """
+    even, next_row = columns - columns % (2 * LANES), at + columns
+    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for i in range(0, even, 2 * LANES):
+        prefetch(w, at + AHEAD + 2 * i)
+        prefetch(w, at + AHEAD + 2 * i + 2 * LANES)
+        u, v = load(x, start + i), load(x, start + i + LANES)
+        a, b = fused(load(w, at + i), u, a), fused(load(w, at + i + LANES), v, b)
+        c, d = fused(load(w, next_row + i), u, c), fused(load(w, next_row + i + LANES), v, d)
+    s, t = total(a + b), total(c + d)
+    for i in range(even, columns):
+        s += w[at + i] * x[start + i]
+        t += w[next_row + i] * x[start + i]
+    y[to], y[to + 1] = s, t
+
+
+@njit
+def multiplied(w, bias, columns, x, x_stride, y, y_stride, offset, lanes, count, first, end):
+    """Multiply rows ``first`` to ``end`` with each text's vector, each row's weights being read once."""
+    for row in range(first, end, 2):
+        for n in range(count):
+            start, to = lanes[n] * x_stride, lanes[n] * y_stride + offset + row
+            if row + 1 < end:
+                _two_rows(w, row * columns, columns, x, start, y, to)
+            else:
+                y[to] = _row_dot(w, row * columns, columns, x, start)
+    if bias != 0:
+        for n in range(count):
+            to = lanes[n] * y_stride + offset
+            for row in range(first, end):
+                y[to + row] += as_float32(bias)[row]
+
+
+@njit
+def pooled(y, at, part, cell, cell_at, h, to, how, zoneout, first, end):
+    """Make gates of what the map gave, step the cells, gate what comes out."""
+    for i in range(first, end, LANES):
+        z, f = tanh(load(y, at + i)), sigmoid(load(y, at + part + i))
+        u = sigmoid(load(y, at + 3 * part + i)) if how == POOL_IFO else 1.0 - f
+        f, u = fused(1.0 - f, splat(zoneout), f), u * (1.0 - zoneout)
+        c = fused(f, load(cell, cell_at + i), u * z)
+        store(cell, cell_at + i, c)
+        store(h, to + i, c if how == POOL_F else sigmoid(load(y, at + 2 * part + i)) * c)
+
+
+@njit
+def activated(y, at, part, h, to, how, first, end):
+    """Apply a feed-forward block's activation."""
+    for i in range(first, end, LANES):
+        v = load(y, at + i)
+        if how == SWIGLU:
+            gate = load(y, at + part + i)
+            store(h, to + i, v * gate * sigmoid(gate))
+        elif how == RELU:
+            store(h, to + i, upper(v, splat(0.0)))
+        elif how == RELU_SQUARED:
+            v = upper(v, splat(0.0))
+            store(h, to + i, v * v)
+        else:
+            for j in range(i, i + LANES):
+                one = np.float64(y[at + j])
+                h[to + j] = np.float32(0.5 * one * (1.0 + math.erf(one * math.sqrt(0.5))))
+
+
+@njit
+def turned(x, at, K, norm, eps, angles, scale, y, to):
+    """Norm a head's query or key, rotate it by the angles (cosines, then sines), and scale it."""
+    if norm != 0:
+        gain, root = as_float32(norm), np.float32(1.0 / math.sqrt(_square_sum(x, at, K, np.float32(0.0)) / K + eps))
+        for i in range(K):
+            y[to + i] = x[at + i] * root * gain[i] * scale
+    else:
+        for i in range(K):
+            y[to + i] = x[at + i] * scale
+    if angles != 0:
+        half, turn = K // 2, as_float32(angles)
+        for i in range(half):
+            a, b = y[to + i], y[to + half + i]
+            y[to + i] = a * turn[i] - b * turn[half + i]
+            y[to + half + i] = a * turn[half + i] + b * turn[i]
+
+
+@njit
+def _softmax(scores, at, count):
+    """Turn scores into e^(score - the largest); return their sum. What fills them up to eight counts for nothing."""
+    end = at + (count + LANES - 1) // LANES * LANES
+    for i in range(at + count, end):
+        scores[i] = -1e30
+    most = splat(-1e30)
+    for i in range(at, end, LANES):
+        most = upper(most, load(scores, i))
+    top, sums = largest(most), splat(0.0)
+    for i in range(at, end, LANES):
+        e = exp(load(scores, i) - top)
+        store(scores, i, e)
+        sums = sums + e
+    return total(sums)
+
+
+@njit
+def _dots(keys, at, wide, first, end, query, start, scores, to):
+    """Write the products of the query with the keys in slots ``first`` to ``end``."""
+    for slot in range(first, end, 2):
+        if slot + 1 < end:
+            _two_rows(keys, at + slot * wide, wide, query, start, scores, to + slot - first)
+        else:
+            scores[to + slot - first] = _row_dot(keys, at + slot * wide, wide, query, start)
+
+
+@njit
+def _summed(values, at, wide, first, end, scores, weight, y, to):
+    """Add the values in slots ``first`` to ``end``, by their weights, to ``y``."""
+    even = wide - wide % (4 * LANES)
+    for i in range(0, even, 4 * LANES):
+        a, b, c, d = load(y, to + i), load(y, to + i + 8), load(y, to + i + 16), load(y, to + i + 24)
+        for slot in range(first, end):
+            here, share = at + slot * wide + i, splat(scores[weight + slot - first])
+            a = fused(load(values, here), share, a)
+            b = fused(load(values, here + 8), share, b)
+            c = fused(load(values, here + 16), share, c)
+            d = fused(load(values, here + 24), share, d)
+        store(y, to + i, a)
+        store(y, to + i + 8, b)
+        store(y, to + i + 16, c)
+        store(y, to + i + 24, d)
+    for i in range(even, wide, LANES):
+        a = load(y, to + i)
+        for slot in range(first, end):
+            a = fused(load(values, at + slot * wide + i), splat(scores[weight + slot - first]), a)
+        store(y, to + i, a)
+
+
+@njit
+def attended(keys, values, at, wide, slots, first, count, scratch):
+    """Attend with one head, whose query stands first in ``scratch``; write the result behind it."""
+    scores, straight = 2 * wide, min(count, slots - first)  # the rest has wrapped around
+    _dots(keys, at, wide, first, first + straight, scratch, 0, scratch, scores)
+    _dots(keys, at, wide, 0, count - straight, scratch, 0, scratch, scores + straight)
+    sums = _softmax(scratch, scores, count)
+    for i in range(wide, 2 * wide, LANES):
+        store(scratch, i, splat(0.0))
+    _summed(values, at, wide, first, first + straight, scratch, scores, scratch, wide)
+    _summed(values, at, wide, 0, count - straight, scratch, scores + straight, scratch, wide)
+    share = np.float32(1.0 / sums)
+    for i in range(wide, 2 * wide, LANES):
+        store(scratch, i, load(scratch, i) * share)

@@ -1,11 +1,14 @@
-# make demo: the whole thing on the bundled corpus.  make test: lint, types and tests.  Both set up what they need.
+# make demo: the whole thing on the bundled corpus.  make test: lint, types and tests.  make bench, make bench-gpu: speed
+# beside peers.  Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := pyproject.toml
+BENCH_THREADS ?= 2
+BENCH ?= # for example: make bench BENCH="--only train,decode"
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check bench bench-gpu setup clean
 
 demo: $(VENV)/.demo
 	$(BIN)/weft demo --out runs/demo --overwrite
@@ -18,6 +21,12 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.speed --device cpu --threads $(BENCH_THREADS) $(BENCH)
+
+bench-gpu: $(VENV)/.bench-gpu
+	$(BIN)/python -m benchmarks.speed --device cuda --threads $(BENCH_THREADS) $(BENCH)
 
 setup: $(VENV)/.dev
 
@@ -32,6 +41,14 @@ $(VENV)/.demo: $(VENV)/.python $(SOURCES)
 $(VENV)/.dev: $(VENV)/.python $(SOURCES)
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.python $(SOURCES) benchmarks/requirements.txt
+	$(PIP) --editable . --requirement benchmarks/requirements.txt
+	touch $@
+
+$(VENV)/.bench-gpu: $(VENV)/.python $(SOURCES) benchmarks/requirements.txt benchmarks/requirements-gpu.txt
+	$(PIP) --editable . --requirement benchmarks/requirements-gpu.txt
+	touch $@ $(VENV)/.bench
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

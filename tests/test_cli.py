@@ -231,6 +231,18 @@ def test_generate_goes_on_from_one_prompt(run):
     assert run_weft("generate", run, "--max-new-tokens", 5).code == 0
 
 
+def test_generate_stops_before_a_string(run):
+    options = ["--prompt", "The ", "--max-new-tokens", 30, "--temperature", 1]
+    whole = weft.generate(run, "The ", max_new_tokens=30, sampling=weft.Sampling(temperature=1))
+    first, second = whole[9], whole[5:7]
+    expected = min(whole.split(first)[0], whole.split(second)[0], key=len)
+    stops = ["--stop", first, "--stop", second]
+    assert run_weft("generate", run, *options, *stops).out == f"The {expected}\n"
+    told = run_weft("generate", run, *options, *stops, "--json").json()
+    assert told == [{"prompt": "The ", "text": expected}]
+    assert_mistake(run_weft("generate", run, "--stop", ""), "A stop string is empty")
+
+
 def test_generate_goes_on_from_several_prompts(run):
     options = ["--prompt", "The ", "--prompt", "Ruoŧŧa", "--prompt", "", "--max-new-tokens", 6]
     prompts = ["The ", "Ruoŧŧa", ""]

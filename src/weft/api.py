@@ -194,7 +194,12 @@ def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> T
 
 @overload
 def generate(
-    run: str | Path, prompts: str = "", *, max_new_tokens: int = 200, sampling: Sampling | None = None
+    run: str | Path,
+    prompts: str = "",
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
 ) -> str: ...
 @overload
 def generate(
@@ -203,6 +208,7 @@ def generate(
     *,
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
 ) -> list[str]: ...
 def generate(
     run: str | Path,
@@ -210,12 +216,17 @@ def generate(
     *,
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
 ) -> str | list[str]:
-    """Continue one prompt or several; return the continuations without the prompts."""
+    """Continue one prompt or several; return the continuations without the prompts.
+
+    A text ends before the first of the strings ``stop`` in it.
+    """
     run = Path(run)
     many = [prompts] if isinstance(prompts, str) else list(prompts)
-    tokenizer = load_tokenizer(run)
-    written = generate_texts(load_any(run), tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling)
+    written = generate_texts(
+        load_any(run), load_tokenizer(run), many, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop
+    )
     return written[0] if isinstance(prompts, str) else written
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from weft.blocks import BLOCKS, AttentionBlock, Block
 from weft.config import ModelConfig
@@ -26,6 +27,9 @@ class WeftModel(nn.Module):
 
     ``blocks`` holds the blocks that have parameters of their own; ``schedule`` lists the block of each application, so
     a block that the pattern repeats with shared parameters stands in ``blocks`` once and in ``schedule`` often.
+
+    With ``checkpoint_activations`` set, training keeps only what goes into each block, and makes what is inside again
+    in the backward pass (Chen et al. 2016, arXiv 1604.06174): the same numbers from less memory in more time.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -37,6 +41,7 @@ class WeftModel(nn.Module):
         post = config.norm_placement == "post"
         self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
+        self.checkpoint_activations = False
         _initialise(self)
 
     def forward(
@@ -58,9 +63,17 @@ class WeftModel(nn.Module):
         x_BTD = self.dropout(self.embedding(tokens))
         after = []
         for block, before in zip(self.schedule, states, strict=True):
-            x_BTD, new = self.blocks[block](x_BTD, before, reset_BT=reset)
+            x_BTD, new = self._step(self.blocks[block], x_BTD, before, reset)
             after.append(new)
         return self.dropout(self.norm(x_BTD)), tuple(after)
+
+    def _step(self, block: nn.Module, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
+        """Apply a block; nobody wants what is inside it kept while no gradient is made."""
+        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            result: tuple[Tensor, Any] = checkpoint(block, x_BTD, state, reset_BT=reset_BT, use_reentrant=False)
+            return result
+        y_BTD, state = block(x_BTD, state, reset_BT=reset_BT)
+        return y_BTD, state
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, reset: Tensor | None = None

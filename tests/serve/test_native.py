@@ -8,9 +8,8 @@ import pytest
 
 from tests.serve.conftest import TEXT, events, get
 from weft import api, generation
-from weft.data import train_tokenizer
 from weft.data.config import DEFAULT_SEPARATOR
-from weft.generation import Sampling
+from weft.generation import Sampling, writing
 
 SETTINGS = {"prompt": TEXT, "max_new_tokens": 60, "temperature": 1.3, "top_k": 50, "top_p": 0.9, "seed": 5}
 
@@ -83,17 +82,6 @@ def test_text_comes_in_whole_characters(ask):
     assert [token["text"] for token in tokens[:7]] == ["R", "u", "o", "", "ŧ", "", "ŧ"]
 
 
-def test_tokens_are_held_until_all_of_their_bytes_are_characters(monkeypatch):
-    from weft.serve.reading import Characters
-
-    tokenizer = train_tokenizer("bytes", (), 258)
-    mixed = Characters(tokenizer)
-    mixed._tokenizer = type(
-        "Two", (), {"token_bytes": lambda _, token: [b"a\xc5", b"\xa7b", b"\xff", b"\xc5"][token]}
-    )()
-    assert [mixed.add(0), mixed.add(1), mixed.add(2), mixed.add(3), mixed.rest()] == ["", "aŧb", "\ufffd", "", "\ufffd"]
-
-
 def test_a_long_prompt_is_read_in_pieces_without_a_seam(ask, folder):
     prompt = TEXT * 70
     assert len(prompt.encode()) > 2 * generation.PREFILL
@@ -107,13 +95,42 @@ def test_a_long_prompt_is_read_in_pieces_without_a_seam(ask, folder):
 
 
 def test_an_end_of_document_stops(ask, run, monkeypatch):
-    from weft.serve import reading
-
     script = iter([65, 66, run.tokenizer.boundary_id])
-    monkeypatch.setattr(reading, "draw", lambda *_: next(script))
+    monkeypatch.setattr(writing, "draw", lambda *_: next(script))
     (response,) = ask(("/weft/generate", {"prompt": "", "max_new_tokens": 9}))
     told = response.json()
     assert (told["text"], told["finish"], told["tokens"]) == ("AB", "stop", 2)
+
+
+@pytest.mark.parametrize("stop", ["STOP", ["none", "STOP"]], ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_ends_the_text_and_is_not_in_it(ask, monkeypatch, stop, stream):
+    script = iter("ŧa STOP on".encode())
+    monkeypatch.setattr(writing, "draw", lambda *_: next(script))
+    asked = {"prompt": "", "max_new_tokens": 30, "stop": stop, "stream": stream}
+    (response,) = ask(("/weft/generate", asked))
+    if stream:
+        streamed = events(response)
+        told = streamed[-1][1]
+        tokens = [data for name, data in streamed if name == "token"]
+    else:
+        told = response.json()
+        tokens = told["written"]
+        assert told["text"] == "ŧa "
+    assert [token["text"] for token in tokens] == ["", "ŧ", "a", " ", "", "", "", ""]
+    assert (told["finish"], told["tokens"], told["bytes"]) == ("stop", 8, 8)
+    assert told["bits"] == pytest.approx(sum(token["bits"] for token in tokens))
+
+
+def test_the_page_and_the_command_line_stop_at_the_same_place(ask, folder):
+    settings = SETTINGS | {"stop": None}
+    (whole,) = ask(("/weft/generate", settings))
+    stop = whole.json()["text"][20]
+    (response,) = ask(("/weft/generate", settings | {"stop": stop}))
+    told = response.json()
+    sampling = Sampling(temperature=1.3, top_k=50, top_p=0.9, seed=5)
+    assert told["text"] == api.generate(folder, TEXT, max_new_tokens=60, sampling=sampling, stop=stop)
+    assert told["text"] == whole.json()["text"].split(stop)[0]
 
 
 def test_facts(ask, run):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from tests.conftest import small_model
+from weft.training.muon import Muon
 from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate
 from weft.training.recipe import TrainingConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,28 +71,34 @@ def generate(
         float, typer.Option(help="Draw from the likeliest tokens that hold this much probability.")
     ] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text that ends the writing, itself left out; may be given several times.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
     from weft.folder import load_tokenizer
-    from weft.generation import Sampling, stream
+    from weft.generation import Sampling, in_order, stream_all
     from weft.generation import generate as generate_texts
     from weft.peers import load_any
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     prompts = prompt or [""]
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop or ()}
     tokenizer, model = load_tokenizer(run), load_any(run)
-    if len(prompts) == 1 and not as_json:
-        print(prompts[0], end="", flush=True)
-        for piece in stream(model, tokenizer, prompts[0], max_new_tokens=max_new_tokens, sampling=sampling):
-            print(piece, end="", flush=True)
-        print()
-        return
-    texts = generate_texts(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     if as_json:
+        texts = generate_texts(model, tokenizer, prompts, **settings)
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])
-    else:
-        print("\n\n".join(prompt + text for prompt, text in zip(prompts, texts, strict=True)))
+        return
+    print(prompts[0], end="", flush=True)
+    for piece in in_order(stream_all(model, tokenizer, prompts, **settings)):
+        print(piece.text, end="", flush=True)
+        if piece.last:
+            following = prompts[piece.lane + 1 : piece.lane + 2]
+            print("\n\n" + following[0] if following else "\n", end="", flush=True)
 
 
 @app.command()
@@ -159,7 +165,8 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Empty it.")] = False,
 ) -> None:
     """Show where tokenized texts are kept ($WEFT_CACHE, or ~/.cache/weft), or empty that place."""
-    from weft.data import cache_dir, clear_cache
+    from weft.data import clear_cache
+    from weft.files import cache_dir
 
     if clear:
         out.print(f"{clear_cache():,} bytes freed in {cache_dir()}", highlight=False, soft_wrap=True)

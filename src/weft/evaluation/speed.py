@@ -6,7 +6,7 @@ import statistics
 import time
 
 from weft.data import Tokenizer
-from weft.generation import Sampling, stream_tokens
+from weft.generation import Sampling, Written, write
 from weft.peers import LanguageModel
 
 PROMPT = "The loom stood by the window. "
@@ -22,9 +22,8 @@ def generation_speed(model: LanguageModel, tokenizer: Tokenizer, *, repeats: int
     rates = []
     for attempt in range(repeats + 1):
         sampling = Sampling(temperature=1.0, top_p=1.0, seed=attempt)
-        times: list[float] = []
-        for _ in stream_tokens(model, tokenizer, [PROMPT], max_new_tokens=TOKENS, sampling=sampling):
-            times.append(time.perf_counter())
+        events = write(model, tokenizer, [PROMPT], max_new_tokens=TOKENS, sampling=sampling)
+        times = [time.perf_counter() for event in events if isinstance(event, Written)]
         if attempt and len(times) > TOKENS // 4:
             rates.append((len(times) - 1) / (times[-1] - times[0]))
     return statistics.median(rates) if rates else float("nan")

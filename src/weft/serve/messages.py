@@ -15,7 +15,8 @@ MOST_STOPS, LONGEST_STOP = 4, 256
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 62)]
-Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Stop = StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)]
 
 
 class _Message(BaseModel):
@@ -37,6 +38,7 @@ class GenerateRequest(_Message):
     top_k: int = Field(0, ge=0)
     top_p: Share = 0.95
     seed: Seed = 0
+    stop: Stop | None = None
     stream: bool = False
 
 
@@ -50,7 +52,7 @@ class CompletionRequest(_Message):
     top_p: Share | None = None
     seed: Seed | None = None
     stream: bool | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stop | None = None
     suffix: str | None = None
     frequency_penalty: float | None = Field(None, gt=-1, le=2)
     # Not served; a value that asks for nothing is let through.

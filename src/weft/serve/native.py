@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from weft.generation import Sampling
+from weft.generation import Event, Read, Sampling, Written, write
 from weft.serve.limits import Gate, Limits
 from weft.serve.messages import GenerateRequest, ScoreRequest, check_length, parse
-from weft.serve.reading import Scored, Token, Writing, score_text
+from weft.serve.reading import Scored, Totals, score_text
 from weft.serve.served import ServedRun
 from weft.serve.worker import Worker
 
@@ -73,17 +73,29 @@ class Generate(Native):
 
     async def _events(self, asked: GenerateRequest) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Yield the prompt's tokens, each token that is written, and what there is to say at the end."""
-        sampling = Sampling(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed)
-        run, started = self.run, time.perf_counter()
-        writing = Writing(run.model, run.tokenizer, asked.prompt, asked.max_new_tokens, sampling)
-        async with aclosing(self.worker.stream(lambda _: writing)) as parts:
-            async for part in parts:
-                if isinstance(part, Token):
-                    yield "token", vars(part)
+        started, totals = time.perf_counter(), Totals()
+        async with aclosing(self.worker.stream(lambda _: self._write(asked))) as events:
+            async for event in events:
+                if isinstance(event, Read):
+                    yield "prompt", {"tokens": [vars(token) for token in event.tokens]}
+                elif isinstance(event, Written):
+                    totals.add(event.token.bits, len(self.run.tokenizer.token_bytes(event.token.id)))
+                    yield "token", vars(event.token)
                 else:
-                    yield "prompt", {"tokens": [vars(token) for token in part]}
-        seconds = time.perf_counter() - started
-        yield "done", {"finish": writing.finish, "rest": writing.rest, **writing.totals.to_json(), "seconds": seconds}
+                    end = {"finish": event.finish, "rest": event.rest}
+                    yield "done", end | totals.to_json() | {"seconds": time.perf_counter() - started}
+
+    def _write(self, asked: GenerateRequest) -> Iterator[Event]:
+        sampling = Sampling(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed)
+        return write(
+            self.run.model,
+            self.run.tokenizer,
+            [asked.prompt],
+            max_new_tokens=asked.max_new_tokens,
+            sampling=sampling,
+            stop=asked.stop or (),
+            bits=True,
+        )
 
 
 async def _gathered(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

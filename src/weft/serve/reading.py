@@ -1,4 +1,4 @@
-"""Text with the surprisal of every token: of a text that is given, and of one that is being written.
+"""Text with the surprisal of every token: of a text that is given, and the sums over one that is being written.
 
 Tokens are pieces of bytes, so a character may take several of them. ``text`` of a token is what it completes: empty
 while a character is unfinished, then the characters of all tokens since the last whole one. Shapes: T positions.
@@ -6,32 +6,20 @@ while a character is unfinished, then the characters of all tokens since the las
 
 from __future__ import annotations
 
-import codecs
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 from weft.data import TokenizedSplit, Tokenizer
 from weft.data.documents import join_fragments, split_documents
 from weft.evaluation.scoring import score
-from weft.generation import PREFILL, Sampling, draw
-from weft.layers.cross_entropy import IGNORE
-from weft.model import ModelState, WeftModel
+from weft.generation import GrowingText, Token
+from weft.model import WeftModel
 from weft.serve.limits import Refused
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token, the text that it completes, and its surprisal under the model."""
-
-    id: int
-    text: str
-    bits: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +56,6 @@ class Totals:
         return asdict(self) | {"bits_per_byte": self.bits / self.bytes if self.bytes else None}
 
 
-class Characters:
-    """Puts tokens' bytes together to whole characters; what is not UTF-8 becomes U+FFFD."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
-
-    def add(self, token: int) -> str:
-        """Return the text that ``token`` completes: nothing until all bytes so far are whole characters."""
-        self._held += self._decoder.decode(self._tokenizer.token_bytes(token))
-        unfinished = self._decoder.getstate()[0]
-        if unfinished:
-            return ""
-        whole, self._held = self._held, ""
-        return whole
-
-    def rest(self) -> str:
-        """Return what is left at the end of a text."""
-        whole = self._held + self._decoder.decode(b"", final=True)
-        self._held = ""
-        return whole
-
-
 def score_text(
     model: WeftModel,
     tokenizer: Tokenizer,
@@ -116,62 +80,6 @@ def score_text(
 
 def _tokens(tokenizer: Tokenizer, ids: Iterable[int], nats: Iterable[float]) -> list[Token]:
     """Return the tokens of one document, its boundary left out."""
-    characters = Characters(tokenizer)
+    text = GrowingText(tokenizer)
     pairs = list(zip(ids, nats, strict=True))[1:]
-    return [Token(int(i), characters.add(int(i)), float(cost / np.log(2))) for i, cost in pairs]
-
-
-@dataclass
-class Writing:
-    """One text being written. Iterating yields the prompt's tokens (in lists, as they are read), then new tokens.
-
-    The text is that of :func:`weft.generation.generate` with the same settings. A token's bits are those of the model
-    itself, before temperature, top-k and top-p. After the last token, ``rest`` holds what is left of a character that
-    was never finished, and ``finish`` says why it is the last: "length", or "stop" where the document has ended.
-    """
-
-    model: WeftModel
-    tokenizer: Tokenizer
-    prompt: str
-    max_new_tokens: int
-    sampling: Sampling
-    totals: Totals = field(default_factory=Totals)
-    finish: str = "length"
-    rest: str = ""
-
-    @torch.no_grad()
-    def __iter__(self) -> Iterator[list[Token] | Token]:
-        assert not self.model.training
-        characters = Characters(self.tokenizer)
-        generator = torch.Generator().manual_seed(self.sampling.seed)
-        state: ModelState | None = None
-        for logits_V, state, tokens in self._read_prompt():  # noqa: B007 - the last ones are gone on from
-            yield tokens
-        for step in range(self.max_new_tokens):
-            surprisal_V = -logits_V.log_softmax(-1) / math.log(2)
-            logits_V[self.tokenizer.padding_id] = float("-inf")
-            drawn = draw(logits_V, self.sampling, generator)
-            if drawn == self.tokenizer.boundary_id:
-                self.finish = "stop"
-                break
-            bits = float(surprisal_V[drawn])
-            self.totals.add(bits, len(self.tokenizer.token_bytes(drawn)))
-            yield Token(drawn, characters.add(drawn), bits)
-            if step + 1 < self.max_new_tokens:
-                logits_BTV, state = self.model(torch.tensor([[drawn]]), state)
-                logits_V = logits_BTV[0, -1].float()
-        self.rest = characters.rest()
-
-    def _read_prompt(self) -> Iterator[tuple[torch.Tensor, ModelState, list[Token]]]:
-        """Read the prompt in pieces; yield the last logits, the state and the piece's tokens with their bits."""
-        characters, state = Characters(self.tokenizer), None
-        ids_T = torch.tensor([self.tokenizer.boundary_id, *self.tokenizer.encode(self.prompt).tolist()])
-        targets_T = torch.cat([ids_T[1:], torch.tensor([IGNORE])])
-        first_T = torch.arange(len(ids_T)) == 0
-        for start in range(0, len(ids_T), PREFILL):
-            piece = slice(start, start + PREFILL)
-            hidden_BTD, state = self.model.hidden(ids_T[None, piece], state, first_T[None, piece])
-            nats_T = self.model.embedding.surprisal(hidden_BTD, targets_T[None, piece])[0]
-            pairs = zip(targets_T[piece].tolist(), (nats_T / math.log(2)).tolist(), strict=True)
-            tokens = [Token(token, characters.add(token), bits) for token, bits in pairs if token != IGNORE]
-            yield self.model.embedding.logits(hidden_BTD[:, -1])[0].float(), state, tokens
+    return [Token(int(i), text.add(int(i)), float(cost / np.log(2))) for i, cost in pairs]

@@ -11,7 +11,7 @@ from weft.files import disk_errors, write_atomic
 
 
 class Status(NamedTuple):
-    """Where a run stands after a step. ``done`` is the used part of the budget, ``seconds`` training time."""
+    """Where a run stands. ``done`` is the used part of the budget, ``seconds`` training time."""
 
     step: int
     done: float
@@ -29,7 +29,7 @@ class Listener(Protocol):
         """Hear of something in words."""
 
     def status(self, status: Status) -> None:
-        """Hear of every step."""
+        """Hear where the run stands: after every step, or on a GPU every second or ``log_every`` steps."""
 
     def event(self, record: dict[str, Any]) -> None:
         """Hear of everything that is written to ``metrics.jsonl``."""

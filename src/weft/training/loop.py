@@ -2,68 +2,52 @@
 
 Recurrent state is carried, detached, from each segment to the next of its lane (Transformer-XL style); the stream's
 resets say where a document begins. The best model by validation is written to the run directory as it appears.
+Steps are queued (:mod:`weft.training.queue`): between two looks at their losses nothing waits for the device.
 Shapes: B lanes, T positions of a segment.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weft.data import IGNORED, PreparedData, TrainingStream, open_stream
+from weft.data import IGNORED, PreparedData, open_stream
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.figures import figures
 from weft.evaluation.scoring import first_part, score
 from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
-from weft.layers.state import detach
-from weft.model import ModelState, WeftModel
+from weft.layers.state import tensors
 from weft.peers import LanguageModel
+from weft.training.compilation import training_loss
+from weft.training.feed import Feed
 from weft.training.listener import Listener, Metrics, Status
 from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate
 from weft.training.parallel import Processes, whole
 from weft.training.precision import use_bf16
+from weft.training.queue import Queue, StepResult, longest_queue
 from weft.training.recipe import TrainingConfig
 from weft.training.schedule import learning_rate_factor, progress
 from weft.training.snapshot import save_snapshot
+from weft.training.step import (
+    Loss,
+    Step,
+    apply_gradients,
+    checkpoint_activations,
+    clear_if_,
+    empty_state,
+    rebuild,
+)
 
 MOST_BAD_STEPS = 5
 SAMPLE_TOKENS = 64
-
-
-@dataclass
-class _Carried:
-    """Holds the state on its way through a wrapper, which would take tuples of tensors apart."""
-
-    state: ModelState | None
-
-
-class _Step(nn.Module):
-    """The loss as a forward pass, which is what wrappers for several processes synchronise."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, targets: Tensor, reset: Tensor, carried: _Carried) -> Tensor:
-        loss, carried.state = self.model.loss(tokens, targets, carried.state, reset)
-        return loss
-
-    def surprisal(
-        self, tokens: Tensor, targets: Tensor, state: ModelState | None, reset: Tensor
-    ) -> tuple[Tensor, ModelState]:
-        """Score with the model, whose parameters may be in shards."""
-        assert isinstance(self.model, WeftModel), "a peer is scored by its own method"
-        return self.model.surprisal(tokens, targets, state, reset)
 
 
 class Trainer:
@@ -89,21 +73,20 @@ class Trainer:
         self.bf16 = use_bf16(config.precision, self.device)
         torch.manual_seed(config.seed + 1000 * self.processes.rank)
         self.stream = self.open_stream(None)
-        self.state: ModelState | None = None
         self.step = self.tokens = self.bad_steps = self.best_step = 0
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
-        self.gradient_norm = 0.0
         self.validation_split = first_part(prepared.validation, config.validation_tokens, prepared.tokenizer)
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
+        self.queue = Queue(longest_queue(self.device, config.log_every))
         self.stop_requested = False
 
     def request_stop(self) -> None:
-        """Let :meth:`run` end after the present step."""
+        """Let :meth:`run` end after the present step (on a GPU, after the steps that are queued)."""
         self.stop_requested = True
 
-    def open_stream(self, state: Any) -> TrainingStream:
+    def open_stream(self, state: Any) -> Feed:
         """Return the training segments from where ``state`` stands (None: from the start)."""
-        return open_stream(
+        stream = open_stream(
             self.prepared,
             lanes=self.config.lanes,
             length=self.config.length,
@@ -113,12 +96,40 @@ class Trainer:
             world_size=self.processes.count,
             state=state,
         )
+        return Feed(stream, self.device, ahead=self.device.type == "cuda")
 
     def wrap(self) -> None:
         """Put the model on its device and make optimizers and averages of the parameters that it now has."""
-        self.module = self.processes.wrap(_Step(self.model), self.model.blocks)
+        self.model.to(self.device)
+        if self.config.checkpoint_activations:
+            checkpoint_activations(self.model)
+        with self._autocast():
+            self.empty = self.state = empty_state(self.model, self.config.lanes, self.device)
+        loss = training_loss(
+            self.model,
+            self.config.compile,
+            device=self.device,
+            sharded=self.processes.sharded,
+            attempt=self._attempt,
+            say=self.listener.message,
+        )
+        self.module = self.processes.wrap(Step(self.model, loss, self.empty), self.model.blocks)
         self.optimizers = make_optimizers(self.model, self.config)
         self.average = ExponentialAverage(self.model, self.config.ema) if self.config.ema else None
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _attempt(self, loss: Loss) -> None:
+        """Take a loss forwards and backwards on nothing, and leave no trace."""
+        shape = (self.config.lanes, self.config.length)
+        tokens, targets = torch.zeros(2, *shape, dtype=torch.long, device=self.device).unbind()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            self.model.train()
+            with self._autocast():
+                nats, _ = loss(tokens, targets, self.empty, tokens != 0)
+            torch.autograd.backward(nats)
+        self.model.zero_grad(set_to_none=True)
 
     @property
     def scorer(self) -> nn.Module:
@@ -127,8 +138,9 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """The part of the budget that is used."""
-        return progress(self.config, steps=self.step, tokens=self.tokens, seconds=self.seconds)
+        """The part of the budget that is used. The time of steps that are queued is estimated."""
+        seconds = self.seconds + self.queue.expected_seconds
+        return progress(self.config, steps=self.step, tokens=self.tokens, seconds=seconds)
 
     @property
     def bits_per_nat(self) -> float:
@@ -138,78 +150,100 @@ class Trainer:
 
     def run(self) -> bool:
         """Train until the budget is used (True) or a stop is requested (False); either way a checkpoint is left."""
-        stop = False
-        while self.done < 1 and not stop:
-            before = self.done
-            started = time.perf_counter()
-            loss = self._update(learning_rate_factor(self.config, before) * self.config.learning_rate)
-            taken = self.processes.most(time.perf_counter() - started)[0]
-            self.seconds += taken
-            self._log(loss, taken)
-            stop = self.processes.most(float(self.stop_requested))[0] > 0  # all at the same step
-            if _crossed(before, self.done, self.config.validations) or self.done >= 1:
-                self._validate()
-            if _crossed(before, self.done, self.config.samples):
-                self._sample()
-            if self.step % self.config.checkpoint_every == 0 and self.done < 1:
-                save_snapshot(self)
+        stop, seen = False, self.done  # what was used at the last look
+        self.queue.start_clock()
+        try:
+            while self.done < 1 and not stop:
+                self._update(learning_rate_factor(self.config, self.done) * self.config.learning_rate)
+                if self._due(seen):
+                    self._look()
+                    stop = self.processes.most(float(self.stop_requested))[0] > 0  # all at the same step
+                    self._pause(seen)
+                    seen = self.done
+                    self.queue.start_clock()
+        finally:
+            self.stream.close()
         save_snapshot(self)
         return self.done >= 1
 
-    def _update(self, learning_rate: float) -> float:
-        """Take one optimizer step over ``accumulation`` segments; return the mean loss."""
+    def _pause(self, seen: float) -> None:
+        """Do what is due now that ``seen`` of the budget has become ``self.done``; it does not count as training."""
+        if _crossed(seen, self.done, self.config.validations) or self.done >= 1:
+            self._validate()
+        if _crossed(seen, self.done, self.config.samples):
+            self._sample()
+        if self.step % self.config.checkpoint_every == 0 and self.done < 1:
+            save_snapshot(self)
+
+    def _due(self, seen: float) -> bool:
+        """Tell whether to wait for the device: for news, or for something to do with the weights as they are now."""
+        return (
+            self.queue.full
+            or len(self.recent) + len(self.queue) >= self.config.log_every
+            or self.step % self.config.checkpoint_every == 0
+            or self.done >= 1
+            or any(_crossed(seen, self.done, parts) for parts in (self.config.validations, self.config.samples))
+        )
+
+    def _update(self, learning_rate: float) -> None:
+        """Queue one optimizer step over ``accumulation`` segments."""
         set_learning_rate(self.optimizers, learning_rate)
         self.module.train()
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         for _ in range(self.config.accumulation):
             loss = self._segment_loss() / self.config.accumulation
             torch.autograd.backward(loss)
-            total += self.processes.total(loss.item())[0] / self.processes.count
-        self.gradient_norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)))
-        if math.isfinite(total) and math.isfinite(self.gradient_norm):
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.bad_steps = 0
-        else:
-            self._skip(total)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            total += loss.detach()
+        total = self.processes.summed(total) / self.processes.count
+        told = apply_gradients(self.model, self.optimizers, total, self.config.clip)
+        clear_if_(told[2], self.state)
         if self.average:
             self.average.update(self.model)
         self.step += 1
-        return total
+        self.queue.add(told)
 
     def _segment_loss(self) -> Tensor:
         """Return the loss of the next segment; its mean over the processes is that of all their targets."""
-        segment = next(self.stream)
-        tokens, targets, reset = (torch.from_numpy(part).to(self.device) for part in segment)
-        self.tokens += tokens.numel() * self.processes.count
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            carried = _Carried(self.state)
-            loss = self.module(tokens, targets, reset, carried)
-        self.state = detach(carried.state) if self.config.carry_state else None
+        batch = next(self.stream)
+        self.tokens += batch.tokens_BT.numel() * self.processes.count
+        with self._autocast():
+            loss, *state = self.module(*batch, *tensors(self.state))
+        if self.config.carry_state:
+            self.state = rebuild(self.empty, state)
         assert isinstance(loss, Tensor)
         if self.processes.count == 1:
             return loss
-        scored = float((segment.targets_BT != IGNORED).sum())
-        share = scored * self.processes.count / max(1.0, self.processes.total(scored)[0])
+        scored = (batch.targets_BT != IGNORED).sum().to(torch.float32)
+        share = scored * self.processes.count / self.processes.summed(scored).clamp(min=1)
         return loss.mul(share)
 
-    def _skip(self, loss: float) -> None:
-        """Leave the weights alone after a loss or gradient that is not finite; give up after several in a row."""
-        self.state = None
+    def _look(self) -> None:
+        """Wait for the device and hear of the steps that were queued."""
+        steps, seconds = self.queue.read()
+        taken = self.processes.most(seconds)[0]
+        self.seconds += taken
+        self.queue.pace = taken / len(steps)
+        for step, told in enumerate(steps, start=self.step - len(steps) + 1):
+            self._hear(step, told)
+        self._log(steps[-1].gradient_norm)
+
+    def _hear(self, step: int, told: StepResult) -> None:
+        """Take a step's loss in; give up after several in a row that were left out."""
+        if math.isfinite(told.loss):
+            self.recent.append((told.loss, self.queue.pace))
+        if not told.skipped:
+            self.bad_steps = 0
+            return
         self.bad_steps += 1
-        self._event({"event": "skipped", "step": self.step + 1, "loss": str(loss)})
+        self._event({"event": "skipped", "step": step, "loss": str(told.loss)})
         if self.bad_steps >= MOST_BAD_STEPS:
             raise UserError(
-                f"The loss was not finite {MOST_BAD_STEPS} times in a row at step {self.step}: start again with a "
+                f"The loss was not finite {MOST_BAD_STEPS} times in a row at step {step}: start again with a "
                 f"lower learning rate (--set training.learning_rate={self.config.learning_rate / 3:.2g}) or more "
                 "warm-up; the best model so far is kept."
             )
 
-    def _log(self, loss: float, seconds: float) -> None:
-        if math.isfinite(loss):
-            self.recent.append((loss, seconds))
+    def _log(self, gradient_norm: float) -> None:
         if not self.recent:
             return
         per_step = self.config.lanes * self.config.length * self.config.accumulation * self.processes.count
@@ -230,7 +264,7 @@ class Trainer:
                 "bits_per_byte": bits,
                 "learning_rate": self.optimizers[0].param_groups[0]["lr"],
                 "tokens_per_second": round(speed, 1),
-                "gradient_norm": self.gradient_norm,
+                "gradient_norm": gradient_norm,
             }
         )
         self.recent.clear()

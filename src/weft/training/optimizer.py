@@ -1,16 +1,14 @@
-"""AdamW, or Muon for the hidden matrices with AdamW for the rest.
-
-Muon orthogonalises the momentum of a matrix (Jordan et al. 2024). Its updates are scaled to AdamW's typical size
-(Moonshot AI 2025, arXiv 2502.16982: 0.2 sqrt(max(rows, columns))), so one learning rate means the same for both.
-"""
+"""AdamW, or Muon for the hidden matrices with AdamW for the rest; the average of the weights."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from weft.peers import LanguageModel
+from weft.training.muon import Muon
+from weft.training.parallel import local
 from weft.training.recipe import TrainingConfig
 
 
@@ -28,13 +26,7 @@ def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimi
     )
     if not hidden:
         return [adamw]
-    muon = Muon(
-        hidden,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(hidden, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum)
     return [muon, adamw]
 
 
@@ -66,8 +58,9 @@ class ExponentialAverage:
         """Take in the current weights."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 10))
-        for name, parameter in model.named_parameters():
-            self.average[name].lerp_(parameter.detach(), 1 - decay)
+        named = dict(model.named_parameters())
+        averages = [local(self.average[name]) for name in named]
+        torch._foreach_lerp_(averages, [local(parameter.detach()) for parameter in named.values()], 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

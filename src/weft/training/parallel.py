@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from weft.launch import launched
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import Placement
 
 
 class Processes:
@@ -53,20 +57,21 @@ class Processes:
         register_fsdp_forward_method(step, "surprisal")
         return step
 
-    def total(self, *values: float) -> list[float]:
-        """Return the sum of each value over the processes."""
-        return self._reduced("SUM", values)
+    def summed(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes, on the device; the host does not wait for it."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
 
     def most(self, *values: float) -> list[float]:
         """Return the largest of each value over the processes."""
-        return self._reduced("MAX", values)
-
-    def _reduced(self, how: str, values: tuple[float, ...]) -> list[float]:
         if self.count == 1:
             return list(values)
         told = torch.tensor(values, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
         told = told.to(self.device)
-        torch.distributed.all_reduce(told, getattr(torch.distributed.ReduceOp, how))
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         return [float(value) for value in told]
 
     def gather(self, value: Any) -> list[Any]:
@@ -92,18 +97,68 @@ class Processes:
             yield
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor of which this process may hold only a shard. Every process must call it."""
+def is_shard(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return whether this process may hold only a part of a tensor."""
+    if type(tensor) in (Tensor, nn.Parameter):  # without an import that takes seconds
+        return False
     from torch.distributed.tensor import DTensor
 
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor of which this process may hold only a shard. Every process must call it."""
+    return tensor.full_tensor() if is_shard(tensor) else tensor
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:
     """Return ``tensor`` (whole) on the device of ``model`` and sharded as it is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
     moved = tensor.to(model.device)
-    if not isinstance(model, DTensor) or tensor.shape != model.shape:
+    if not is_shard(model) or tensor.shape != model.shape:
         return moved
-    return distribute_tensor(moved, model.device_mesh, model.placements, src_data_rank=None)  # all ranks have it
+    return _distributed(moved, model, model.placements)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds: all of it where there are no shards."""
+    return tensor.to_local() if is_shard(tensor) else tensor
+
+
+def shard_like(part: Tensor, model: Tensor) -> Tensor:
+    """Return this process's ``part`` of a tensor that is sharded as ``model`` is; they share storage."""
+    return _joined(part, model, model.placements, model.shape, model.stride()) if is_shard(model) else part
+
+
+def join_shards(parts_N: Tensor, model: Tensor) -> Tensor:
+    """Return N whole tensors, given this process's parts of them, each sharded as ``model`` is. All must call it."""
+    if not is_shard(model):
+        return parts_N
+    shape, stride = (len(parts_N), *model.shape), (model.numel(), *model.stride())
+    return _joined(parts_N, model, _behind(model), shape, stride).full_tensor()
+
+
+def own_shard(whole_N: Tensor, model: Tensor) -> Tensor:
+    """Return this process's parts of N whole tensors, each to be sharded as ``model`` is."""
+    return _distributed(whole_N, model, _behind(model)).to_local() if is_shard(model) else whole_N
+
+
+def _distributed(whole: Tensor, model: DTensor, placements: Sequence[Placement]) -> DTensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, model.device_mesh, placements, src_data_rank=None)  # all ranks have it
+
+
+def _joined(
+    part: Tensor, model: DTensor, placements: Sequence[Placement], shape: tuple[int, ...], stride: tuple[int, ...]
+) -> DTensor:
+    from torch.distributed.tensor import DTensor
+
+    mesh = model.device_mesh
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
+
+
+def _behind(model: DTensor) -> list[Placement]:
+    """Return the placements of what is sharded as ``model`` is, but stands behind one more dimension."""
+    from torch.distributed.tensor import Shard
+
+    return [Shard(place.dim + 1) if isinstance(place, Shard) else place for place in model.placements]

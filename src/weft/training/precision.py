@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
     return device.type == "cpu" and cpu_has_bf16()
 
 
+@cache
 def cpu_has_bf16() -> bool:
     """Return whether this CPU has bfloat16 matrix instructions (known on Linux; False elsewhere)."""
     if platform.system() != "Linux":

@@ -26,6 +26,8 @@ RESUMABLE = (
     "training.minutes",
     "training.checkpoint_every",
     "training.validations",
+    "training.compile",
+    "training.checkpoint_activations",
 )
 
 
@@ -71,6 +73,8 @@ class TrainingConfig(FrozenConfig):
 
     ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of
     the budget. ``learning_rate`` is the peak; it means the same for both optimizers, whose updates match in size.
+    ``compile`` (``torch.compile``) is on for a GPU and off for a CPU where it is "auto". ``checkpoint_activations``
+    keeps only what goes into each block and makes the rest again going backwards: less memory, about a third more time.
     """
 
     steps: PositiveInt | None = None
@@ -92,6 +96,8 @@ class TrainingConfig(FrozenConfig):
     carry_state: bool = True
     predict_boundary: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    checkpoint_activations: bool = False
     validations: PositiveInt = 10
     validation_tokens: PositiveInt = 200_000
     samples: int = Field(default=4, ge=0)
@@ -105,6 +111,12 @@ class TrainingConfig(FrozenConfig):
     @classmethod
     def _count(cls, value: Any) -> Any:
         return parse_count(value) if isinstance(value, str) else value
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """Take the truth values for which YAML takes a bare on and off."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

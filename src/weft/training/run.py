@@ -22,6 +22,7 @@ from weft.folder import WEIGHTS, load_tokenizer
 from weft.launch import is_main
 from weft.peers import LanguageModel, load_any
 from weft.signals import stop_signals
+from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
 from weft.training.fitting import (
     check_model,
@@ -101,6 +102,8 @@ def train(
         origin = Path(recipe.training.init_from) if recipe.training.init_from and not begun else None
         tokenizer = Tokenizer.load(out) if begun else load_tokenizer(origin) if origin else None
         processes = Processes()
+        if processes.device.type == "cpu":
+            keep_memory()
         with processes.main_first():
             prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
         recipe = recipe if begun else fit(recipe, prepared)

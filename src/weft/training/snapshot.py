@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from weft.data import join_states
 from weft.errors import UserError
 from weft.folder import load_into
-from weft.layers.state import map_state, tensors
-from weft.model import ModelState
+from weft.layers.state import tensors
 from weft.training.checkpoint import (
     Checkpoint,
     Tensors,
@@ -23,6 +21,7 @@ from weft.training.checkpoint import (
     write_checkpoint,
 )
 from weft.training.parallel import like, whole
+from weft.training.step import rebuild
 
 if TYPE_CHECKING:
     from weft.training.loop import Trainer
@@ -120,12 +119,14 @@ def _restore_tensors(trainer: Trainer, groups: dict[str, Tensors], average_updat
         trainer.average.updates = average_updates
     first = trainer.processes.rank * trainer.config.lanes
     mine = slice(first, first + trainer.config.lanes)
-    trainer.state = _unflatten(trainer, {key: tensor[mine] for key, tensor in groups["lanes"].items()})
+    if lanes := groups["lanes"]:
+        trainer.state = rebuild(trainer.empty, [lanes[str(n)][mine].to(trainer.device) for n in range(len(lanes))])
 
 
 def _lanes(trainer: Trainer) -> Tensors:
     """Return what the lanes of this process remember, lane by lane."""
-    return {f"{index}": tensor.cpu() for index, tensor in enumerate(tensors(trainer.state or ()))}
+    state = trainer.state if trainer.config.carry_state else ()
+    return {f"{index}": tensor.cpu() for index, tensor in enumerate(tensors(state))}
 
 
 def _random(trainer: Trainer) -> Tensors:
@@ -134,21 +135,6 @@ def _random(trainer: Trainer) -> Tensors:
     if trainer.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(trainer.device)
     return random
-
-
-def _unflatten(trainer: Trainer, saved: Tensors) -> ModelState | None:
-    """Give saved tensors the structure of the model's state."""
-    if not saved:
-        return None
-    zero = torch.zeros(1, 1, dtype=torch.long, device=trainer.device)
-    surprisal: Any = trainer.scorer.surprisal
-    _, template = surprisal(zero, zero, None, zero == 0)
-    leaves = iter([saved[str(index)].to(trainer.device) for index in range(len(saved))])
-
-    def next_leaf(_: Tensor) -> Tensor:
-        return next(leaves)
-
-    return map_state(next_leaf, cast("ModelState", template))
 
 
 def _finite(value: float) -> float | None:

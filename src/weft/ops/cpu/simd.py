@@ -227,10 +227,10 @@ def _chosen(sign: str) -> Any:
 
 
 @intrinsic
-def _raised(typing: Any, value: Any, shifted: Any) -> Any:  # noqa: ARG001
+def _raised(typing: Any, value: Any, shifted: Any) -> Any:
     """Return value * 2^n, where n are the lowest bits of ``shifted`` = n + 1.5 * 2^23."""
 
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         value, shifted = (builder.bitcast(x, _INTS) for x in args)
         return builder.bitcast(builder.add(value, builder.shl(shifted, _constant(23))), _FLOATS)
 

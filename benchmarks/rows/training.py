@@ -1,0 +1,142 @@
+"""Training steps (loss, gradients, AdamW), in tokens per second: hybrid against peers of as many parameters.
+
+Every contender takes part as it is and compiled, where there is a compiler; its faster form counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks import models
+from benchmarks.harness import Bar, Ratio, Sheet, Times, Unit, figure
+from benchmarks.models import Scale
+
+Make = Callable[[], tuple[Unit, nn.Module]]
+ASKED = {"cpu": Bar("at least", 1.8), "gpu": Bar("at least", 1.3)}
+ASKED_OF_PEAK = Bar("at least", 0.35)
+OURS, PEERS = "hybrid", ("Llama", "x-transformers")
+OTHERS = {"transformer": ("transformer", False), "hybrid with Muon": ("hybrid", True)}  # and: its own optimizer?
+PEAK = "matrix products"
+PEAK_WIDTH = {"cpu": 2048, "gpu": 8192}
+
+
+def measure(sheet: Sheet) -> None:
+    for scale in models.scales(sheet.options):
+        _measure(sheet, scale)
+    sheet.notes.append(
+        "Ours carries its state and takes resets; peers see each row as one document, without a mask. All have AdamW "
+        "(fused), the same tokens and the same precision; peers' losses are over all logits."
+    )
+
+
+def _measure(sheet: Sheet, scale: Scale) -> None:
+    race = sheet.race(f"training {scale.size}")
+    for name, make in _contenders(sheet, scale).items():
+        race.enter(name, partial(_enter, make, name, scale, sheet), warmups=3)
+    race.enter(PEAK, lambda: _products(sheet))
+    times = race.run()
+    ours = times.fastest(forms(OURS))
+    for peer in PEERS:
+        fastest = times.fastest(forms(peer))
+        sheet.line(
+            f"hybrid {scale.size} over {peer}",
+            measured=_rates(times, scale, ours, fastest),
+            ratio=times.ratio(fastest, ours),
+            bar=ASKED[sheet.options.kind],
+            note="" if ours is None else form(ours),
+        )
+    _peak_line(sheet, times, scale, ours)
+    for other in OTHERS:
+        fastest = times.fastest(forms(other))
+        sheet.line(
+            f"{other} {scale.size}, over hybrid with AdamW",
+            measured=_rates(times, scale, fastest, ours),
+            ratio=times.ratio(ours, fastest),
+        )
+
+
+def forms(name: str) -> tuple[str, str]:
+    return name, f"{name} compiled"
+
+
+def form(name: str) -> str:
+    return "compiled" if name.endswith(" compiled") else "eager"
+
+
+def _contenders(sheet: Sheet, scale: Scale) -> dict[str, Make]:
+    options = sheet.options
+    made: dict[str, Make] = {}
+    for compiled in (False, True) if options.compiled else (False,):
+        ours = partial(models.weft_step, scale=scale, options=options, compiled=compiled)
+        makes: dict[str, Make] = {
+            OURS: partial(ours, "hybrid"),
+            "Llama": partial(models.llama_step, scale, options, compiled=compiled),
+            "x-transformers": partial(models.x_transformers_step, scale, options, compiled=compiled),
+        }
+        if options.gpu or not compiled:  # on a CPU compiling takes long, and these are for information
+            makes |= {
+                other: partial(ours, architecture, own_optimizer=own) for other, (architecture, own) in OTHERS.items()
+            }
+        made |= {forms(name)[compiled]: make for name, make in makes.items()}
+    return made
+
+
+def _enter(make: Make, name: str, scale: Scale, sheet: Sheet) -> Unit:
+    step, model = make()
+    sheet.facts[f"{name} {scale.size}"] = models.sizes(model, scale)
+    return step
+
+
+def _rates(times: Times, scale: Scale, first: str | None, second: str | None) -> str:
+    """Return tokens per second of two contenders, and in which form the second was fastest."""
+    if first is None or second is None:
+        return ""
+    one, other = (scale.tokens / times.median(name) for name in (first, second))
+    return f"{one:,.0f} against {other:,.0f} ({form(second)}) tokens/s"
+
+
+def _products(sheet: Sheet) -> Unit:
+    """Return one large product in the training's precision: the rate that this machine's matrix units reach."""
+    options = sheet.options
+    width = 64 if options.quick else PEAK_WIDTH[options.kind]
+    dtype = torch.bfloat16 if options.gpu else torch.float32
+    x, y = (torch.randn(width, width, device=options.device, dtype=dtype) for _ in range(2))
+    into = torch.empty_like(x)
+    return lambda: torch.mm(x, y, out=into)
+
+
+def _peak_line(sheet: Sheet, times: Times, scale: Scale, ours: str | None) -> None:
+    """Compare the operations of a step over its time with the rate of the large product."""
+    options = sheet.options
+    ratio = times.ratio(PEAK, ours)
+    if ratio is None or ours is None:
+        return
+    width = 64 if options.quick else PEAK_WIDTH[options.kind]
+    step = scale.tokens * training_operations(scale)
+    fraction: Ratio = ratio.scaled(step / (2 * width**3))
+    rates = (step / times.median(ours), 2 * width**3 / times.median(PEAK))
+    sheet.line(
+        f"hybrid {scale.size}, operations over the matrix rate measured here",
+        measured=f"{' of '.join(figure(rate / 1e9) for rate in rates)} GFLOP/s",
+        ratio=fraction,
+        bar=ASKED_OF_PEAK if options.gpu and scale.size == "150M" else None,
+    )
+
+
+def training_operations(scale: Scale) -> float:
+    """Return a hybrid's operations per token: six for each weight, and attention's, three times those forward."""
+    import weft
+    from weft.blocks import AttentionBlock
+    from weft.model import WeftModel
+
+    with torch.device("meta"):
+        model = WeftModel(weft.sized(OURS, parameters=scale.size, vocab_size=scale.vocab_size))
+    used = [model.blocks[block] for block in model.schedule]
+    maps = sum(m.weight.numel() for block in used for m in block.modules() if isinstance(m, nn.Linear))
+    window = model.config.attention.memory + 1
+    attention = sum(block.mixing_flops(window) for block in used if isinstance(block, AttentionBlock))
+    return 6 * maps + 3 * (model.embedding.flops() + attention)

@@ -1,0 +1,77 @@
+"""One token after another: a model with a state of its own, in the form that is fastest where it runs.
+
+A decoder is a private copy of the state, so it may change it in place; the state that comes out is the model's own.
+Shapes: B texts, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft.layers.state import map_state
+from weft.model import ModelState, WeftModel
+from weft.ops import cpu
+from weft.peers import LanguageModel
+
+ENDED = -1  # in the place of a token: nobody reads on in this text
+
+
+class Decoder(ABC):
+    """Reads one more token of each text at a time, from a state on. It serves one caller, with no gradient."""
+
+    @abstractmethod
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """Read a token of each text; return float32 logits (B, V), which the next step may overwrite.
+
+        A text whose token is ``ENDED`` is done with: its logits and its state from there on mean nothing.
+        """
+
+    @property
+    @abstractmethod
+    def state(self) -> ModelState:
+        """The state after the last token that was read, as the model itself would give it; a copy."""
+
+
+class PlainDecoder(Decoder):
+    """Calls the model: for any model, on any device."""
+
+    def __init__(self, model: LanguageModel, state: ModelState) -> None:
+        self._model, self._state = model, state
+
+    @torch.no_grad()
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """Call the model."""
+        logits_BTV: Tensor
+        logits_BTV, self._state = self._model(tokens_B.clamp(min=0)[:, None], self._state)
+        return logits_BTV[:, -1]
+
+    @property
+    def state(self) -> Any:
+        """What the model returned; a peer's is no copy, as its cache grows in place."""
+        return map_state(Tensor.clone, self._state) if isinstance(self._model, WeftModel) else self._state
+
+
+def make_decoder(model: LanguageModel, state: ModelState, *, rows: int, steps: int) -> Decoder:
+    """Return the fastest decoder that covers ``model``, for ``rows`` texts and about ``steps`` tokens after ``state``.
+
+    ``state`` is what the model returned for the tokens so far; it is not changed. The model must be in evaluation mode.
+    """
+    if isinstance(model, WeftModel):
+        from weft.generation.graph import graph_decoder
+
+        found = _fused(model, state, rows) or graph_decoder(model, state, rows, steps=steps)
+        if found is not None:
+            return found
+    return PlainDecoder(model, state)
+
+
+def _fused(model: WeftModel, state: ModelState, rows: int) -> Decoder | None:
+    if not cpu.available():
+        return None
+    from weft.generation.fused import fused_decoder  # imports Numba
+
+    return fused_decoder(model, state, rows)

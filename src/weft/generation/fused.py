@@ -1,0 +1,94 @@
+"""On a CPU: one token's step as one kernel (:mod:`weft.ops.cpu.decode`).
+
+A model of 10M parameters has some 200 operators a token, each of which costs torch more than its arithmetic. As one
+kernel it costs the time in which memory gives the weights, and little more.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.blocks import AttentionBlock, FeedForwardBlock, QRNNBlock
+from weft.generation.decoder import Decoder
+from weft.generation.memories import frequencies
+from weft.generation.program import NORMS, Program
+from weft.layers.embedding import TokenEmbedding
+from weft.layers.window_attention import AttentionState
+from weft.model import ModelState, WeftModel
+from weft.ops.cpu import decode as d
+
+MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
+_BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
+_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, nn.Linear, nn.Dropout, *NORMS, *_BLOCKS)
+_turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
+
+
+def fused_decoder(model: WeftModel, state: ModelState, rows: int) -> FusedDecoder | None:
+    """Return a decoder for ``rows`` texts; None where the kernel does not cover the model."""
+    if rows > MOST_ROWS or not covers(model) or not all(map(_is_suffix, state)):
+        return None
+    return FusedDecoder(model, state, rows)
+
+
+def covers(model: WeftModel) -> bool:
+    """Return whether all parts of the model are what the kernel knows, and nobody watches them."""
+    known = all(
+        type(part) in _PARTS and not part._forward_hooks and not part._forward_pre_hooks for part in model.modules()
+    )
+    plain = all(type(x) is nn.Parameter and x.dtype == torch.float32 for x in model.parameters())
+    here = all(x.device.type == "cpu" and x.is_contiguous() for x in model.parameters())
+    attends = any(isinstance(block, AttentionBlock) for block in model.blocks)
+    relative = attends and model.config.attention.positions == "relative"
+    return known and plain and here and not relative and not model.training
+
+
+def _is_suffix(state: Any) -> bool:
+    """Return whether the remembered positions of the current document are the last ones, as the model leaves them."""
+    if not isinstance(state, AttentionState):
+        return True
+    return bool((state.valid_BM[:, 1:] >= state.valid_BM[:, :-1]).all())
+
+
+class FusedDecoder(Decoder):
+    """Runs one kernel a token, on torch's threads."""
+
+    def __init__(self, model: WeftModel, state: ModelState, rows: int) -> None:
+        self._threads = torch.get_num_threads()
+        self._program = program = Program(model, state, rows, self._threads)
+        self._model = model  # whose parameters the list names
+        self._fields, self._address = program.fields, program.fields.ctypes.data
+        self._tokens_B, self._lanes_B = program.tokens_B.numpy(), program.lanes_B.numpy()
+        self._seen_NB = program.seen_NB.numpy()
+        self._angles_K, self._frequencies = program.angles_K.numpy(), frequencies(len(program.angles_K)).numpy()
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """Run the kernel. IndexError for a token outside the vocabulary."""
+        tokens, program = tokens_B.tolist(), self._program
+        if max(tokens) >= program.logits_BV.shape[1]:
+            raise IndexError(f"token {max(tokens)} is outside the vocabulary of {program.logits_BV.shape[1]}")
+        lanes = [lane for lane, token in enumerate(tokens) if token >= 0]
+        self._tokens_B[:], self._lanes_B[: len(lanes)] = tokens, lanes
+        self._turn_to(program.place)
+        self._fields[d.PLACE], self._fields[d.NUM_LANES] = program.place, len(lanes)
+        program.counters.fill(0)
+        with _turn:
+            d.decode(self._threads, self._address, threads=self._threads)
+        program.place += 1
+        self._seen_NB += 1
+        return program.logits_BV
+
+    def _turn_to(self, place: int) -> None:
+        """Set the rotary angles, made in float64: they are as exact after a billion tokens as after ten."""
+        half, angles = len(self._frequencies), self._frequencies * place
+        np.cos(angles, out=self._angles_K[:half])
+        np.sin(angles, out=self._angles_K[half:])
+
+    @property
+    def state(self) -> ModelState:
+        """The state that the model would have returned."""
+        return tuple(memory.state(self._program.place) for memory in self._program.memories)

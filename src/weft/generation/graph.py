@@ -1,0 +1,116 @@
+"""On CUDA: one token's step, recorded once as a graph of kernels and replayed, so that Python starts one thing a token.
+
+A graph needs tensors that never change their place or size. So the attention's memory is filled up to its full length
+with positions that are of no document, which the model masks as it masks those before a reset: what it computes is the
+same, and the states of one step are as large as those of the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from weft.generation.decoder import Decoder
+from weft.layers.state import map_state, tensors
+from weft.layers.window_attention import AttentionState
+from weft.model import ModelState, WeftModel
+
+FEWEST_STEPS = 32  # fewer are not worth recording
+WARM_UP = 3  # steps before recording, as torch asks for: what is made at a first call must not be recorded
+
+_log = logging.getLogger(__name__)
+
+
+def filled_up(state: Any, memory: int) -> Any:
+    """Return a state whose attention memories all have ``memory`` positions, the new ones first and of no document."""
+    if isinstance(state, AttentionState):
+        missing = memory - state.valid_BM.shape[1]
+        keys, values = (F.pad(x, (0, 0, 0, 0, missing, 0)) for x in (state.keys_BMGK, state.values_BMGK))
+        return AttentionState(keys, values, F.pad(state.valid_BM, (missing, 0), value=False))
+    if isinstance(state, Tensor):
+        return state
+    parts = [filled_up(part, memory) for part in state]
+    return getattr(type(state), "_make", type(state))(parts)
+
+
+def cut_down(state: Any, length: int) -> Any:
+    """Return a state with the last ``length`` positions of its attention memories."""
+    if isinstance(state, AttentionState):
+        first = state.valid_BM.shape[1] - length
+        return AttentionState(*(part[:, first:] for part in state))
+    if isinstance(state, Tensor):
+        return state
+    parts = [cut_down(part, length) for part in state]
+    return getattr(type(state), "_make", type(state))(parts)
+
+
+def remembered(state: Any) -> int:
+    """Return how many positions the attention memories of a state have, 0 where there are none."""
+    if isinstance(state, AttentionState):
+        return state.valid_BM.shape[1]
+    return 0 if isinstance(state, Tensor) else max(map(remembered, state), default=0)
+
+
+class FixedDecoder(Decoder):
+    """Steps from and to tensors that stay where they are, so that a step can be recorded."""
+
+    def __init__(self, model: WeftModel, state: ModelState, rows: int) -> None:
+        device = next(model.parameters()).device
+        self._model, self._memory, self._length = model, model.config.attention.memory, remembered(state)
+        self._state = map_state(Tensor.clone, filled_up(state, self._memory))
+        self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
+        self._logits_BV = torch.empty(rows, model.config.vocab_size, device=device)
+        self._run = self._advance
+
+    @torch.no_grad()
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """Run, or replay, one step."""
+        self._tokens_B.copy_(tokens_B.clamp(min=0))
+        self._run()
+        self._length = min(self._length + 1, self._memory)
+        return self._logits_BV
+
+    @property
+    def state(self) -> Any:
+        """The state without what it was filled up with."""
+        return map_state(Tensor.clone, cut_down(self._state, self._length))
+
+    def _advance(self) -> None:
+        logits_BTV, after = self._model(self._tokens_B[:, None], self._state)
+        self._logits_BV.copy_(logits_BTV[:, -1])
+        for here, new in zip(tensors(self._state), tensors(after), strict=True):
+            here.copy_(new)
+
+    @torch.no_grad()
+    def record(self) -> None:
+        """Record a step as a CUDA graph; from now on it is replayed. RuntimeError where something cannot be."""
+        before = map_state(Tensor.clone, self._state)
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._advance()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._advance()
+        for here, old in zip(tensors(self._state), tensors(before), strict=True):
+            here.copy_(old)
+        self._run = graph.replay
+
+
+def graph_decoder(model: WeftModel, state: ModelState, rows: int, *, steps: int) -> FixedDecoder | None:
+    """Return a decoder that replays a CUDA graph; None on other devices, for few steps, or where none can be made."""
+    if next(model.parameters()).device.type != "cuda" or steps < FEWEST_STEPS:
+        return None
+    decoder = FixedDecoder(model, state, rows)
+    try:
+        decoder.record()
+    except RuntimeError as error:
+        _log.warning("Writing without a CUDA graph, which is slower: %s", str(error).splitlines()[0])
+        return None
+    return decoder

@@ -1,0 +1,96 @@
+"""What each kind of block remembers, laid out for the kernel that reads one token at a time.
+
+A memory takes the model's state in and gives it back. A ring's slots are taken in turn, so nothing is ever moved.
+Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S slots of a ring
+(M + 1), W window of a QRNN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weft.blocks import AttentionBlock, QRNNBlock
+from weft.blocks.qrnn import QRNNState
+from weft.layers.positions import rotate
+from weft.layers.state import NoState
+from weft.layers.window_attention import AttentionState
+from weft.ops.cpu.simd import LANES
+
+
+class Ring:
+    """The keys and values of one attention block.
+
+    Keys are rotated by their places in the text, as only differences of places count.
+    """
+
+    def __init__(self, block: AttentionBlock, state: AttentionState, place: int, seen_B: Tensor) -> None:
+        self.config, self.slots = block.attention, block.attention.memory + 1
+        shape = (len(state.valid_BM), self.config.kv_heads, self.slots, up(self.config.head_dim))
+        self.keys_BGSK, self.values_BGSK = torch.zeros(shape), torch.zeros(shape)
+        self.seen_B = seen_B.copy_(state.valid_BM.sum(1))
+        places = torch.arange(place - state.valid_BM.shape[1], place)
+        for ring, x in (
+            (self.keys_BGSK, self._turned(state.keys_BMGK, places, 1)),
+            (self.values_BGSK, state.values_BMGK),
+        ):
+            ring[:, :, places % self.slots, : self.config.head_dim] = x.transpose(1, 2)
+
+    def _turned(self, keys_BMGK: Tensor, places: Tensor, sign: int) -> Tensor:
+        if self.config.positions != "rotary":
+            return keys_BMGK
+        angles = places[:, None].double() * frequencies(self.config.head_dim)
+        return rotate(keys_BMGK, angles.cos().float(), sign * angles.sin().float())
+
+    def state(self, place: int) -> AttentionState:
+        """Return what the model would remember at ``place``."""
+        length = min(place, self.config.memory)
+        places = torch.arange(place - length, place)
+        keys, values = (
+            ring[:, :, places % self.slots, : self.config.head_dim].transpose(1, 2).contiguous()
+            for ring in (self.keys_BGSK, self.values_BGSK)
+        )
+        valid_BM = torch.arange(length) >= length - self.seen_B[:, None]
+        return AttentionState(self._turned(keys, places, -1), values, valid_BM)
+
+
+class Cells:
+    """The cells of one QRNN block, and its last inputs in a ring."""
+
+    def __init__(self, block: QRNNBlock, state: QRNNState, place: int) -> None:
+        rows, self.cells = state.cell_BC.shape
+        self.window = block.qrnn.window
+        self.cell_BC, self.inputs_BWD = (
+            torch.zeros(rows, up(self.cells)),
+            torch.zeros(rows, self.window, block.input_size),
+        )
+        self.cell_BC[:, : self.cells] = state.cell_BC
+        self.inputs_BWD[:, self._slots(place)] = state.inputs_BWD
+
+    def _slots(self, place: int) -> Tensor:
+        return torch.arange(place - self.window + 1, place) % self.window
+
+    def state(self, place: int) -> QRNNState:
+        """Return what the model would remember at ``place``."""
+        return QRNNState(self.cell_BC[:, : self.cells].clone(), self.inputs_BWD[:, self._slots(place)])
+
+
+class Nothing:
+    """What a feed-forward block remembers."""
+
+    def state(self, place: int) -> NoState:  # noqa: ARG002
+        """Return an empty state."""
+        return NoState()
+
+
+Memory = Ring | Cells | Nothing
+
+
+def frequencies(head_dim: int) -> Tensor:
+    """Return the rotary frequencies, float64; see :func:`weft.layers.positions.rotary_tables`."""
+    return 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+
+
+def up(size: int) -> int:
+    """Round up to what the kernel works on at once."""
+    return -(-size // LANES) * LANES

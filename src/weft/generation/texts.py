@@ -1,0 +1,83 @@
+"""What most callers want of writing: the texts, at once or as they grow."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from weft.data import Tokenizer
+from weft.generation.sampling import Sampling
+from weft.generation.writing import Ended, Written, write
+from weft.peers import LanguageModel
+
+
+class Piece(NamedTuple):
+    """More of text ``lane``; ``last`` where there is nothing to come (``text`` may be empty then)."""
+
+    lane: int
+    text: str
+    last: bool = False
+
+
+def generate(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
+) -> list[str]:
+    """Return each prompt's continuation (without the prompt), always valid Unicode, up to the first stop string."""
+    texts = [""] * len(prompts)
+    for piece in stream_all(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop):
+        texts[piece.lane] += piece.text
+    return texts
+
+
+def stream(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
+) -> Iterator[str]:
+    """Yield the continuation of one prompt as it is written, in pieces that are whole characters.
+
+    What may still become a stop string is held back.
+    """
+    pieces = stream_all(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+    return (piece.text for piece in pieces if piece.text)
+
+
+def stream_all(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
+) -> Iterator[Piece]:
+    """Yield pieces of all continuations as they are written, the texts in turns; see :func:`weft.generation.write`."""
+    events = write(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+    for event in events:
+        if isinstance(event, Written) and event.token.text:
+            yield Piece(event.lane, event.token.text)
+        elif isinstance(event, Ended):
+            yield Piece(event.lane, event.rest, last=True)
+
+
+def in_order(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the pieces of text 0 as they come, then those of text 1, and so on, as for a reader of one page."""
+    waiting: defaultdict[int, list[Piece]] = defaultdict(list)
+    shown = 0
+    for piece in pieces:
+        waiting[piece.lane].append(piece)
+        while waiting[shown]:
+            now = waiting[shown].pop(0)
+            yield now
+            shown += now.last

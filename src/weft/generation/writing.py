@@ -1,0 +1,196 @@
+"""The one loop that writes text, over the explicit state.
+
+Prompts of different lengths are aligned at their ends; the padding before a prompt is cut off by the reset at its
+boundary token, so a batch writes what each prompt alone would. Whatever is told of a text comes as an event, in order:
+what was read of its prompt (where that is asked for), each token, its end.
+Shapes: B prompts, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.data import Tokenizer
+from weft.generation.decoder import ENDED, make_decoder
+from weft.generation.sampling import Floats, Sampling, draw, surprisal
+from weft.generation.text import GrowingText, stop_strings
+from weft.layers.cross_entropy import IGNORE
+from weft.model import ModelState
+from weft.peers import LanguageModel
+
+PREFILL = 1024  # tokens of a prompt that are read at once
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token, the text that it completes, and its surprisal under the model (NaN where nobody asked for it)."""
+
+    id: int
+    text: str
+    bits: float
+
+
+class Read(NamedTuple):
+    """Tokens of the prompt of text ``lane`` were read."""
+
+    lane: int
+    tokens: list[Token]
+
+
+class Written(NamedTuple):
+    """A token of text ``lane`` was written."""
+
+    lane: int
+    token: Token
+
+
+class Ended(NamedTuple):
+    """Text ``lane`` has ended.
+
+    ``rest`` is what was held back: of a character that was never finished, or of a stop string that never came.
+    ``finish`` is "length" where it has all the tokens that were asked for, else "stop": the model ended the document,
+    or a stop string came.
+    """
+
+    lane: int
+    rest: str
+    finish: Literal["length", "stop"]
+
+
+Event = Read | Written | Ended
+
+
+def write(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] = (),
+    bits: bool = False,
+) -> Iterator[Event]:
+    """Yield what happens while every prompt is continued, as it happens.
+
+    The texts take turns, token by token. Text i draws from a generator of its own, seeded with ``seed + i``. A text
+    ends before the first of the ``stop`` strings in what is written (the prompt does not count), and is given only as
+    far as none may have begun; the token that completes one is told, too, with the text before it. With ``bits``,
+    tokens carry their surprisal under the model itself, before temperature, top-k and top-p, and the prompts' tokens
+    are told. UserError for impossible settings.
+    """
+    sampling, strings = sampling or Sampling(), stop_strings(stop)
+    texts = [_Text(lane, tokenizer, strings, sampling) for lane in range(len(prompts))]
+    ids = [[tokenizer.boundary_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    return _write(model, tokenizer, texts, ids, max_new_tokens, bits) if texts else iter(())
+
+
+def _write(
+    model: LanguageModel, tokenizer: Tokenizer, texts: list[_Text], ids: list[list[int]], count: int, bits: bool
+) -> Iterator[Event]:
+    with _evaluating(model):
+        logits_BV, state = yield from _read(model, tokenizer, ids, bits)
+        decoder = make_decoder(model, state, rows=len(texts), steps=count - 1)
+        tokens_B = torch.full((len(texts),), ENDED)
+        alive = texts
+        for step in range(count):
+            if step:
+                logits_BV = decoder.step(tokens_B.to(logits_BV.device))
+            rows = logits_BV.float().cpu().numpy()
+            tokens_B.fill_(ENDED)
+            for text in alive:
+                yield from text.go_on(rows[text.lane], bits)
+                tokens_B[text.lane] = text.last
+            alive = [text for text in alive if text.last != ENDED]
+            if not alive:
+                return
+        for text in alive:
+            yield Ended(text.lane, text.written.rest(), "length")
+
+
+class _Text:
+    """One of the texts that are being written."""
+
+    def __init__(self, lane: int, tokenizer: Tokenizer, stop: tuple[str, ...], sampling: Sampling) -> None:
+        self.lane, self.last = lane, ENDED
+        self.written = GrowingText(tokenizer, stop)
+        self._tokenizer, self._sampling = tokenizer, sampling
+        self._random = np.random.default_rng(sampling.seed + lane)
+
+    def go_on(self, logits_V: Floats, bits: bool) -> Iterator[Written | Ended]:
+        """Draw a token and tell of it; ``last`` is then the token, ``ENDED`` if it was the last."""
+        boundary, padding = self._tokenizer.boundary_id, self._tokenizer.padding_id
+        unasked, logits_V[padding] = logits_V[padding], -np.inf
+        token = draw(logits_V, self._sampling, self._random)
+        logits_V[padding] = unasked
+        self.last = ENDED
+        if token != boundary:
+            self.last = token
+            cost = surprisal(logits_V, token) if bits else float("nan")
+            yield Written(self.lane, Token(token, self.written.add(token), cost))
+        if token == boundary or self.written.stopped:
+            self.last = ENDED
+            yield Ended(self.lane, self.written.rest(), "stop")
+
+
+def _read(
+    model: LanguageModel, tokenizer: Tokenizer, ids: list[list[int]], bits: bool
+) -> Generator[Read, None, tuple[Tensor, ModelState]]:
+    """Read the prompts in pieces, so that a long one needs no more memory than its window.
+
+    Returns the logits (B, V) after the last tokens, and the state.
+    """
+    device = next(model.parameters()).device
+    tokens_BT, reset_BT, targets_BT = (x.to(device) for x in _align(ids, tokenizer.padding_id))
+    told = [GrowingText(tokenizer) for _ in ids]
+    state: Any = None
+    for start in range(0, tokens_BT.shape[1], PREFILL):
+        piece = slice(start, start + PREFILL)
+        with torch.no_grad():  # left before anything is yielded
+            hidden_BTD, state = model.hidden(tokens_BT[:, piece], state, reset_BT[:, piece])
+            logits_BV = model.embedding.logits(hidden_BTD[:, -1])
+        if bits:
+            nats_BT = model.embedding.surprisal(hidden_BTD, targets_BT[:, piece])
+            yield from _told(told, targets_BT[:, piece], nats_BT)
+    return logits_BV, state
+
+
+def _told(texts: list[GrowingText], targets_BT: Tensor, nats_BT: Tensor) -> Iterator[Read]:
+    """Yield a piece of each prompt with its bits."""
+    for lane, (text, targets, costs) in enumerate(zip(texts, targets_BT.tolist(), nats_BT.tolist(), strict=True)):
+        pairs = [(token, nats / math.log(2)) for token, nats in zip(targets, costs, strict=True) if token != IGNORE]
+        yield Read(lane, [Token(token, text.add(token), cost) for token, cost in pairs])
+
+
+def _align(prompts: list[list[int]], padding_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad on the left to one length: tokens, a reset at each prompt's first, and what follows each (else -100)."""
+    longest = max(map(len, prompts))
+    tokens_BT = torch.full((len(prompts), longest), padding_id)
+    reset_BT = torch.zeros(tokens_BT.shape, dtype=torch.bool)
+    targets_BT = torch.full(tokens_BT.shape, IGNORE)
+    for lane, prompt in enumerate(prompts):
+        first = longest - len(prompt)
+        tokens_BT[lane, first:] = torch.tensor(prompt)
+        reset_BT[lane, first] = True
+        targets_BT[lane, first:-1] = tokens_BT[lane, first + 1 :]
+    return tokens_BT, reset_BT, targets_BT
+
+
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    """Put the model into evaluation mode for a while."""
+    if not model.training:  # nothing is touched: other threads may be writing with the same model
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

@@ -1,0 +1,80 @@
+"""``torch.compile`` of the training loss: where it is wanted, and whether this machine can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weft.errors import UserError
+from weft.model import ModelState, WeftModel
+from weft.peers import LanguageModel
+from weft.training.step import Loss
+
+BACKEND = "inductor"
+
+
+def training_loss(
+    model: LanguageModel,
+    choice: Literal["auto", "on", "off"],
+    *,
+    device: torch.device,
+    sharded: bool,
+    attempt: Callable[[Loss], None],
+    say: Callable[[str], None],
+) -> Loss:
+    """Return ``model.loss``, compiled if ``choice`` is "on", or "auto" and the device is a GPU.
+
+    ``attempt`` takes the compiled loss forwards and backwards once, in the shapes of the training to come: so whatever
+    fails fails here, and the time is not taken for training. Where compiling fails, "auto" goes on without it and tells
+    ``say``, and "on" raises UserError, as it does for a model in shards, whose blocks are gathered one by one.
+    """
+    if choice == "off" or (choice == "auto" and (device.type != "cuda" or sharded)):
+        return model.loss
+    if sharded:
+        raise UserError("A sharded model cannot be compiled: leave training.compile at auto, or launch without FSDP.")
+    say("Compiling the model ...")
+    compiled = compile_loss(model)
+    try:
+        attempt(compiled)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of the compilers behind torch, whatever they raise
+        torch._dynamo.reset()
+        what = _reason(error)
+        if choice == "on":
+            raise UserError(
+                f"This machine cannot compile the model ({what}): install what is missing (often a C++ "
+                "compiler, such as g++), or set training.compile=off."
+            ) from error
+        say(f"Going on without torch.compile, which does not work here ({what}).")
+        return model.loss
+    return compiled
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong in one line, which torch wraps into many."""
+    cause = getattr(error, "inner_exception", error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(cause).__name__
+
+
+def compile_loss(model: LanguageModel) -> Loss:
+    """Return ``model.loss``, compiled at its first call, for the shapes that it is called with.
+
+    It is one graph, but for an adaptive softmax, which computes clusters for the tokens that are in them and stays
+    outside, and for a peer, which looks at its masks.
+    """
+    if not isinstance(model, WeftModel) or model.config.adaptive is None:
+        one_graph = isinstance(model, WeftModel)
+        loss: Loss = torch.compile(model.loss, fullgraph=one_graph, dynamic=False, backend=BACKEND)
+        return loss
+    hidden = torch.compile(model.hidden, fullgraph=True, dynamic=False, backend=BACKEND)
+
+    def loss_of_hidden(tokens: Tensor, targets: Tensor, state: ModelState, reset: Tensor) -> tuple[Tensor, ModelState]:
+        hidden_BTD, after = hidden(tokens, state, reset)
+        return model.embedding.loss(hidden_BTD, targets), after
+
+    return loss_of_hidden

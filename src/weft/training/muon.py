@@ -1,0 +1,153 @@
+"""Muon (Jordan et al. 2024), which takes steps of one size in every direction of a matrix: batched by shape.
+
+With the momentum M and the gradient G of a matrix of r rows and c columns,
+
+    M <- m M + (1 - m) G,   U = (1 - m) G + m M  (Nesterov),   W <- (1 - a w) W - 0.2 a sqrt(max(r, c)) orth(U)
+
+for the learning rate a, the momentum m and the weight decay w. The scale makes a step the size of AdamW's (Moonshot AI
+2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every singular value of U into
+about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from X = U / |U|.
+
+Same-shaped matrices are worked through together as one tensor.
+Shapes: N matrices, R rows, C columns, S the shorter of the two sides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from weft.training.parallel import join_shards, local, own_shard, shard_like
+from weft.training.precision import cpu_has_bf16
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # p, q, s
+STEPS = 5
+LEAST_NORM = 1e-7
+# Where the longer side is so many times the shorter one, small square matrices alone cost less: by the ratio k,
+# 2 k + 17 products of S x S matrices against 10 k + 5.
+LONG = 1.5
+
+
+class Muon(Optimizer):
+    """Muon for matrices, as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, but for rounding.
+
+    A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all of it.
+    The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change nothing, as in
+    torch's fused optimizers. The state of a parameter is its ``momentum_buffer``.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._stacks: dict[torch.Size, tuple[list[int], Tensor]] = {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of another Muon."""
+        super().load_state_dict(state_dict)
+        self._stacks.clear()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every parameter that has a gradient."""
+        assert closure is None, "Muon looks at the gradient once"
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault(parameter.shape, []).append(parameter)
+            for parameters in alike.values():
+                self._change(parameters, group)
+
+    def _change(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Take a step with same-shaped matrices. A step that must change nothing turns everything into its old self."""
+        rate, weights = group["lr"], [local(parameter) for parameter in parameters]
+        scale: Tensor | float = -0.2 * rate * math.sqrt(max(parameters[0].shape))
+        decay: Tensor | float = rate * group["weight_decay"]
+        momenta_NRC = self._momenta(parameters)
+        update_NRC = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
+        skip: Tensor | None = getattr(self, "found_inf", None)
+        if skip is not None:
+            torch.where(skip > 0, momenta_NRC, update_NRC, out=update_NRC)
+            scale, decay = (1 - skip) * scale, (1 - skip) * decay
+        momenta_NRC.lerp_(update_NRC, 1 - group["momentum"])
+        update_NRC.lerp_(momenta_NRC, group["momentum"])
+        whole_NRC = orthogonalise(join_shards(update_NRC, parameters[0]))
+        update_NRC = own_shard(whole_NRC, parameters[0]).mul_(scale)
+        torch._foreach_mul_(weights, 1 - decay)
+        torch._foreach_add_(weights, update_NRC.unbind())
+
+    def _momenta(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Return the momenta of same-shaped matrices as one tensor, of which the states are views."""
+        names = [id(parameter) for parameter in parameters]
+        known, stack_NRC = self._stacks.get(parameters[0].shape, ([], torch.empty(0)))
+        if known == names:
+            return stack_NRC
+        states = [self.state[parameter] for parameter in parameters]
+        kept = [
+            local(state["momentum_buffer"]) if state else torch.zeros_like(local(parameter))
+            for parameter, state in zip(parameters, states, strict=True)
+        ]
+        stack_NRC = torch.stack(kept)
+        for parameter, state, momentum_RC in zip(parameters, states, stack_NRC.unbind(), strict=True):
+            state["momentum_buffer"] = shard_like(momentum_RC, parameter)
+        self._stacks[parameters[0].shape] = names, stack_NRC
+        return stack_NRC
+
+
+def orthogonalise(matrices_NRC: Tensor) -> Tensor:
+    """Return the matrices with their singular vectors kept and their singular values near 1, in float32."""
+    dtype = _working_type(matrices_NRC.device)
+    x_NRC = matrices_NRC.to(dtype)
+    x_NRC = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
+    shorter, longer = sorted(x_NRC.shape[1:])
+    by_powers = longer > LONG * shorter and dtype == torch.float32
+    return (_by_powers(x_NRC) if by_powers else _by_products(x_NRC)).to(torch.float32)
+
+
+def _working_type(device: torch.device) -> torch.dtype:
+    """Return bfloat16, precise enough, where it is native; a CPU that emulates it is some twenty times slower."""
+    native = device.type == "cuda" or (device.type == "cpu" and cpu_has_bf16())
+    return torch.bfloat16 if native else torch.float32
+
+
+def _small_square(x_NRC: Tensor) -> Tensor:
+    """Return X X^T, or X^T X where that is the smaller."""
+    return x_NRC.mT @ x_NRC if _tall(x_NRC) else x_NRC @ x_NRC.mT
+
+
+def _tall(x_NRC: Tensor) -> bool:
+    return x_NRC.shape[1] > x_NRC.shape[2]
+
+
+def _by_products(x_NRC: Tensor) -> Tensor:
+    """Take the steps as they are written."""
+    p, q, s = COEFFICIENTS
+    for _ in range(STEPS):
+        a_NSS = _small_square(x_NRC)
+        a_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)
+        left, right = (x_NRC, a_NSS) if _tall(x_NRC) else (a_NSS, x_NRC)
+        x_NRC = torch.baddbmm(x_NRC, left, right, beta=p)
+    return x_NRC
+
+
+def _by_powers(x_NRC: Tensor) -> Tensor:
+    """Take the steps with small square matrices alone, and multiply by the long one at the end.
+
+    Every factor F = p I + q A + s A A is a polynomial of the first A, so all commute: the next A is F A F, and X is
+    the product of the factors times the first X. A holds the squares of the singular values, for which bfloat16 has
+    too few digits.
+    """
+    p, q, s = COEFFICIENTS
+    a_NSS, product_NSS = _small_square(x_NRC), None
+    for step in range(STEPS):
+        factor_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)
+        factor_NSS.diagonal(dim1=1, dim2=2).add_(p)
+        product_NSS = factor_NSS if product_NSS is None else factor_NSS @ product_NSS
+        if step + 1 < STEPS:
+            a_NSS = factor_NSS @ a_NSS @ factor_NSS
+    assert product_NSS is not None
+    return x_NRC @ product_NSS if _tall(x_NRC) else product_NSS @ x_NRC

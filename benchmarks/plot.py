@@ -53,7 +53,7 @@ def _panel(ax: Axes, title: str, lines: list[Line]) -> None:
     asked = [line.bar.value for line in lines if line.bar]
     low, high = min(*values, *asked, 1.0), max(*values, *asked, 1.0)
     ax.set_xscale("log")
-    ax.set_xlim(low / 1.25, high * (high / low) ** 0.18 * 1.3)
+    ax.set_xlim(low / 1.25, high * (high / low) ** 0.25 * 1.3)
     for place, line in enumerate(lines):
         _bar(ax, place, line)
     ax.axvline(1.0, color="#999999", lw=0.8, zorder=0)
@@ -73,8 +73,17 @@ def _bar(ax: Axes, place: int, line: Line) -> None:
     ax.plot([line.ratio.low, line.ratio.high], [place, place], color=ASKED, lw=1.0)
     ax.plot([line.bar.value] * 2, [place - 0.42, place + 0.42], color=ASKED, lw=2.0)
     right = max(value, line.ratio.high, line.bar.value, 1.0)
-    told = f"{figure(value)}, asked {line.bar.value:g}" + ("" if line.met else ": not met")
+    told = f"{figure(value)}, asked {line.bar.value:g}" + _verdict(line)
     ax.annotate(told, (right, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5, color=color)
+
+
+def _verdict(line: Line) -> str:
+    """Return what the colour does not say."""
+    assert line.ratio
+    assert line.bar
+    if line.met and not line.bar.holds(line.ratio.value):
+        return ": another line's bar is met instead"
+    return "" if line.met else ": not met"
 
 
 def _plain_ticks(ax: Axes) -> None:

@@ -86,6 +86,10 @@ def run_row(name: str, options: Options, show: Callable[[str], None] = lambda _:
     """Measure one row in this process and return its record."""
     import torch
 
+    from weft.training.allocation import keep_memory
+
+    if not options.gpu:
+        keep_memory()  # as `weft train` does; for all contenders alike
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     sheet = Sheet(options, show)

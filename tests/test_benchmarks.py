@@ -185,7 +185,7 @@ def test_the_command_measures_a_row_and_writes_it(tmp_path):
 def test_training_is_measured_whatever_peers_are_there():
     row = run_row("train", QUICK)
     assert {"hybrid", "transformer", "hybrid with Muon"} <= set(row["seconds"]["training 100k"])
-    assert row["lines"][0]["what"] == "hybrid 100k over Llama"
+    assert row["lines"][0]["what"] == "training hybrid 100k over Llama"
     assert row["facts"]["hybrid 100k"]["parameters"] > row["facts"]["hybrid 100k"]["without embedding"]
 
 

@@ -49,11 +49,11 @@ def _line(sheet: Sheet, size: str, peaks: dict[str, list[int]]) -> None:
     ours = _smallest(peaks, (OURS, f"{OURS} compiled"))
     peer = _smallest(peaks, tuple(form for name in PEERS for form in (name, f"{name} compiled")))
     if ours is None or peer is None:
-        sheet.line(f"hybrid {size} over the smallest peer", bar=ASKED)
+        sheet.line(f"peak memory, hybrid {size} over the smallest peer", bar=ASKED)
         return
     above, below = sorted(peaks[ours]), sorted(peaks[peer])
     sheet.line(
-        f"hybrid {size} over the smallest peer",
+        f"peak memory, hybrid {size} over the smallest peer",
         measured=f"{median(above) / 2**20:,.0f} against {median(below) / 2**20:,.0f} MiB ({peer})",
         ratio=Ratio(median(above) / median(below), above[0] / below[-1], above[-1] / below[0]),
         bar=ASKED,

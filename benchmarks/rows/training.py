@@ -43,7 +43,7 @@ def _measure(sheet: Sheet, scale: Scale) -> None:
     for peer in PEERS:
         fastest = times.fastest(forms(peer))
         sheet.line(
-            f"hybrid {scale.size} over {peer}",
+            f"training hybrid {scale.size} over {peer}",
             measured=_rates(times, scale, ours, fastest),
             ratio=times.ratio(fastest, ours),
             bar=ASKED[sheet.options.kind],

@@ -62,6 +62,17 @@ def test_the_loss_is_one_graph_with_the_same_numbers(backend, pattern, settings,
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_in_bf16_it_is_one_graph_too(backend):
+    """As on a GPU, where autocast is around the loss."""
+    model = small_model("xqfa").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled, plain = numbers(model, compile_loss(model)), numbers(model, model.loss)
+    assert backend.frame_count == 1
+    assert [part.dtype for part in compiled] == [part.dtype for part in plain]
+    ours, theirs = (torch.cat([part.flatten().float() for part in found]) for found in (compiled, plain))
+    assert (ours - theirs).norm() < 0.01 * theirs.norm()  # as far as bfloat16 goes
+
+
 def test_a_whole_run_is_compiled_once(tiny, tmp_path, backend):
     values = tiny(training={"compile": "on", "accumulation": 2, "samples": 1})
     train(values, tmp_path / "compiled")

@@ -8,10 +8,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from tests.conftest import small_model
 from weft.layers.state import detach, tensors
+from weft.peers import build_peer, peer_config
 from weft.training.checkpoint import optimizer_tensors
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig
-from weft.training.step import Step, apply_gradients, clear_if_, empty_state, rebuild
+from weft.training.step import Step, apply_gradients, checkpoint_activations, clear_if_, empty_state, rebuild
 
 CPU = torch.device("cpu")
 MODELS = [
@@ -124,3 +125,19 @@ def test_checkpointed_activations_give_the_same_numbers_from_less_memory(pattern
     assert little < 0.5 * much
     model.eval()
     assert torch.equal(model(segment()[0])[0], model(segment()[0])[0])
+
+
+def test_a_peer_checkpoints_its_layers_too():
+    model = build_peer(peer_config("llama", parameters=60_000, vocab_size=300, context=16), seed=0).train()
+    tokens, targets, reset = segment()
+    losses, gradients = [], []
+    for _ in range(2):
+        model.zero_grad()
+        loss, _ = model.loss(tokens, targets, None, reset)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        checkpoint_activations(model)
+    assert torch.equal(*losses)
+    assert torch.equal(*gradients)
+    assert all(layer.gradient_checkpointing for layer in model.blocks)

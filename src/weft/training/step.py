@@ -8,6 +8,7 @@ Shapes: B lanes, T positions of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,9 @@ class Step(nn.Module):
 def checkpoint_activations(model: LanguageModel) -> None:
     """Let ``model`` keep only what goes into each block, and make the rest again in the backward pass."""
     if isinstance(model, Peer):
-        model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # transformers' new name and old
+        enable: Any = next(getattr(model.model, name) for name in names if hasattr(model.model, name))
+        enable({"use_reentrant": False})
     else:
         model.checkpoint_activations = True
 

@@ -49,7 +49,7 @@ def _measure_recurrence(sheet: Sheet, shape: tuple[int, int, int], dtype: torch.
     def make(way: str) -> Callable[[], Unit]:
         return lambda: _recurrence_unit(sheet, shape, dtype, way)
 
-    _measure_ways(sheet, f"recurrence {_name(shape, dtype)}", moved, make)
+    _measure_ways(sheet, f"recurrence {_name(shape, dtype)}", moved, make, bar=ASKED)
 
 
 def _measure_pooling(sheet: Sheet, shape: tuple[int, int, int], dtype: torch.dtype, pooling: str) -> None:
@@ -69,7 +69,13 @@ def _measure_pooling(sheet: Sheet, shape: tuple[int, int, int], dtype: torch.dty
     _measure_ways(sheet, f"{pooling} pooling {_name(shape, dtype)}", moved, make)
 
 
-def _measure_ways(sheet: Sheet, title: str, moved: dict[str, int], make: Callable[[str], Callable[[], Unit]]) -> None:
+def _measure_ways(
+    sheet: Sheet,
+    title: str,
+    moved: dict[str, int],
+    make: Callable[[str], Callable[[], Unit]],
+    bar: Bar | None = None,
+) -> None:
     race = sheet.race(title)
     for way, size in moved.items():
         race.enter(way, make(way))
@@ -80,7 +86,7 @@ def _measure_ways(sheet: Sheet, title: str, moved: dict[str, int], make: Callabl
             f"{title}, {way}",
             measured=_bandwidths(times, way, size),
             ratio=times.ratio(f"copy {way}", way),
-            bar=ASKED,
+            bar=bar,
         )
 
 

@@ -24,7 +24,7 @@ CHUNK = 32  # steps between the cells that pooling keeps; the kernels' own
 KINDS = {"f": 0, "fo": 1, "ifo": 2}
 LEAST_WIDTH = 8  # numbers that are worked on at once
 _FEW = 1 << 15  # numbers, below which waking other threads costs more than it saves
-_BLOCK = 256  # channels: the scratch of a task stays in the core's own cache
+_BLOCK = 512  # channels: the scratch of a task stays in the core's own cache
 # Constants, as a compiler that traces available() cannot look for modules.
 _WANTED = platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64")
 _FOUND = importlib.util.find_spec("numba") is not None
@@ -68,8 +68,8 @@ def _by_channels(kernel: Kernel, arguments: list[int], batch: int, time: int, wi
     """Run a kernel whose tasks are blocks of channels of one sequence."""
     threads = _threads(batch * time * width)
     blocks = max(1, -(-width // _BLOCK))
-    if batch * blocks < 2 * threads:  # few sequences: narrower blocks, for every thread to have some
-        blocks = max(blocks, min(width // 64, -(-2 * threads // max(batch, 1))), 1)
+    if batch * blocks < threads:  # few sequences: narrower blocks, for every thread to have one
+        blocks = max(blocks, min(width // 64, -(-threads // max(batch, 1))), 1)
     block = -(-width // blocks // LEAST_WIDTH) * LEAST_WIDTH
     blocks = -(-width // block)
     if blocks > 1 and width - (blocks - 1) * block < LEAST_WIDTH:

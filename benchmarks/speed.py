@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     out = given.out or (None if given.quick else RESULTS)
+    if given.redraw:
+        _draw(out or RESULTS, options.kind)
+        return 0
     return _run(names, options, out)
 
 
@@ -118,7 +121,7 @@ def _run(names: list[str], options: Options, out: Path | None) -> int:
                     results.merge(out / f"speed-{options.kind}.json", {name: record}, list(ROWS))
     finally:  # what was measured until somebody interrupts
         print_table({"rows": measured}, console)
-        if out and (not names or measured):
+        if out and measured:
             _draw(out, options.kind)
             console.print(f"Written to {out}: speed-{options.kind}.json, .md and .png")
     return 1 if len(measured) < len(names) else 0

@@ -97,7 +97,7 @@ def _own_lines(sheet: Sheet, times: Times, context: int) -> None:
         measured=f"{' over '.join(figure(1e3 * value) for value in seconds)} ms" if seconds else "",
         ratio=reading,
         bar=READING_ASKED if asked else None,
-        met=met,
+        met=True if reading and READING_ASKED.holds(reading.value) else None,
         note="this or the line before",
     )
 

@@ -24,7 +24,7 @@ from benchmarks.machine import ROOT
 
 ASKED = Bar("at most", 1.0)
 OURS, PEERS = "hybrid", ("Llama", "x-transformers")
-REPEATS = 2  # processes of each
+REPEATS = {False: 2, True: 1}  # processes of each, plain and compiled (which takes long)
 WARMUPS, STEPS = 2, 3
 
 
@@ -71,7 +71,7 @@ def _repeated(sheet: Sheet, name: str, size: str, *, compiled: bool) -> list[int
     times = sheet.races.setdefault(title, Times())
     told = f"{name} compiled" if compiled else name
     peaks = []
-    for repeat in range(1 if sheet.options.quick else REPEATS):
+    for repeat in range(1 if sheet.options.quick else REPEATS[compiled]):
         sheet.show(f"{title}: {told}, {repeat + 1}")
         asked = {"contender": name, "size": size, "compiled": compiled, "options": asdict(sheet.options)}
         command = [sys.executable, "-m", "benchmarks.rows.memory", json.dumps(asked)]

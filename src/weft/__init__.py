@@ -6,7 +6,6 @@ The public names are loaded when they are first used, so that ``import weft`` st
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from weft.model import WeftModel, build
     from weft.sizing import sized
     from weft.training.run import TrainingResult
+
+    __version__: str
 
 _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
@@ -67,19 +68,26 @@ __all__ = [
     "train",
 ]
 
-try:
-    __version__ = version("weft")
-except PackageNotFoundError:  # a source tree that nobody installed
-    __version__ = "0"
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
         raise AttributeError(f"module 'weft' has no attribute '{name}'")
-    value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value  # so that the next use does not come here again
     return value
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("weft")
+    except PackageNotFoundError:  # a source tree that nobody installed
+        return "0"
+
+
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, "__version__"})

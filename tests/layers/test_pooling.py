@@ -18,7 +18,7 @@ def test_pooling_by_hand(pooling):
         update = torch.sigmoid(rest[1][:, t]) if pooling == "ifo" else 1 - forget
         cell = forget * cell + update * torch.tanh(z[:, t])
         expected.append(cell if pooling == "f" else torch.sigmoid(rest[0][:, t]) * cell)
-    hidden, last = pool(gates, None, None, pooling, 0.0, False)
+    hidden, last = pool(gates, None, None, None, pooling, 0.0, False)
     torch.testing.assert_close(hidden, torch.stack(expected, 1))
     torch.testing.assert_close(last, cell)
 
@@ -26,7 +26,7 @@ def test_pooling_by_hand(pooling):
 def test_zoneout_keeps_old_values_in_training_and_scales_updates_otherwise():
     gates = torch.randn(1, 2000, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    cells, _ = pool(gates, None, None, "f", 0.5, True)
+    cells, _ = pool(gates, None, None, None, "f", 0.5, True)
     kept = (cells[:, 1:] == cells[:, :-1]).float().mean().item()
     assert abs(kept - 0.5) < 0.05
     z, f = gates.chunk(2, dim=-1)
@@ -34,7 +34,7 @@ def test_zoneout_keeps_old_values_in_training_and_scales_updates_otherwise():
     cell = torch.zeros(1, 3)
     for t in range(5):
         cell = (1 - update[:, t]) * cell + update[:, t] * z[:, t].tanh()
-    torch.testing.assert_close(pool(gates, None, None, "f", 0.5, False)[0][:, 4], cell)
+    torch.testing.assert_close(pool(gates, None, None, None, "f", 0.5, False)[0][:, 4], cell)
 
 
 @pytest.mark.parametrize("pooling", ["fo", "ifo"])

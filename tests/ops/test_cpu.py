@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -118,15 +119,56 @@ def test_kernels_run_on_torchs_own_threads():
     assert launch.openmp() is not None
 
 
-def test_without_numba_it_is_said_once(monkeypatch):
-    monkeypatch.setattr(cpu, "_FOUND", False)
-    cpu._say_missing.cache_clear()
-    with pytest.warns(UserWarning, match="pip install numba"):
-        assert not cpu.available()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        cells, _ = linear_recurrence(torch.rand(1, 4, 8), torch.rand(1, 4, 8))
-    assert cells.shape == (1, 4, 8)
+@pytest.mark.parametrize("why", ["is missing", "cannot be imported"])
+def test_without_numba_it_is_said_once(monkeypatch, why):
+    if why == "is missing":
+        monkeypatch.setattr(cpu, "_FOUND", False)
+    else:
+        monkeypatch.setitem(sys.modules, "numba", None)  # as one that does not fit NumPy
+    cpu._imports.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=f"Numba {why}.*pip install --upgrade numba"):
+            assert not cpu.available()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cells, _ = linear_recurrence(torch.rand(1, 4, 8), torch.rand(1, 4, 8))
+        assert cells.shape == (1, 4, 8)
+    finally:
+        cpu._imports.cache_clear()
+
+
+def test_targets_outside_the_vocabulary_are_refused_and_int32_ones_are_taken():
+    hidden, weight, targets = torch.randn(4, 8), torch.randn(16, 8), torch.tensor([3, -100, 0, 15])
+    whole = cross_entropy(hidden, weight, None, targets)
+    torch.testing.assert_close(cross_entropy(hidden, weight, None, targets.int()), whole)
+    with pytest.raises(IndexError, match="target 16 is outside the vocabulary of 16"):
+        cross_entropy(hidden, weight, None, targets + 1)
+
+
+def test_code_of_sources_that_are_no_more_is_removed():
+    old = launch.cache_folder().with_name("kernels-old")
+    old.mkdir(exist_ok=True)
+    launch.cache_folder.cache_clear()
+    assert launch.cache_folder().is_dir()
+    assert not old.exists()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_waits_for_the_threads_that_write(monkeypatch, threads):
+    started, done = launch.ThreadPoolExecutor(threads), []
+    begun = [started.submit(lambda: (time.sleep(0.2), done.append(True))) for _ in range(threads)]
+    waited = launch.wait
+    interrupts = iter([KeyboardInterrupt()])
+
+    def interrupted(futures):
+        for interrupt in interrupts:
+            raise interrupt
+        return waited(futures)
+
+    monkeypatch.setattr(launch, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch._wait(begun)
+    assert len(done) == threads
 
 
 def test_nothing_of_numba_is_imported_before_a_kernel_is_needed():

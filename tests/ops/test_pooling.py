@@ -22,12 +22,12 @@ def make(shape, pooling, dtype=torch.float32, strided=False):
     return gates.to(dtype).requires_grad_(), torch.randn(batch, width, generator=draw).requires_grad_()
 
 
-def results(function, gates, cell, reset, pooling):
-    hidden, last = function(gates, cell, reset, pooling)
+def results(function, gates, cell, reset, pooling, bias=None):
+    hidden, last = function(gates, cell, reset, pooling, bias)
     draw = torch.Generator().manual_seed(7)
     weights = torch.randn(hidden.shape, generator=draw).to(hidden.dtype)
     loss = (hidden * weights).sum() + (last * last).sum()
-    return hidden, last, *torch.autograd.grad(loss, [gates, cell])
+    return hidden, last, *torch.autograd.grad(loss, [gates, cell] if bias is None else [gates, cell, bias])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -41,6 +41,19 @@ def test_values_and_every_gradient_equal_the_reference(shape, pooling, kind, str
     ours = results(fused_pooling, gates, cell, reset, pooling)
     for mine, truth in zip(ours, results(pooling_reference, *exact, reset, pooling), strict=True):
         torch.testing.assert_close(mine.double(), truth, rtol=2e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("pooling", list(GATES))
+def test_a_bias_is_added_and_has_a_gradient(shape, pooling):
+    gates, cell = make(shape, pooling)
+    bias = torch.randn(gates.shape[2], requires_grad=True)
+    reset = resets("random", *shape[:2])
+    exact = [x.detach().double().requires_grad_() for x in (gates, cell, bias)]
+    ours = results(fused_pooling, gates, cell, reset, pooling, bias)
+    truth = results(pooling_reference, *exact[:2], reset, pooling, exact[2])
+    for mine, true in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=2e-6, atol=8e-6)
 
 
 @pytest.mark.parametrize("pooling", list(GATES))
@@ -116,7 +129,8 @@ def test_every_element_is_written(monkeypatch):
 @pytest.mark.parametrize("pooling", list(GATES))
 def test_opcheck(pooling, kind):
     gates, cell = make((2, 40, 16), pooling)
-    torch.library.opcheck(torch.ops.weft.pooling.default, (gates, cell, resets(kind, 2, 40), pooling))
+    bias = None if kind == "none" else torch.randn(gates.shape[2], requires_grad=True)
+    torch.library.opcheck(torch.ops.weft.pooling.default, (gates, bias, cell, resets(kind, 2, 40), pooling))
 
 
 def test_compiles_into_one_graph_of_dynamic_length():
@@ -129,7 +143,7 @@ def test_compiles_into_one_graph_of_dynamic_length():
     compiled = torch.compile(pool, fullgraph=True, dynamic=True, backend=backend)
     for length in (4, 70, 33):
         gates, cell = make((2, length, 24), "fo")
-        ours = compiled(gates, cell, None, "fo", 0.0, True)[0]
+        ours = compiled(gates, None, cell, None, "fo", 0.0, True)[0]
         torch.testing.assert_close(ours, fused_pooling(gates, cell, None, "fo")[0])
     assert len(graphs) == 1
     assert any("weft.pooling" in str(node.target) for node in graphs[0].graph.nodes)
@@ -140,7 +154,7 @@ def test_what_no_form_takes_runs_in_plain_torch(dtype, width):
     gates, cell = make((2, 5, width), "fo")
     gates, cell = gates.detach().to(dtype), cell.detach().to(dtype)
     assert not can_fuse(gates, "fo")
-    hidden, last = pool(gates, cell, None, "fo", 0.0, False)
+    hidden, last = pool(gates, None, cell, None, "fo", 0.0, False)
     truth = pooling_reference(gates, cell, None, "fo")
     torch.testing.assert_close(hidden, truth[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(last, truth[1], rtol=1e-6, atol=1e-6)
@@ -158,3 +172,15 @@ def test_wrong_shapes_are_named(gates, cell, reset, word):
             None if reset is None else torch.zeros(reset, dtype=torch.bool),
             "fo",
         )
+
+
+@pytest.mark.parametrize("name", ["cell", "reset", "bias"])
+def test_a_tensor_on_another_device_is_named(name):
+    other = {
+        "cell": torch.zeros(2, 8, device="meta"),
+        "reset": torch.zeros(2, 5, dtype=torch.bool, device="meta"),
+        "bias": torch.zeros(24, device="meta"),
+    }
+    given = [other[key] if key == name else None for key in ("cell", "reset")]
+    with pytest.raises(ValueError, match=f"{name} is on meta, but the gates are on cpu"):
+        fused_pooling(torch.zeros(2, 5, 24), *given, "fo", other["bias"] if name == "bias" else None)

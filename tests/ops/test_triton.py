@@ -111,8 +111,9 @@ def check_pooling(
     grad_hidden = draw(batch, time, cells, seed=3, layout=layout)
     reset = resets(kind, batch, time)
     gates, grad_hidden = (x.to(dtype).double() for x in (gates, grad_hidden))  # as the kernels will see them
-    inputs = [x.detach().clone().requires_grad_() for x in (gates, cell)]
-    hidden, last = composed(*inputs, reset, pooling)
+    bias = None if kind == "none" else draw(GATES[pooling] * cells, seed=6)
+    inputs = [x.detach().clone().requires_grad_() for x in (gates, cell, *([] if bias is None else [bias]))]
+    hidden, last = composed(inputs[0] if bias is None else inputs[0] + inputs[2], inputs[1], reset, pooling)
     grads = torch.autograd.grad([hidden, last], inputs, [grad_hidden, grad_last])
 
     real = torch.promote_types(dtype, torch.float32)
@@ -120,10 +121,14 @@ def check_pooling(
     gates, grad_hidden = (x.to(**place, dtype=dtype) for x in (gates, grad_hidden))
     cell, grad_last = (x.to(**place, dtype=real) for x in (cell, grad_last))
     reset = reset if reset is None else reset.to(forms.device)
-    ours = forms.pooling.forward(gates, cell, reset, pooling, tiling, parts)
-    back = forms.pooling.backward(grad_hidden, grad_last, gates, ours[2], reset, pooling, tiling, parts)
-    assert [x.dtype for x in (*ours, *back)] == [dtype, real, real, dtype, real]
+    bias = bias if bias is None else bias.to(**place, dtype=real)
+    ours = forms.pooling.forward(gates, bias, cell, reset, pooling, tiling, parts)
+    grad_gates, grad_bias, grad_cell = forms.pooling.backward(
+        grad_hidden, grad_last, gates, bias, ours[2], reset, pooling, tiling, parts
+    )
+    assert [x.dtype for x in (*ours, grad_gates, grad_bias, grad_cell)] == [dtype, real, real, dtype, real, real]
     assert ours[1].untyped_storage().data_ptr() != cell.untyped_storage().data_ptr()
+    back = (grad_gates, grad_cell) if bias is None else (grad_gates, grad_cell, grad_bias)
     compare((ours[0], ours[1], *back), (hidden, last, *grads), tolerance)
 
 
@@ -229,11 +234,12 @@ def test_the_division_of_work_that_is_used_in_earnest(forms):
 def test_nothing_to_do_returns_the_state_in_storage_of_its_own(forms, shape):
     batch, time, cells = shape
     gates, cell = torch.zeros(batch, time, 2 * cells), torch.randn(batch, cells)
-    hidden, last, starts = forms.pooling.forward(gates, cell, None, "f")
-    grad_gates, grad_cell = forms.pooling.backward(hidden, cell, gates, starts, None, "f")
+    hidden, last, starts = forms.pooling.forward(gates, None, cell, None, "f")
+    grad_gates, grad_bias, grad_cell = forms.pooling.backward(hidden, cell, gates, None, starts, None, "f")
     assert hidden.shape == shape
     assert starts.shape == (batch, -(-time // CHUNK), cells)
     assert grad_gates.shape == gates.shape
+    assert not grad_bias.any()
     states = [last, grad_cell]
     update = torch.zeros(shape)
     cells_, last = forms.recurrence.forward(update, update, cell, None)
@@ -245,8 +251,8 @@ def test_nothing_to_do_returns_the_state_in_storage_of_its_own(forms, shape):
 
 def test_large_gates_do_not_overflow(forms):
     gates = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], device=forms.device)[:, None].expand(5, 8).reshape(1, 5, 8)
-    hidden, last, starts = forms.pooling.forward(gates, torch.ones(1, 2, device=forms.device), None, "ifo")
-    grads = forms.pooling.backward(torch.ones_like(hidden), torch.ones_like(last), gates, starts, None, "ifo")
+    hidden, last, starts = forms.pooling.forward(gates, None, torch.ones(1, 2, device=forms.device), None, "ifo")
+    grads = forms.pooling.backward(torch.ones_like(hidden), torch.ones_like(last), gates, None, starts, None, "ifo")
     truth, _ = composed(gates.cpu().double(), torch.ones(1, 2), None, "ifo")
     torch.testing.assert_close(hidden.cpu().double(), truth, rtol=1e-5, atol=1e-6)
     assert all(x.isfinite().all() for x in grads)
@@ -305,7 +311,7 @@ def compile_for_gpu(module: str, name: str, tmp_path: Any, monkeypatch: pytest.M
     changing = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
     assert changing == {"T", "N", "span"}
     given = {"CHUNK": 2, "BLOCK": 64, "ALIGN": 16, "HAS_OUTPUT": True, "HAS_INPUT": True, "HAS_RESET": True}
-    given |= {"FAST": True, "BACK": True, "FLIP": False}
+    given |= {"HAS_BIAS": True, "FAST": True, "BACK": True, "FLIP": False}
     wide = {"gates_ptr", "hidden_ptr", "grad_gates_ptr", "keep_ptr", "update_ptr"}
     signature, constants = {}, {}
     for argument in kernel.arg_names:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weft.blocks.base import Block
 from weft.config import ModelConfig
-from weft.layers.pooling import pool
+from weft.layers.pooling import GateMap, pool
 from weft.ops import GATES
 
 
@@ -22,13 +22,14 @@ class RecurrentBlock(Block):
         """Make the maps from ``input_size`` features to the gates and from the cells to the model's width."""
         self.qrnn = config.qrnn
         cells = config.qrnn.cell_size
-        self.gates = nn.Linear(input_size, GATES[config.qrnn.pooling] * cells)
+        self.gates = GateMap(input_size, GATES[config.qrnn.pooling] * cells)
         self.output = nn.Linear(cells, config.hidden_size, bias=config.bias) if config.qrnn.output_projection else None
 
     def recur(self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what is added to the residual stream (B, T, D) and the cell after the last position."""
         qrnn = self.qrnn
-        hidden_BTC, cell_BC = pool(self.gates(input_BTI), cell_BC, reset_BT, qrnn.pooling, qrnn.zoneout, self.training)
+        gates_BTGC, bias = self.gates(input_BTI), self.gates.bias
+        hidden_BTC, cell_BC = pool(gates_BTGC, bias, cell_BC, reset_BT, qrnn.pooling, qrnn.zoneout, self.training)
         hidden_BTC = hidden_BTC.to(input_BTI.dtype)
         return (self.output(hidden_BTC) if self.output else hidden_BTC), cell_BC
 

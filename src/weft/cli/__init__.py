@@ -13,12 +13,12 @@ from weft.launch import is_main
 
 def main() -> None:
     """Run the command line; tell a user's mistakes in one sentence, with exit code 2."""
-    from weft import terminal
-
     try:
         app()
     except UserError as mistake:
         if is_main():
+            from weft import terminal
+
             terminal.error(err, str(mistake))
         sys.exit(2)
     except Interrupted as stop:

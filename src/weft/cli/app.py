@@ -13,17 +13,35 @@ from rich.console import Console
 ORDER = ("train", "compare", "evaluate", "generate", "serve", "export", "describe", "demo", "cache")
 
 
-class _InOrder(typer.core.TyperGroup):
-    """Lists the commands as a user meets them, not as modules are imported."""
+class _Commands(typer.core.TyperGroup):
+    """Lists the commands as a user meets them, and in plain text: what draws frames takes longer to load than the rest.
+
+    A command's own help has frames, as they part its many options.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        self.format_options(ctx, formatter)  # and the commands
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(self.commands[name])) for name in self.list_commands(ctx)])
+
+
+def _summary(command: Any) -> str:
+    return " ".join((command.help or "").split("\n\n")[0].split())
+
 
 app = typer.Typer(
     name="weft",
-    cls=_InOrder,
-    no_args_is_help=True,
+    cls=_Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -31,12 +49,13 @@ app = typer.Typer(
 
 A model is a weave of attention, QRNN and feed-forward blocks. Start with a folder of text:
 
+\b
     weft train my_texts/ --out runs/mine --minutes 30
     weft evaluate runs/mine more_text.txt
     weft generate runs/mine --prompt "Once"
     weft serve runs/mine
 
-or see everything at work on a bundled corpus: `weft demo`.""",
+or see everything at work on a bundled corpus: weft demo.""",
 )
 out = Console()
 err = Console(stderr=True)

@@ -18,13 +18,14 @@ from weft.generation.decoder import Decoder
 from weft.generation.memories import frequencies
 from weft.generation.program import NORMS, Program
 from weft.layers.embedding import TokenEmbedding
+from weft.layers.pooling import GateMap
 from weft.layers.window_attention import AttentionState
 from weft.model import ModelState, WeftModel
 from weft.ops.cpu import decode as d
 
 MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
 _BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
-_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, nn.Linear, nn.Dropout, *NORMS, *_BLOCKS)
+_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, nn.Linear, GateMap, nn.Dropout, *NORMS, *_BLOCKS)
 _turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
 
 
@@ -77,7 +78,7 @@ class FusedDecoder(Decoder):
         self._fields[d.PLACE], self._fields[d.NUM_LANES] = program.place, len(lanes)
         program.counters.fill(0)
         with _turn:
-            d.decode(self._threads, self._address, threads=self._threads)
+            d.decode(self._address, threads=self._threads)
         program.place += 1
         self._seen_NB += 1
         return program.logits_BV

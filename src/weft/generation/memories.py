@@ -15,7 +15,7 @@ from weft.blocks.qrnn import QRNNState
 from weft.layers.positions import rotate
 from weft.layers.state import NoState
 from weft.layers.window_attention import AttentionState
-from weft.ops.cpu.simd import LANES
+from weft.ops.cpu.constants import LANES
 
 
 class Ring:

@@ -24,7 +24,7 @@ from weft.layers.window_attention import AttentionState
 from weft.model import ModelState, WeftModel
 from weft.ops.cpu import decode as d
 from weft.ops.cpu import decode_parts as parts
-from weft.ops.cpu.simd import LANES
+from weft.ops.cpu.constants import LANES
 
 NORMS: dict[type, int] = {RMSNorm: parts.RMS, nn.LayerNorm: parts.LAYER, nn.Identity: parts.NONE}
 POOLING = {"f": parts.POOL_F, "fo": parts.POOL_FO, "ifo": parts.POOL_IFO}

@@ -20,22 +20,26 @@ FEWEST_ROWS = 128  # of a chunk, whatever the vocabulary: each chunk reads the w
 def cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor | None = None
 ) -> Tensor:
-    """Return the mean nats of ``targets_N`` (where not -100; zero when all are) under softmax(h W^T + b).
+    """Return the mean nats of ``targets_N`` under softmax(h W^T + b); negative targets do not count (all: zero).
 
     The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice. ``count`` (a scalar)
-    replaces the number of targets that the sum is divided by, where these are a part of a larger batch.
+    replaces the number of targets that the sum is divided by, where these are a part of a larger batch. Products are
+    in the precision of ``hidden_ND``, under autocast in the lower one; sums over chunks are in each tensor's own.
     """
     if count is None:
         count = count_targets(targets_N)
-    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, targets_N, count
-    )
+    device = hidden_ND.device.type
+    if torch.is_autocast_enabled(device):  # said here, as a compiled graph runs outside autocast
+        hidden_ND = hidden_ND.to(torch.get_autocast_dtype(device))
+    parts = (hidden_ND, weight_VD, bias_V)
+    gradient = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+    loss: Tensor = torch.ops.weft.cross_entropy(*parts, targets_N, count, gradient)[0]
     return loss
 
 
 def count_targets(targets_N: Tensor) -> Tensor:
     """Return how many targets are scored, at least 1, as a scalar tensor."""
-    return (targets_N != IGNORE).sum().clamp(min=1)
+    return (targets_N >= 0).sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -63,33 +67,61 @@ def _chunks(count: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor
-    ) -> Tensor:
-        need = any(ctx.needs_input_grad)
-        grad_hidden = torch.empty_like(hidden_ND) if need else None
-        grad_weight = torch.zeros_like(weight_VD) if need else None
-        grad_bias = torch.zeros_like(bias_V) if need and bias_V is not None else None
-        total = torch.zeros((), dtype=torch.promote_types(hidden_ND.dtype, torch.float32), device=hidden_ND.device)
-        for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
-            hidden, targets = hidden_ND[rows], targets_N[rows]
-            nats, grad_logits = _nats_and_gradient(_logits(hidden, weight_VD, bias_V), targets, 1 / count, need)
-            total += nats
-            if grad_hidden is None or grad_weight is None:
-                continue
-            grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden[rows] = grad_logits @ weight_VD
-            grad_weight += grad_logits.t() @ hidden
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
-        ctx.grads = (grad_hidden, grad_weight, grad_bias)
-        return total / count
+@torch.library.custom_op("weft::cross_entropy", mutates_args=())
+def _forward(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the loss and, with ``gradient``, its gradients (else empty tensors).
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(None if grad is None else grad * grad_outputs[0] for grad in ctx.grads), None, None)
+    It is an operator so that a compiled graph does not hold the chunks, whose number changes with the length.
+    """
+    grad_hidden = torch.empty_like(hidden_ND) if gradient else hidden_ND.new_empty(0)
+    grad_weight = torch.zeros_like(weight_VD) if gradient else weight_VD.new_empty(0)
+    grad_bias = torch.zeros_like(bias_V) if gradient and bias_V is not None else weight_VD.new_empty(0)
+    total = torch.zeros((), dtype=_loss_dtype(hidden_ND), device=hidden_ND.device)
+    weight, bias = weight_VD.to(hidden_ND.dtype), None if bias_V is None else bias_V.to(hidden_ND.dtype)
+    for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
+        hidden, targets = hidden_ND[rows], targets_N[rows]
+        nats, grad_logits = _nats_and_gradient(_logits(hidden, weight, bias), targets, 1 / count, gradient)
+        total += nats
+        if not gradient:
+            continue
+        grad_logits = grad_logits.to(hidden.dtype)
+        grad_hidden[rows] = grad_logits @ weight
+        grad_weight += grad_logits.t() @ hidden
+        if bias_V is not None:
+            grad_bias += grad_logits.sum(0)
+    return total / count, grad_hidden, grad_weight, grad_bias
+
+
+@_forward.register_fake
+def _(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    del targets_N, count
+    loss = hidden_ND.new_empty((), dtype=_loss_dtype(hidden_ND))
+    if not gradient:
+        return loss, hidden_ND.new_empty(0), weight_VD.new_empty(0), weight_VD.new_empty(0)
+    grad_bias = weight_VD.new_empty(0) if bias_V is None else torch.empty_like(bias_V)
+    return loss, torch.empty_like(hidden_ND), torch.empty_like(weight_VD), grad_bias
+
+
+def _loss_dtype(hidden_ND: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden_ND.dtype, torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.has_bias = inputs[2] is not None
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _autograd(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    grad_hidden, grad_weight, grad_bias = (grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors)
+    return grad_hidden, grad_weight, grad_bias if ctx.has_bias else None, None, None, None
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def _nats_and_gradient(logits: Tensor, targets_N: Tensor, share: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
@@ -97,11 +129,11 @@ def _nats_and_gradient(logits: Tensor, targets_N: Tensor, share: Tensor, gradien
 
     A row takes three passes in the CPU's own cache, where plain torch makes six through memory.
     """
-    if logits.dtype == torch.float32 and cpu.usable(logits):
+    if logits.dtype == torch.float32 and cpu.usable(logits) and targets_N.device == logits.device:
         nats_N = cpu.softmax_loss(logits, targets_N, share.to(torch.float32), gradient=gradient)
         return nats_N.sum(), logits
     log_total = logits.logsumexp(dim=-1, keepdim=True)
-    scored, index = (targets_N != IGNORE)[:, None], targets_N.clamp(min=0)[:, None]
+    scored, index = (targets_N >= 0)[:, None], targets_N.clamp(min=0)[:, None]
     nats = ((log_total - logits.gather(1, index)) * scored).sum()
     if gradient:
         weights = (scored * share).to(logits.dtype)

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from weft.ops import triton
+
 BLOCK = 128
-NARROWEST = 16  # the least head width that the kernels' matrix products take
+NARROWEST, WIDEST = 16, 256  # head widths: the least that the kernels' products take, the most that fits their memory
 # Both are settled on import, as a compiler that traces the caller cannot ask. A kernel is compiled by means of Triton;
 # WEFT_FLEX_ATTENTION=0 goes without, should torch fail to make one.
 USABLE = importlib.util.find_spec("triton") is not None and os.environ.get("WEFT_FLEX_ATTENTION") != "0"
@@ -33,8 +35,9 @@ def suits(query_BTHK: Tensor) -> bool:
         USABLE
         and query_BTHK.device.type == "cuda"
         and query_BTHK.shape[1] >= BLOCK
-        and query_BTHK.shape[3] >= NARROWEST
+        and NARROWEST <= query_BTHK.shape[3] <= WIDEST
         and query_BTHK.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and triton.available()
     )
 
 

@@ -30,7 +30,8 @@ class RMSNorm(nn.Module):
         return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
 
     def _norm(self, x: Tensor) -> Tensor:
-        if x.shape[-1] % cpu.LEAST_WIDTH == 0 and x.dtype == torch.float32 and cpu.usable(x, self.weight):
+        fits = x.shape[-1:] == self.weight.shape and x.shape[-1] % cpu.LEAST_WIDTH == 0
+        if fits and x.dtype == torch.float32 and cpu.usable(x, self.weight):
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return normed
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)

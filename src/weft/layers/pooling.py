@@ -13,27 +13,38 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from weft.ops import GATES, Pooling, can_fuse, fused_pooling, linear_recurrence
 
 
+class GateMap(nn.Linear):
+    """A linear map to gates, without its bias: :func:`pool` adds it in the pass that reads the gates anyway."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` W^T."""
+        return functional.linear(x, self.weight)
+
+
 def pool(
     gates_BTGC: Tensor,
+    bias_GC: Tensor | None,
     cell_BC: Tensor | None,
     reset_BT: Tensor | None,
     pooling: Pooling,
     zoneout: float,
     training: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, gates * C).
+    """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, gates * C), and their bias.
 
     Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old value in
     training; outside training every update is scaled by ``1 - zoneout``.
     """
     if zoneout == 0 and can_fuse(gates_BTGC, pooling):
-        return fused_pooling(gates_BTGC, cell_BC, reset_BT, pooling)
+        return fused_pooling(gates_BTGC, cell_BC, reset_BT, pooling, bias_GC)
     gates_BTGC = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
+    gates_BTGC = gates_BTGC if bias_GC is None else gates_BTGC + bias_GC
     z, f, *rest = gates_BTGC.chunk(GATES[pooling], dim=-1)
     forget, value = f.sigmoid(), z.tanh()
     update_gate = rest[1].sigmoid() if pooling == "ifo" else 1 - forget

@@ -144,7 +144,7 @@ def _tables(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return cos[:length], sin[:length]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # for good: a recorded graph reads them where they are, and their lengths are powers of two
 def _kept_tables(length: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(mode=False), torch.no_grad():  # as training may use them too
         return rotary_tables(length, head_dim, torch.empty(0, dtype=dtype, device=device))

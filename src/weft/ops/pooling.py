@@ -15,15 +15,13 @@ Shapes: B batch, T time, C cell width, G gates of a cell.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from weft.ops import cpu, triton
-
-Pooling = Literal["f", "fo", "ifo"]
-GATES: dict[Pooling, int] = {"f": 2, "fo": 3, "ifo": 4}  # in the order z, f, o, i
+from weft.ops.gates import GATES, Pooling
 
 
 def can_fuse(gates_BTGC: Tensor, pooling: Pooling) -> bool:
@@ -37,13 +35,18 @@ def can_fuse(gates_BTGC: Tensor, pooling: Pooling) -> bool:
 
 
 def fused_pooling(
-    gates_BTGC: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, pooling: Pooling
+    gates_BTGC: Tensor,
+    cell_BC: Tensor | None,
+    reset_BT: Tensor | None,
+    pooling: Pooling,
+    bias_GC: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)``: outputs in the gates' dtype, and the last cell, float32.
 
-    ``gates_BTGC`` are pre-activations side by side (B, T, G * C), differentiable as ``cell_BC`` is (None for zeros);
-    ``reset_BT`` (boolean) marks steps at which the past counts as zero. Raises ValueError for shapes that do not agree,
-    and RuntimeError where no form takes the gates (ask :func:`can_fuse`).
+    ``gates_BTGC`` are pre-activations side by side (B, T, G * C), to which ``bias_GC`` is added in float32;
+    differentiable as these are, and ``cell_BC`` (None for zeros). ``reset_BT`` (boolean) marks steps at which the past
+    counts as zero. Raises ValueError for shapes that do not agree, and RuntimeError where no form takes the gates (ask
+    :func:`can_fuse`).
     """
     batch, time, width = gates_BTGC.shape
     cells = width // GATES[pooling]
@@ -53,9 +56,15 @@ def fused_pooling(
         cell_BC = gates_BTGC.new_zeros(batch, cells, dtype=torch.float32)
     if cell_BC.shape != (batch, cells):
         raise ValueError(f"cell is {tuple(cell_BC.shape)}, must be (B, C) = ({batch}, {cells})")
+    for name, x in (("cell", cell_BC), ("reset", reset_BT), ("bias", bias_GC)):
+        if x is not None and x.device != gates_BTGC.device:
+            raise ValueError(f"{name} is on {x.device}, but the gates are on {gates_BTGC.device}")
     if reset_BT is not None and (reset_BT.shape != (batch, time) or reset_BT.dtype != torch.bool):
         raise ValueError(f"reset is {tuple(reset_BT.shape)} of {reset_BT.dtype}, must be boolean ({batch}, {time})")
-    hidden, last, _ = torch.ops.weft.pooling(gates_BTGC, cell_BC.float(), reset_BT, pooling)
+    if bias_GC is not None and bias_GC.shape != (width,):
+        raise ValueError(f"bias is {tuple(bias_GC.shape)}, must be (G * C,) = ({width},)")
+    bias_GC = None if bias_GC is None else bias_GC.float()
+    hidden, last, _ = torch.ops.weft.pooling(gates_BTGC, bias_GC, cell_BC.float(), reset_BT, pooling)
     return hidden, last
 
 
@@ -71,13 +80,17 @@ def _chunks(gates: Tensor) -> Any:
 
 
 @torch.library.custom_op("weft::pooling", mutates_args=())
-def _forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
-    hidden, last, starts = _form(gates, pooling).pooling_forward(gates, cell, reset, pooling)
+def _forward(
+    gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, last, starts = _form(gates, pooling).pooling_forward(gates, bias, cell, reset, pooling)
     return hidden, last, starts
 
 
 @_forward.register_fake
-def _(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, width = cell.shape
     hidden = gates.new_empty(batch, gates.shape[1], width)
     return hidden, cell.new_empty(batch, width), cell.new_empty(batch, _chunks(gates), width)
@@ -85,29 +98,44 @@ def _(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[
 
 @torch.library.custom_op("weft::pooling_backward", mutates_args=())
 def _backward(
-    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
-) -> tuple[Tensor, Tensor]:
+    grad_hidden: Tensor,
+    grad_last: Tensor,
+    gates: Tensor,
+    bias: Tensor | None,
+    starts: Tensor,
+    reset: Tensor | None,
+    pooling: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     backward = _form(gates, pooling).pooling_backward
-    grad_gates, grad_cell = backward(grad_hidden, grad_last, gates, starts, reset, pooling)
-    return grad_gates, grad_cell
+    grad_gates, grad_bias, grad_cell = backward(grad_hidden, grad_last, gates, bias, starts, reset, pooling)
+    return grad_gates, grad_bias, grad_cell
 
 
 @_backward.register_fake
 def _(
-    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
-) -> tuple[Tensor, Tensor]:
-    return gates.new_empty(gates.shape), grad_last.new_empty(grad_last.shape)
+    grad_hidden: Tensor,
+    grad_last: Tensor,
+    gates: Tensor,
+    bias: Tensor | None,
+    starts: Tensor,
+    reset: Tensor | None,
+    pooling: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_bias = grad_last.new_empty(gates.shape[2])
+    return gates.new_empty(gates.shape), grad_bias, grad_last.new_empty(grad_last.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    gates, _, reset, ctx.pooling = inputs
-    ctx.save_for_backward(gates, reset, output[2])
+    gates, bias, _, reset, ctx.pooling = inputs
+    ctx.save_for_backward(gates, bias, reset, output[2])
 
 
-def _autograd(ctx: Any, grad_hidden: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
-    gates, reset, starts = ctx.saved_tensors
-    grads = torch.ops.weft.pooling_backward(grad_hidden, grad_last, gates, starts, reset, ctx.pooling)
-    return grads[0], grads[1], None, None
+def _autograd(
+    ctx: Any, grad_hidden: Tensor, grad_last: Tensor, _: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, None, None]:
+    gates, bias, reset, starts = ctx.saved_tensors
+    grads = torch.ops.weft.pooling_backward(grad_hidden, grad_last, gates, bias, starts, reset, ctx.pooling)
+    return grads[0], None if bias is None else grads[1], grads[2], None, None
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)

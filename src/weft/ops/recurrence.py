@@ -45,6 +45,9 @@ def _check_shapes(forget: Tensor, update: Tensor, state: Tensor | None, reset: T
     if update.dim() != 3 or forget.shape != update.shape:
         raise ValueError(f"forget {tuple(forget.shape)} and update {tuple(update.shape)} must both be (B, T, C)")
     batch, time, width = update.shape
+    for name, x in (("forget", forget), ("state", state), ("reset", reset)):
+        if x is not None and x.device != update.device:
+            raise ValueError(f"{name} is on {x.device}, but update is on {update.device}")
     if state is not None and state.shape != (batch, width):
         raise ValueError(f"state is {tuple(state.shape)}, must be (B, C) = ({batch}, {width})")
     if reset is not None and (reset.shape != (batch, time) or reset.dtype != torch.bool):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weft.ops.gates import GATES
+
 
 def linear_recurrence_reference(
     forget_BTC: Tensor, update_BTC: Tensor, state_BC: Tensor | None = None, reset_BT: Tensor | None = None
@@ -31,11 +33,16 @@ def linear_recurrence_reference(
 
 
 def pooling_reference(
-    gates_BTGC: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, pooling: str
+    gates_BTGC: Tensor,
+    cell_BC: Tensor | None,
+    reset_BT: Tensor | None,
+    pooling: str,
+    bias_GC: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)`` as :func:`weft.ops.fused_pooling` documents it, in float32 or float64."""
     gates = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
-    z, f, *rest = gates.chunk({"f": 2, "fo": 3, "ifo": 4}[pooling], dim=-1)
+    gates = gates if bias_GC is None else gates + bias_GC
+    z, f, *rest = gates.chunk(GATES[pooling], dim=-1)
     forget = f.sigmoid()
     update = (rest[1].sigmoid() if pooling == "ifo" else 1 - forget) * z.tanh()
     cells_BTC, last_BC = linear_recurrence_reference(forget, update, cell_BC, reset_BT)

@@ -38,7 +38,7 @@ class Step(nn.Module):
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor, reset_BT: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Return the mean nats and the tensors of the state, given those before the segment."""
         loss, after = self.loss(tokens_BT, targets_BT, rebuild(self.state, state), reset_BT)
-        return (loss, *(part.contiguous() for part in tensors(detach(after))))
+        return (loss, *map(_by_itself, tensors(detach(after))))
 
     def surprisal(
         self, tokens: Tensor, targets: Tensor, state: ModelState | None, reset: Tensor
@@ -46,6 +46,12 @@ class Step(nn.Module):
         """Score with the model, whose parameters may be in shards."""
         assert isinstance(self.model, WeftModel), "a peer is scored by its own method"
         return self.model.surprisal(tokens, targets, state, reset)
+
+
+def _by_itself(part: Tensor) -> Tensor:
+    """Return ``part`` contiguous, and with nothing else in its memory."""
+    part = part.contiguous()
+    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
 
 
 def checkpoint_activations(model: LanguageModel) -> None:

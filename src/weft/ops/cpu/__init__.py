@@ -8,6 +8,7 @@ Shapes: B batch, T time, C cell width, G gates, N rows, D width, V vocabulary.
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import struct
 import warnings
@@ -17,30 +18,39 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from weft.ops.cpu.constants import CHUNK as CHUNK
+from weft.ops.cpu.constants import KINDS, LANES
+
 if TYPE_CHECKING:
     from weft.ops.cpu.launch import Kernel
 
-CHUNK = 32  # steps between the cells that pooling keeps; the kernels' own
-KINDS = {"f": 0, "fo": 1, "ifo": 2}
-LEAST_WIDTH = 8  # numbers that are worked on at once
+LEAST_WIDTH = LANES
 _FEW = 1 << 15  # numbers, below which waking other threads costs more than it saves
+_LARGE = 1 << 22  # bytes
 _BLOCK = 512  # channels: the scratch of a task stays in the core's own cache
 # Constants, as a compiler that traces available() cannot look for modules.
-_WANTED = platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64")
+_WANTED = platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64") and os.name == "posix"
 _FOUND = importlib.util.find_spec("numba") is not None
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def available() -> bool:
-    """Return whether the kernels can be used; say so once where Numba is missing."""
-    if _WANTED and not _FOUND and not torch.compiler.is_compiling():
-        _say_missing()
-    return _WANTED and _FOUND
+    """Return whether the kernels can be used; say so once where Numba is missing or does not fit what it needs."""
+    return _WANTED and (_FOUND if torch.compiler.is_compiling() else _imports())
 
 
 @cache
-def _say_missing() -> None:
-    warnings.warn("Numba is missing, so Weft runs in plain torch, which is slower: pip install numba", stacklevel=2)
+def _imports() -> bool:
+    why = "" if _FOUND else "is missing"
+    if _FOUND:
+        try:
+            import numba  # noqa: F401
+        except Exception as error:  # it refuses a NumPy that is too new for it, with errors of several kinds
+            why = f"cannot be imported ({error})"
+    if why:
+        what = f"Numba {why}, so Weft runs in plain torch, which is slower: pip install --upgrade numba"
+        warnings.warn(what, stacklevel=2)
+    return not why
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -74,7 +84,7 @@ def _by_channels(kernel: Kernel, arguments: list[int], batch: int, time: int, wi
     blocks = -(-width // block)
     if blocks > 1 and width - (blocks - 1) * block < LEAST_WIDTH:
         blocks -= 1  # the last takes the rest
-    kernel(batch * blocks, *arguments, width, blocks, block, threads=threads)
+    kernel(batch * blocks, *arguments, width, blocks, block, alone=threads == 1)
 
 
 def _shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
@@ -87,7 +97,7 @@ def _shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
 def _by_rows(kernel: Kernel, arguments: list[int], rows: int, width: int, least: int = 1) -> None:
     """Run a kernel whose tasks are rows."""
     tasks, each, threads = _shares(rows, width, least)
-    kernel(tasks, *arguments, rows, each, threads=threads)
+    kernel(tasks, *arguments, rows, each, alone=threads == 1)
 
 
 def _lined_up(x: Tensor) -> tuple[Tensor, int]:
@@ -97,6 +107,12 @@ def _lined_up(x: Tensor) -> tuple[Tensor, int]:
     if x.stride(2) == 1 and row >= width and (batch <= 1 or x.stride(0) == time * row):
         return x, row
     return x.contiguous(), width
+
+
+def _is_large(x: Tensor) -> int:
+    """Return whether ``x`` and its like are written past the caches: they would not stay there until they are read."""
+    aligned = x.data_ptr() % 32 == 0 and x.shape[-1] % LEAST_WIDTH == 0
+    return int(aligned and x.numel() * x.element_size() >= _LARGE)
 
 
 def _address(x: Tensor | None) -> int:
@@ -116,7 +132,7 @@ def recurrence_forward(forget: Tensor, update: Tensor, state: Tensor, reset: Ten
     state, reset = state.contiguous(), None if reset is None else reset.contiguous()
     cells, last = torch.empty(batch, time, width), torch.empty(batch, width)
     tensors = [forget, update, cells, state, last, reset]
-    arguments = [*map(_address, tensors), time, row, update_row]
+    arguments = [*map(_address, tensors), time, row, update_row, _is_large(cells)]
     _by_channels(entries.recurrence_forward, arguments, batch, time, width)
     return cells, last
 
@@ -132,12 +148,16 @@ def recurrence_backward(
     reset = None if reset is None else reset.contiguous()
     grads = torch.empty(batch, time, width), torch.empty(batch, time, width), torch.empty(batch, width)
     tensors = [grad_cells, grad_last, forget, state, cells, *grads, reset]
-    _by_channels(entries.recurrence_backward, [*map(_address, tensors), time, row], batch, time, width)
+    _by_channels(
+        entries.recurrence_backward, [*map(_address, tensors), time, row, _is_large(cells)], batch, time, width
+    )
     return grads
 
 
-def pooling_forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``(hidden, last, starts)`` of gates (B, T, G * C), float32 or bfloat16; cells are float32.
+def pooling_forward(
+    gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(hidden, last, starts)`` of gates (B, T, G * C), float32 or bfloat16; bias and cells are float32.
 
     ``starts`` (B, ceil(T / CHUNK), C) are the cells before each chunk of steps, for the backward pass.
     """
@@ -147,16 +167,22 @@ def pooling_forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: 
     cell, reset = cell.contiguous(), None if reset is None else reset.contiguous()
     hidden = torch.empty(batch, time, width, dtype=gates.dtype)
     last, starts = torch.empty(batch, width), torch.empty(batch, -(-time // CHUNK), width)
-    tensors = [gates, hidden, cell, last, starts, reset]
+    tensors = [gates, _bias(bias, gates), hidden, cell, last, starts, reset]
     kernel = entries.pooling_forward[_DTYPES.index(gates.dtype)]
     _by_channels(kernel, [*map(_address, tensors), time, row, KINDS[pooling]], batch, time, width)
     return hidden, last, starts
 
 
 def pooling_backward(
-    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the gates (in their dtype) and of the first cell (float32)."""
+    grad_hidden: Tensor,
+    grad_last: Tensor,
+    gates: Tensor,
+    bias: Tensor | None,
+    starts: Tensor,
+    reset: Tensor | None,
+    pooling: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the gates (in their dtype), of the bias and of the first cell (float32)."""
     from weft.ops.cpu import entries
 
     (batch, width), time, (gates, row) = grad_last.shape, gates.shape[1], _lined_up(gates)
@@ -167,10 +193,18 @@ def pooling_backward(
     )
     reset = None if reset is None else reset.contiguous()
     grad_gates, grad_cell = torch.empty(gates.shape, dtype=gates.dtype), torch.empty(batch, width)
-    tensors = [gates, grad_hidden, grad_gates, grad_last, grad_cell, starts, reset]
+    grad_bias = torch.empty(batch, gates.shape[2])
+    tensors = [
+        gates, _bias(bias, gates), grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset
+    ]  # fmt: skip
     kernel = entries.pooling_backward[_DTYPES.index(gates.dtype)]
     _by_channels(kernel, [*map(_address, tensors), time, row, KINDS[pooling]], batch, time, width)
-    return grad_gates, grad_cell
+    return grad_gates, grad_bias.sum(0), grad_cell
+
+
+def _bias(bias: Tensor | None, gates: Tensor) -> Tensor:
+    """Return the gates' bias for the kernels, which always add one."""
+    return torch.zeros(gates.shape[2]) if bias is None else bias.contiguous()
 
 
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -219,12 +253,15 @@ def softmax_loss(logits: Tensor, targets: Tensor, weight: Tensor, *, gradient: b
     """Return the nats of ``targets`` (N,) under softmax(logits), zero where they are negative.
 
     With ``gradient``, that of ``weight`` (a scalar) times their sum takes the place of the logits (N, V), float32.
+    IndexError for a target outside the vocabulary.
     """
     from weft.ops.cpu import entries
 
     rows, vocabulary = logits.shape
+    targets = targets.to(torch.int64).contiguous()
+    if rows and int(targets.max()) >= vocabulary:
+        raise IndexError(f"target {int(targets.max())} is outside the vocabulary of {vocabulary}")
     nats = torch.empty(rows)
-    targets = targets.contiguous()
     arguments = [*map(_address, [logits, targets, nats, weight]), vocabulary, int(gradient)]
     _by_rows(entries.softmax_loss, arguments, rows, vocabulary)
     return nats

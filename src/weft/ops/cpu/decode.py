@@ -24,6 +24,7 @@ import math
 import numpy as np
 from numba import njit
 
+from weft.ops.cpu.constants import LANES
 from weft.ops.cpu.decode_parts import (
     ADD,
     NONE,
@@ -39,8 +40,8 @@ from weft.ops.cpu.decode_parts import (
     pooled,
     turned,
 )
-from weft.ops.cpu.launch import Kernel
-from weft.ops.cpu.simd import LANES, as_float32, as_int64, fetch_add, load, number, store
+from weft.ops.cpu.launch import Team
+from weft.ops.cpu.simd import as_float32, as_int64, fetch_add, load, number, store
 from weft.ops.cpu.team import look, wait
 
 # The head of the list.
@@ -178,8 +179,8 @@ def _ask_for_next(p, n, thread):
 
 
 def _decode(a):
-    """Work through the list at ``a[2]``; ``a[0]`` counts the threads that have come."""
-    thread, p = fetch_add(a, 1), as_int64(a[2])
+    """Work through the list at ``a[1]``; ``a[0]`` counts the threads that have come."""
+    thread, p = fetch_add(a, 1), as_int64(a[1])
     lanes, count, tokens, place = as_int64(p[LANES_AT]), p[NUM_LANES], as_int64(p[TOKENS]), p[PLACE]
     mine, done, threads = p[PRIVATE] + thread * p[PRIVATE_BYTES], as_int64(p[DONE]), p[THREADS]
     private, scratch, norm, last = as_float32(mine), as_float32(mine + p[SCRATCH_BYTES]), 0, 0
@@ -213,4 +214,4 @@ def _decode(a):
         _ask_for_next(p, n, thread)
 
 
-decode = Kernel(_decode)
+decode = Team(_decode)

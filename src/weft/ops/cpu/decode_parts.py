@@ -12,13 +12,14 @@ import math
 import numpy as np
 from numba import njit
 
+from weft.ops.cpu.constants import LANES
 from weft.ops.cpu.simd import (
-    LANES,
     as_float32,
     exp,
     fused,
     largest,
     load,
+    prefetch,
     sigmoid,
     splat,
     store,
@@ -26,7 +27,6 @@ from weft.ops.cpu.simd import (
     total,
     upper,
 )
-from weft.ops.cpu.team import prefetch
 
 NONE, RMS, LAYER = range(3)  # norms
 PLAIN, POOL_F, POOL_FO, POOL_IFO, SWIGLU, RELU, RELU_SQUARED, GELU, ADD = range(9)  # what follows a map

@@ -1,6 +1,6 @@
-"""The kernels as C functions: each takes tasks from the counter in ``a[0]`` until ``a[1]`` were begun.
+"""The kernels as C functions, each of its arguments ``a`` and one task.
 
-What the other arguments are stands beside the calls in :mod:`weft.ops.cpu`.
+What the arguments are stands beside the calls in :mod:`weft.ops.cpu`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -11,7 +11,7 @@ from numba import njit
 
 from weft.ops.cpu import kernels
 from weft.ops.cpu.launch import Kernel
-from weft.ops.cpu.simd import as_bfloat16, as_float32, as_int64, fetch_add, number
+from weft.ops.cpu.simd import as_bfloat16, as_float32, as_int64, number
 
 
 @njit
@@ -30,146 +30,94 @@ def _rows(a, task, at):
     return first, min(a[at], first + a[at + 1])
 
 
-def _pooling_forward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        b, first, end = _channels(a, task, 11)
-        kernels.pooling_forward(
-            as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]), as_float32(a[6]), a[7],
-            b, a[8], a[11], a[9], a[10], first, end,
-        )  # fmt: skip
+def _pooling_forward(a, task):
+    b, first, end = _channels(a, task, 10)
+    kernels.pooling_forward(
+        as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]),
+        a[6], b, a[7], a[10], a[8], a[9], first, end,
+    )  # fmt: skip
 
 
-def _pooling_forward_bf16(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        b, first, end = _channels(a, task, 11)
-        kernels.pooling_forward(
-            as_bfloat16(a[2]), as_bfloat16(a[3]), as_float32(a[4]), as_float32(a[5]), as_float32(a[6]), a[7],
-            b, a[8], a[11], a[9], a[10], first, end,
-        )  # fmt: skip
+def _pooling_forward_bf16(a, task):
+    b, first, end = _channels(a, task, 10)
+    kernels.pooling_forward(
+        as_bfloat16(a[0]), as_float32(a[1]), as_bfloat16(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]),
+        a[6], b, a[7], a[10], a[8], a[9], first, end,
+    )  # fmt: skip
 
 
-def _pooling_backward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        b, first, end = _channels(a, task, 12)
-        kernels.pooling_backward(
-            as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]), as_float32(a[6]),
-            as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11], first, end,
-        )  # fmt: skip
+def _pooling_backward(a, task):
+    b, first, end = _channels(a, task, 12)
+    kernels.pooling_backward(
+        as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]),
+        as_float32(a[6]), as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11], first, end,
+    )  # fmt: skip
 
 
-def _pooling_backward_bf16(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        b, first, end = _channels(a, task, 12)
-        kernels.pooling_backward(
-            as_bfloat16(a[2]), as_bfloat16(a[3]), as_bfloat16(a[4]), as_float32(a[5]), as_float32(a[6]),
-            as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11], first, end,
-        )  # fmt: skip
+def _pooling_backward_bf16(a, task):
+    b, first, end = _channels(a, task, 12)
+    kernels.pooling_backward(
+        as_bfloat16(a[0]), as_float32(a[1]), as_bfloat16(a[2]), as_bfloat16(a[3]), as_float32(a[4]), as_float32(a[5]),
+        as_float32(a[6]), as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11], first, end,
+    )  # fmt: skip
 
 
-def _recurrence_forward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        b, first, end = _channels(a, task, 11)
-        kernels.recurrence_forward(
-            as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]), as_float32(a[6]), a[7],
-            b, a[8], a[11], a[9], a[10], first, end,
-        )  # fmt: skip
+def _recurrence_forward(a, task):
+    b, first, end = _channels(a, task, 10)
+    kernels.recurrence_forward(
+        as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), a[5],
+        b, a[6], a[10], a[7], a[8], a[9] != 0, first, end,
+    )  # fmt: skip
 
 
-def _recurrence_backward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        b, first, end = _channels(a, task, 13)
-        kernels.recurrence_backward(
-            as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]), as_float32(a[6]),
-            as_float32(a[7]), as_float32(a[8]), as_float32(a[9]), a[10], b, a[11], a[13], a[12], first, end,
-        )  # fmt: skip
+def _recurrence_backward(a, task):
+    b, first, end = _channels(a, task, 12)
+    kernels.recurrence_backward(
+        as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]),
+        as_float32(a[5]), as_float32(a[6]), as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11] != 0, first, end,
+    )  # fmt: skip
 
 
-def _rms_norm_forward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 8)
-        kernels.rms_norm_forward(
-            as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]), a[6], number(a[7]), first, end
-        )
+def _rms_norm_forward(a, task):
+    first, end = _rows(a, task, 6)
+    kernels.rms_norm_forward(
+        as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), a[4], number(a[5]), first, end
+    )
 
 
-def _rms_norm_backward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 9)
-        kernels.rms_norm_backward(
-            as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]), as_float32(a[6]),
-            as_float32(a[7]), a[8], task, first, end,
-        )  # fmt: skip
+def _rms_norm_backward(a, task):
+    first, end = _rows(a, task, 7)
+    kernels.rms_norm_backward(
+        as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]),
+        as_float32(a[5]), a[6], task, first, end,
+    )  # fmt: skip
 
 
-def _relu_squared_forward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 4)
-        kernels.relu_squared_forward(as_float32(a[2]), as_float32(a[3]), first, end)
+def _relu_squared_forward(a, task):
+    first, end = _rows(a, task, 2)
+    kernels.relu_squared_forward(as_float32(a[0]), as_float32(a[1]), first, end)
 
 
-def _relu_squared_backward(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 5)
-        kernels.relu_squared_backward(as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), first, end)
+def _relu_squared_backward(a, task):
+    first, end = _rows(a, task, 3)
+    kernels.relu_squared_backward(as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), first, end)
 
 
-def _relu_squared_forward_bf16(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 4)
-        kernels.relu_squared_forward(as_bfloat16(a[2]), as_bfloat16(a[3]), first, end)
+def _relu_squared_forward_bf16(a, task):
+    first, end = _rows(a, task, 2)
+    kernels.relu_squared_forward(as_bfloat16(a[0]), as_bfloat16(a[1]), first, end)
 
 
-def _relu_squared_backward_bf16(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 5)
-        kernels.relu_squared_backward(as_bfloat16(a[2]), as_bfloat16(a[3]), as_bfloat16(a[4]), first, end)
+def _relu_squared_backward_bf16(a, task):
+    first, end = _rows(a, task, 3)
+    kernels.relu_squared_backward(as_bfloat16(a[0]), as_bfloat16(a[1]), as_bfloat16(a[2]), first, end)
 
 
-def _softmax_loss(a):
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        first, end = _rows(a, task, 8)
-        kernels.softmax_loss(
-            as_float32(a[2]), as_int64(a[3]), as_float32(a[4]), as_float32(a[5])[0], a[6], a[7] != 0, first, end
-        )
+def _softmax_loss(a, task):
+    first, end = _rows(a, task, 6)
+    kernels.softmax_loss(
+        as_float32(a[0]), as_int64(a[1]), as_float32(a[2]), as_float32(a[3])[0], a[4], a[5] != 0, first, end
+    )
 
 
 pooling_forward = (Kernel(_pooling_forward), Kernel(_pooling_forward_bf16))

@@ -16,25 +16,28 @@ import math
 import numpy as np
 from numba import njit
 
+from weft.ops.cpu.constants import CHUNK, KINDS, LANES
 from weft.ops.cpu.simd import (
-    LANES,
     as_bool,
     as_float32,
+    decline,
     exp,
     fused,
     largest,
     load,
-    sigmoid,
+    prefetch,
+    prefetch_to_write,
     splat,
     square_root,
     store,
-    tanh,
+    stream,
+    tanh_parts,
     total,
     upper,
 )
 
-CHUNK = 32  # steps between the cells that are kept for the backward pass
-F, FO, IFO = 0, 1, 2
+F, FO, IFO = KINDS["f"], KINDS["fo"], KINDS["ifo"]
+AHEAD = 4  # steps: what is far from what was read before is asked for so early
 
 
 @njit
@@ -47,7 +50,14 @@ def _copy(source, at, target, to, width):
 
 @njit
 def _scratch(buffer):
+    """Return where the buffer's numbers are. It must be named after their last use, or it is freed: :func:`_keep`."""
     return as_float32(buffer.ctypes.data)
+
+
+@njit
+def _keep(buffer):
+    """Keep a buffer until here."""
+    buffer[0] = 0.0
 
 
 @njit
@@ -56,8 +66,11 @@ def _is_reset(reset, place):
 
 
 @njit
-def pooling_forward(gates, hidden, cell, last, starts, reset, b, T, C, row, kind, first, end):
-    """Run one sequence's channels through the gates and the recurrence; keep the cells before each chunk."""
+def pooling_forward(gates, bias, hidden, cell, last, starts, reset, b, T, C, row, kind, first, end):
+    """Run one sequence's channels through the gates and the recurrence; keep the cells before each chunk.
+
+    With z = p / q, f = 1 / k, o = 1 / m and i = 1 / n, cell and output are sums of products over one denominator.
+    """
     width, chunks = end - first, (T + CHUNK - 1) // CHUNK
     buffer = np.empty(2 * width, np.float32)
     before, after = _scratch(buffer[:width]), _scratch(buffer[width:])
@@ -69,136 +82,245 @@ def pooling_forward(gates, hidden, cell, last, starts, reset, b, T, C, row, kind
         at, to = (b * T + t) * row + first, (b * T + t) * C + first
         for i in range(0, width, LANES):
             j = min(i, width - LANES)
+            _ask(gates, at + AHEAD * row + j, C, kind)
             c = splat(0.0) if fresh else load(before, j)
-            z, f = tanh(load(gates, at + j)), sigmoid(load(gates, at + C + j))
-            c = fused(f, c, sigmoid(load(gates, at + 3 * C + j)) * z if kind == IFO else z - f * z)
-            store(after, j, c)
+            p, q = tanh_parts(load(gates, at + j) + load(bias, first + j))
+            e = decline(load(gates, at + C + j) + load(bias, C + first + j))
+            k = 1.0 + e
+            if kind == IFO:
+                n = 1.0 + decline(load(gates, at + 3 * C + j) + load(bias, 3 * C + first + j))
+                over, under = fused(c * q, n, p * k), q * k * n
+            else:
+                over, under = fused(c, q, e * p), q * k
             if kind == F:
+                c = over / under
                 store(hidden, to + j, c)
             else:
-                store(hidden, to + j, sigmoid(load(gates, at + 2 * C + j)) * c)
+                m = 1.0 + decline(load(gates, at + 2 * C + j) + load(bias, 2 * C + first + j))
+                r = over / (under * m)
+                c = r * m
+                store(hidden, to + j, r)
+            store(after, j, c)
         before, after = after, before
     _copy(before, 0, last, b * C + first, width)
+    _keep(buffer)
 
 
 @njit
-def _pooling_again(gates, cells, values, forgets, reset, b, begin, stop, T, C, row, kind, first, width):
-    """Make a chunk's gates again, and from its first cell the cells before each of its steps."""
+def _ask(gates, at, C, kind):
+    """Ask for later gates: those of a task lie apart, and the processor does not foresee them all."""
+    prefetch(gates, at)
+    prefetch(gates, at + C)
+    if kind != F:
+        prefetch(gates, at + 2 * C)
+    if kind == IFO:
+        prefetch(gates, at + 3 * C)
+
+
+@njit
+def _room(grad_gates, at, C, kind):
+    """Ask for the places of a step's gradients."""
+    prefetch_to_write(grad_gates, at)
+    prefetch_to_write(grad_gates, at + C)
+    if kind != F:
+        prefetch_to_write(grad_gates, at + 2 * C)
+    if kind == IFO:
+        prefetch_to_write(grad_gates, at + 3 * C)
+
+
+@njit
+def _pooling_again(
+    gates, bias, grad_hidden, grad_gates, cells, made, size, reset, b, begin, stop, T, C, row, kind, first, width
+):
+    """Make a chunk's gates again, and from its first cell the cells before each of its steps.
+
+    ``made`` are z, f, then o and i where there are any, ``size`` numbers each.
+    """
     for t in range(begin, stop):
         fresh = _is_reset(reset, b * T + t)
         at, to = (b * T + t) * row + first, (t - begin) * width
         for i in range(0, width, LANES):
             j = min(i, width - LANES)
-            z, f = tanh(load(gates, at + j)), sigmoid(load(gates, at + C + j))
-            store(values, to + j, z)
-            store(forgets, to + j, f)
-            if t + 1 < stop:
-                c = splat(0.0) if fresh else load(cells, to + j)
-                u = sigmoid(load(gates, at + 3 * C + j)) * z if kind == IFO else z - f * z
-                store(cells, to + width + j, fused(f, c, u))
+            prefetch(grad_hidden, (b * T + t) * C + first + j)
+            _ask(gates, at + AHEAD * row + j, C, kind)
+            _room(grad_gates, (b * T + t) * (kind + 2) * C + first + j, C, kind)
+            p, q = tanh_parts(load(gates, at + j) + load(bias, first + j))
+            e = decline(load(gates, at + C + j) + load(bias, C + first + j))
+            k = 1.0 + e
+            c = splat(0.0) if fresh else load(cells, to + j)
+            if kind == F:
+                r = 1.0 / (q * k)
+                z, f = p * (k * r), q * r
+                u = e * f * z
+            elif kind == FO:
+                m = 1.0 + decline(load(gates, at + 2 * C + j) + load(bias, 2 * C + first + j))
+                km = k * m
+                r = 1.0 / (q * km)
+                z, qr = p * (km * r), q * r
+                f = qr * m
+                store(made, 2 * size + to + j, qr * k)
+                u = e * f * z
+            else:
+                m = 1.0 + decline(load(gates, at + 2 * C + j) + load(bias, 2 * C + first + j))
+                n = 1.0 + decline(load(gates, at + 3 * C + j) + load(bias, 3 * C + first + j))
+                km, kn = k * m, k * n
+                r = 1.0 / (q * km * n)
+                z, qr = p * (km * n * r), q * r
+                f, i_gate = qr * (m * n), qr * km
+                store(made, 2 * size + to + j, qr * kn)
+                store(made, 3 * size + to + j, i_gate)
+                u = i_gate * z
+            store(made, to + j, z)
+            store(made, size + to + j, f)
+            store(cells, to + width + j, fused(f, c, u))
 
 
 @njit
-def _pooling_step_back(gates, grad_gates, cells, values, forgets, at, to, kept, j, C, kind, fresh, grad, later):
+def _pooling_step_back(grad_gates, sums, cells, made, size, at, to, width, slot, even, C, kind, fresh, grad, later):
     """Write one step's gradients of eight channels' gates; return what goes on to the cells before."""
-    z, f = load(values, kept + j), load(forgets, kept + j)
-    c = splat(0.0) if fresh else load(cells, kept + j)
-    i_gate = sigmoid(load(gates, at + 3 * C + j)) if kind == IFO else 1.0 - f
-    o = splat(1.0) if kind == F else sigmoid(load(gates, at + 2 * C + j))
+    z, f = load(made, at), load(made, size + at)
+    c = splat(0.0) if fresh else load(cells, at)
+    o = splat(1.0) if kind == F else load(made, 2 * size + at)
+    i_gate = load(made, 3 * size + at) if kind == IFO else 1.0 - f
     g = fused(grad, o, later)
     if kind != F:
-        store(grad_gates, to + 2 * C + j, grad * fused(f, c, i_gate * z) * o * (1.0 - o))
+        _put(grad_gates, to + 2 * C, sums, 2 * even + slot, grad * load(cells, at + width) * (o * (1.0 - o)))
     if kind == IFO:
-        store(grad_gates, to + C + j, g * c * f * (1.0 - f))
-        store(grad_gates, to + 3 * C + j, g * z * i_gate * (1.0 - i_gate))
+        _put(grad_gates, to + C, sums, even + slot, g * c * (f * (1.0 - f)))
+        _put(grad_gates, to + 3 * C, sums, 3 * even + slot, g * z * (i_gate * (1.0 - i_gate)))
     else:
-        store(grad_gates, to + C + j, g * (c - z) * f * i_gate)
-    store(grad_gates, to + j, g * i_gate * (1.0 - z * z))
+        _put(grad_gates, to + C, sums, even + slot, g * (c - z) * (f * i_gate))
+    _put(grad_gates, to, sums, slot, g * i_gate * (1.0 - z * z))
     return splat(0.0) if fresh else f * g
 
 
 @njit
+def _put(grad_gates, at, sums, slot, value):
+    """Write a gate's gradient, and add it to the bias's."""
+    store(grad_gates, at, value)
+    store(sums, slot, load(sums, slot) + value)
+
+
+@njit
 def pooling_backward(
-    gates, grad_hidden, grad_gates, grad_last, grad_cell, starts, reset, b, T, C, row, kind, first, end
+    gates, bias, grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset, b, T, C, row, kind, first, end
 ):
-    """Go back through one sequence's channels, chunk by chunk, making each chunk's cells again."""
+    """Go back through one sequence's channels, chunk by chunk, making each chunk's cells again.
+
+    ``grad_bias`` (B, G C) gets the sums over this sequence's steps.
+    """
     width, chunks = end - first, (T + CHUNK - 1) // CHUNK
-    size = CHUNK * width
-    buffer = np.empty(3 * size + 2 * width, np.float32)
-    cells, values, forgets = _scratch(buffer), _scratch(buffer[size:]), _scratch(buffer[2 * size :])
-    later, now = _scratch(buffer[3 * size :]), _scratch(buffer[3 * size + width :])
+    size, own, even = (
+        CHUNK * width,
+        kind + 2,
+        (width + LANES - 1) // LANES * LANES,
+    )  # even: the last eight have sums of their own
+    buffer = np.empty((own + 1) * size + 3 * width + own * even, np.float32)
+    made, cells, rest = _scratch(buffer), _scratch(buffer[own * size :]), (own + 1) * size + width
+    later, now, sums = _scratch(buffer[rest:]), _scratch(buffer[rest + width :]), _scratch(buffer[rest + 2 * width :])
+    buffer[rest + 2 * width :] = 0.0
     _copy(grad_last, b * C + first, later, 0, width)
     for chunk in range(chunks - 1, -1, -1):
         begin, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, T)
         _copy(starts, (b * chunks + chunk) * C + first, cells, 0, width)
-        _pooling_again(gates, cells, values, forgets, reset, b, begin, stop, T, C, row, kind, first, width)
+        _pooling_again(
+            gates,
+            bias,
+            grad_hidden,
+            grad_gates,
+            cells,
+            made,
+            size,
+            reset,
+            b,
+            begin,
+            stop,
+            T,
+            C,
+            row,
+            kind,
+            first,
+            width,
+        )
         for t in range(stop - 1, begin - 1, -1):
-            fresh, kept = _is_reset(reset, b * T + t), (t - begin) * width
-            at, to, out = (b * T + t) * row + first, (b * T + t) * (kind + 2) * C + first, (b * T + t) * C + first
+            fresh, at = _is_reset(reset, b * T + t), (t - begin) * width
+            to, out = (b * T + t) * own * C + first, (b * T + t) * C + first
             for i in range(0, width, LANES):
                 j = min(i, width - LANES)
                 grad, g = load(grad_hidden, out + j), load(later, j)
                 g = _pooling_step_back(
-                    gates, grad_gates, cells, values, forgets, at, to, kept, j, C, kind, fresh, grad, g
+                    grad_gates, sums, cells, made, size, at + j, to + j, width, i, even, C, kind, fresh, grad, g
                 )
                 store(now, j, g)
             later, now = now, later
     _copy(later, 0, grad_cell, b * C + first, width)
-    buffer[0] = 0.0  # keeps the buffer alive until here
+    for gate in range(own):
+        for i in range(0, width, LANES):
+            store(grad_bias, (b * own + gate) * C + first + min(i, width - LANES), load(sums, gate * even + i))
+    _keep(buffer)
 
 
 @njit
-def recurrence_forward(forget, update, cells, state, last, reset, b, T, C, forget_row, update_row, first, end):
-    """Run one sequence's channels; the cell before is read where it was written."""
+def recurrence_forward(forget, update, cells, state, last, reset, b, T, C, forget_row, update_row, large, first, end):
+    """Run one sequence's channels; what is ``large`` is written past the caches, which it would only fill."""
     width = end - first
+    buffer = np.empty(2 * width, np.float32)
+    before, after = _scratch(buffer[:width]), _scratch(buffer[width:])
+    _copy(state, b * C + first, before, 0, width)
     for t in range(T):
         fresh = _is_reset(reset, b * T + t)
         to = (b * T + t) * C + first
         at, add = (b * T + t) * forget_row + first, (b * T + t) * update_row + first
         for i in range(0, width, LANES):
             j = min(i, width - LANES)
+            prefetch(update, add + AHEAD * update_row + j)
+            prefetch(forget, at + AHEAD * forget_row + j)
             c = load(update, add + j)
             if not fresh:
-                before = load(state, b * C + first + j) if t == 0 else load(cells, to - C + j)
-                c = fused(load(forget, at + j), before, c)
-            store(cells, to + j, c)
-    if T == 0:
-        _copy(state, b * C + first, last, b * C + first, width)
-    else:
-        _copy(cells, (b * T + T - 1) * C + first, last, b * C + first, width)
+                c = fused(load(forget, at + j), load(before, j), c)
+            store(after, j, c)
+            if large:
+                stream(cells, to + j, c)
+            else:
+                store(cells, to + j, c)
+        before, after = after, before
+    _copy(before, 0, last, b * C + first, width)
+    _keep(buffer)
 
 
 @njit
 def recurrence_backward(
-    grad_cells, grad_last, forget, state, cells, grad_forget, grad_update, grad_state, reset, b, T, C, row, first, end
-):
+    grad_cells, grad_last, forget, state, cells, grad_forget, grad_update, grad_state, reset, b, T, C, row, large,
+    first, end,
+):  # fmt: skip
     """Run one sequence's channels from the end: the gradient of an update is that of its cell."""
     width = end - first
+    buffer = np.empty(2 * width, np.float32)
+    later, now = _scratch(buffer[:width]), _scratch(buffer[width:])
+    _copy(grad_last, b * C + first, later, 0, width)
     for t in range(T - 1, -1, -1):
-        fresh, fresh_later = _is_reset(reset, b * T + t), t + 1 < T and _is_reset(reset, b * T + t + 1)
-        to, later = (b * T + t) * C + first, (b * T + t + 1) * row + first
+        fresh = _is_reset(reset, b * T + t)
+        to, at = (b * T + t) * C + first, (b * T + t) * row + first
         for i in range(0, width, LANES):
             j = min(i, width - LANES)
-            g = load(grad_cells, to + j)
-            if t == T - 1:
-                g = g + load(grad_last, b * C + first + j)
-            elif not fresh_later:
-                g = fused(load(forget, later + j), load(grad_update, to + C + j), g)
-            store(grad_update, to + j, g)
-            if fresh:
-                store(grad_forget, to + j, splat(0.0))
+            prefetch(grad_cells, to - AHEAD * C + j)
+            prefetch(cells, to - (AHEAD + 1) * C + j)
+            prefetch(forget, at - AHEAD * row + j)
+            g = load(grad_cells, to + j) + load(later, j)
+            h, passed = splat(0.0), splat(0.0)
+            if not fresh:
+                h = g * (load(state, b * C + first + j) if t == 0 else load(cells, to - C + j))
+                passed = load(forget, at + j) * g
+            store(now, j, passed)
+            if large:
+                stream(grad_update, to + j, g)
+                stream(grad_forget, to + j, h)
             else:
-                before = load(state, b * C + first + j) if t == 0 else load(cells, to - C + j)
-                store(grad_forget, to + j, g * before)
-    at = b * C + first
-    for i in range(0, width, LANES):
-        j = min(i, width - LANES)
-        if T == 0:
-            store(grad_state, at + j, load(grad_last, at + j))
-        elif _is_reset(reset, b * T):
-            store(grad_state, at + j, splat(0.0))
-        else:
-            store(grad_state, at + j, load(forget, b * T * row + first + j) * load(grad_update, b * T * C + first + j))
+                store(grad_update, to + j, g)
+                store(grad_forget, to + j, h)
+        later, now = now, later
+    _copy(later, 0, grad_state, b * C + first, width)
+    _keep(buffer)
 
 
 @njit

@@ -20,7 +20,8 @@ from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-LANES = 8
+from weft.ops.cpu.constants import LANES
+
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
@@ -137,6 +138,47 @@ def _rounded(builder: Any, value: Any) -> Any:
     near = builder.add(builder.add(bits, _constant(0x7FFF)), odd)
     near = builder.select(builder.fcmp_unordered("uno", value, value), _constant(0x7FC00000), near)
     return builder.trunc(builder.lshr(near, _constant(16)), _SHORTS)
+
+
+@intrinsic
+def stream(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write eight float32 numbers past the caches to ``pointer[index]``, an address that is a multiple of 32."""
+    if pointer != _POINTERS[0] or value != floats:
+        return None
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        written = builder.store(args[2], _address(builder, args[0], args[1], _FLOATS), align=32)
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_constant(types.int32, 0)
+
+    return types.int32(pointer, types.intp, floats), generate
+
+
+@intrinsic
+def prefetch(typing: Any, pointer: Any, index: Any) -> Any:
+    """Ask for what is at ``pointer[index]``, which may be anywhere, to be near when it is read."""
+    return _prefetch(pointer, write=0)
+
+
+@intrinsic
+def prefetch_to_write(typing: Any, pointer: Any, index: Any) -> Any:
+    """Ask for the place ``pointer[index]``, which may be anywhere, to be near when it is written."""
+    return _prefetch(pointer, write=1)
+
+
+def _prefetch(pointer: Any, write: int) -> Any:
+    if pointer not in _POINTERS:
+        return None
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        how, near, data = (ir.Constant(ir.IntType(32), value) for value in (write, 3, 1))
+        builder.call(function, [address, how, near, data])
+        return context.get_constant(types.int32, 0)
+
+    return types.int32(pointer, types.intp), generate
 
 
 @intrinsic
@@ -279,9 +321,8 @@ _SHIFT = 12582912.0  # 1.5 * 2^23: what is added to it is rounded to a whole num
 
 
 @njit
-def exp(x):
-    """Return e^x for x down to -87 (below it e^-87): 2^n times a polynomial (minimax, degree 5) in the rest."""
-    x = lower(upper(x, splat(-87.0)), splat(87.0))
+def exp_near(x):
+    """Return e^x for x between -87 and 87: 2^n times a polynomial (minimax, degree 5) in the rest."""
     shifted = fused(x, splat(1.44269504), splat(_SHIFT))
     r = fused(x, splat(1.44269504), _SHIFT - shifted)
     p = fused(splat(0.001327647129073739), r, splat(0.009675540961325169))
@@ -292,14 +333,29 @@ def exp(x):
 
 
 @njit
+def exp(x):
+    """Return e^x, and below -87 and above 87 that of these."""
+    return exp_near(lower(upper(x, splat(-87.0)), splat(87.0)))
+
+
+@njit
+def decline(x):
+    """Return e^-x for x between -25 and 25 (beyond them that of the nearer): 1 / (1 + it) is sigmoid to 2e-11.
+
+    Products of three of them stay far inside float32, so that several sigmoids can share one division.
+    """
+    return exp_near(lower(upper(0.0 - x, splat(-25.0)), splat(25.0)))
+
+
+@njit
 def sigmoid(x):
     """Return 1 / (1 + e^-x)."""
     return 1.0 / (1.0 + exp(0.0 - x))
 
 
 @njit
-def tanh(x):
-    """Return the hyperbolic tangent: a rational function inside +-7.9, beyond which it is 1 to float32."""
+def tanh_parts(x):
+    """Return a numerator and a positive denominator whose ratio is tanh: rational inside +-7.9, where it is 1."""
     x = lower(upper(x, splat(-7.90531110763549805)), splat(7.90531110763549805))
     s = x * x
     p = fused(splat(-2.76076847742355e-16), s, splat(2.00018790482477e-13))
@@ -311,4 +367,11 @@ def tanh(x):
     q = fused(splat(1.19825839466702e-06), s, splat(1.18534705686654e-04))
     q = fused(q, s, splat(2.26843463243900e-03))
     q = fused(q, s, splat(4.89352518554385e-03))
-    return x * p / q
+    return x * p, q
+
+
+@njit
+def tanh(x):
+    """Return the hyperbolic tangent."""
+    p, q = tanh_parts(x)
+    return p / q

@@ -42,18 +42,16 @@ def pause(typing: Any) -> Any:
 
 
 @intrinsic
-def prefetch(typing: Any, pointer: Any, index: Any) -> Any:
-    """Ask for what is at ``pointer[index]``, which may be anywhere, to be near when it is read."""
+def call(typing: Any, function: Any, arguments: Any, first: Any, task: Any) -> Any:
+    """Call ``void(int64 *, int64)`` at an address, with the address of ``arguments[first]`` and a task."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [address.type, _INT, _INT, _INT])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
-        read, near, data = (ir.Constant(_INT, value) for value in (0, 3, 1))
-        builder.call(function, [address, read, near, data])
+        long = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [long.as_pointer(), long])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [builder.gep(args[1], [args[2]]), args[3]])
         return context.get_constant(types.int32, 0)
 
-    return types.int32(types.CPointer(types.float32), types.intp), generate
+    return types.int32(types.int64, types.CPointer(types.int64), types.intp, types.int64), generate
 
 
 @njit

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 
 import torch
 from torch import Tensor
@@ -31,15 +32,23 @@ _FOUND = importlib.util.find_spec("triton") is not None  # a compiler that trace
 
 
 def available() -> bool:
-    """Say whether Triton is installed and can be imported."""
-    return _FOUND and (torch.compiler.is_compiling() or _imports())
+    """Say whether Triton is installed and runs here; say so once where it is and does not."""
+    return _FOUND and (torch.compiler.is_compiling() or _runs())
 
 
 @functools.cache
-def _imports() -> bool:
+def _runs() -> bool:
+    """Try a kernel: Triton asks for a C compiler when it first starts one, and has to fit torch and the driver."""
     try:
-        from weft.ops.triton import pooling  # noqa: F401
-    except Exception:  # a Triton that does not fit this torch or this machine fails in ways of its own
+        from weft.ops.triton import recurrence
+
+        if torch.cuda.is_available():
+            one = torch.ones(1, 1, 1, device="cuda")
+            recurrence.forward(one, one, one[:, 0], None)
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1]
+        what = f"Triton does not run here ({type(error).__name__}: {' '.join(first)})"
+        warnings.warn(f"{what}, so Weft runs in plain torch, which is slower.", stacklevel=2)
         return False
     return True
 
@@ -63,21 +72,30 @@ def recurrence_backward(
     return recurrence.backward(grad_cells, grad_last, forget, state, reset, cells)
 
 
-def pooling_forward(gates: Tensor, cell: Tensor, reset: Tensor | None, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+def pooling_forward(
+    gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(hidden, last, starts)`` from pre-activations (B, T, G * C) in the order z, f, o, i.
 
-    ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C) has the type of the gates; ``last`` (B, C)
-    is the cell after the last step; ``starts`` (B, N, C), the cells before each chunk, is for the backward pass.
+    ``bias`` (G * C) is added to them; ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C) has the
+    type of the gates; ``last`` (B, C) is the cell after the last step; ``starts`` (B, N, C), the cells before each
+    chunk, is for the backward pass.
     """
     from weft.ops.triton import pooling as fused
 
-    return fused.forward(gates, cell, reset, pooling)
+    return fused.forward(gates, bias, cell, reset, pooling)
 
 
 def pooling_backward(
-    grad_hidden: Tensor, grad_last: Tensor, gates: Tensor, starts: Tensor, reset: Tensor | None, pooling: str
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the gates (B, T, G * C) in their own type, and of the first cell (B, C)."""
+    grad_hidden: Tensor,
+    grad_last: Tensor,
+    gates: Tensor,
+    bias: Tensor | None,
+    starts: Tensor,
+    reset: Tensor | None,
+    pooling: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the gates (B, T, G * C) in their own type, of the bias and of the first cell (B, C)."""
     from weft.ops.triton import pooling as fused
 
-    return fused.backward(grad_hidden, grad_last, gates, starts, reset, pooling)
+    return fused.backward(grad_hidden, grad_last, gates, bias, starts, reset, pooling)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weft.ops.gates import GATES
 from weft.ops.triton import plan
 from weft.ops.triton import pooling_kernels as kernels
 from weft.ops.triton.plan import Plan, Tiling
 from weft.ops.triton.recurrence import across_parts, back_across_parts, empty_parts, tile_options
 
-GATES = {"f": 2, "fo": 3, "ifo": 4}
-
 
 def forward(
     gates: Tensor,
+    bias: Tensor | None,
     cell: Tensor,
     reset: Tensor | None,
     pooling: str,
@@ -33,18 +33,20 @@ def forward(
     if not hidden.numel():
         return hidden, cell.clone(memory_format=torch.contiguous_format), starts
     gates, cell, flags = plan.in_rows(gates), cell.contiguous(), plan.as_bytes(reset)
+    bias = _bias(bias, real)
     last = torch.empty(work.batch, cells, dtype=real, device=gates.device)
     row = plan.row_stride(gates)
     with plan.on_device(gates):
         between = cell
         if work.parts > 1:
-            between = across_parts(*_forward_ends(gates, flags, pooling, work), cell, work)
+            between = across_parts(*_forward_ends(gates, bias, flags, pooling, work), cell, work)
         kernels.forward[(work.programs,)](
-            *(gates, cell, between, flags, hidden, starts, last),
+            *(gates, bias, cell, between, flags, hidden, starts, last),
             *(work.time, work.chunks, work.span, cells, row),
             **tile_options(work, row),
             HAS_OUTPUT=pooling != "f",
             HAS_INPUT=pooling == "ifo",
+            HAS_BIAS=bias is not None,
             HAS_RESET=flags is not None,
             FAST=plan.fast(gates),
         )
@@ -55,49 +57,61 @@ def backward(
     grad_hidden: Tensor,
     grad_last: Tensor,
     gates: Tensor,
+    bias: Tensor | None,
     starts: Tensor,
     reset: Tensor | None,
     pooling: str,
     tiling: Tiling | None = None,
     parts: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return ``(grad_gates, grad_cell)``; ``tiling`` must be the one that ``starts`` was made with."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(grad_gates, grad_bias, grad_cell)``; ``tiling`` must be the one that ``starts`` was made with."""
     real, cells = starts.dtype, gates.shape[2] // GATES[pooling]
     work = plan.divide(gates, cells, tiling or plan.tile(gates, plan.CHUNK), parts)
     grad_last = grad_last.to(real)
     grad_gates = torch.empty(gates.shape, dtype=gates.dtype, device=gates.device)
     if not gates.numel():
-        return grad_gates, grad_last.clone(memory_format=torch.contiguous_format)
+        return grad_gates, grad_last.new_zeros(gates.shape[2]), grad_last.clone(memory_format=torch.contiguous_format)
     grad_hidden, gates, starts = plan.in_rows(grad_hidden), plan.in_rows(gates), starts.contiguous()
     grad_last, flags = grad_last.contiguous(), plan.as_bytes(reset)
+    bias = _bias(bias, real)
     grad_cell = torch.empty(work.batch, cells, dtype=real, device=gates.device)
+    sums = (0,) if bias is None else (work.batch * work.parts, gates.shape[2])
+    grad_bias = torch.empty(sums, dtype=real, device=gates.device)
     grad_row, row = plan.row_stride(grad_hidden), plan.row_stride(gates)
     with plan.on_device(gates):
         between = grad_last
         if work.parts > 1:
-            ends = _backward_ends(grad_hidden, gates, flags, pooling, work)
+            ends = _backward_ends(grad_hidden, gates, bias, flags, pooling, work)
             between = back_across_parts(*ends, grad_last, work)
         kernels.backward[(work.programs,)](
-            *(grad_hidden, grad_last, between, gates, starts, flags, grad_gates, grad_cell),
+            *(grad_hidden, grad_last, between, gates, bias, starts, flags, grad_gates, grad_bias, grad_cell),
             *(work.time, work.chunks, work.span, cells, grad_row, row, gates.shape[2]),
             **tile_options(work, grad_row, row),
             HAS_OUTPUT=pooling != "f",
             HAS_INPUT=pooling == "ifo",
+            HAS_BIAS=bias is not None,
             HAS_RESET=flags is not None,
             FAST=plan.fast(gates),
         )
-    return grad_gates, grad_cell
+    return grad_gates, grad_cell.new_zeros(gates.shape[2]) if bias is None else grad_bias.sum(0), grad_cell
 
 
-def _forward_ends(gates: Tensor, flags: Tensor | None, pooling: str, work: Plan) -> tuple[Tensor, Tensor]:
+def _bias(bias: Tensor | None, real: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.to(real).contiguous()
+
+
+def _forward_ends(
+    gates: Tensor, bias: Tensor | None, flags: Tensor | None, pooling: str, work: Plan
+) -> tuple[Tensor, Tensor]:
     """Return what each part does to the cell before it, c -> product c + end, both (B, P, C)."""
     product, end = empty_parts(gates, work)
     row = plan.row_stride(gates)
     kernels.forward_ends[(work.programs,)](
-        *(gates, flags, product, end),
+        *(gates, bias, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, row),
         **tile_options(work, row),
         HAS_INPUT=pooling == "ifo",
+        HAS_BIAS=bias is not None,
         HAS_RESET=flags is not None,
         FAST=plan.fast(gates),
     )
@@ -105,16 +119,17 @@ def _forward_ends(gates: Tensor, flags: Tensor | None, pooling: str, work: Plan)
 
 
 def _backward_ends(
-    grad_hidden: Tensor, gates: Tensor, flags: Tensor | None, pooling: str, work: Plan
+    grad_hidden: Tensor, gates: Tensor, bias: Tensor | None, flags: Tensor | None, pooling: str, work: Plan
 ) -> tuple[Tensor, Tensor]:
     """Return what each part does to the gradient that comes back to it, both (B, P, C)."""
     product, end = empty_parts(gates, work)
     grad_row, row = plan.row_stride(grad_hidden), plan.row_stride(gates)
     kernels.backward_ends[(work.programs,)](
-        *(grad_hidden, gates, flags, product, end),
+        *(grad_hidden, gates, bias, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, grad_row, row),
         **tile_options(work, grad_row, row),
         HAS_OUTPUT=pooling != "f",
+        HAS_BIAS=bias is not None,
         HAS_RESET=flags is not None,
         FAST=plan.fast(gates),
     )

@@ -15,7 +15,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from weft.ops.triton.tile import carry_in, cut_off, live_rows, load_cuts, load_rows, place_program, sigmoid, tanh
+from weft.ops.triton.tile import (
+    carry_in,
+    cut_off,
+    live_rows,
+    load_bias,
+    load_cuts,
+    load_gates,
+    load_rows,
+    place_program,
+    sigmoid,
+    tanh,
+)
 
 OPEN = tl.constexpr(100.0)
 
@@ -23,6 +34,7 @@ OPEN = tl.constexpr(100.0)
 @triton.jit(do_not_specialize=["T", "N", "span"])
 def forward_ends(
     gates_ptr,
+    bias_ptr,
     reset_ptr,
     product_ptr,
     end_ptr,
@@ -35,6 +47,7 @@ def forward_ends(
     BLOCK: tl.constexpr,
     ALIGN: tl.constexpr,
     HAS_INPUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     HAS_RESET: tl.constexpr,
     FAST: tl.constexpr,
 ):
@@ -44,6 +57,10 @@ def forward_ends(
     real: tl.constexpr = end_ptr.dtype.element_ty
     sequence, part, parts, channel = place_program(N, span, C, BLOCK)
     inside = channel < C
+    bias_z = load_bias(bias_ptr, channel, inside, HAS_BIAS)
+    bias_f = load_bias(bias_ptr, C + channel, inside, HAS_BIAS)
+    if HAS_INPUT:
+        bias_i = load_bias(bias_ptr, 3 * C + channel, inside, HAS_BIAS)
     product = tl.full((BLOCK,), 1.0, real)
     end = tl.full((BLOCK,), 0.0, real)
     for n in range(part * span, tl.minimum(part * span + span, N)):
@@ -51,10 +68,10 @@ def forward_ends(
         left = T - n * CHUNK
         live = live_rows(inside, 0, left, CHUNK)
         gates_at = gates_ptr + begin * gates_row + channel
-        raw_z = load_rows(gates_at, gates_row, live, 0.0, CHUNK)
-        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        raw_z = load_gates(gates_at, gates_row, live, bias_z, 0.0, CHUNK, HAS_BIAS)
+        raw_f = load_gates(gates_at + C, gates_row, live, bias_f, OPEN, CHUNK, HAS_BIAS)
         if HAS_INPUT:
-            raw_i = load_rows(gates_at + 3 * C, gates_row, live, 0.0, CHUNK)
+            raw_i = load_gates(gates_at + 3 * C, gates_row, live, bias_i, 0.0, CHUNK, HAS_BIAS)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
         for k in tl.static_range(CHUNK):
             f = sigmoid(raw_f[k].to(real), FAST)
@@ -72,6 +89,7 @@ def forward_ends(
 @triton.jit(do_not_specialize=["T", "N", "span"])
 def forward(
     gates_ptr,
+    bias_ptr,
     cell_ptr,
     between_ptr,
     reset_ptr,
@@ -88,6 +106,7 @@ def forward(
     ALIGN: tl.constexpr,
     HAS_OUTPUT: tl.constexpr,
     HAS_INPUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     HAS_RESET: tl.constexpr,
     FAST: tl.constexpr,
 ):
@@ -101,18 +120,24 @@ def forward(
     out_type: tl.constexpr = hidden_ptr.dtype.element_ty
     sequence, part, parts, channel = place_program(N, span, C, BLOCK)
     inside = channel < C
+    bias_z = load_bias(bias_ptr, channel, inside, HAS_BIAS)
+    bias_f = load_bias(bias_ptr, C + channel, inside, HAS_BIAS)
+    if HAS_OUTPUT:
+        bias_o = load_bias(bias_ptr, 2 * C + channel, inside, HAS_BIAS)
+    if HAS_INPUT:
+        bias_i = load_bias(bias_ptr, 3 * C + channel, inside, HAS_BIAS)
     cell = carry_in(cell_ptr, between_ptr, sequence, part, parts, channel, C, False).to(real)
     for n in range(part * span, tl.minimum(part * span + span, N)):
         begin = sequence * T + n * CHUNK
         left = T - n * CHUNK
         live = live_rows(inside, 0, left, CHUNK)
         gates_at = gates_ptr + begin * gates_row + channel
-        raw_z = load_rows(gates_at, gates_row, live, 0.0, CHUNK)
-        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        raw_z = load_gates(gates_at, gates_row, live, bias_z, 0.0, CHUNK, HAS_BIAS)
+        raw_f = load_gates(gates_at + C, gates_row, live, bias_f, OPEN, CHUNK, HAS_BIAS)
         if HAS_OUTPUT:
-            raw_o = load_rows(gates_at + 2 * C, gates_row, live, 0.0, CHUNK)
+            raw_o = load_gates(gates_at + 2 * C, gates_row, live, bias_o, 0.0, CHUNK, HAS_BIAS)
         if HAS_INPUT:
-            raw_i = load_rows(gates_at + 3 * C, gates_row, live, 0.0, CHUNK)
+            raw_i = load_gates(gates_at + 3 * C, gates_row, live, bias_i, 0.0, CHUNK, HAS_BIAS)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
         tl.store(starts_ptr + (sequence * N + n) * C + channel, cell, mask=inside)
         for k in tl.static_range(CHUNK):
@@ -133,6 +158,7 @@ def forward(
 def backward_ends(
     grad_ptr,
     gates_ptr,
+    bias_ptr,
     reset_ptr,
     product_ptr,
     end_ptr,
@@ -146,6 +172,7 @@ def backward_ends(
     BLOCK: tl.constexpr,
     ALIGN: tl.constexpr,
     HAS_OUTPUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     HAS_RESET: tl.constexpr,
     FAST: tl.constexpr,
 ):
@@ -156,6 +183,9 @@ def backward_ends(
     real: tl.constexpr = end_ptr.dtype.element_ty
     sequence, part, parts, channel = place_program(N, span, C, BLOCK)
     inside = channel < C
+    bias_f = load_bias(bias_ptr, C + channel, inside, HAS_BIAS)
+    if HAS_OUTPUT:
+        bias_o = load_bias(bias_ptr, 2 * C + channel, inside, HAS_BIAS)
     product = tl.full((BLOCK,), 1.0, real)
     end = tl.full((BLOCK,), 0.0, real)
     first = part * span
@@ -167,9 +197,9 @@ def backward_ends(
         live = live_rows(inside, 0, left, CHUNK)
         gates_at = gates_ptr + begin * gates_row + channel
         grads = load_rows(grad_ptr + begin * grad_row + channel, grad_row, live, 0.0, CHUNK)
-        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        raw_f = load_gates(gates_at + C, gates_row, live, bias_f, OPEN, CHUNK, HAS_BIAS)
         if HAS_OUTPUT:
-            raw_o = load_rows(gates_at + 2 * C, gates_row, live, 0.0, CHUNK)
+            raw_o = load_gates(gates_at + 2 * C, gates_row, live, bias_o, 0.0, CHUNK, HAS_BIAS)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
         for k in tl.static_range(CHUNK - 1, -1, -1):
             grad = grads[k].to(real)
@@ -189,9 +219,11 @@ def backward(
     grad_last_ptr,
     between_ptr,
     gates_ptr,
+    bias_ptr,
     starts_ptr,
     reset_ptr,
     grad_gates_ptr,
+    grad_bias_ptr,
     grad_cell_ptr,
     T,
     N,
@@ -205,10 +237,13 @@ def backward(
     ALIGN: tl.constexpr,
     HAS_OUTPUT: tl.constexpr,
     HAS_INPUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     HAS_RESET: tl.constexpr,
     FAST: tl.constexpr,
 ):
     """Write the gradients of the gates (B, T, G * C) and of the cell before the first step (B, C).
+
+    That of the bias is written as the sums of each part, (B, P, G * C).
 
     With g the gradient of a cell, from its own output and from all later ones, and k what is kept (f, or 0 at a
     reset):
@@ -227,7 +262,17 @@ def backward(
     out_type: tl.constexpr = grad_gates_ptr.dtype.element_ty
     sequence, part, parts, channel = place_program(N, span, C, BLOCK)
     inside = channel < C
+    bias_z = load_bias(bias_ptr, channel, inside, HAS_BIAS)
+    bias_f = load_bias(bias_ptr, C + channel, inside, HAS_BIAS)
+    if HAS_OUTPUT:
+        bias_o = load_bias(bias_ptr, 2 * C + channel, inside, HAS_BIAS)
+    if HAS_INPUT:
+        bias_i = load_bias(bias_ptr, 3 * C + channel, inside, HAS_BIAS)
     passed = carry_in(grad_last_ptr, between_ptr, sequence, part, parts, channel, C, True).to(real)
+    sum_z = tl.full((BLOCK,), 0.0, real)
+    sum_f = tl.full((BLOCK,), 0.0, real)
+    sum_o = tl.full((BLOCK,), 0.0, real)
+    sum_i = tl.full((BLOCK,), 0.0, real)
     first = part * span
     last = tl.minimum(first + span, N)
     for step in range(first, last):
@@ -237,12 +282,12 @@ def backward(
         live = live_rows(inside, 0, left, CHUNK)
         gates_at = gates_ptr + begin * gates_row + channel
         cell = tl.load(starts_ptr + (sequence * N + n) * C + channel, mask=inside, other=0.0)
-        raw_z = load_rows(gates_at, gates_row, live, 0.0, CHUNK)
-        raw_f = load_rows(gates_at + C, gates_row, live, OPEN, CHUNK)
+        raw_z = load_gates(gates_at, gates_row, live, bias_z, 0.0, CHUNK, HAS_BIAS)
+        raw_f = load_gates(gates_at + C, gates_row, live, bias_f, OPEN, CHUNK, HAS_BIAS)
         if HAS_INPUT:
-            raw_i = load_rows(gates_at + 3 * C, gates_row, live, 0.0, CHUNK)
+            raw_i = load_gates(gates_at + 3 * C, gates_row, live, bias_i, 0.0, CHUNK, HAS_BIAS)
         if HAS_OUTPUT:
-            raw_o = load_rows(gates_at + 2 * C, gates_row, live, 0.0, CHUNK)
+            raw_o = load_gates(gates_at + 2 * C, gates_row, live, bias_o, 0.0, CHUNK, HAS_BIAS)
         grads = load_rows(grad_ptr + begin * grad_row + channel, grad_row, live, 0.0, CHUNK)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
 
@@ -263,18 +308,34 @@ def backward(
             if HAS_OUTPUT:
                 o = sigmoid(raw_o[k].to(real), FAST)
                 grad = grad * o
-                tl.store(out + 2 * C, (grad * cells[k + 1] * (1.0 - o)).to(out_type), mask=live[k])
+                grad_o = grad * cells[k + 1] * (1.0 - o)
+                sum_o += grad_o
+                tl.store(out + 2 * C, grad_o.to(out_type), mask=live[k])
             grad = grad + passed
             z = tanh(raw_z[k].to(real), FAST)
             f = sigmoid(raw_f[k].to(real), FAST)
             i = 1.0 - f
-            grad_f = kept[k]
+            kept_f = kept[k]
             if HAS_INPUT:
                 i = sigmoid(raw_i[k].to(real), FAST)
-                tl.store(out + 3 * C, (grad * added[k] * (1.0 - i)).to(out_type), mask=live[k])
+                grad_i = grad * added[k] * (1.0 - i)
+                sum_i += tl.where(live[k], grad_i, 0.0)
+                tl.store(out + 3 * C, grad_i.to(out_type), mask=live[k])
             else:
-                grad_f = grad_f - f * z
-            tl.store(out + C, (grad * grad_f * (1.0 - f)).to(out_type), mask=live[k])
-            tl.store(out, (grad * i * (1.0 - z * z)).to(out_type), mask=live[k])
+                kept_f = kept_f - f * z
+            grad_f = grad * kept_f * (1.0 - f)
+            grad_z = grad * i * (1.0 - z * z)
+            sum_f += tl.where(live[k], grad_f, 0.0)
+            sum_z += tl.where(live[k], grad_z, 0.0)
+            tl.store(out + C, grad_f.to(out_type), mask=live[k])
+            tl.store(out, grad_z.to(out_type), mask=live[k])
             passed = grad * cut_off(f, cut[k], HAS_RESET)
     tl.store(grad_cell_ptr + sequence * C + channel, passed, mask=inside & (part == 0))
+    if HAS_BIAS:
+        sums = grad_bias_ptr + (sequence * parts + part) * out_row + channel
+        tl.store(sums, sum_z, mask=inside)
+        tl.store(sums + C, sum_f, mask=inside)
+        if HAS_OUTPUT:
+            tl.store(sums + 2 * C, sum_o, mask=inside)
+        if HAS_INPUT:
+            tl.store(sums + 3 * C, sum_i, mask=inside)

@@ -60,6 +60,27 @@ def load_rows(at, stride, live, missing, CHUNK: tl.constexpr):
 
 
 @triton.jit
+def load_bias(bias_ptr, channel, inside, HAS_BIAS: tl.constexpr):
+    """Return a gate's bias for each channel."""
+    bias = 0.0
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
+    return bias
+
+
+@triton.jit
+def load_gates(at, stride, live, bias, missing, CHUNK: tl.constexpr, HAS_BIAS: tl.constexpr):
+    """Return the rows of a gate's pre-activations with its bias, or as they are where there is none."""
+    rows = ()
+    for k in tl.static_range(CHUNK):
+        row = tl.load(at + k * stride, mask=live[k], other=missing)
+        if HAS_BIAS:
+            row = tl.where(live[k], row + bias, missing)
+        rows = rows + (row,)
+    return rows
+
+
+@triton.jit
 def load_cuts(reset_ptr, begin, left, CHUNK: tl.constexpr, HAS_RESET: tl.constexpr):
     """Return for each row of a chunk whether the past ends there."""
     cuts = ()

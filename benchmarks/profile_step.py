@@ -67,7 +67,10 @@ def measure(architecture: str, size: str, options: Options, *, muon: bool = Fals
     from torch.profiler import ProfilerActivity, profile
 
     from benchmarks import models
+    from weft.training.allocation import keep_memory
 
+    if not options.gpu:
+        keep_memory()  # as `weft train` does
     torch.set_num_threads(options.threads)
     scale = next(s for s in (*models.QUICK, *models.SCALES[options.kind]) if s.size == size)
     step, _ = models.weft_step(architecture, scale, options, compiled=options.compiled, own_optimizer=muon)

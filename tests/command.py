@@ -33,3 +33,13 @@ def run_weft(*arguments) -> Ran:
         with pytest.raises(SystemExit) as ended:
             main()
     return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def assert_mistake(ran: Ran, *words: str) -> None:
+    """One sentence on stderr, exit code 2."""
+    assert ran.code == 2, ran
+    assert "Traceback" not in ran.err + ran.out
+    assert ran.err.startswith("Error: ")
+    assert ran.err.count("\n") == 1, ran.err
+    for word in words:
+        assert word in ran.err, ran.err

@@ -11,12 +11,14 @@ import torch
 
 from weft.model import WeftModel, build
 from weft.sizing import count_parameters
+from weft.study.plan import Plan, Trial, load_variants, recipe_of
 from weft.training.fitting import described_model, known_vocabulary
 from weft.training.recipe import load_recipe, make_recipe
 
 SEWIKI_VOCABULARY = 2048  # which the text decides
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+STUDIES = sorted((ROOT / "recipes" / "study").glob("*.yaml"))
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 PARAMETERS = re.compile(r"^# Parameters: ([0-9,]+) \(([0-9,]+) without embeddings\), with a vocabulary of ([0-9,]+)\.$")
 
@@ -41,6 +43,22 @@ def made(path: Path) -> WeftModel:
         built = build(config)
     assert built.parameter_count == count_parameters(config)
     return built
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_variant_of_a_study_can_be_built_at_the_size_that_it_is_asked_for(path):
+    variants = load_variants(path)
+    asked = {
+        "architectures": (),
+        "variants": variants,
+        "parameters": 2_000_000,
+        "tokens": 1000,
+        "learning_rates": (1e-3,),
+    }
+    for name in variants:
+        recipe = recipe_of(Plan.parse(asked), Trial(name, 1e-3, 0))
+        config = described_model(recipe.model, known_vocabulary(recipe.data) or SEWIKI_VOCABULARY)
+        assert abs(count_parameters(config) / 2e6 - 1) <= 0.01, name
 
 
 def test_the_document_lists_every_recipe():

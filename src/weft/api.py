@@ -90,6 +90,7 @@ def compare(
     tokens: float | str | None = None,
     seeds: Sequence[int] = (0,),
     top: int | None = None,
+    variants: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
     peers: Sequence[str] = (),
     jobs: int = 1,
     recipe: str | Path | None = None,
@@ -99,17 +100,19 @@ def compare(
 ) -> Comparison:
     """Train ``architectures`` (names or patterns) and ``peers`` at equal size and budget, and leave a study in ``out``.
 
+    ``variants`` are more contenders, by name, each with what it changes of the recipe, or a YAML file of them.
     Each is trained with every learning rate and the first seed; the best rate by the validation text is trained with
     the other seeds, for the ``top`` contenders only where that is given. What ``out`` holds already is not done again.
     Raises UserError for what a caller can put right, Interrupted when a signal to stop came.
     """
     from weft.study.compare import Study
     from weft.study.comparison_results import read_results
-    from weft.study.plan import Plan, base_values
+    from weft.study.plan import Plan, base_values, load_variants
 
     plan = Plan.parse(
         {
             "architectures": tuple(architectures),
+            "variants": load_variants(Path(variants)) if isinstance(variants, str | Path) else dict(variants or {}),
             "peers": tuple(peers),
             "parameters": parse_count(parameters),
             "minutes": minutes,

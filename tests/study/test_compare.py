@@ -363,3 +363,15 @@ def test_ctrl_c_saves_the_running_trial_and_the_same_command_goes_on(tmp_path, t
     assert compare(text, folder, asked=asked).code == 0
     assert "Nothing has been measured yet" not in (folder / "report.html").read_text()
     assert [row["steps"] for row in results(folder)["rows"]] == [steps]
+
+
+def test_variants_stand_in_the_table_under_their_names(text, tmp_path):
+    (tmp_path / "variants.yaml").write_text("plain: {}\nwords: {data: {tokenizer: words, vocab_size: 300}}\n")
+    asked = ["--variants", tmp_path / "variants.yaml", "--learning-rates", "4e-3", *SIZE, *SET]
+    ran = compare(text, tmp_path / "study", asked=asked)
+    assert ran.code == 0, ran.err
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert {row["architecture"] for row in results["rows"]} == {"plain", "words"}
+    assert "words" in (tmp_path / "study" / "table.md").read_text()
+    kinds = {load_recipe(path)["data"]["tokenizer"] for path in (tmp_path / "study" / "runs").glob("*/recipe.yaml")}
+    assert kinds == {"bytes", "words"}

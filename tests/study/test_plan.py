@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from weft.errors import UserError
-from weft.study.plan import Plan, Trial, base_values, check_folder, recipe_of, save_plan
+from weft.study.plan import Plan, Trial, base_values, check_folder, load_variants, recipe_of, save_plan
 
 ASKED = {
     "architectures": ("transformer", "qrnn"),
@@ -133,3 +133,65 @@ def test_a_recipe_may_say_what_the_comparison_decides_and_settings_may_not(tmp_p
         for section, key in (("training", "learning_rate"), ("training", "steps"), ("model", "architecture")):
             with pytest.raises(UserError, match=f"A comparison sets {section}.{key} itself: leave it out of --set"):
                 base_values(given, {section: {key: 1}}, ["ours"])
+
+
+VARIANTS = {
+    "as it is": {},
+    "window of 2": {"model": {"qrnn": {"window": 2}}},
+    "on top": {"model": {"pattern": "(qf)2 af"}, "training": {"weight_decay": 0.5, "clip": 2.0}},
+    "words": {"data": {"tokenizer": "words"}},
+}
+
+
+def test_a_variant_changes_what_it_says_and_nothing_else():
+    asked = plan(variants=VARIANTS)
+    assert asked.contenders == ("transformer", "qrnn", *VARIANTS)
+    same, window, top, words = (recipe_of(asked, Trial(name, 3e-3, 1)) for name in VARIANTS)
+    assert (same.model.architecture, same.training.clip, same.data.tokenizer) == ("hybrid", 0.5, "bytes")
+    assert (window.model.qrnn["window"], window.model.architecture) == (2, "hybrid")
+    assert (top.model.pattern, top.training.weight_decay, top.training.clip) == ("(qf)2 af", 0.5, 2.0)
+    assert (words.data.tokenizer, words.data.sources) == ("words", same.data.sources)
+    for recipe in (same, window, top, words):
+        assert (recipe.model.parameters, recipe.training.tokens, recipe.training.learning_rate) == (20_000, 1000, 3e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("a: {training: {minutes: 3}}", "sets training.minutes itself: leave it out of the variant 'a'"),
+        ("a: {model: {parameters: 3}}", "sets model.parameters itself: leave it out of the variant 'a'"),
+        ("a: [1, 2]", "The variant 'a' of .* must hold the sections model, data or training"),
+        ("a: {model: 3}", "The variant 'a' of .* must hold the sections"),
+        ("- a", "must hold variants by name"),
+        ("", "must hold variants by name"),
+        ("a: {", "are not YAML"),
+        (None, "There are no variants"),
+    ],
+)
+def test_files_that_hold_no_variants_are_told(tmp_path, content, sentence):
+    path = tmp_path / "variants.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load_variants(path)
+
+
+@pytest.mark.parametrize(
+    ("variants", "sentence"),
+    [
+        ({"a": {"model": {"qrn": {}}}}, "Unknown key 'model.qrn'"),
+        ({"transformer": {}}, "'transformer' is the name of something else"),
+        ({"llama": {}}, "'llama' is the name of something else"),
+    ],
+)
+def test_impossible_variants_are_told(variants, sentence):
+    with pytest.raises(UserError, match=sentence):
+        plan(variants=variants)
+
+
+def test_a_study_takes_more_variants_but_none_that_changed(tmp_path):
+    save_plan(plan(variants={"a": {"model": {"qrnn": {"window": 2}}}}), tmp_path)
+    more = {"a": {"model": {"qrnn": {"window": 2}}}, "b": {}}
+    check_folder(plan(variants=more), tmp_path, overwrite=False)
+    with pytest.raises(UserError, match=r"other a\.model\.qrnn\.window \(was 2, now 3\)"):
+        check_folder(plan(variants=more | {"a": {"model": {"qrnn": {"window": 3}}}}), tmp_path, overwrite=False)

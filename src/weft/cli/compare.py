@@ -33,7 +33,13 @@ ALL = "transformer,transformer-xl,par,attn-qrnn,sha-qrnn,qrnn,hybrid"
 def compare(
     sources: Sources = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the study goes.", show_default=False)] = ...,  # type: ignore[assignment]
-    architectures: Annotated[str, typer.Option(help="Names or patterns, parted by commas.")] = ALL,
+    architectures: Annotated[
+        str | None,
+        typer.Option(help="Names or patterns, parted by commas.", show_default=f"{ALL}; none, with --variants"),
+    ] = None,
+    variants: Annotated[
+        Path | None, typer.Option(help="A YAML file: names, and what each changes of the recipe.", show_default=False)
+    ] = None,
     peer: Annotated[
         list[str] | None, typer.Option(help="A model of another house as well: llama.", show_default=False)
     ] = None,
@@ -83,7 +89,8 @@ def compare(
     comparison = api.compare(
         sources or (),
         out=out_folder,
-        architectures=[name.strip() for name in architectures.split(",") if name.strip()],
+        architectures=_names(("" if variants else ALL) if architectures is None else architectures),
+        variants=variants,
         peers=peer or (),
         parameters=parameters,
         minutes=minutes,
@@ -102,6 +109,10 @@ def compare(
         return
     out.print(terminal.comparison_table(comparison.results))
     out.print(f"report: {comparison.report}", highlight=False, soft_wrap=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(text: str, kind: Callable[[str], Number], rule: str) -> list[Number]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from weft.data import PreparedData, prepare
+from weft.data import prepare
 from weft.errors import Interrupted, UserError
 from weft.files import write_atomic
 from weft.study.comparison_report import write_comparison
@@ -67,7 +67,7 @@ class Study:
         trials = [Trial(c, rate, first) for c in self.plan.contenders for rate in self.plan.learning_rates]
         prepared = prepare(self._recipe(trials[0]).data, progress=self.listener.message)
         self.summary = prepared.summary
-        self._tell_sizes(prepared)  # before anything is trained or replaced
+        self._tell_sizes()  # before anything is trained or replaced
         if overwrite and self.folder.is_dir():
             shutil.rmtree(self.folder)
         self._go_on()
@@ -103,10 +103,12 @@ class Study:
             )
         self.began -= number(before.get("seconds_total")) or 0.0
 
-    def _tell_sizes(self, prepared: PreparedData) -> None:
+    def _tell_sizes(self) -> None:
         """Build every model once, without storage, and say how large it is: a budget that cannot be met shows now."""
         for contender in self.plan.contenders:
-            recipe = fit(self._recipe(Trial(contender, self.plan.learning_rates[0], self.plan.seeds[0])), prepared)
+            recipe = self._recipe(Trial(contender, self.plan.learning_rates[0], self.plan.seeds[0]))
+            prepared = prepare(recipe.data, progress=self.listener.message)  # a variant may have other tokens
+            recipe = fit(recipe, prepared)
             with torch.device("meta"):
                 model = make_model(recipe, prepared, None)
             self.listener.message(

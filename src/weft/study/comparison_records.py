@@ -123,7 +123,8 @@ def comparison(name: str, results: object, curves: object = ()) -> Comparison:
     settings = section(whole, "settings")
     rows, trials = _of_architectures(whole.get("rows")), _of_architectures(whole.get("trials"))
     peers = {*_names(settings.get("peers")), *(str(row["architecture"]) for row in rows if row.get("kind") == "peer")}
-    planned = (*_names(settings.get("architectures")), *_names(settings.get("peers")))
+    variants = [str(name) for name in section(settings, "variants")]
+    planned = (*_names(settings.get("architectures")), *variants, *_names(settings.get("peers")))
     names = dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))])
     contenders = [_contender(name, name in peers, rows, trials) for name in names]
     return Comparison(

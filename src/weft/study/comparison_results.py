@@ -92,6 +92,7 @@ def _settings(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "sources": list(plan.base.get("data", {}).get("sources", [])),
         "architectures": list(plan.architectures),
+        "variants": dict(plan.variants),
         "peers": list(plan.peers),
         "parameters": plan.parameters,
         "budget": plan.budget,

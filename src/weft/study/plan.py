@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -22,7 +22,7 @@ from weft.training.recipe import Recipe, TrainingConfig, flat, load_recipe, make
 
 PLAN = "study.yaml"
 # What a study may be given more of when it goes on.
-GROWING = ("architectures", "peers", "learning_rates", "seeds", "top", "jobs")
+GROWING = ("architectures", "variants", "peers", "learning_rates", "seeds", "top", "jobs")
 # What a comparison says itself, section by section of a recipe.
 DECIDED = {
     "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
@@ -33,12 +33,15 @@ DECIDED = {
 class Plan(FrozenConfig):
     """A comparison, as data.
 
-    ``architectures`` are names or patterns; ``base`` holds values of a recipe for all of them (data, training, model
-    settings). The learning rate of each is chosen on the validation text with the first seed; the other seeds are
-    trained at that one, for the ``top`` architectures only where that is given. ``jobs`` runs train at once.
+    ``architectures`` are names or patterns; ``variants`` have names of their own, and each says in the words of a
+    recipe what is different about it (the default architecture, if it names none). ``base`` holds values of a recipe
+    for all of them (data, training, model settings). The learning rate of each is chosen on the validation text with
+    the first seed; the other seeds are trained at that one, for the ``top`` contenders only where that is given.
+    ``jobs`` runs train at once.
     """
 
     architectures: tuple[str, ...]
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     peers: tuple[str, ...] = ()
     parameters: PositiveInt
     minutes: PositiveFloat | None = None
@@ -67,7 +70,7 @@ class Plan(FrozenConfig):
             raise ValueError("a comparison needs one budget: keep --minutes or --tokens")
         if self.jobs > 1 and self.minutes is not None:
             raise ValueError("side by side, equal minutes are not equal: give --tokens with --jobs")
-        if not self.architectures and not self.peers:
+        if not self.contenders:
             raise ValueError("there is nothing to compare: name --architectures")
         if not self.learning_rates:
             raise ValueError("a comparison needs a learning rate: give --learning-rates")
@@ -77,12 +80,16 @@ class Plan(FrozenConfig):
             if architecture in PEERS:
                 raise ValueError(f"'{architecture}' is a peer: name it with --peer, not with --architectures")
             resolve(architecture, self.parameters, None, {})
+        for name in self.variants:
+            if name in self.architectures or name in PEERS or name in ARCHITECTURES:
+                raise ValueError(f"'{name}' is the name of something else: call the variant differently")
+            recipe_of(self, Trial(name, self.learning_rates[0], self.seeds[0]))
         return self
 
     @property
     def contenders(self) -> tuple[str, ...]:
         """All that are compared, peers last."""
-        return (*self.architectures, *self.peers)
+        return (*self.architectures, *self.variants, *self.peers)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -108,8 +115,11 @@ class Trial(NamedTuple):
 
 def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     """Return the recipe of a trial. A peer gets the same tokens a step, in segments as long as its context."""
-    if trial.contender in plan.peers:
-        model: dict[str, Any] = {"peer": trial.contender}
+    change = plan.variants.get(trial.contender, {})
+    if trial.contender in plan.variants:
+        model: dict[str, Any] = {}
+    elif trial.contender in plan.peers:
+        model = {"peer": trial.contender}
     elif trial.contender in ARCHITECTURES:
         model = {"architecture": trial.contender}
     else:
@@ -120,7 +130,7 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     if trial.contender in plan.peers:
         base["model"] = {}
         training |= _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
-    return make_recipe(base, {"model": model, "training": training})
+    return make_recipe(base, change, {"model": model, "training": training})
 
 
 def _long_segments(training: TrainingConfig) -> dict[str, int]:
@@ -159,6 +169,9 @@ def _saved_values(path: Path) -> Mapping[str, Any]:
 
 def _check_same(before: Plan, now: Plan, study: Path) -> None:
     old, new = (flat(_fixed(plan)) for plan in (before, now))
+    for name in before.variants.keys() & now.variants.keys():
+        old |= flat(before.variants[name], f"{name}.")
+        new |= flat(now.variants[name], f"{name}.")
     if changed := [key for key in old | new if old.get(key) != new.get(key)]:
         told = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in changed)
         raise UserError(
@@ -181,8 +194,32 @@ def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Seque
     """
     values = load_recipe(recipe) if recipe else {}
     for section, keys in DECIDED.items():
-        if wrong := [key for key in settings.get(section) or {} if key in keys]:
-            raise UserError(f"A comparison sets {section}.{wrong[0]} itself: leave it out of --set.")
+        _check_undecided(settings, "--set", section, keys)
         values[section] = {key: value for key, value in (values.get(section) or {}).items() if key not in keys}
     values = merge(values, settings)
     return merge(values, {"data": {"sources": list(sources)}}) if sources else values
+
+
+def _check_undecided(values: Mapping[str, Any], where: str, section: str, keys: Iterable[str]) -> None:
+    if wrong := [key for key in values.get(section) or {} if key in keys]:
+        raise UserError(f"A comparison sets {section}.{wrong[0]} itself: leave it out of {where}.")
+
+
+def load_variants(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the variants in a file, by name; UserError where they are none, or decide what the comparison does."""
+    if not path.is_file():
+        raise UserError(f"There are no variants '{path}': give a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The variants '{path}' are not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict) or not values:
+        raise UserError(f"'{path}' must hold variants by name, each with what it changes of a recipe.")
+    variants = {str(name): change or {} for name, change in values.items()}
+    for name, change in variants.items():
+        if not isinstance(change, dict) or not all(isinstance(section, dict) for section in change.values()):
+            raise UserError(f"The variant '{name}' of '{path}' must hold the sections model, data or training.")
+        for section, keys in DECIDED.items():
+            own = [key for key in keys if key not in ("architecture", "pattern")]  # a variant may be one
+            _check_undecided(change, f"the variant '{name}'", section, own)
+    return variants

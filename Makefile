@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := pyproject.toml
 BENCH_THREADS ?= 2
+export PYTHONDONTWRITEBYTECODE = # byte code is kept, whatever the shell says: pip leaves making it to the first import
 BENCH ?= # for example: make bench BENCH="--only train,decode"
 
 .PHONY: demo test check bench bench-gpu setup clean

@@ -179,6 +179,7 @@ def _environment(options: Options) -> dict[str, str]:
     """Give every library the same number of threads before it is loaded."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    quiet |= {"PYTHONDONTWRITEBYTECODE": ""}  # or imports would be timed that nobody else has
     return os.environ | quiet | dict.fromkeys(names, str(options.threads))
 
 

@@ -1,8 +1,10 @@
 """Peak memory of a training step: parameters, optimizer state, and the most that a step holds beyond them.
 
-On a GPU it is what torch's allocator held at most. On a CPU it is the process's: after a few steps the free memory is
-given back to the system, the high-water mark is reset, and further steps raise it again; so what compiling took does
-not count, and what other libraries hold during a step does. Each contender is a process of its own.
+On a GPU it is what torch's allocator had given out at most. On a CPU it is the process's: after a few steps the free
+memory is given back to the system, the high-water mark is reset, and further steps raise it again; so what compiling
+took does not count, and what other libraries hold during a step does. To count what is held and not what lies free
+between, as on a GPU, the C library is told to give every large block back at once; without that the holes count, too,
+which the lines of resident memory have (one process each, for information). Each contender is a process of its own.
 
     python -m benchmarks.rows.memory '{"contender": "Llama", "size": "2M"}'      # one of them: prints JSON
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +27,9 @@ from benchmarks.machine import ROOT
 
 ASKED = Bar("at most", 1.0)
 OURS, PEERS = "hybrid", ("Llama", "x-transformers")
-REPEATS = {False: 2, True: 1}  # processes of each, plain and compiled (which takes long)
+HELD, RESIDENT = "held", "resident"
+AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: from this size on, a block is given back when it is freed
+REPEATS = 2  # processes of each
 WARMUPS, STEPS = 2, 3
 
 
@@ -33,30 +38,41 @@ def measure(sheet: Sheet) -> None:
 
     options = sheet.options
     for scale in scales(options):
-        found = {name: _repeated(sheet, name, scale.size, compiled=False) for name in (OURS, *PEERS)}
-        if options.compiled:
-            found |= {f"{name} compiled": _repeated(sheet, name, scale.size, compiled=True) for name in (OURS, *PEERS)}
-        peaks = {name: peaks for name, peaks in found.items() if peaks}
-        sheet.facts[f"bytes, {scale.size}"] = peaks
-        _line(sheet, scale.size, peaks)
+        _line(sheet, f"peak memory, hybrid {scale.size}", _peaks(sheet, scale.size, HELD), ASKED)
+        if not options.gpu:
+            _line(sheet, f"resident memory, hybrid {scale.size}", _peaks(sheet, scale.size, RESIDENT), None)
     sheet.notes.append(
         "Parameters, optimizer state and the most that a step holds beyond them; compiled and eager forms of each take "
-        "part, the smaller counts. The interval is from the least to the most of the repeats."
+        "part, the smaller counts. The interval is from the least to the most of the repeats. Resident memory: with "
+        "what lies free between, as the C library leaves it."
     )
 
 
-def _line(sheet: Sheet, size: str, peaks: dict[str, list[int]]) -> None:
+def _peaks(sheet: Sheet, size: str, kind: str) -> dict[str, list[int]]:
+    """Return the peaks of every contender and form, in bytes."""
+    found = {}
+    for compiled in (False, True) if sheet.options.compiled else (False,):
+        for name in (OURS, *PEERS):
+            told = f"{name} compiled" if compiled else name
+            repeats = 1 if compiled or kind == RESIDENT or sheet.options.quick else REPEATS  # compiling takes long
+            found[told] = _repeated(sheet, name, size, kind, repeats, compiled=compiled)
+    peaks = {name: peaks for name, peaks in found.items() if peaks}
+    sheet.facts[f"bytes {kind}, {size}"] = peaks
+    return peaks
+
+
+def _line(sheet: Sheet, what: str, peaks: dict[str, list[int]], bar: Bar | None) -> None:
     ours = _smallest(peaks, (OURS, f"{OURS} compiled"))
     peer = _smallest(peaks, tuple(form for name in PEERS for form in (name, f"{name} compiled")))
     if ours is None or peer is None:
-        sheet.line(f"peak memory, hybrid {size} over the smallest peer", bar=ASKED)
+        sheet.line(f"{what} over the smallest peer", bar=bar)
         return
     above, below = sorted(peaks[ours]), sorted(peaks[peer])
     sheet.line(
-        f"peak memory, hybrid {size} over the smallest peer",
+        f"{what} over the smallest peer",
         measured=f"{median(above) / 2**20:,.0f} against {median(below) / 2**20:,.0f} MiB ({peer})",
         ratio=Ratio(median(above) / median(below), above[0] / below[-1], above[-1] / below[0]),
-        bar=ASKED,
+        bar=bar,
         note="compiled" if ours.endswith("compiled") else "eager",
     )
 
@@ -65,17 +81,18 @@ def _smallest(peaks: dict[str, list[int]], names: tuple[str, ...]) -> str | None
     return min((name for name in names if name in peaks), key=lambda name: median(peaks[name]), default=None)
 
 
-def _repeated(sheet: Sheet, name: str, size: str, *, compiled: bool) -> list[int]:
+def _repeated(sheet: Sheet, name: str, size: str, kind: str, repeats: int, *, compiled: bool) -> list[int]:
     """Return the peaks of some processes; empty where one failed, which is written down."""
-    title = f"memory {size}"
+    title = f"memory {kind}, {size}"
     times = sheet.races.setdefault(title, Times())
     told = f"{name} compiled" if compiled else name
     peaks = []
-    for repeat in range(1 if sheet.options.quick else REPEATS[compiled]):
+    environment = os.environ | (AT_ONCE if kind == HELD else {})
+    for repeat in range(repeats):
         sheet.show(f"{title}: {told}, {repeat + 1}")
         asked = {"contender": name, "size": size, "compiled": compiled, "options": asdict(sheet.options)}
         command = [sys.executable, "-m", "benchmarks.rows.memory", json.dumps(asked)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             times.failures[told] = " ".join(done.stderr.strip().splitlines()[-1:]) or f"exit code {done.returncode}"
             return []

@@ -154,7 +154,7 @@ def _last(holds: Callable[[int], bool], most: int) -> int:
 def _stretch(pattern: str, vocab_size: int, settings: Mapping[str, Any], budget: int) -> ModelConfig:
     """Return the configuration whose free widths, scaled together, come near to the budget.
 
-    Round widths are faster: rows that begin at a cache line make a CPU's products up to a third quicker. So the
+    Round widths are faster: rows that begin at a cache line make a CPU's products quicker. So the
     coarsest step wins that comes within half the tolerance, or for steps below a cache line within a quarter.
     """
     base = configure(pattern, vocab_size, settings)

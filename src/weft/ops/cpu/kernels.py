@@ -66,6 +66,12 @@ def _is_reset(reset, place):
 
 
 @njit
+def _decline(gates, bias, at, C, gate, channel):
+    """Return 1 + e^-x of eight pre-activations x, the denominator of their sigmoid; ``at`` is where those of z are."""
+    return 1.0 + decline(load(gates, at + gate * C) + load(bias, gate * C + channel))
+
+
+@njit
 def pooling_forward(gates, bias, hidden, cell, last, starts, reset, b, T, C, row, kind, first, end):
     """Run one sequence's channels through the gates and the recurrence; keep the cells before each chunk.
 
@@ -79,27 +85,26 @@ def pooling_forward(gates, bias, hidden, cell, last, starts, reset, b, T, C, row
         if t % CHUNK == 0:
             _copy(before, 0, starts, (b * chunks + t // CHUNK) * C + first, width)
         fresh = _is_reset(reset, b * T + t)
-        at, to = (b * T + t) * row + first, (b * T + t) * C + first
         for i in range(0, width, LANES):
             j = min(i, width - LANES)
-            _ask(gates, at + AHEAD * row + j, C, kind)
+            at, to, channel = (b * T + t) * row + first + j, (b * T + t) * C + first + j, first + j
+            _ask(gates, at + AHEAD * row, C, kind)
             c = splat(0.0) if fresh else load(before, j)
-            p, q = tanh_parts(load(gates, at + j) + load(bias, first + j))
-            e = decline(load(gates, at + C + j) + load(bias, C + first + j))
-            k = 1.0 + e
+            p, q = tanh_parts(load(gates, at) + load(bias, channel))
+            k = _decline(gates, bias, at, C, 1, channel)
             if kind == IFO:
-                n = 1.0 + decline(load(gates, at + 3 * C + j) + load(bias, 3 * C + first + j))
+                n = _decline(gates, bias, at, C, 3, channel)
                 over, under = fused(c * q, n, p * k), q * k * n
             else:
-                over, under = fused(c, q, e * p), q * k
+                over, under = fused(c, q, (k - 1.0) * p), q * k
             if kind == F:
                 c = over / under
-                store(hidden, to + j, c)
+                store(hidden, to, c)
             else:
-                m = 1.0 + decline(load(gates, at + 2 * C + j) + load(bias, 2 * C + first + j))
-                r = over / (under * m)
-                c = r * m
-                store(hidden, to + j, r)
+                m = _decline(gates, bias, at, C, 2, channel)
+                h = over / (under * m)
+                c = h * m
+                store(hidden, to, h)
             store(after, j, c)
         before, after = after, before
     _copy(before, 0, last, b * C + first, width)
@@ -129,54 +134,40 @@ def _room(grad_gates, at, C, kind):
 
 
 @njit
-def _pooling_again(
-    gates, bias, grad_hidden, grad_gates, cells, made, size, reset, b, begin, stop, T, C, row, kind, first, width
-):
-    """Make a chunk's gates again, and from its first cell the cells before each of its steps.
-
-    ``made`` are z, f, then o and i where there are any, ``size`` numbers each.
-    """
-    for t in range(begin, stop):
-        fresh = _is_reset(reset, b * T + t)
-        at, to = (b * T + t) * row + first, (t - begin) * width
-        for i in range(0, width, LANES):
-            j = min(i, width - LANES)
-            prefetch(grad_hidden, (b * T + t) * C + first + j)
-            _ask(gates, at + AHEAD * row + j, C, kind)
-            _room(grad_gates, (b * T + t) * (kind + 2) * C + first + j, C, kind)
-            p, q = tanh_parts(load(gates, at + j) + load(bias, first + j))
-            e = decline(load(gates, at + C + j) + load(bias, C + first + j))
-            k = 1.0 + e
-            c = splat(0.0) if fresh else load(cells, to + j)
-            if kind == F:
-                r = 1.0 / (q * k)
-                z, f = p * (k * r), q * r
-                u = e * f * z
-            elif kind == FO:
-                m = 1.0 + decline(load(gates, at + 2 * C + j) + load(bias, 2 * C + first + j))
-                km = k * m
-                r = 1.0 / (q * km)
-                z, qr = p * (km * r), q * r
-                f = qr * m
-                store(made, 2 * size + to + j, qr * k)
-                u = e * f * z
-            else:
-                m = 1.0 + decline(load(gates, at + 2 * C + j) + load(bias, 2 * C + first + j))
-                n = 1.0 + decline(load(gates, at + 3 * C + j) + load(bias, 3 * C + first + j))
-                km, kn = k * m, k * n
-                r = 1.0 / (q * km * n)
-                z, qr = p * (km * n * r), q * r
-                f, i_gate = qr * (m * n), qr * km
-                store(made, 2 * size + to + j, qr * kn)
-                store(made, 3 * size + to + j, i_gate)
-                u = i_gate * z
-            store(made, to + j, z)
-            store(made, size + to + j, f)
-            store(cells, to + width + j, fused(f, c, u))
+def _activated(gates, bias, at, C, channel, kind):
+    """Return z, f, o and i by one division, as in :func:`pooling_forward`; o and i are 1 and 1 - f without gates."""
+    p, q = tanh_parts(load(gates, at) + load(bias, channel))
+    k = _decline(gates, bias, at, C, 1, channel)
+    if kind == F:
+        r = 1.0 / (q * k)
+        f = q * r
+        return p * k * r, f, splat(1.0), (k - 1.0) * f
+    m = _decline(gates, bias, at, C, 2, channel)
+    if kind == FO:
+        r = 1.0 / (q * k * m)
+        f = q * r * m
+        return p * (k * m * r), f, q * r * k, (k - 1.0) * f
+    n = _decline(gates, bias, at, C, 3, channel)
+    r = 1.0 / (q * k * m * n)
+    return p * (k * m * n * r), q * r * (m * n), q * r * (k * n), q * r * (k * m)
 
 
 @njit
-def _pooling_step_back(grad_gates, sums, cells, made, size, at, to, width, slot, even, C, kind, fresh, grad, later):
+def _step_again(gates, bias, at, C, channel, kind, fresh, made, to, size, cells, place, width):
+    """Make a step's gates again, keep them, and step eight cells: from ``cells[place]`` to those ``width`` further."""
+    z, f, o, i_gate = _activated(gates, bias, at, C, channel, kind)
+    c = splat(0.0) if fresh else load(cells, place)
+    store(made, to, z)
+    store(made, size + to, f)
+    if kind != F:
+        store(made, 2 * size + to, o)
+    if kind == IFO:
+        store(made, 3 * size + to, i_gate)
+    store(cells, place + width, fused(f, c, i_gate * z))
+
+
+@njit
+def _step_back(grad_gates, sums, cells, made, size, at, to, width, slot, even, C, kind, fresh, grad, later):
     """Write one step's gradients of eight channels' gates; return what goes on to the cells before."""
     z, f = load(made, at), load(made, size + at)
     c = splat(0.0) if fresh else load(cells, at)
@@ -205,51 +196,37 @@ def _put(grad_gates, at, sums, slot, value):
 def pooling_backward(
     gates, bias, grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset, b, T, C, row, kind, first, end
 ):
-    """Go back through one sequence's channels, chunk by chunk, making each chunk's cells again.
+    """Go back through one sequence's channels, chunk by chunk, making each chunk's gates and cells again.
 
-    ``grad_bias`` (B, G C) gets the sums over this sequence's steps.
+    ``made`` are a chunk's z, f, then o and i where there are any, ``size`` numbers each. ``grad_bias`` (B, G C) gets
+    the sums over this sequence's steps; the last eight channels, which may overlap others, have sums of their own.
     """
-    width, chunks = end - first, (T + CHUNK - 1) // CHUNK
-    size, own, even = (
-        CHUNK * width,
-        kind + 2,
-        (width + LANES - 1) // LANES * LANES,
-    )  # even: the last eight have sums of their own
+    width, chunks, own = end - first, (T + CHUNK - 1) // CHUNK, kind + 2
+    size, even = CHUNK * width, (width + LANES - 1) // LANES * LANES
     buffer = np.empty((own + 1) * size + 3 * width + own * even, np.float32)
     made, cells, rest = _scratch(buffer), _scratch(buffer[own * size :]), (own + 1) * size + width
     later, now, sums = _scratch(buffer[rest:]), _scratch(buffer[rest + width :]), _scratch(buffer[rest + 2 * width :])
     buffer[rest + 2 * width :] = 0.0
     _copy(grad_last, b * C + first, later, 0, width)
     for chunk in range(chunks - 1, -1, -1):
-        begin, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, T)
+        begin, stop = b * T + chunk * CHUNK, b * T + min((chunk + 1) * CHUNK, T)
         _copy(starts, (b * chunks + chunk) * C + first, cells, 0, width)
-        _pooling_again(
-            gates,
-            bias,
-            grad_hidden,
-            grad_gates,
-            cells,
-            made,
-            size,
-            reset,
-            b,
-            begin,
-            stop,
-            T,
-            C,
-            row,
-            kind,
-            first,
-            width,
-        )
-        for t in range(stop - 1, begin - 1, -1):
-            fresh, at = _is_reset(reset, b * T + t), (t - begin) * width
-            to, out = (b * T + t) * own * C + first, (b * T + t) * C + first
+        for t in range(begin, stop):
+            fresh, kept = _is_reset(reset, t), (t - begin) * width
             for i in range(0, width, LANES):
                 j = min(i, width - LANES)
-                grad, g = load(grad_hidden, out + j), load(later, j)
-                g = _pooling_step_back(
-                    grad_gates, sums, cells, made, size, at + j, to + j, width, i, even, C, kind, fresh, grad, g
+                at = t * row + first + j
+                prefetch(grad_hidden, t * C + first + j)
+                _ask(gates, at + AHEAD * row, C, kind)
+                _room(grad_gates, t * own * C + first + j, C, kind)
+                _step_again(gates, bias, at, C, first + j, kind, fresh, made, kept + j, size, cells, kept + j, width)
+        for t in range(stop - 1, begin - 1, -1):
+            fresh, kept = _is_reset(reset, t), (t - begin) * width
+            for i in range(0, width, LANES):
+                j = min(i, width - LANES)
+                to, grad, g = t * own * C + first + j, load(grad_hidden, t * C + first + j), load(later, j)
+                g = _step_back(
+                    grad_gates, sums, cells, made, size, kept + j, to, width, i, even, C, kind, fresh, grad, g
                 )
                 store(now, j, g)
             later, now = now, later

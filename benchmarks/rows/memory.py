@@ -4,7 +4,8 @@ On a GPU it is what torch's allocator had given out at most. On a CPU it is the 
 memory is given back to the system, the high-water mark is reset, and further steps raise it again; so what compiling
 took does not count, and what other libraries hold during a step does. To count what is held and not what lies free
 between, as on a GPU, the C library is told to give every large block back at once; without that the holes count, too,
-which the lines of resident memory have (one process each, for information). Each contender is a process of its own.
+which the line of resident memory has (one size and one process each, for information). Each contender is a process of
+its own.
 
     python -m benchmarks.rows.memory '{"contender": "Llama", "size": "2M"}'      # one of them: prints JSON
 """
@@ -36,11 +37,11 @@ WARMUPS, STEPS = 2, 3
 def measure(sheet: Sheet) -> None:
     from benchmarks.models import scales
 
-    options = sheet.options
-    for scale in scales(options):
-        _line(sheet, f"peak memory, hybrid {scale.size}", _peaks(sheet, scale.size, HELD), ASKED)
-        if not options.gpu:
-            _line(sheet, f"resident memory, hybrid {scale.size}", _peaks(sheet, scale.size, RESIDENT), None)
+    options, sizes = sheet.options, [scale.size for scale in scales(sheet.options)]
+    for size in sizes:
+        _line(sheet, f"peak memory, hybrid {size}", _peaks(sheet, size, HELD), ASKED)
+    if not options.gpu:
+        _line(sheet, f"resident memory, hybrid {sizes[0]}", _peaks(sheet, sizes[0], RESIDENT), None)
     sheet.notes.append(
         "Parameters, optimizer state and the most that a step holds beyond them; compiled and eager forms of each take "
         "part, the smaller counts. The interval is from the least to the most of the repeats. Resident memory: with "

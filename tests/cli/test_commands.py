@@ -229,7 +229,7 @@ def test_describe(run, what):
 
 
 def test_a_recipe_is_described_with_the_vocabulary_of_its_corpus(tmp_path):
-    recipes = Path(__file__).parents[1] / "recipes"
+    recipes = Path(__file__).parents[2] / "recipes"
     for name, count in (("enwik8-transformer-xl-41M", 41_094_402), ("wikitext-103-par-200M", 199_846_364)):
         assert run_weft("describe", recipes / f"{name}.yaml", "--json").json()["parameters"] == count
     (tmp_path / "free.yaml").write_text("model: {parameters: 300k}\n")

@@ -372,6 +372,8 @@ def test_variants_stand_in_the_table_under_their_names(text, tmp_path):
     assert ran.code == 0, ran.err
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert {row["architecture"] for row in results["rows"]} == {"plain", "words"}
-    assert "words" in (tmp_path / "study" / "table.md").read_text()
+    table = (tmp_path / "study" / "table.md").read_text()
+    assert "words" in table
+    assert "--variants study/variants.yaml" in table
     kinds = {load_recipe(path)["data"]["tokenizer"] for path in (tmp_path / "study" / "runs").glob("*/recipe.yaml")}
     assert kinds == {"bytes", "words"}

@@ -179,7 +179,8 @@ def test_files_that_hold_no_variants_are_told(tmp_path, content, sentence):
 @pytest.mark.parametrize(
     ("variants", "sentence"),
     [
-        ({"a": {"model": {"qrn": {}}}}, "Unknown key 'model.qrn'"),
+        ({"a": {"model": {"qrn": {}}}}, "The variant 'a' cannot be: Unknown key 'model.qrn'"),
+        ({"a": {"model": {"qrnn": {"poolling": "f"}}}}, "'a' cannot be: .*'qrnn.poolling': did you mean 'pooling'"),
         ({"transformer": {}}, "'transformer' is the name of something else"),
         ({"llama": {}}, "'llama' is the name of something else"),
     ],
@@ -192,6 +193,7 @@ def test_impossible_variants_are_told(variants, sentence):
 def test_a_study_takes_more_variants_but_none_that_changed(tmp_path):
     save_plan(plan(variants={"a": {"model": {"qrnn": {"window": 2}}}}), tmp_path)
     more = {"a": {"model": {"qrnn": {"window": 2}}}, "b": {}}
+    assert load_variants(tmp_path / "variants.yaml") == {"a": more["a"]}  # as the report's command names it
     check_folder(plan(variants=more), tmp_path, overwrite=False)
     with pytest.raises(UserError, match=r"other a\.model\.qrnn\.window \(was 2, now 3\)"):
         check_folder(plan(variants=more | {"a": {"model": {"qrnn": {"window": 3}}}}), tmp_path, overwrite=False)

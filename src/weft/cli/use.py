@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.cli.app import Json, Run, app, err, out, print_json
+from weft.cli.app import Json, Run, app, err, out, print_json, unescape
 from weft.errors import UserError
 
 VOCABULARY = 4096  # of a model that is only described
@@ -74,7 +74,8 @@ def generate(
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="Text that ends the writing, itself left out; may be given several times.", show_default=False
+            help=r"Text that ends the writing, itself left out (\n: a line end); may be given several times.",
+            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
@@ -87,7 +88,8 @@ def generate(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     prompts = prompt or [""]
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop or ()}
+    strings = [unescape(text) or "" for text in stop or ()]
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": strings}
     tokenizer, model = load_tokenizer(run), load_any(run)
     if as_json:
         texts = generate_texts(model, tokenizer, prompts, **settings)

@@ -228,6 +228,7 @@ def command(comparison: Comparison) -> str:
     for name, value in options.items():
         parts += [f"--{name}", value] if value else []
         if name == "architectures":
+            parts += ["--variants", f"{comparison.name}/variants.yaml"] if section(settings, "variants") else []
             parts += [part for peer in _list(settings.get("peers")) for part in ("--peer", peer)]
     for key, value in _values(section(settings, "base")):
         parts += ["--set", f"{key}={value}"] if key != "data.sources" else []

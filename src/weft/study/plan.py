@@ -17,10 +17,10 @@ from weft.errors import UserError
 from weft.files import write_atomic
 from weft.pattern import ARCHITECTURES, parse_count
 from weft.peers import CONTEXT, PEERS
-from weft.sizing import resolve
-from weft.training.recipe import Recipe, TrainingConfig, flat, load_recipe, make_recipe
+from weft.sizing import configure, resolve
+from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
 
-PLAN = "study.yaml"
+PLAN, VARIANTS = "study.yaml", "variants.yaml"
 # What a study may be given more of when it goes on.
 GROWING = ("architectures", "variants", "peers", "learning_rates", "seeds", "top", "jobs")
 # What a comparison says itself, section by section of a recipe.
@@ -83,7 +83,10 @@ class Plan(FrozenConfig):
         for name in self.variants:
             if name in self.architectures or name in PEERS or name in ARCHITECTURES:
                 raise ValueError(f"'{name}' is the name of something else: call the variant differently")
-            recipe_of(self, Trial(name, self.learning_rates[0], self.seeds[0]))
+            try:
+                _check_settings(recipe_of(self, Trial(name, self.learning_rates[0], self.seeds[0])).model)
+            except UserError as error:
+                raise ValueError(f"the variant '{name}' cannot be: {error}") from None
         return self
 
     @property
@@ -133,6 +136,13 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     return make_recipe(base, change, {"model": model, "training": training})
 
 
+def _check_settings(model: ModelRecipe) -> None:
+    """Raise UserError for settings of a model that there are not, before any text is read."""
+    asked, most = model.pattern or model.architecture, 1 << 20  # no text has a larger vocabulary
+    pattern, settings = resolve(asked, model.parameters or 1e6, model.preset, model.settings())
+    configure(pattern, most, {"hidden_size": 256} | settings)
+
+
 def _long_segments(training: TrainingConfig) -> dict[str, int]:
     """Return lanes and length of a step of exactly the same size, in segments of a peer's context or nearly so."""
     step = training.lanes * training.length
@@ -155,6 +165,8 @@ def save_plan(plan: Plan, study: Path) -> None:
     """Write the plan into the study's folder, which is made where it is not there."""
     study.mkdir(parents=True, exist_ok=True)
     write_atomic(study / PLAN, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    if plan.variants:  # as --variants takes them
+        write_atomic(study / VARIANTS, yaml.safe_dump(plan.variants, sort_keys=False, allow_unicode=True))
 
 
 def _saved_values(path: Path) -> Mapping[str, Any]:

@@ -180,7 +180,7 @@ def test_files_that_hold_no_variants_are_told(tmp_path, content, sentence):
     ("variants", "sentence"),
     [
         ({"a": {"model": {"qrn": {}}}}, "The variant 'a' cannot be: Unknown key 'model.qrn'"),
-        ({"a": {"model": {"qrnn": {"poolling": "f"}}}}, "'a' cannot be: Unknown key 'model.qrnn.poolling': did you mean 'pooling'"),
+        ({"a": {"model": {"qrnn": {"poolling": "f"}}}}, "'a' cannot be: .*qrnn.poolling': did you mean 'pooling'"),
         ({"transformer": {}}, "'transformer' is the name of something else"),
         ({"llama": {}}, "'llama' is the name of something else"),
     ],

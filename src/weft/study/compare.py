@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from weft.data import prepare
+from weft.data import DataConfig, PreparedData, prepare
 from weft.errors import Interrupted, UserError
 from weft.files import write_atomic
 from weft.study.comparison_report import write_comparison
@@ -48,6 +48,7 @@ class Study:
         self.listener = listener or Listener()
         self.threads = _threads(plan.jobs)
         self.summary = ""
+        self._prepared: dict[str, PreparedData] = {}
         self._results: dict[Trial, TrainingResult] = {}  # of runs that have ended, which do not change any more
         self.began = time.monotonic()
 
@@ -65,8 +66,7 @@ class Study:
         check_folder(self.plan, self.folder, overwrite=overwrite)
         first = self.plan.seeds[0]
         trials = [Trial(c, rate, first) for c in self.plan.contenders for rate in self.plan.learning_rates]
-        prepared = prepare(self._recipe(trials[0]).data, progress=self.listener.message)
-        self.summary = prepared.summary
+        self.summary = self._prepare(self._recipe(trials[0]).data).summary
         self._tell_sizes()  # before anything is trained or replaced
         if overwrite and self.folder.is_dir():
             shutil.rmtree(self.folder)
@@ -84,6 +84,13 @@ class Study:
     def _write(self) -> Path:
         write_results(self)
         return write_comparison(self.folder)
+
+    def _prepare(self, data: DataConfig) -> PreparedData:
+        """Return the text as ``data`` wants it, read once."""
+        key = data.model_dump_json()
+        if key not in self._prepared:
+            self._prepared[key] = prepare(data, progress=self.listener.message)
+        return self._prepared[key]
 
     def _recipe(self, trial: Trial) -> Recipe:
         """Return the recipe of a trial; UserError where it names no text."""
@@ -107,7 +114,7 @@ class Study:
         """Build every model once, without storage, and say how large it is: a budget that cannot be met shows now."""
         for contender in self.plan.contenders:
             recipe = self._recipe(Trial(contender, self.plan.learning_rates[0], self.plan.seeds[0]))
-            prepared = prepare(recipe.data, progress=self.listener.message)  # a variant may have other tokens
+            prepared = self._prepare(recipe.data)  # a variant may have other tokens
             recipe = fit(recipe, prepared)
             with torch.device("meta"):
                 model = make_model(recipe, prepared, None)

@@ -18,7 +18,7 @@ from weft.files import write_atomic
 from weft.pattern import ARCHITECTURES, parse_count
 from weft.peers import CONTEXT, PEERS
 from weft.sizing import configure, resolve
-from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
+from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe, read_yaml
 
 PLAN, VARIANTS = "study.yaml", "variants.yaml"
 # What a study may be given more of when it goes on.
@@ -219,12 +219,7 @@ def _check_undecided(values: Mapping[str, Any], where: str, section: str, keys: 
 
 def load_variants(path: Path) -> dict[str, dict[str, Any]]:
     """Return the variants in a file, by name; UserError where they are none, or decide what the comparison does."""
-    if not path.is_file():
-        raise UserError(f"There are no variants '{path}': give a YAML file.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The variants '{path}' are not YAML: {str(error).splitlines()[0]}.") from None
+    values = read_yaml(path, missing=f"There are no variants '{path}'", broken=f"The variants '{path}' are not YAML")
     if not isinstance(values, dict) or not values:
         raise UserError(f"'{path}' must hold variants by name, each with what it changes of a recipe.")
     variants = {str(name): change or {} for name, change in values.items()}

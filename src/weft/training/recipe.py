@@ -136,14 +136,19 @@ class Recipe(FrozenConfig):
     training: TrainingConfig = TrainingConfig()
 
 
+def read_yaml(path: Path, *, missing: str, broken: str) -> Any:
+    """Return what a YAML file holds; UserError, which begins with one of the two, where it cannot be read."""
+    if not path.is_file():
+        raise UserError(f"{missing}: give a YAML file.")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{broken}: {str(error).splitlines()[0]}.") from None
+
+
 def load_recipe(path: Path) -> dict[str, Any]:
     """Return the values in a recipe file, without what a run adds to it."""
-    if not path.is_file():
-        raise UserError(f"There is no recipe '{path}': give a YAML file.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe '{path}' is not YAML: {str(error).splitlines()[0]}.") from None
+    values = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"The recipe '{path}' is not YAML")
     if not isinstance(values or {}, dict):
         raise UserError(f"The recipe '{path}' must hold the sections model, data and training.")
     given = {key: value for key, value in (values or {}).items() if value is not None and key not in PROVENANCE}

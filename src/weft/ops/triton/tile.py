@@ -71,13 +71,13 @@ def load_bias(bias_ptr, channel, inside, HAS_BIAS: tl.constexpr):
 @triton.jit
 def load_gates(at, stride, live, bias, missing, CHUNK: tl.constexpr, HAS_BIAS: tl.constexpr):
     """Return the rows of a gate's pre-activations with its bias, or as they are where there is none."""
-    rows = ()
-    for k in tl.static_range(CHUNK):
-        row = tl.load(at + k * stride, mask=live[k], other=missing)
-        if HAS_BIAS:
-            row = tl.where(live[k], row + bias, missing)
-        rows = rows + (row,)
-    return rows
+    gates = load_rows(at, stride, live, missing, CHUNK)
+    if HAS_BIAS:
+        biased = ()
+        for k in tl.static_range(CHUNK):
+            biased = biased + (tl.where(live[k], gates[k] + bias, missing),)
+        gates = biased
+    return gates
 
 
 @triton.jit

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 import weft
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
-from weft.training.fitting import default_parameters
 from weft.training.listener import Silent
 from weft.training.run import train
 
@@ -379,11 +378,6 @@ def test_ten_kilobytes_are_learned_below_one_bit_per_byte(corpus, tmp_path):
     copy.write_bytes(corpus.read_bytes())
     values["data"]["validation"] = values["data"]["test"] = [str(copy)]
     assert train(values, tmp_path / "run").test.bits_per_byte < 1.0
-
-
-def test_the_size_fits_the_corpus():
-    assert default_parameters(2_000_000) == 2_000_000
-    assert default_parameters(10_000) < default_parameters(1_000_000) < default_parameters(10**9) == 5_000_000
 
 
 def test_budgets_are_cut_short_by_the_environment(tiny, tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData
@@ -13,33 +13,52 @@ from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_conf
 from weft.model import build
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
 from weft.sizing import configure, resolve, size_of_width, sized
+from weft.training.dial import Text, explain, plan_of
+from weft.training.pace import seconds_per_token
+from weft.training.parallel import Processes
 from weft.training.recipe import ModelRecipe, Recipe, flat
 from weft.training.schedule import DEFAULT_MINUTES
 
 
-def fit(recipe: Recipe, prepared: PreparedData) -> Recipe:
-    """Fill in the tokenizer, the vocabulary, the budget and the model's size."""
+def fit(
+    recipe: Recipe,
+    prepared: PreparedData,
+    processes: Processes | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Recipe:
+    """Fill in the tokenizer, the vocabulary, the budget and the model's size.
+
+    A few steps of training are timed on ``processes`` where the size depends on the time; ``tell`` hears what was
+    chosen and why.
+    """
     data, training = recipe.data, recipe.training
     tokenizer = prepared.tokenizer
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
-    update: dict[str, Any] = {}
     if training.steps is None and training.tokens is None and training.minutes is None:
-        update["minutes"] = DEFAULT_MINUTES
-    model = recipe.model
-    if model.parameters is None and model.hidden_size is None and not training.init_from:
-        model = model.model_copy(update={"parameters": default_parameters(prepared.train.bytes)})
-    return Recipe(model=model, data=data, training=training.model_copy(update=update))
+        training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
+    recipe = Recipe(model=recipe.model, data=data, training=training)
+    if recipe.model.parameters is not None or recipe.model.hidden_size is not None or training.init_from:
+        return recipe
+
+    def measure(size: int) -> float:
+        model = make_model(_of_size(recipe, size), prepared, None)
+        return seconds_per_token(model, training, processes or Processes())
+
+    text = Text(prepared.train.bytes, prepared.train.lanes_that_fit(1))
+    plan = plan_of(recipe, text, measure)
+    for line in explain(plan, recipe, text):
+        tell(line)
+    return _of_size(recipe, plan.size)
+
+
+def _of_size(recipe: Recipe, size: int) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"parameters": size})})
 
 
 def check_model(model: ModelRecipe) -> None:
     """Raise UserError for an architecture, pattern or preset that there is not, before any text is read."""
     if not model.peer:
         resolve(model.pattern or model.architecture, model.parameters or 1e6, model.preset, model.settings())
-
-
-def default_parameters(training_bytes: int) -> int:
-    """Return the size that fits a corpus: 2M parameters at 2 MB, growing with its square root, at most 5M."""
-    return int(min(5e6, max(1e5, 2e6 * (training_bytes / 2e6) ** 0.5)))
 
 
 def fit_lanes(prepared: PreparedData, lanes: int, length: int, processes: int) -> tuple[int, int]:

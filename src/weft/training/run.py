@@ -106,7 +106,7 @@ def train(
             keep_memory()
         with processes.main_first():
             prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
-        recipe = recipe if begun else fit(recipe, prepared)
+        recipe = recipe if begun else fit(recipe, prepared, processes, listener.message)
         if recipe.model.peer and processes.sharded:
             raise UserError("A peer trains data-parallel only: launch it without the FSDP configuration.")
         model = resumed_model(out, recipe.training.seed) if begun else make_model(recipe, prepared, origin)

@@ -1,0 +1,54 @@
+"""The three corpora of the study, from the files that their publishers give away.
+
+python -m benchmarks.study.corpora --eltec-slv eltec-slv.txt.xz --hywiki hy.xml.xz --out runs/corpora
+
+- Northern Sami: ``weft:sewiki``, bundled; nothing to do.
+- Slovene: the first 10 MB of the novels of ELTeC-slv as one text; give ``--split lines`` with it.
+- Armenian: the first 100,000 lines of a dump of the Armenian Wikipedia; give ``--split bytes`` with it.
+
+It prints what PPMd (variant H, order 12; the extra ``demo``) makes of each test text after the training text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+from pathlib import Path
+
+from weft.data import DataConfig, iter_documents
+from weft.evaluation.compressors import conditional_bits_per_byte, ppmd
+
+SLOVENE_BYTES = 10_000_000
+
+
+def main() -> None:
+    """Write the corpora that were given, and print their points of reference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eltec-slv", type=Path, help="the novels, xz")
+    parser.add_argument("--hywiki", type=Path, help="the dump, xz")
+    parser.add_argument("--out", type=Path, default=Path("runs/corpora"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    made = {"sewiki": DataConfig(sources=("weft:sewiki",))}
+    if given.eltec_slv:
+        slovene = _write(given.out / "slv.txt", lzma.decompress(given.eltec_slv.read_bytes())[:SLOVENE_BYTES])
+        made["slv"] = DataConfig(sources=(slovene,), split="lines")
+    if given.hywiki:
+        armenian = _write(given.out / "hy.xml", lzma.decompress(given.hywiki.read_bytes()))
+        made["hy"] = DataConfig(sources=(armenian,), split="bytes")
+    for name, config in made.items():
+        separator = b"" if config.split == "bytes" else config.document_separator.encode()
+        train, test = (separator.join(iter_documents(config, split)) for split in ("train", "test"))
+        bits = conditional_bits_per_byte(train, test, ppmd)
+        print(
+            f"{name}: {len(train):,} bytes of training text; PPMd, order 12, on its test text: {bits:.3f} bits per byte"
+        )
+
+
+def _write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+if __name__ == "__main__":
+    main()

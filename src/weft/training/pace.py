@@ -80,16 +80,15 @@ class Pace:
     def at(self, size: int) -> float:
         """Return the seconds a token at ``size`` parameters: on the line through the two nearest measurements.
 
-        Beyond the measurements a size costs at least as much as the nearest, and at least in proportion above it.
+        Beyond the measurements it is in proportion to the nearest: too little, so that whoever wants to believe a small
+        size's has to measure it.
         """
         if size in self.measured:
             return self.measured[size]
         known = sorted(self.measured)
-        below, above = known[0], known[-1]
-        if size > above:
-            return self.measured[above] * size / above
-        if size < below:
-            return self.measured[below]
+        nearest = min(max(size, known[0]), known[-1])
+        if nearest != size:
+            return self.measured[nearest] * size / nearest
         low = max(n for n in known if n < size)
         high = min(n for n in known if n > size)
         share = (size - low) / (high - low)

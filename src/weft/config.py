@@ -168,6 +168,7 @@ class ModelConfig(FrozenConfig):
     feed_forward: FeedForwardConfig
     qrnn: QRNNConfig
     attn_qrnn: AttnQRNNConfig
+    x: dict[str, Any] = Field(default_factory=dict)
     adaptive: AdaptiveConfig | None = None  # None: every token has a vector as wide as the model
 
     @property

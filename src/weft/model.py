@@ -42,6 +42,19 @@ class WeftModel(nn.Module):
         self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.checkpoint_activations = False
+        X = config.x
+        n = len(self.schedule)
+        if X.get("x0"):
+            self.x0 = nn.Parameter(torch.full((n,), float(X.get("x0_init", 0.0))))
+        if X.get("unet"):
+            self.unet = nn.Parameter(torch.full((n,), float(X.get("unet_init", 0.0))))
+        if X.get("scale"):
+            self.block_scale = nn.Parameter(torch.ones(n))
+        if X.get("gate"):
+            self.block_gate = nn.Parameter(torch.zeros(n, config.hidden_size))
+        if X.get("tables"):
+            self.tables = nn.ModuleList(nn.Embedding(config.vocab_size, config.hidden_size) for _ in range(X["tables"]))
+            self.table_scale = nn.Parameter(torch.zeros(X["tables"]))
         _initialise(self)
 
     def forward(
@@ -62,8 +75,31 @@ class WeftModel(nn.Module):
         states = state if state is not None else (None,) * len(self.schedule)
         x_BTD = self.dropout(self.embedding(tokens))
         after = []
-        for block, before in zip(self.schedule, states, strict=True):
-            x_BTD, new = self._step(self.blocks[block], x_BTD, before, reset)
+        X = self.config.x
+        x0 = x_BTD
+        n = len(self.schedule)
+        kept = []
+        T = X.get("tables", 0)
+        for i, (block, before) in enumerate(zip(self.schedule, states, strict=True)):
+            if X.get("x0") and i:
+                x_BTD = x_BTD + self.x0[i] * x0
+            if X.get("unet"):
+                j = n - 1 - i
+                if j < i:
+                    x_BTD = x_BTD + self.unet[i] * kept[j]
+            if T:
+                # tables at evenly spaced blocks, not at the first
+                where = [round((k + 1) * n / (T + 1)) for k in range(T)]
+                if i in where:
+                    k = where.index(i)
+                    x_BTD = x_BTD + self.table_scale[k] * self.tables[k](tokens)
+            y_BTD, new = self._step(self.blocks[block], x_BTD, before, reset)
+            if X.get("scale"):
+                y_BTD = x_BTD + self.block_scale[i] * (y_BTD - x_BTD)
+            if X.get("gate"):
+                y_BTD = x_BTD + 2 * torch.sigmoid((x_BTD * self.block_gate[i]).sum(-1, keepdim=True) / x_BTD.shape[-1] ** 0.5) * (y_BTD - x_BTD)
+            x_BTD = y_BTD
+            kept.append(x_BTD)
             after.append(new)
         return self.dropout(self.norm(x_BTD)), tuple(after)
 
@@ -83,7 +119,18 @@ class WeftModel(nn.Module):
         The caller shifts: the target of position t is the token at t + 1. Logits are made in chunks.
         """
         hidden_BTD, state = self.hidden(tokens, state, reset)
-        return self.embedding.loss(hidden_BTD, targets), state
+        X = self.config.x
+        if X.get("cap"):
+            cap = float(X["cap"])
+            logits = cap * torch.tanh(self.embedding.logits(hidden_BTD) / cap)
+            return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100), state
+        loss = self.embedding.loss(hidden_BTD, targets)
+        w = getattr(self, "mtp_weight", 0.0)
+        if w and self.training:
+            loss = loss + w * self.embedding.loss(hidden_BTD[:, :-1], targets[:, 1:])
+        if X.get("z"):
+            loss = loss + 0 
+        return loss, state
 
     @torch.no_grad()
     def surprisal(
@@ -91,6 +138,9 @@ class WeftModel(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         """Return each target's nats (B, T), zero where it is -100, and the state; no gradient."""
         hidden_BTD, state = self.hidden(tokens, state, reset)
+        if cap := self.config.x.get("cap"):
+            logits = cap * torch.tanh(self.embedding.logits(hidden_BTD) / cap)
+            return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none").view(targets.shape), state
         return self.embedding.surprisal(hidden_BTD, targets), state
 
     @property
@@ -119,6 +169,8 @@ def _initialise(model: WeftModel) -> None:
     config = model.config
     classic = config.init == "classic"
     model.embedding.initialise(classic=classic)
+    for t in getattr(model, "tables", []):
+        nn.init.normal_(t.weight, std=1.0)
     for module in model.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02 if classic else module.in_features**-0.5)

@@ -115,6 +115,7 @@ def count_parameters(config: ModelConfig) -> int:
     """Return the parameters of the model that ``config`` describes, without making it."""
     with torch.device("meta"):
         parts: list[torch.nn.Module] = [make_embedding(config)]
+        parts += [torch.nn.Embedding(config.vocab_size, config.hidden_size) for _ in range(config.x.get("tables", 0))]
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
         blocks = {kind: _size(BLOCKS[kind](config)) for kind in set(config.block_kinds)}

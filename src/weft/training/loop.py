@@ -189,6 +189,8 @@ class Trainer:
         """Queue one optimizer step over ``accumulation`` segments."""
         set_learning_rate(self.optimizers, learning_rate)
         self.module.train()
+        if "mtp" in getattr(self.model.config, "x", {}):
+            self.model.mtp_weight = self.model.config.x["mtp"] * max(0.0, 1 - self.done / 0.66)
         total = torch.zeros((), device=self.device)
         for _ in range(self.config.accumulation):
             loss = self._segment_loss() / self.config.accumulation

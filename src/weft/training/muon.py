@@ -77,8 +77,23 @@ class Muon(Optimizer):
         update_NRC.lerp_(momenta_NRC, group["momentum"])
         whole_NRC = orthogonalise(join_shards(update_NRC, parameters[0]))
         update_NRC = own_shard(whole_NRC, parameters[0]).mul_(scale)
-        torch._foreach_mul_(weights, 1 - decay)
-        torch._foreach_add_(weights, update_NRC.unbind())
+        if getattr(self, "normuon", False):
+            st = self.state[parameters[0]]
+            tall = update_NRC.shape[1] >= update_NRC.shape[2]
+            before = update_NRC.norm(dim=(1, 2), keepdim=True)
+            sq = update_NRC.square().mean(dim=2 if tall else 1, keepdim=True)
+            nm = st.setdefault("second", torch.zeros_like(sq))
+            nm.lerp_(sq, 0.05)
+            update_NRC = update_NRC * (nm + 1e-30).rsqrt()
+            update_NRC = update_NRC * (before / update_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12))
+        if getattr(self, "cautious", False):
+            W = torch.stack(weights)
+            same = (W * update_NRC < 0).to(W.dtype)
+            W = W - (decay * same * W) + update_NRC
+            torch._foreach_copy_(weights, W.unbind())
+        else:
+            torch._foreach_mul_(weights, 1 - decay)
+            torch._foreach_add_(weights, update_NRC.unbind())
 
     def _momenta(self, parameters: Sequence[Tensor]) -> Tensor:
         """Return the momenta of same-shaped matrices as one tensor, of which the states are views."""

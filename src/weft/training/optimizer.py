@@ -17,16 +17,24 @@ def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimi
     hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
     taken = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    hd = config.weight_decay if config.head_decay is None else config.head_decay
     groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": hd, "mult": config.embedding_rate},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "mult": config.vector_rate},
     ]
     adamw = AdamW(
         [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
     )
     if not hidden:
         return [adamw]
-    muon = Muon(hidden, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum)
+    n = len(model.blocks)
+    depth = {id(m.weight): i for i, b in enumerate(model.blocks) for m in b.modules() if isinstance(m, nn.Linear)}
+    if config.depth_rate != 1:  # first block's multiplier; last's is 1
+        G = [{"params": [p for p in hidden if depth[id(p)] == i], "mult": config.depth_rate ** (1 - i / (n - 1))} for i in range(n)]
+    else:
+        G = hidden
+    muon = Muon(G, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum)
+    muon.normuon, muon.cautious = config.normuon, config.cautious
     return [muon, adamw]
 
 
@@ -34,7 +42,7 @@ def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None
     """Set the learning rate of every group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("mult", 1.0)
 
 
 def _hidden_matrices(model: LanguageModel) -> list[Tensor]:

@@ -55,6 +55,7 @@ class ModelRecipe(FrozenConfig):
     feed_forward: dict[str, Any] = Field(default_factory=dict)
     qrnn: dict[str, Any] = Field(default_factory=dict)
     attn_qrnn: dict[str, Any] = Field(default_factory=dict)
+    x: dict[str, Any] = Field(default_factory=dict)
     adaptive: dict[str, Any] = Field(default_factory=dict)  # none: every token's vector is as wide as the model
 
     @field_validator("parameters", mode="before")
@@ -94,6 +95,13 @@ class TrainingConfig(FrozenConfig):
     decay: float = Field(default=0.6, ge=0, le=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
     carry_state: bool = True
+    embedding_rate: float = 1.0
+    vector_rate: float = 1.0
+    head_decay: float | None = None
+    depth_rate: float = 1.0
+    normuon: bool = False
+    cautious: bool = False
+    soft: float = 0.0
     predict_boundary: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"

@@ -49,7 +49,7 @@ class WeftModel(nn.Module):
         if X.get("unet"):
             self.unet = nn.Parameter(torch.full((n,), float(X.get("unet_init", 0.0))))
         if X.get("scale"):
-            self.block_scale = nn.Parameter(torch.ones(n))
+            self.block_scale = nn.Parameter(torch.ones(n, config.hidden_size) if X["scale"] == "vector" else torch.ones(n))
         if X.get("gate"):
             self.block_gate = nn.Parameter(torch.zeros(n, config.hidden_size))
         if X.get("tables"):
@@ -74,6 +74,8 @@ class WeftModel(nn.Module):
         """Return the last hidden states (B, T, D), which the softmax reads, and the state."""
         states = state if state is not None else (None,) * len(self.schedule)
         x_BTD = self.dropout(self.embedding(tokens))
+        if self.config.x.get("norm_embedding"):
+            x_BTD = nn.functional.rms_norm(x_BTD, x_BTD.shape[-1:])
         after = []
         X = self.config.x
         x0 = x_BTD

@@ -48,6 +48,7 @@ def main() -> None:
         if found := read_runs(question):
             (given.out / f"{question.name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     studies = {path.stem: json.loads(path.read_text()) for path in sorted(given.out.glob("*.json"))}
+    studies = {name: study for name, study in studies.items() if study.keys() <= CORPORA.keys()}  # law.py has another
     spread = spreads(studies.get(NOISE, {}))
     for name, study in studies.items():
         figures = {corpus: figures_of(results) for corpus, results in study.items()}

@@ -8,7 +8,7 @@ import torch
 from weft.model import build
 from weft.sizing import sized
 from weft.training import fitting
-from weft.training.dial import SIZES, Text, expected_bits, plan_of, size_for_time, size_for_tokens
+from weft.training.dial import SIZES, Text, expected_bits, plan_of, size_for_text, size_for_time
 from weft.training.pace import Pace, seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import TrainingConfig, make_recipe
@@ -38,7 +38,7 @@ def test_the_size_is_the_best_of_all_though_few_are_measured(seconds):
         return linear(size)
 
     size = size_for_time(Pace(measure), seconds, TEXT)
-    best = min(SIZES, key=lambda other: expected_bits(other, seconds / linear(other), TEXT.tokens))
+    best = min(SIZES, key=lambda other: TEXT.bits(other, seconds / linear(other)))
     assert best / 1.5 < size < best * 1.5  # its neighbours at most: the pace is drawn between measurements
     assert len(asked) == len(set(asked)) <= 5
 
@@ -51,12 +51,11 @@ def test_more_time_and_faster_machines_have_larger_models():
     assert size_for_time(Pace(linear), 30_000, more) != size_for_time(Pace(linear), 30_000, TEXT)
 
 
-def test_a_budget_of_tokens_has_the_size_of_the_time_in_which_they_are_read():
-    sizes = [size_for_tokens(tokens, TEXT) for tokens in (1e5, 1e6, 1e7)]
-    assert sizes == sorted(set(sizes))
-    pace = Pace(lambda size: 1e-10 * size)
-    seconds = 1e6 * pace._measure(sizes[1])
-    assert sizes[1] / 1.5 < size_for_time(pace, seconds, TEXT) < sizes[1] * 1.5
+def test_the_size_goes_with_the_text_where_no_time_is_given_and_never_far_beyond_it():
+    assert size_for_text(2_000_000) == 2_000_000
+    assert size_for_text(10_000) < size_for_text(1_000_000) < size_for_text(10**9) == 5_000_000
+    assert size_for_time(Pace(linear), 1e6, TEXT) <= 2 * TEXT.bytes
+    assert size_for_time(Pace(linear), 1e6, Text(bytes=1000, tokens=400)) == SIZES[0]
 
 
 def test_the_plan_counts_the_tokens_of_steps_and_measures_nothing_for_them():

@@ -7,8 +7,8 @@ import torch
 
 from weft.model import build
 from weft.sizing import sized
-from weft.training import fitting
-from weft.training.dial import SIZES, Text, expected_bits, plan_of, size_for_text, size_for_time
+from weft.training import dial, fitting
+from weft.training.dial import MOST_PER_BYTE, SIZES, Text, expected_bits, plan_of, size_for_text, size_for_time
 from weft.training.pace import Pace, seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import TrainingConfig, make_recipe
@@ -38,7 +38,8 @@ def test_the_size_is_the_best_of_all_though_few_are_measured(seconds):
         return linear(size)
 
     size = size_for_time(Pace(measure), seconds, TEXT)
-    best = min(SIZES, key=lambda other: TEXT.bits(other, seconds / linear(other)))
+    allowed = [size for size in SIZES if size <= MOST_PER_BYTE * TEXT.bytes]
+    best = min(allowed, key=lambda other: TEXT.bits(other, seconds / linear(other)))
     assert best / 1.5 < size < best * 1.5  # its neighbours at most: the pace is drawn between measurements
     assert len(asked) == len(set(asked)) <= 5
 
@@ -89,6 +90,7 @@ def test_measuring_leaves_the_random_numbers_as_they_were_and_moves_the_model():
 
 
 def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(dial, "MOST_PER_BYTE", 1e9)
     found = {}
     for name, pace in (("slow", 1e-10), ("fast", 1e-13)):
         monkeypatch.setattr(fitting, "seconds_per_token", lambda model, *_, p=pace: p * model.parameter_count)

@@ -70,9 +70,10 @@ def test_both_ways_to_orthogonalise_are_exact_however_the_singular_values_are_sp
     assert torch.linalg.matrix_norm(found.double() - expected, 2).max() < 2e-3 * torch.linalg.matrix_norm(expected, 2)
 
 
-def test_a_step_to_be_left_out_changes_nothing_whatever_the_gradient():
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_step_to_be_left_out_changes_nothing_whatever_the_gradient(normalise):
     parameters = start()
-    optimizer = Muon(parameters, **SETTINGS)
+    optimizer = Muon(parameters, **SETTINGS, normalise=normalise)
     take_steps(optimizer, parameters, 2)
     before = [parameter.detach().clone() for parameter in parameters]
     momenta = {key: value.clone() for key, value in optimizer_tensors(optimizer).items()}
@@ -114,3 +115,41 @@ def test_the_state_of_torchs_muon_is_taken_up():
     take_steps(one, ours, 2, seed=3)
     take_steps(other, theirs, 2, seed=3)
     assert farthest(ours, theirs) < 0.05
+
+
+def test_normuons_steps_are_those_of_its_definition(monkeypatch):
+    """Matrix by matrix, from orthogonalised momenta, with rows or columns evened by their own running squares."""
+    monkeypatch.setattr(module, "cpu_has_bf16", lambda: False)
+    ours, theirs = start(), start()
+    optimizer = Muon(ours, **SETTINGS, normalise=True)
+    momenta = [torch.zeros_like(parameter) for parameter in theirs]
+    seconds = [0.0] * len(theirs)
+    rate, momentum, decay = SETTINGS["lr"], SETTINGS["momentum"], SETTINGS["weight_decay"]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        for place, parameter in enumerate(theirs):
+            gradient = torch.randn(parameter.shape, generator=generator)
+            ours[place].grad = gradient
+            momenta[place] = momentum * momenta[place] + (1 - momentum) * gradient
+            update = stepwise((1 - momentum) * gradient + momentum * momenta[place]).float()
+            along = 1 if parameter.shape[0] > parameter.shape[1] else 0
+            seconds[place] = 0.95 * seconds[place] + 0.05 * update.square().mean(along, keepdim=True)
+            evened = update / seconds[place].sqrt()
+            evened *= update.norm() / evened.norm()
+            step = 0.2 * rate * max(parameter.shape) ** 0.5 * evened
+            theirs[place] = (1 - rate * decay) * parameter.detach() - step
+        optimizer.step()
+    assert farthest(ours, theirs) < 2e-3
+
+
+def test_normuon_goes_on_from_its_saved_state():
+    straight, ours = start(), start()
+    one = Muon(straight, **SETTINGS, normalise=True)
+    take_steps(one, straight, 5)
+    other = Muon(ours, **SETTINGS, normalise=True)
+    take_steps(other, ours, 5)
+    again = Muon(ours, **SETTINGS, normalise=True)
+    load_optimizer(again, optimizer_tensors(other))
+    take_steps(one, straight, 2, seed=5)
+    take_steps(again, ours, 2, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(straight, ours, strict=True))

@@ -25,6 +25,7 @@ from weft.training.run import train
 VARIANTS = {
     "default": {},
     "adamw, average": {"training": {"optimizer": "adamw", "ema": 0.9}},
+    "normuon": {"training": {"optimizer": "normuon"}},
     "accumulation, no carried state": {"training": {"accumulation": 2, "carry_state": False}},
     "dropout, zoneout, bf16": {
         "model": {"dropout": 0.2, "qrnn": {"zoneout": 0.1}, "pattern": "xqf"},

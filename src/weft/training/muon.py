@@ -8,6 +8,12 @@ for the learning rate a, the momentum m and the weight decay w. The scale makes 
 2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every singular value of U into
 about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from X = U / |U|.
 
+``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), or the columns where there are
+more of them, differ in size. Each is divided by the root of a running mean v of its mean square, and the matrix brought
+back to the norm that it had:
+
+    v <- 0.95 v + 0.05 mean(orth(U)^2),   O = orth(U) / sqrt(v),   orth(U) <- O |orth(U)| / |O|.
+
 Same-shaped matrices are worked through together as one tensor.
 Shapes: N matrices, R rows, C columns, S the shorter of the two sides.
 """
@@ -28,6 +34,7 @@ from weft.training.precision import cpu_has_bf16
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # p, q, s
 STEPS = 5
 LEAST_NORM = 1e-7
+EVENING = 0.05  # the weight of a new mean square in v
 # Where the longer side is so many times the shorter one, small square matrices alone cost less: by the ratio k,
 # 2 k + 17 products of S x S matrices against 10 k + 5.
 LONG = 1.5
@@ -38,12 +45,22 @@ class Muon(Optimizer):
 
     A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all of it.
     The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change nothing, as in
-    torch's fused optimizers. The state of a parameter is its ``momentum_buffer``.
+    torch's fused optimizers. The state of a parameter is its ``momentum_buffer`` and, with ``normalise``, v as its
+    ``second_moment``, which every process has whole.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        normalise: bool = False,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self._stacks: dict[torch.Size, tuple[list[int], Tensor]] = {}
+        self._normalise = normalise
+        self._stacks: dict[tuple[str, torch.Size], tuple[list[int], Tensor]] = {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of another Muon."""
@@ -67,7 +84,7 @@ class Muon(Optimizer):
         rate, weights = group["lr"], [local(parameter) for parameter in parameters]
         scale: Tensor | float = -0.2 * rate * math.sqrt(max(parameters[0].shape))
         decay: Tensor | float = rate * group["weight_decay"]
-        momenta_NRC = self._momenta(parameters)
+        momenta_NRC = self._stack("momentum_buffer", parameters, [torch.zeros_like(weight) for weight in weights])
         update_NRC = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
         skip: Tensor | None = getattr(self, "found_inf", None)
         if skip is not None:
@@ -76,26 +93,35 @@ class Muon(Optimizer):
         momenta_NRC.lerp_(update_NRC, 1 - group["momentum"])
         update_NRC.lerp_(momenta_NRC, group["momentum"])
         whole_NRC = orthogonalise(join_shards(update_NRC, parameters[0]))
+        if self._normalise:
+            whole_NRC = self._even(whole_NRC, parameters, skip)
         update_NRC = own_shard(whole_NRC, parameters[0]).mul_(scale)
         torch._foreach_mul_(weights, 1 - decay)
         torch._foreach_add_(weights, update_NRC.unbind())
 
-    def _momenta(self, parameters: Sequence[Tensor]) -> Tensor:
-        """Return the momenta of same-shaped matrices as one tensor, of which the states are views."""
-        names = [id(parameter) for parameter in parameters]
-        known, stack_NRC = self._stacks.get(parameters[0].shape, ([], torch.empty(0)))
-        if known == names:
-            return stack_NRC
+    def _even(self, update_NRC: Tensor, parameters: Sequence[Tensor], skip: Tensor | None) -> Tensor:
+        """Return the updates with rows (or columns) of one size in the long run, and the norms that they had."""
+        along = 2 if _tall(update_NRC) else 1
+        squares = torch.linalg.vector_norm(update_NRC, dim=along, keepdim=True).square() / update_NRC.shape[along]
+        second = self._stack("second_moment", parameters, list(torch.zeros_like(squares)))
+        second.add_((squares - second) * (EVENING if skip is None else EVENING * (1 - skip)))
+        scales = (second + LEAST_NORM**2).rsqrt()
+        before, after = (x.sum(dim=(1, 2), keepdim=True).sqrt() for x in (squares, squares * scales.square()))
+        return update_NRC.mul_(scales * (before / after.clamp(min=LEAST_NORM)))
+
+    def _stack(self, name: str, parameters: Sequence[Tensor], starts: Sequence[Tensor]) -> Tensor:
+        """Return a state of same-shaped matrices as one tensor, of which their own are views; ``starts`` where new."""
+        identities, key = [id(parameter) for parameter in parameters], (name, parameters[0].shape)
+        known, stack = self._stacks.get(key, ([], torch.empty(0)))
+        if known == identities:
+            return stack
         states = [self.state[parameter] for parameter in parameters]
-        kept = [
-            local(state["momentum_buffer"]) if state else torch.zeros_like(local(parameter))
-            for parameter, state in zip(parameters, states, strict=True)
-        ]
-        stack_NRC = torch.stack(kept)
-        for parameter, state, momentum_RC in zip(parameters, states, stack_NRC.unbind(), strict=True):
-            state["momentum_buffer"] = shard_like(momentum_RC, parameter)
-        self._stacks[parameters[0].shape] = names, stack_NRC
-        return stack_NRC
+        kept = [local(state[name]) if name in state else start for state, start in zip(states, starts, strict=True)]
+        stack = torch.stack(kept)
+        for parameter, state, part in zip(parameters, states, stack.unbind(), strict=True):
+            state[name] = shard_like(part, parameter) if part.shape == local(parameter).shape else part
+        self._stacks[key] = identities, stack
+        return stack
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:

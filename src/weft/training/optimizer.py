@@ -1,4 +1,4 @@
-"""AdamW, or Muon for the hidden matrices with AdamW for the rest; the average of the weights."""
+"""AdamW, or (Nor)Muon for the hidden matrices with AdamW for the rest; the average of the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from weft.training.recipe import TrainingConfig
 
 def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay."""
-    hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
+    hidden = [] if config.optimizer == "adamw" else _hidden_matrices(model)
     taken = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
     groups = [
@@ -26,7 +26,13 @@ def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimi
     )
     if not hidden:
         return [adamw]
-    muon = Muon(hidden, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum)
+    muon = Muon(
+        hidden,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        normalise=config.optimizer == "normuon",
+    )
     return [muon, adamw]
 
 

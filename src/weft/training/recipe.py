@@ -72,7 +72,7 @@ class TrainingConfig(FrozenConfig):
     """How to train. Exactly one of ``steps``, ``tokens`` and ``minutes`` is the budget (10 minutes when none is given).
 
     ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of
-    the budget. ``learning_rate`` is the peak; it means the same for both optimizers, whose updates match in size.
+    the budget. ``learning_rate`` is the peak; it means the same for all optimizers, whose updates match in size.
     ``compile`` (``torch.compile``) is on for a GPU and off for a CPU where it is "auto". ``checkpoint_activations``
     keeps only what goes into each block and makes the rest again going backwards: less memory, about a third more time.
     """
@@ -83,7 +83,7 @@ class TrainingConfig(FrozenConfig):
     lanes: PositiveInt = 8
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
-    optimizer: Literal["muon", "adamw"] = "muon"
+    optimizer: Literal["muon", "normuon", "adamw"] = "muon"
     learning_rate: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.98)

@@ -46,6 +46,8 @@ COVERED = {
     "hybrid": ("qf qf af qf", {}, "modern"),
     "recurrent stacking": ("[qa]2f", {}, "modern"),
     "post-norm": ("[qa]2f", {"attention": {"positions": "rotary"}}, "classic"),
+    "post-norm, gates": ("[qa]2f", {"attention": {"positions": "rotary"}, "block_gates": True}, "classic"),
+    "no gates": ("qf qf af qf", {"block_gates": False}, "modern"),
     "own softmax": ("qaf", {"tie_embeddings": False, "head_bias": True}, "modern"),
     "no multiples of eight": ("qaf", ODD, "modern"),
 }

@@ -47,7 +47,12 @@ def test_flops_of_products_by_hand():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_adaptive_embedding_is_described(tied):
-    settings = {"adaptive": {"cutoffs": [3, 7], "div_val": 2}, "tie_embeddings": tied, "head_bias": True}
+    settings = {
+        "block_gates": False,
+        "adaptive": {"cutoffs": [3, 7], "div_val": 2},
+        "tie_embeddings": tied,
+        "head_bias": True,
+    }
     config = small_config("f", settings)
     described, model = describe(config), build(config)
     assert described.embedding_shape == "adaptive: 3 x 16, 4 x 8, 4 x 4"

@@ -125,10 +125,14 @@ def block_size(kind, config):
 
 
 def test_block_counts_by_formula():
-    config = classic("afq", qrnn={"cell_size": 1024})
+    config = classic("afq", qrnn={"cell_size": 1024, "window": 1})
     d, norm = 512, 2 * 512
     assert block_size("f", config) == 2 * d * 2048 + 2048 + d + norm
     assert block_size("q", config) == 3 * d * 1024 + 3 * 1024 + 1024 * d + d + norm
+    wider = classic("afq", qrnn={"cell_size": 1024, "window": 2})
+    assert block_size("q", wider) - block_size("q", config) == 3 * d * 1024
+    gated = classic("afq", qrnn={"cell_size": 1024, "window": 1}, block_gates=True)
+    assert all(block_size(kind, gated) - block_size(kind, config) == d + 1 for kind in "afq")
     assert block_size("a", config) == 5 * d * d + 2 * d + norm  # q, k, v, output, distances; u and v
     assert abs(block_size("q", config) / block_size("f", config) - 1) < 0.001
 

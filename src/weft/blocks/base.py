@@ -8,14 +8,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from weft.config import ModelConfig
 from weft.layers.norms import make_norm
 
 
 class Block(nn.Module):
-    """A residual block: ``y = x + mix(norm(x))`` (pre-norm) or ``y = norm(x + mix(x))`` (post-norm).
+    """A residual block: ``y = x + s mix(h)``, h = norm(x) (pre-norm), or ``y = norm(x + s mix(h))``, h = x (post-norm).
+
+    The factor s is 1, or with ``config.block_gates`` a number for each position, by which a block says how much it
+    adds: ``2 g sigmoid(h . w / sqrt(D))`` with a gain g that starts at 1 and weights w that start at 0.
 
     A subclass implements :meth:`mix` and the two figures that ``weft describe`` shows. The map whose output is
     added to the residual stream, if there is one, is called ``output``: its initial values are special.
@@ -28,6 +33,8 @@ class Block(nn.Module):
         self.norm = make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.pre_norm = config.norm_placement == "pre"
+        self.block_gate = nn.Parameter(torch.zeros(config.hidden_size)) if config.block_gates else None
+        self.block_gain = nn.Parameter(torch.ones(1)) if config.block_gates else None
 
     def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:
         """Return ``(y_BTD, state)``.
@@ -35,8 +42,14 @@ class Block(nn.Module):
         ``state`` is what an earlier call returned (None at the start of a text); ``reset_BT`` is True at the
         first token of a document: nothing crosses it.
         """
-        mixed_BTD, state = self.mix(self.norm(x_BTD) if self.pre_norm else x_BTD, state, reset_BT)
-        y_BTD = x_BTD + self.dropout(mixed_BTD)
+        h_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
+        mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
+        mixed_BTD = self.dropout(mixed_BTD)
+        if self.block_gate is None or self.block_gain is None:
+            y_BTD = x_BTD + mixed_BTD
+        else:
+            gate_BT1 = F.linear(h_BTD, self.block_gate[None] * h_BTD.shape[-1] ** -0.5).sigmoid().to(x_BTD.dtype)
+            y_BTD = torch.addcmul(x_BTD, mixed_BTD.to(x_BTD.dtype), 2 * self.block_gain * gate_BT1)
         return (y_BTD if self.pre_norm else self.norm(y_BTD)), state
 
     @abstractmethod

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weft.blocks import AttentionBlock, FeedForwardBlock, QRNNBlock
+from weft.blocks import AttentionBlock, Block, FeedForwardBlock, QRNNBlock
 from weft.generation.memories import Cells, Memory, Nothing, Ring, up
 from weft.layers.embedding import TokenEmbedding
 from weft.layers.norms import RMSNorm
@@ -106,7 +106,7 @@ class Program:
         width = block.inner.out_features
         inner, product = self._room("inner", width), self._room("product", up(width) * len(maps))
         self._map([(m.weight, m.bias) for m in maps], None, product, ACTIVATIONS[block.activation], result=inner)
-        self._join(block.output, inner)
+        self._join(block, inner)
 
     def _write_qrnn(self, block: QRNNBlock, memory: Cells) -> None:
         cells, gates = block.qrnn.cell_size, block.gates.out_features // block.qrnn.cell_size
@@ -114,7 +114,7 @@ class Program:
         hidden, product, cell = self._room("hidden", cells), self._room("gates", up(cells) * gates), memory.cell_BC
         more: dict[str, Value] = {"cell": cell, "cell_stride": cell.stride(0), "zoneout": block.qrnn.zoneout}
         self._map(maps, None, product, POOLING[block.qrnn.pooling], result=hidden, more=more)
-        self._join(block.output, hidden)
+        self._join(block, hidden)
 
     def _write_attention(self, block: AttentionBlock, memory: Ring) -> None:
         config = memory.config
@@ -133,7 +133,7 @@ class Program:
             if isinstance(norm, RMSNorm):
                 fields |= {name: norm.weight, "eps": norm.eps}
         self._add("ATTEND", fields, tasks=-(-self._rows * groups // self._threads))
-        self._join(block.output, attended)
+        self._join(block, attended)
 
     def _norm(self, norm: Any, memory: Cells | None = None) -> None:
         """Let the maps that follow read the stream as ``norm`` gives it, those of a QRNN with the inputs before."""
@@ -147,13 +147,14 @@ class Program:
             fields |= {"weight": norm.weight, "bias": getattr(norm, "bias", None), "eps": norm.eps}
         self._add("NORM", fields)
 
-    def _join(self, output: nn.Linear | None, source: Tensor) -> None:
+    def _join(self, block: Block, source: Tensor) -> None:
         """Map onto the residual stream and add; a post-norm block adds to what it has normed."""
-        maps: list[Map] = [] if output is None else [(output.weight, output.bias)]
+        maps: list[Map] = [] if block.output is None else [(block.output.weight, block.output.bias)]
         product = self._room("output", self._model.config.hidden_size) if maps else source
         add: dict[str, Value] = {"add": None, "add_stride": self._own}
         if self._pre:
             add = {"add": self._x_BD, "add_stride": self._x_BD.stride(0)}
+        add |= {"gate": block.block_gate, "gain": block.block_gain, "own_stride": self._own}
         self._map(maps, source, product, parts.ADD, result=self._next_BD, more=add)
         self._x_BD, self._next_BD = self._next_BD, self._x_BD
 

@@ -34,6 +34,7 @@ from weft.ops.cpu.decode_parts import (
     activated,
     asked_for,
     attended,
+    block_gate,
     copied,
     multiplied,
     normed,
@@ -41,7 +42,7 @@ from weft.ops.cpu.decode_parts import (
     turned,
 )
 from weft.ops.cpu.launch import Team
-from weft.ops.cpu.simd import as_float32, as_int64, fetch_add, load, number, store
+from weft.ops.cpu.simd import as_float32, as_int64, fetch_add, fused, load, number, splat, store
 from weft.ops.cpu.team import look, wait
 
 # The head of the list.
@@ -69,6 +70,8 @@ MAP_WEIGHTS, MAP_BIASES = 12, 16  # four fields each; a bias of 0 is none
 # What is done then, what is added (0: the thread's own memory), the result, a QRNN's cells and its zoneout.
 MAP_THEN, MAP_ADD, MAP_ADD_STRIDE, MAP_RESULT, MAP_RESULT_STRIDE = range(20, 25)
 MAP_CELL, MAP_CELL_STRIDE, MAP_ZONEOUT = range(25, 28)
+# A block's gate and gain (0: none) where something is added, and where each text begins in a thread's own memory.
+MAP_GATE, MAP_GAIN, MAP_OWN_STRIDE = range(28, 31)
 
 # Write the new keys and values to their rings and attend; a task is the heads that share a key.
 ATTEND_QUERY, ATTEND_KEY, ATTEND_VALUE, ATTEND_HEADS, ATTEND_GROUPS, ATTEND_WIDTH = range(4, 10)
@@ -130,9 +133,11 @@ def _map(p, o, task, lanes, count, private):
     for n in range(count):
         at, to = lanes[n] * stride, lanes[n] * p[o + MAP_RESULT_STRIDE]
         if then == ADD:
-            add_at = lanes[n] * p[o + MAP_ADD_STRIDE]
+            add_at, gate, share = lanes[n] * p[o + MAP_ADD_STRIDE], p[o + MAP_GATE], np.float32(1.0)
+            if gate != 0:
+                share = block_gate(private, lanes[n] * p[o + MAP_OWN_STRIDE], rows, gate, p[o + MAP_GAIN])
             for i in range(first, end, LANES):
-                store(h, to + i, load(add, add_at + i) + load(y, at + i))
+                store(h, to + i, fused(load(y, at + i), splat(share), load(add, add_at + i)))
         elif then <= POOL_IFO:
             zoneout = np.float32(number(p[o + MAP_ZONEOUT]))
             pooled(y, at, part, cell, lanes[n] * p[o + MAP_CELL_STRIDE], h, to, then, zoneout, first, end)

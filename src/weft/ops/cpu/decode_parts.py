@@ -148,6 +148,13 @@ def pooled(y, at, part, cell, cell_at, h, to, how, zoneout, first, end):
 
 
 @njit
+def block_gate(x, at, width, weight, gain):
+    """Return by how much a block's output is multiplied, given what the block reads."""
+    z = _row_dot(as_float32(weight), 0, width, x, at) / math.sqrt(width)
+    return np.float32(2.0 * as_float32(gain)[0] / (1.0 + math.exp(-z)))
+
+
+@njit
 def activated(y, at, part, h, to, how, first, end):
     """Apply a feed-forward block's activation."""
     for i in range(first, end, LANES):

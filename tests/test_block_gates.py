@@ -1,0 +1,42 @@
+"""A block's gate and gain: what a block adds is multiplied, position by position."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import small_config, small_model
+from weft.model import build
+
+
+@pytest.mark.parametrize("preset", ["modern", "classic"])
+@pytest.mark.parametrize("kind", "afqx")
+def test_what_a_block_adds_is_multiplied_by_its_gain_and_gate(kind, preset):
+    block = small_model(kind, {"block_gates": True}, preset).blocks[0]
+    x_BTD = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y_BTD, _ = block(x_BTD)
+        h_BTD = block.norm(x_BTD) if preset == "modern" else x_BTD
+        share_BT = 2 * block.block_gain * torch.sigmoid((h_BTD * block.block_gate).sum(-1) / 4)
+        expected = x_BTD + share_BT[..., None] * block.mix(h_BTD, None, None)[0]
+        expected = expected if preset == "modern" else block.norm(expected)
+    assert share_BT.std() > 0.01
+    torch.testing.assert_close(y_BTD, expected)
+
+
+def test_at_the_start_a_gated_model_is_the_one_without_gates():
+    gated, plain = (build(small_config("qfaf", {"block_gates": g, "residual_init": "normal"}), seed=0) for g in (1, 0))
+    tokens = torch.arange(10)[None] % 11
+    torch.testing.assert_close(gated(tokens)[0], plain(tokens)[0])
+    assert gated.parameter_count - plain.parameter_count == 4 * 17
+
+
+def test_gates_and_gains_learn_and_are_not_decayed():
+    model = build(small_config("qf", {"residual_init": "normal"}), seed=0)
+    tokens = torch.arange(10)[None] % 11
+    model.loss(tokens, tokens)[0].backward()
+    for block in model.blocks:
+        assert block.block_gate.grad.abs().max() > 0
+        assert block.block_gain.grad.abs().max() > 0
+        assert block.block_gate.dim() < 2
+        assert block.block_gain.dim() < 2

@@ -160,7 +160,7 @@ def take_steps(model, optimizers, number: int, seed: int) -> None:
             optimizer.step()
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "normuon", "adamw"])
 def test_an_optimizer_goes_on_from_its_saved_state_bit_for_bit(tmp_path, optimizer):
     config = TrainingConfig(optimizer=optimizer, learning_rate=0.01)
     model = small_model("qfaf")

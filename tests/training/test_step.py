@@ -67,7 +67,7 @@ def test_the_wrapped_step_gives_the_loss_and_the_state_as_they_are():
     assert all(part.is_contiguous() for part in parts)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "normuon", "adamw"])
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_what_is_not_finite_changes_nothing(optimizer, bad):
     model = small_model("qfaf").train()

@@ -84,10 +84,10 @@ class TrainingConfig(FrozenConfig):
     lanes: PositiveInt = 8
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
-    optimizer: Literal["muon", "normuon", "adamw"] = "muon"
+    optimizer: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
     learning_rate: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 0.1
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = (0.9, 0.99)  # docs/study.md, "What decided"
     momentum: float = Field(default=0.95, ge=0, lt=1)
     clip: PositiveFloat = 1.0
     schedule: Literal["linear", "cosine"] = "linear"

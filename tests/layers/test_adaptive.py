@@ -251,7 +251,7 @@ def test_a_model_learns_a_closed_vocabulary(adaptive):
     text = torch.stack(words, dim=1)
     optimizers = make_optimizers(model, TrainingConfig(learning_rate=0.02))
     losses = []
-    for _ in range(60):
+    for _ in range(80):
         loss, _ = model.loss(text[:, :-1], text[:, 1:])
         loss.backward()
         for optimizer in optimizers:

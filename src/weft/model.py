@@ -37,7 +37,10 @@ class WeftModel(nn.Module):
         self.config = config
         self.schedule = tuple(application.block for application in config.applications)
         self.embedding = make_embedding(config)
-        self.blocks = nn.ModuleList(BLOCKS[kind](config) for kind in config.block_kinds)
+        kinds = config.block_kinds
+        first = config.x.get("first_window")
+        wide = config.model_copy(update={"qrnn": config.qrnn.model_copy(update={"window": first})}) if first else config
+        self.blocks = nn.ModuleList(BLOCKS[kind](wide if first and i == kinds.index("q") else config) for i, kind in enumerate(kinds))
         post = config.norm_placement == "post"
         self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)

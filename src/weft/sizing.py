@@ -119,7 +119,11 @@ def count_parameters(config: ModelConfig) -> int:
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
         blocks = {kind: _size(BLOCKS[kind](config)) for kind in set(config.block_kinds)}
-    return sum(map(_size, parts)) + sum(blocks[kind] * times for kind, times in Counter(config.block_kinds).items())
+    if (first := config.x.get("first_window")) and "q" in config.block_kinds:
+        more = (first - config.qrnn.window) * config.hidden_size * (3 if config.qrnn.pooling == "fo" else 4) * config.qrnn.cell_size
+    else:
+        more = 0
+    return more + sum(map(_size, parts)) + sum(blocks[kind] * times for kind, times in Counter(config.block_kinds).items())
 
 
 def _size(module: torch.nn.Module) -> int:

@@ -31,6 +31,9 @@ def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimi
     depth = {id(m.weight): i for i, b in enumerate(model.blocks) for m in b.modules() if isinstance(m, nn.Linear)}
     if config.depth_rate != 1:  # first block's multiplier; last's is 1
         G = [{"params": [p for p in hidden if depth[id(p)] == i], "mult": config.depth_rate ** (1 - i / (n - 1))} for i in range(n)]
+    elif config.output_rate != 1:
+        outs = {id(b.output.weight) for b in model.blocks if getattr(b, "output", None) is not None}
+        G = [{"params": [p for p in hidden if id(p) not in outs]}, {"params": [p for p in hidden if id(p) in outs], "mult": config.output_rate}]
     else:
         G = hidden
     muon = Muon(G, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum)

@@ -100,6 +100,7 @@ class TrainingConfig(FrozenConfig):
     head_decay: float | None = None
     depth_rate: float = 1.0
     normuon: bool = False
+    output_rate: float = 1.0
     cautious: bool = False
     soft: float = 0.0
     predict_boundary: bool = False

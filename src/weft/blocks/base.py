@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from weft.config import ModelConfig
@@ -28,6 +29,8 @@ class Block(nn.Module):
         self.norm = make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.pre_norm = config.norm_placement == "pre"
+        kind = {"AttentionBlock": "a", "FeedForwardBlock": "f"}.get(type(self).__name__, "")
+        self.mu = nn.Parameter(torch.full((config.hidden_size,), 0.3)) if kind and kind in config.x.get("shift", "") else None
 
     def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:
         """Return ``(y_BTD, state)``.
@@ -35,7 +38,10 @@ class Block(nn.Module):
         ``state`` is what an earlier call returned (None at the start of a text); ``reset_BT`` is True at the
         first token of a document: nothing crosses it.
         """
-        mixed_BTD, state = self.mix(self.norm(x_BTD) if self.pre_norm else x_BTD, state, reset_BT)
+        h_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
+        if self.mu is not None:
+            h_BTD = h_BTD + self.mu.to(h_BTD.dtype) * (nn.functional.pad(h_BTD, (0, 0, 1, 0))[:, :-1] - h_BTD)
+        mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
         y_BTD = x_BTD + self.dropout(mixed_BTD)
         return (y_BTD if self.pre_norm else self.norm(y_BTD)), state
 

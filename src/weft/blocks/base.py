@@ -29,6 +29,10 @@ class Block(nn.Module):
         self.norm = make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.pre_norm = config.norm_placement == "pre"
+        how = config.x.get("block_gate")
+        self.gain = nn.Parameter(torch.ones(1)) if how else None
+        self.gate = nn.Parameter(torch.zeros(config.hidden_size)) if how else None
+        self.gate_scale = float(how or 1) / config.hidden_size**0.5
         kind = {"AttentionBlock": "a", "FeedForwardBlock": "f"}.get(type(self).__name__, "")
         self.mu = nn.Parameter(torch.full((config.hidden_size,), 0.3)) if kind and kind in config.x.get("shift", "") else None
 
@@ -42,6 +46,9 @@ class Block(nn.Module):
         if self.mu is not None:
             h_BTD = h_BTD + self.mu.to(h_BTD.dtype) * (nn.functional.pad(h_BTD, (0, 0, 1, 0))[:, :-1] - h_BTD)
         mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
+        if self.gate is not None:
+            s = 2 * self.gain * torch.sigmoid((h_BTD * self.gate.to(h_BTD.dtype)).sum(-1, keepdim=True).float() * self.gate_scale)
+            return torch.addcmul(x_BTD, self.dropout(mixed_BTD).to(x_BTD.dtype), s), state
         y_BTD = x_BTD + self.dropout(mixed_BTD)
         return (y_BTD if self.pre_norm else self.norm(y_BTD)), state
 

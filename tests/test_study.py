@@ -1,0 +1,124 @@
+"""The study's tables say what the runs say, and its law is found again in figures that follow it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from benchmarks.study import halving, tables
+
+from weft.training import dial
+
+
+def trial(name: str, bits: float, *, rate: float = 4e-3, seed: int = 0, status: str = "done") -> dict:
+    return {
+        "architecture": name,
+        "learning_rate": rate,
+        "seed": seed,
+        "status": status,
+        "validation_bits_per_byte": bits,
+        "bits_per_byte": bits + 0.1,
+        "tokens": 1000,
+        "seconds": 2.0,
+    }
+
+
+def comparison(*trials: dict) -> dict:
+    settings = {"parameters": 1_000_000, "budget": {"tokens": 2_000_000}, "corpus": "a text"}
+    machine = {"cpu": "a processor", "threads": 1}
+    return {"settings": settings, "machine": machine, "git_revision": "abc", "trials": list(trials)}
+
+
+def test_a_contender_counts_at_its_best_rate_with_the_mean_of_its_seeds():
+    runs = [trial("a", 2.0, rate=1e-3), trial("a", 1.0), trial("a", 1.2, seed=1), trial("a", 9.0, status="failed")]
+    figure = tables.figures_of(comparison(*runs))["a"]
+    assert (figure.validation, figure.learning_rate, figure.seeds, figure.speed) == (1.1, 4e-3, 2, 500.0)
+    assert figure.test == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "told"),
+    [
+        (0.9, 0.9, "**better**"),
+        (1.1, 1.1, "worse"),
+        (1.001, 0.999, "no difference"),
+        (0.9, 1.001, "undecided"),
+        (0.9, 1.1, "disagree"),
+    ],
+)
+def test_the_verdict_is_that_of_all_texts_beyond_chance(here, there, told):
+    figures = {
+        corpus: tables.figures_of(comparison(trial("first", 1.0), trial("other", bits)))
+        for corpus, bits in (("sewiki", here), ("slv", there))
+    }
+    assert tables.verdict("other", figures, {"sewiki": 1.0, "slv": 1.0}) == told
+
+
+def test_tables_and_pictures_are_made_of_folders_of_comparisons(tmp_path, monkeypatch):
+    for question, bits in (("noise", (1.0, 1.01)), ("what", (1.0, 0.9))):
+        names = ("same", "same") if question == "noise" else ("first", "other")
+        folder = tmp_path / "runs" / question / "sewiki"
+        folder.mkdir(parents=True)
+        runs = [
+            trial(name, b, seed=place * (question == "noise"))
+            for place, (name, b) in enumerate(zip(names, bits, strict=True))
+        ]
+        (folder / "results.json").write_text(json.dumps(comparison(*runs)))
+    monkeypatch.setattr("sys.argv", ["tables", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    tables.main()
+    told = (tmp_path / "out" / "what.md").read_text()
+    assert "| other | 0.9000 (-10.00 %) | 1.0000 | 500 | **better** |" in told
+    assert "up to 1.00 % apart" in told
+    assert (tmp_path / "out" / "what.png").stat().st_size > 1000
+    assert not (tmp_path / "out" / "noise.png").exists()
+
+
+def test_the_law_is_found_in_figures_that_follow_it():
+    pytest.importorskip("scipy")
+    from benchmarks.study import law
+
+    truth = np.array([0.25, 0.4, 0.5, 4.0, 1.0, 0.6, 1.5, 0.4])
+    runs = [
+        {"corpus": corpus, "parameters": size, "bytes": read, "different": different}
+        for corpus, different in (("sewiki", 2e6), ("slv", 9e6))
+        for size in (25e4, 1e6, 4e6)
+        for read in (3e6, 6e6, 12e6, 24e6)
+    ]
+    corpora = ["sewiki", "slv"]
+    runs = [run | {"bits": bits} for run, bits in zip(runs, law.predict(truth, runs, corpora), strict=True)]
+    assert np.abs(law.residuals(law.fit(runs, corpora), runs, corpora)).max() < 1e-3
+
+
+def test_the_dial_reckons_with_the_law():
+    """The formula of the fit, its shared constants as they stand in the dial, differs by the corpus's own alone."""
+    pytest.importorskip("scipy")
+    from benchmarks.study import law
+
+    constants = np.array([dial.SIZE_SHARE, dial.SIZE_POWER, dial.TEXT_POWER, dial.REPEATS, 0.0, 1.0])
+    for size, read in ((5e5, 1e6), (2e6, 3e6), (1e6, 4e7)):
+        run = {"corpus": "a", "parameters": size, "bytes": read, "different": 2e6}
+        assert dial.expected_bits(size, read, 2e6) == pytest.approx(law.predict(constants, [run], ["a"])[0])
+
+
+def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch):
+    asked = []
+
+    def pretend(self, plain, name, settings, minutes):
+        asked.append((name, minutes))
+        place = [*halving.GRID, halving.DIAL].index(name)
+        bits = 2.0 - 0.01 * place
+        told = {"settings": settings, "validation": bits, "test": bits, "adaptive": None, "parameters": 1, "tokens": 1}
+        return told | {"recipe": None}
+
+    monkeypatch.setattr(halving.Search, "_train", pretend)
+    words = ["halving", "text", "--minutes", "3", "--name", "t", "--work", str(tmp_path), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    halving.main()
+    assert len(halving.GRID) >= 12
+    assert [name for name, minutes in asked if minutes == 1.0] == list(halving.GRID)
+    assert {name for name, minutes in asked if minutes == 3.0} == {halving.DIAL, *list(halving.GRID)[-7:]}
+    asked.clear()
+    halving.main()
+    assert asked == []
+    assert "The dial over the best of the grid" in halving.table(json.loads((tmp_path / "dial-t.json").read_text()))

@@ -6,6 +6,8 @@ python -m benchmarks.study.corpora --eltec-slv eltec-slv.txt.xz --hywiki hy.xml.
 - Slovene: the first 10 MB of the novels of ELTeC-slv as one text; give ``--split lines`` with it.
 - Armenian: the first 100,000 lines of a dump of the Armenian Wikipedia; give ``--split bytes`` with it.
 
+The first 600 KB of each stand in ``NAME-600k``, for the question of many passes.
+
 It prints what PPMd (variant H, order 12; the extra ``demo``) makes of each test text after the training text.
 """
 
@@ -19,6 +21,7 @@ from weft.data import DataConfig, iter_documents
 from weft.evaluation.compressors import conditional_bits_per_byte, ppmd
 
 SLOVENE_BYTES = 10_000_000
+SMALL_BYTES = 600_000
 
 
 def main() -> None:
@@ -37,12 +40,24 @@ def main() -> None:
         armenian = _write(given.out / "hy.xml", lzma.decompress(given.hywiki.read_bytes()))
         made["hy"] = DataConfig(sources=(armenian,), split="bytes")
     for name, config in made.items():
+        _write_beginning(given.out, name, config)
         separator = b"" if config.split == "bytes" else config.document_separator.encode()
         train, test = (separator.join(iter_documents(config, split)) for split in ("train", "test"))
         bits = conditional_bits_per_byte(train, test, ppmd)
         print(
             f"{name}: {len(train):,} bytes of training text; PPMd, order 12, on its test text: {bits:.3f} bits per byte"
         )
+
+
+def _write_beginning(out: Path, name: str, config: DataConfig) -> None:
+    """Write the first documents of the training text, or of its only document the beginning."""
+    beginning, suffix = bytearray(), ".xml" if config.split == "bytes" else ".txt"
+    for document in iter_documents(config, "train"):
+        beginning += document.rstrip(b"\n") + f"\n{config.document_separator}\n".encode()
+        if len(beginning) >= SMALL_BYTES:
+            break
+    whole = bytes(beginning[:SMALL_BYTES]).decode(errors="ignore")
+    _write(out / f"{name}-600k{suffix}", whole.encode())
 
 
 def _write(path: Path, data: bytes) -> str:

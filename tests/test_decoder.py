@@ -33,7 +33,8 @@ COVERED = {
     "gelu": ("ff", {"feed_forward": {"activation": "gelu"}}, "modern"),
     "swiglu": ("ff", {"feed_forward": {"activation": "swiglu"}, "bias": True}, "modern"),
     "window 1": ("qq", {"qrnn": {"window": 1}}, "modern"),
-    "window 2": ("qq", {}, "modern"),
+    "window 2": ("qq", {"qrnn": {"window": 2}, "token_shift": False}, "modern"),
+    "window 3, token shift": ("qq", {"qrnn": {"window": 3}}, "modern"),
     "window 4, ifo": ("qq", {"qrnn": {"window": 4, "pooling": "ifo"}}, "modern"),
     "f, no projection": ("qq", {"qrnn": {"pooling": "f", "output_projection": False, "cell_size": 16}}, "modern"),
     "f, no projection, post": (
@@ -47,7 +48,13 @@ COVERED = {
     "recurrent stacking": ("[qa]2f", {}, "modern"),
     "post-norm": ("[qa]2f", {"attention": {"positions": "rotary"}}, "classic"),
     "post-norm, gates": ("[qa]2f", {"attention": {"positions": "rotary"}, "block_gates": True}, "classic"),
+    "post-norm, token shift": (
+        "[qa]2f",
+        {"attention": {"positions": "rotary"}, "block_gates": True, "token_shift": True, "qrnn": {"window": 2}},
+        "classic",
+    ),
     "no gates": ("qf qf af qf", {"block_gates": False}, "modern"),
+    "no token shift": ("qf qf af qf", {"token_shift": False, "qrnn": {"window": 2}}, "modern"),
     "own softmax": ("qaf", {"tie_embeddings": False, "head_bias": True}, "modern"),
     "no multiples of eight": ("qaf", ODD, "modern"),
 }
@@ -193,14 +200,11 @@ def test_far_into_a_text_positions_are_as_exact_as_at_its_start():
     near, far = fused(model, state, 1), fused(model, state, 1)
     slots = MEMORY + 1
     far._program.place += slots * 10**9  # as if so many tokens had been read: the same slots
-    for memory in far._program.memories:
-        if hasattr(memory, "keys_BGSK"):
+    for memory, part in zip(far._program.memories, read(model, texts(1, 9)), strict=True):
+        if hasattr(memory.mixer, "keys_BGSK"):
             places = torch.arange(far._program.place - MEMORY, far._program.place)
-            unturned = read(model, texts(1, 9))
-            index = far._program.memories.index(memory)
-            memory.keys_BGSK[:, :, places % slots, :8] = memory._turned(unturned[index].keys_BMGK, places, 1).transpose(
-                1, 2
-            )
+            turned = memory.mixer._turned(part.mixer.keys_BMGK, places, 1)
+            memory.mixer.keys_BGSK[:, :, places % slots, :8] = turned.transpose(1, 2)
     for token_B in texts(1, 12).unbind(1):
         close(far.step(token_B), near.step(token_B))
 

@@ -49,6 +49,7 @@ def test_flops_of_products_by_hand():
 def test_an_adaptive_embedding_is_described(tied):
     settings = {
         "block_gates": False,
+        "token_shift": False,
         "adaptive": {"cutoffs": [3, 7], "div_val": 2},
         "tie_embeddings": tied,
         "head_bias": True,

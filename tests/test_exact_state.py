@@ -20,7 +20,8 @@ VARIANTS = {
     "feed-forward": ("ff", {}, "modern"),
     "feed-forward, swiglu": ("ff", {"feed_forward": {"activation": "swiglu"}}, "modern"),
     "qrnn, window 1": ("qq", {"qrnn": {"window": 1}}, "modern"),
-    "qrnn, window 2": ("qq", {}, "modern"),
+    "qrnn, window 2": ("qq", {"qrnn": {"window": 2}, "token_shift": False}, "modern"),
+    "qrnn, window 3, token shift": ("qq", {"qrnn": {"window": 3}}, "modern"),
     "qrnn, window 4, ifo": ("qq", {"qrnn": {"window": 4, "pooling": "ifo"}}, "modern"),
     "qrnn, f, no projection": (
         "qq",
@@ -32,6 +33,7 @@ VARIANTS = {
     "fused, rotary": ("xx", {"attn_qrnn": {"positions": "rotary"}}, "modern"),
     "hybrid": ("qfaf", {}, "modern"),
     "everything, classic": ("qafx", {}, "classic"),
+    "token shift, post-norm": ("qafx", {"token_shift": True}, "classic"),
     "recurrent stacking": ("[qa]2f", {}, "modern"),
     "adaptive": ("qaf", {"adaptive": {"cutoffs": [3, 7], "div_val": 2}}, "classic"),
 }
@@ -138,15 +140,15 @@ def test_random_patterns_are_causal_and_stream_exactly(pattern, seed, cut, prese
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("preset", ["modern", "classic"])
-def test_attention_reaches_memory_positions_back_and_no_further(preset):
-    model = small_model("a", preset=preset)
+@pytest.mark.parametrize(("preset", "token_shift"), [("modern", False), ("classic", False), ("modern", True)])
+def test_attention_reaches_memory_positions_back_and_no_further(preset, token_shift):
+    model = small_model("a", {"token_shift": token_shift}, preset)
     tokens, _ = tokens_and_reset(7, batch=1)
     before, _ = model(tokens)
     changed = tokens.clone()
     changed[:, 10] = (changed[:, 10] + 1) % 11
     moved = (model(changed)[0] - before).abs().amax(-1)[0] > 1e-7
-    assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14, 15]
+    assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14, 15, 16][: 6 + token_shift]
 
 
 @torch.no_grad()
@@ -165,7 +167,7 @@ def test_far_into_a_text_nothing_drifts():
     model = small_model("a")
     tokens = torch.randint(0, 11, (1, 20_000), generator=torch.Generator().manual_seed(0))
     _, state = in_pieces(model, tokens[:, :-10], None, [15_000, 15_001, 19_000])
-    close(model(tokens[:, -10:], state)[0], model(tokens[:, -15:])[0][:, -10:])
+    close(model(tokens[:, -10:], state)[0], model(tokens[:, -16:])[0][:, -10:])
 
 
 def test_training_mode_streams_the_same_window(model):

@@ -17,7 +17,7 @@ from tests.training.test_run import StopAt, assert_same_run
 from weft import api, peers
 from weft.data import IGNORED, Tokenizer
 from weft.errors import Interrupted, UserError
-from weft.peers import build_peer, load_any, peer_config, windows
+from weft.peers import Peer, build_peer, load_any, peer_config, windows
 from weft.training.run import train
 
 VOCAB = 11
@@ -192,9 +192,19 @@ def test_going_on_is_training_straight(recipe, tmp_path):
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
+def test_dropout_is_of_the_attention_weights_and_of_training_alone(recipe, tmp_path):
+    train(recipe(dropout=0.3), tmp_path / "run")
+    peer = load_any(tmp_path / "run")
+    assert isinstance(peer, Peer)
+    assert peer.config.attention_dropout == 0.3
+    tokens = torch.arange(12)[None]
+    assert torch.equal(peer.eval()(tokens)[0], peer(tokens)[0])
+    assert not torch.equal(peer.train()(tokens)[0], peer(tokens)[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"pattern": "qf"}, "pattern"), ({"dropout": 0.1}, "dropout"), ({"attention": {"memory": 9}}, "attention")],
+    [({"pattern": "qf"}, "pattern"), ({"norm": "rms"}, "norm"), ({"attention": {"memory": 9}}, "attention")],
 )
 def test_settings_of_our_models_are_refused(recipe, tmp_path, changes, named):
     with pytest.raises(UserError, match=f"A peer is built by its own rules: leave out {named}, or leave out model.pe"):

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from benchmarks.study import halving, tables
+from benchmarks.study import corpora, halving, tables
 
+from weft.data import DataConfig, iter_documents
 from weft.training import dial
 
 
@@ -85,9 +86,9 @@ def test_the_law_is_found_in_figures_that_follow_it():
         for size in (25e4, 1e6, 4e6)
         for read in (3e6, 6e6, 12e6, 24e6)
     ]
-    corpora = ["sewiki", "slv"]
-    runs = [run | {"bits": bits} for run, bits in zip(runs, law.predict(truth, runs, corpora), strict=True)]
-    assert np.abs(law.residuals(law.fit(runs, corpora), runs, corpora)).max() < 1e-3
+    texts = ["sewiki", "slv"]
+    runs = [run | {"bits": bits} for run, bits in zip(runs, law.predict(truth, runs, texts), strict=True)]
+    assert np.abs(law.residuals(law.fit(runs, texts), runs, texts)).max() < 1e-3
 
 
 def test_the_dial_reckons_with_the_law():
@@ -122,3 +123,13 @@ def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch
     halving.main()
     assert asked == []
     assert "The dial over the best of the grid" in halving.table(json.loads((tmp_path / "dial-t.json").read_text()))
+
+
+def test_small_texts_are_the_beginning_of_the_training_text_in_whole_characters(tmp_path):
+    whole = DataConfig(sources=("weft:sewiki",))
+    corpora._write_beginning(tmp_path, "sewiki", whole)
+    path = tmp_path / "sewiki-600k.txt"
+    assert corpora.SMALL_BYTES - 4 < path.stat().st_size <= corpora.SMALL_BYTES
+    small = [document.strip() for document in iter_documents(DataConfig(sources=(str(path),)), "train")]
+    given = {document.strip() for document in iter_documents(whole, "train")}
+    assert sum(document in given for document in small) >= len(small) - 1  # the last one may be cut

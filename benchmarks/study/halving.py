@@ -39,7 +39,12 @@ GRID: dict[str, tuple[str, ...]] = {
     "4M": ("model.parameters=4M",),
     "4M, dropout 0.1, decay 0.3": ("model.parameters=4M", "model.dropout=0.1", "training.weight_decay=0.3"),
 }
-GRID_VOCABULARY = "data.vocab_size=2048"  # where a configuration says none
+BY_HAND = (  # what a configuration has where it says nothing else: the dial turns none of it
+    "data.vocab_size=2048",
+    "model.dropout=0",
+    "training.weight_decay=0.1",
+    "training.lanes=8",
+)
 DIAL = "the dial"
 
 
@@ -97,8 +102,8 @@ class Search:
 
     def _train(self, plain: str, name: str, settings: list[str], minutes: float) -> dict[str, Any]:
         folder = self.work / plain
-        if name != DIAL and not any(setting.startswith("data.vocab_size") for setting in settings):
-            settings = [GRID_VOCABULARY, *settings]
+        if name != DIAL:
+            settings = [*BY_HAND, *settings]
         command = ["train", self.source, "--split", self.split, "--minutes", f"{minutes:g}", "--out", str(folder)]
         for setting in ("training.samples=0", "training.validations=4", *settings):
             command += ["--set", setting]

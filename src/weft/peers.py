@@ -205,12 +205,14 @@ def _batches(found: Iterator[Window], most: int) -> Iterator[list[Window]]:
         yield batch
 
 
-def peer_config(name: str, *, parameters: int, vocab_size: int, context: int = CONTEXT) -> LlamaConfig:
+def peer_config(
+    name: str, *, parameters: int, vocab_size: int, context: int = CONTEXT, dropout: float = 0.0
+) -> LlamaConfig:
     """Return transformers' configuration of a peer with ``parameters`` parameters within 1 %, embedding included.
 
     Depth as our own architectures have at that size; head width 32 up to width 256, then 64; of the widths that are
-    whole heads the one whose inner width, stretched to meet the budget, is nearest to 8/3 of it. UserError for an
-    unknown name or a budget that cannot be met.
+    whole heads the one whose inner width, stretched to meet the budget, is nearest to 8/3 of it. ``dropout`` is of the
+    attention weights, the only one that a Llama has. UserError for an unknown name or a budget that cannot be met.
     """
     if name not in PEERS:
         raise UserError(f"There is no peer '{name}': choose from {', '.join(PEERS)}.")
@@ -222,7 +224,7 @@ def peer_config(name: str, *, parameters: int, vocab_size: int, context: int = C
             f"No {name} of {depth} layers has {parameters:,} parameters with a vocabulary of {vocab_size:,}: the "
             f"nearest has {found:,}; ask for more parameters or a smaller vocabulary."
         )
-    return _llama(width, inner, depth, vocab_size, context)
+    return _llama(width, inner, depth, vocab_size, context, dropout)
 
 
 def _widths(parameters: int, vocab_size: int, depth: int) -> tuple[int, int]:
@@ -244,7 +246,7 @@ def _count(width: int, inner: int, depth: int, vocab_size: int) -> int:
     return vocab_size * width + depth * (4 * width * width + 3 * width * inner + 2 * width) + width
 
 
-def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int) -> LlamaConfig:
+def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int, dropout: float) -> LlamaConfig:
     from transformers import LlamaConfig
 
     head_dim = 32 if width <= 256 or width % 64 else 64
@@ -257,6 +259,7 @@ def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int) ->
         num_key_value_heads=width // head_dim,
         head_dim=head_dim,
         max_position_embeddings=context,
+        attention_dropout=dropout,
         tie_word_embeddings=True,
         bos_token_id=vocab_size - 2,
         eos_token_id=vocab_size - 2,

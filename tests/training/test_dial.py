@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import signal
+
 import pytest
 import torch
 
+from tests.training.test_run import StopAt
+from weft.errors import Interrupted
 from weft.model import build
 from weft.sizing import sized
+from weft.study.plan import Plan, Trial, recipe_of
 from weft.training import dial, fitting
-from weft.training.dial import MOST_PER_BYTE, SIZES, Text, expected_bits, plan_of, size_for_text, size_for_time
+from weft.training.dial import (
+    MOST_PER_BYTE,
+    SIZES,
+    Text,
+    decay_for,
+    dropout_for,
+    expected_bits,
+    lanes_for,
+    left_open,
+    size_for_text,
+    size_for_time,
+    turn,
+)
 from weft.training.pace import Pace, seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import TrainingConfig, make_recipe
@@ -59,17 +77,84 @@ def test_the_size_goes_with_the_text_where_no_time_is_given_and_never_far_beyond
     assert size_for_time(Pace(linear), 1e6, Text(bytes=1000, tokens=400)) == SIZES[0]
 
 
-def test_the_plan_counts_the_tokens_of_steps_and_measures_nothing_for_them():
-    def measure(size: int) -> float:
-        raise AssertionError(size)
+def recipe_with(values):
+    return make_recipe({"data": {"vocab_size": 2048}}, values)
 
-    recipe = make_recipe({"training": {"steps": 10, "lanes": 2, "length": 32, "accumulation": 3}})
-    plan = plan_of(recipe, TEXT, measure)
-    assert plan.tokens == 10 * 2 * 32 * 3
-    assert plan.epochs == plan.tokens / TEXT.tokens
-    minutes = make_recipe({"training": {"minutes": 2}})
-    plan = plan_of(minutes, TEXT, linear)
-    assert plan.tokens == pytest.approx(120 / linear(plan.size), rel=0.2)
+
+def refuse(*_: object) -> float:
+    raise AssertionError
+
+
+def steady(recipe) -> float:
+    """The pace of a machine that steps of twice the size make a tenth faster."""
+    lanes = math.log2(recipe.training.lanes * recipe.training.length / 1024)
+    return linear(recipe.model.parameters or 1_000_000) * 0.9**lanes
+
+
+def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_asked_for():
+    steps = recipe_with({"training": {"steps": 10, "lanes": 2, "length": 32, "accumulation": 3}})
+    told, lines = turn(steps, TEXT, refuse)
+    assert (told.training.lanes, told.model.parameters) == (2, size_for_text(TEXT.bytes))
+    assert f"{10 * 2 * 32 * 3 / 1e6:.3g}M tokens" in "\n".join(lines)
+    assert turn(recipe_with({"training": {"steps": 10**6}}), TEXT, refuse)[0].training.lanes == 8
+    assert turn(recipe_with({"training": {"tokens": 10**9, "accumulation": 2}}), TEXT, refuse)[0].training.lanes == 8
+    few, many = (turn(recipe_with({"training": {"tokens": tokens}}), TEXT, refuse)[0] for tokens in (10**6, 10**9))
+    assert few.training.lanes < many.training.lanes
+
+
+def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
+    given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "weight_decay": 0.01}}
+    recipe = recipe_with(given)
+    turned, lines = turn(recipe, TEXT, steady)
+    assert (turned.model.dropout, turned.training.weight_decay) == (0.25, 0.01)
+    assert turned.model.parameters
+    assert turned.training.lanes > recipe.training.lanes
+    assert any("dropout 0.25 and weight decay 0.01" in line for line in lines)
+    whole = recipe_with(turned.model_dump())
+    assert left_open(whole) == set()
+    assert turn(whole, TEXT, refuse) == (whole, [])
+
+
+@pytest.mark.parametrize("model", [{"parameters": 700_000}, {"hidden_size": 64}])
+def test_a_size_that_is_given_is_what_is_measured(model):
+    asked = []
+
+    def measure(recipe) -> float:
+        asked.append((recipe.model.parameters, recipe.model.hidden_size))
+        return steady(recipe)
+
+    turned, lines = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
+    assert set(asked) == {(model.get("parameters"), model.get("hidden_size"))}
+    assert turned.model.model_dump() | {"dropout": None} == recipe_with({"model": model}).model.model_dump()
+    assert not any(line.startswith("Size") for line in lines)
+
+
+def test_steps_and_dropout_and_decay_grow_with_what_is_read():
+    read = [1e5, 1e6, 1e7, 1e8, 1e9, 1e12]
+    lanes = [lanes_for(tokens, 128) for tokens in read]
+    assert lanes == sorted(lanes)
+    assert lanes[0] == 8
+    assert lanes[3] > 16
+    assert lanes_for(1e9, 256) == lanes_for(1e9, 128) // 2  # two processes, or segments twice as long
+    times = [0.1, 1, 3, 10, 30, 1000]
+    for rule in (dropout_for, decay_for):
+        values = [rule(epochs) for epochs in times]
+        assert values == sorted(values)
+        assert values[0] == values[1] < values[-1] < 4
+    assert dropout_for(1) == 0
+    assert dropout_for(1e9) < 0.5
+
+
+def test_a_comparison_leaves_nothing_to_the_dial():
+    plan = Plan(
+        parameters="1M",
+        learning_rates=(4e-3,),
+        architectures=("hybrid",),
+        variants={"small steps": {"training": {"lanes": 2}}},
+        minutes=5,
+    )
+    for contender in plan.contenders:
+        assert left_open(recipe_of(plan, Trial(contender, 4e-3, 0))) == set()
 
 
 def test_a_pace_between_measurements_is_on_the_line_and_beyond_them_in_proportion():
@@ -100,12 +185,13 @@ def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_pa
     assert found["slow"] < found["fast"]
 
 
-def test_a_size_that_is_given_stays_and_nothing_is_measured(tiny, tmp_path, monkeypatch):
-    def refuse(*_: object) -> float:
-        raise AssertionError
-
-    monkeypatch.setattr(fitting, "seconds_per_token", refuse)
-    for place, size in enumerate(({"hidden_size": 16}, {"hidden_size": None, "parameters": 30_000})):
-        train(tiny(training={"steps": None, "minutes": 0.001}, model=size), tmp_path / str(place))
-        saved = saved_recipe(tmp_path / str(place)).model
-        assert (saved.hidden_size, saved.parameters) == (size["hidden_size"], size.get("parameters"))
+def test_a_run_saves_what_was_chosen_and_goes_on_with_it(tiny, tmp_path):
+    values = tiny(model={"hidden_size": None}, training={"steps": 40})
+    with pytest.raises(Interrupted):
+        train(values, tmp_path / "run", listener=StopAt(5, signal.SIGINT))
+    chosen = saved_recipe(tmp_path / "run")
+    assert chosen.model.parameters is not None
+    assert chosen.training.weight_decay > 0
+    assert chosen.model.dropout is not None
+    train(values, tmp_path / "run", resume=True)
+    assert saved_recipe(tmp_path / "run") == chosen

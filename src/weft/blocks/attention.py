@@ -77,7 +77,7 @@ class AttentionBlock(Block):
         window = min(context, self.attention.memory + 1)
         return 2 * products * window * self.attention.num_heads * self.attention.head_dim
 
-    def state_bytes(self, context: int, itemsize: int = 4) -> int:
+    def mixer_state_bytes(self, context: int, itemsize: int) -> int:
         """Keys and values of the window."""
         config = self.attention
         return state_bytes(context, config.memory, config.kv_heads, config.head_dim, itemsize)

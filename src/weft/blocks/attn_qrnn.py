@@ -65,6 +65,6 @@ class AttnQRNNBlock(RecurrentBlock):
         """Scores and weighted sum over the window, and the recurrence."""
         return 4 * min(context, self.memory + 1) * self.fused.attention_size + self.recurrence_flops()
 
-    def state_bytes(self, context: int, itemsize: int = 4) -> int:
+    def mixer_state_bytes(self, context: int, itemsize: int) -> int:
         """Keys and values of the window, and the cell."""
         return state_bytes(context, self.memory, 1, self.fused.attention_size, itemsize) + self.cell_bytes()

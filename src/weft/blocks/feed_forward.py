@@ -47,6 +47,6 @@ class FeedForwardBlock(Block):
         """Nothing but the maps."""
         return 0
 
-    def state_bytes(self, context: int, itemsize: int = 4) -> int:  # noqa: ARG002
+    def mixer_state_bytes(self, context: int, itemsize: int) -> int:  # noqa: ARG002
         """Nothing is remembered."""
         return 0

@@ -39,7 +39,7 @@ class QRNNBlock(RecurrentBlock):
         """The recurrence alone."""
         return self.recurrence_flops()
 
-    def state_bytes(self, context: int, itemsize: int = 4) -> int:  # noqa: ARG002
+    def mixer_state_bytes(self, context: int, itemsize: int) -> int:  # noqa: ARG002
         """The cell and the remembered inputs."""
         return self.cell_bytes() + itemsize * (self.qrnn.window - 1) * self.input_size
 

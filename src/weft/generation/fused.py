@@ -19,13 +19,14 @@ from weft.generation.memories import frequencies
 from weft.generation.program import NORMS, Program
 from weft.layers.embedding import TokenEmbedding
 from weft.layers.pooling import GateMap
+from weft.layers.token_shift import ShiftedState, TokenShift
 from weft.layers.window_attention import AttentionState
 from weft.model import ModelState, WeftModel
 from weft.ops.cpu import decode as d
 
 MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
 _BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
-_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, nn.Linear, GateMap, nn.Dropout, *NORMS, *_BLOCKS)
+_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, nn.Linear, GateMap, nn.Dropout, TokenShift, *NORMS, *_BLOCKS)
 _turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
 
 
@@ -50,6 +51,8 @@ def covers(model: WeftModel) -> bool:
 
 def _is_suffix(state: Any) -> bool:
     """Return whether the remembered positions of the current document are the last ones, as the model leaves them."""
+    if isinstance(state, ShiftedState):
+        return _is_suffix(state.mixer)
     if not isinstance(state, AttentionState):
         return True
     return bool((state.valid_BM[:, 1:] >= state.valid_BM[:, :-1]).all())

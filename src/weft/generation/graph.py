@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weft.generation.decoder import Decoder
+from weft.generation.memories import remembered
 from weft.layers.state import map_state, tensors
 from weft.layers.window_attention import AttentionState
 from weft.model import ModelState, WeftModel
@@ -46,13 +47,6 @@ def cut_down(state: Any, length: int) -> Any:
         return state
     parts = [cut_down(part, length) for part in state]
     return getattr(type(state), "_make", type(state))(parts)
-
-
-def remembered(state: Any) -> int:
-    """Return how many positions the attention memories of a state have, 0 where there are none."""
-    if isinstance(state, AttentionState):
-        return state.valid_BM.shape[1]
-    return 0 if isinstance(state, Tensor) else max(map(remembered, state), default=0)
 
 
 class FixedDecoder(Decoder):

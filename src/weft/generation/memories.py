@@ -7,6 +7,8 @@ Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from weft.blocks import AttentionBlock, QRNNBlock
 from weft.blocks.qrnn import QRNNState
 from weft.layers.positions import rotate
 from weft.layers.state import NoState
+from weft.layers.token_shift import ShiftedState
 from weft.layers.window_attention import AttentionState
 from weft.ops.cpu.constants import LANES
 
@@ -83,7 +86,28 @@ class Nothing:
         return NoState()
 
 
+class Last:
+    """What the mixer of a block with token shift remembers, and the block's last input, in a ring of two."""
+
+    def __init__(self, mixer: Memory, share: Tensor, state: ShiftedState, place: int) -> None:
+        rows, width = state.input_BD.shape
+        self.mixer, self.share = mixer, share
+        self.inputs_B2D = torch.zeros(rows, 2, width)
+        self.inputs_B2D[:, (place - 1) % 2] = state.input_BD
+
+    def state(self, place: int) -> ShiftedState:
+        """Return what the model would remember at ``place``."""
+        return ShiftedState(self.mixer.state(place), self.inputs_B2D[:, (place - 1) % 2].clone())
+
+
 Memory = Ring | Cells | Nothing
+
+
+def remembered(state: Any) -> int:
+    """Return how many positions the attention memories of a state have, 0 where there are none."""
+    if isinstance(state, AttentionState):
+        return state.valid_BM.shape[1]
+    return 0 if isinstance(state, Tensor) else max(map(remembered, state), default=0)
 
 
 def frequencies(head_dim: int) -> Tensor:

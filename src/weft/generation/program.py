@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weft.blocks import AttentionBlock, Block, FeedForwardBlock, QRNNBlock
-from weft.generation.memories import Cells, Memory, Nothing, Ring, up
+from weft.generation.memories import Cells, Last, Memory, Nothing, Ring, remembered, up
 from weft.layers.embedding import TokenEmbedding
 from weft.layers.norms import RMSNorm
-from weft.layers.window_attention import AttentionState
+from weft.layers.token_shift import ShiftedState
 from weft.model import ModelState, WeftModel
 from weft.ops.cpu import decode as d
 from weft.ops.cpu import decode_parts as parts
@@ -56,10 +56,11 @@ class Program:
         self._rooms: dict[tuple[str, int], Tensor] = {}
         self._tasks = self._after = 0  # so far, and before what the last operation waits for
         self._pre = config.norm_placement == "pre"
-        self._own = up(config.qrnn.window * config.hidden_size)  # what a thread norms of one text
+        self._raw = up(config.qrnn.window * config.hidden_size) if config.token_shift else 0
+        self._own = self._raw + up((1 if self._raw else config.qrnn.window) * config.hidden_size)  # normed of one text
         # Blocks read one and write the other, so that nobody overwrites what a late thread still reads.
         self._x_BD, self._next_BD = (self._room(name, config.hidden_size) for name in ("x", "next"))
-        self.place = max((part.valid_BM.shape[1] for part in state if isinstance(part, AttentionState)), default=0)
+        self.place = remembered(state)
         self.tokens_B, self.lanes_B = torch.zeros(rows, dtype=torch.long), torch.arange(rows)
         self.angles_K = torch.zeros(config.attention.head_dim)
         self.logits_BV = torch.zeros(rows, config.vocab_size)
@@ -68,9 +69,14 @@ class Program:
         self._write()
         self.counters, self.fields = self._count(), self._listed()
 
-    def _memory(self, number: int, state: Any) -> Memory:
+    def _memory(self, number: int, state: Any) -> Memory | Last:
         """Take in the state of a block application."""
-        block = self._model.blocks[self._model.schedule[number]]
+        block: Any = self._model.blocks[self._model.schedule[number]]
+        if isinstance(state, ShiftedState):
+            return Last(self._mixer_memory(number, block, state.mixer), block.token_shift.share, state, self.place)
+        return self._mixer_memory(number, block, state)
+
+    def _mixer_memory(self, number: int, block: Block, state: Any) -> Memory:
         if isinstance(block, AttentionBlock):
             return Ring(block, state, self.place, self.seen_NB[number])
         return Cells(block, state, self.place) if isinstance(block, QRNNBlock) else Nothing()
@@ -84,8 +90,8 @@ class Program:
         before: nn.Module = nn.Identity()  # of a post-norm block: what it reads, the one before it has to norm
         for number, memory in zip(self._model.schedule, self.memories, strict=True):
             block: Any = self._model.blocks[number]
-            self._norm(block.norm if self._pre else before, memory if isinstance(memory, Cells) else None)
-            self._write_block(block, memory)
+            self._norm(block.norm if self._pre else before, memory)
+            self._write_block(block, memory.mixer if isinstance(memory, Last) else memory)
             before = block.norm
         self._norm(self._model.norm if self._pre else before)
         self._map([(embedding.output_weight, embedding.bias_V)], None, self.logits_BV)
@@ -135,12 +141,16 @@ class Program:
         self._add("ATTEND", fields, tasks=-(-self._rows * groups // self._threads))
         self._join(block, attended)
 
-    def _norm(self, norm: Any, memory: Cells | None = None) -> None:
-        """Let the maps that follow read the stream as ``norm`` gives it, those of a QRNN with the inputs before."""
+    def _norm(self, norm: Any, memory: Memory | Last | None = None) -> None:
+        """Let the maps that follow read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
         x = self._x_BD
         fields: dict[str, Value] = {"source": x, "source_stride": x.stride(0), "stride": self._own}
         fields |= {"how": NORMS[type(norm)], "width": self._model.config.hidden_size, "window": 1}
-        if memory is not None:
+        if isinstance(memory, Last):
+            last = memory.inputs_B2D
+            fields |= {"share": memory.share, "raw": self._raw, "last": last, "last_stride": last.stride(0)}
+            memory = memory.mixer
+        if isinstance(memory, Cells):
             ring = memory.inputs_BWD
             fields |= {"window": memory.window, "ring": ring, "ring_stride": ring.stride(0)}
         if not isinstance(norm, nn.Identity):
@@ -151,7 +161,7 @@ class Program:
         """Map onto the residual stream and add; a post-norm block adds to what it has normed."""
         maps: list[Map] = [] if block.output is None else [(block.output.weight, block.output.bias)]
         product = self._room("output", self._model.config.hidden_size) if maps else source
-        add: dict[str, Value] = {"add": None, "add_stride": self._own}
+        add: dict[str, Value] = {"add": None, "add_stride": self._own, "add_at": self._raw}
         if self._pre:
             add = {"add": self._x_BD, "add_stride": self._x_BD.stride(0)}
         add |= {"gate": block.block_gate, "gain": block.block_gain, "own_stride": self._own}

@@ -133,7 +133,8 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     if trial.contender in plan.peers:
         base["model"] = {}
         training |= _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
-    return make_recipe(base, change, {"model": model, "training": training})
+    recipe = make_recipe(base, change, {"model": model, "training": training})
+    return Recipe.parse(recipe.model_dump())  # with every value as given: a comparison turns no dial
 
 
 def _check_settings(model: ModelRecipe) -> None:

@@ -8,13 +8,16 @@ what is read again counts less, and in the end nothing (Hoffmann et al. 2022, ar
 arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs of docs/study.md
 ("The size") by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the fewest bits, given
 how much this machine reads in the time, which it measures (:mod:`weft.training.pace`).
+
+How often the text is then read says how much dropout and weight decay keep a model from learning it by heart; how much
+is read in all, how large a step is. A value that stands in a recipe or on the command line is never turned.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from weft.training.pace import Pace
 from weft.training.recipe import Recipe
@@ -27,6 +30,11 @@ SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 
 PROBES = (500_000, 2_000_000)  # measured at first
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
+
+STEP_TOKENS, STEP_TOKENS_UP_TO = 1024, 4e6  # a step's tokens, in runs of up to so many
+MOST_LANES = 256
+
+Measure = Callable[[Recipe], float]
 
 
 class Text(NamedTuple):
@@ -41,11 +49,13 @@ class Text(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a run will do: its parameters, the tokens it reads, and how many times that is the text."""
+    """What a run will do: its parameters (None where a width says it), the tokens that it reads, how many times that is
+    the text, and the lanes of a step."""
 
-    size: int
+    size: int | None
     tokens: float
     epochs: float
+    lanes: int
 
 
 def expected_bits(size: float, read: float, different: float) -> float:
@@ -81,29 +91,104 @@ def size_for_text(training_bytes: int) -> int:
     return int(min(5e6, max(1e5, 2e6 * (training_bytes / 2e6) ** 0.5)))
 
 
-def plan_of(recipe: Recipe, text: Text, measure: Callable[[int], float]) -> Plan:
-    """Return what a run of ``recipe`` will do at the best size.
+def lanes_for(tokens: float, length: int) -> int:
+    """Return the lanes of a step in a run over ``tokens``, with segments of ``length``: a power of two.
 
-    ``measure`` tells the seconds that a token takes at a number of parameters; it is asked where the budget is time.
+    A step's tokens grow with the root of what is read in all, as the critical batch does (Zhang et al. 2024,
+    arXiv 2410.21676).
     """
-    training = recipe.training
-    tokens = training.tokens or (training.steps or 0) * training.lanes * training.length * training.accumulation
-    if tokens:
-        size = size_for_text(text.bytes)
-    else:
-        pace, seconds = Pace(measure), 60 * (training.minutes or DEFAULT_MINUTES)
-        size = size_for_time(pace, seconds, text)
-        tokens = round(seconds / pace.at(size))
-    return Plan(size, tokens, tokens / text.tokens)
+    step = STEP_TOKENS * max(1.0, tokens / STEP_TOKENS_UP_TO) ** 0.5
+    return min(MOST_LANES, 1 << max(0, round(math.log2(step / length))))
 
 
-def explain(plan: Plan, recipe: Recipe, text: Text) -> list[str]:
-    """Say in a few lines what was chosen, and why."""
-    minutes, data = recipe.training.minutes, recipe.data
+def dropout_for(epochs: float) -> float:
+    """Return the dropout for a text that is read ``epochs`` times."""
+    return 0.0 * epochs
+
+
+def decay_for(epochs: float) -> float:
+    """Return the weight decay for a text that is read ``epochs`` times."""
+    return 0.1 + 0.0 * epochs
+
+
+def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tuple[Recipe, list[str]]:
+    """Return ``recipe`` with what it leaves open, and in a few lines what was chosen and why.
+
+    ``measure`` tells the seconds that a training token takes with a recipe; it is asked where the budget is time.
+    """
+    if not (left := left_open(recipe)):
+        return recipe, []
+    plan = _plan(recipe, text, measure, processes, "training.lanes" in left)
+    chosen = {
+        "model.parameters": plan.size,
+        "model.dropout": dropout_for(plan.epochs),
+        "training.weight_decay": decay_for(plan.epochs),
+        "training.lanes": plan.lanes,
+    }
+    turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
+    return turned, _explain(plan, turned, text, size_given="model.parameters" not in left)
+
+
+def left_open(recipe: Recipe) -> set[str]:
+    """Return the keys of what the dial may turn."""
+    model, training = recipe.model, recipe.training
+    left = {f"training.{key}" for key in ("lanes", "weight_decay") if key not in training.model_fields_set}
+    if training.steps or training.accumulation > 1:
+        left.discard("training.lanes")  # the step is asked for, in other words
+    if not model.peer and "dropout" not in model.model_fields_set:
+        left.add("model.dropout")
+    if model.parameters is None and model.hidden_size is None:
+        left.add("model.parameters")
+    return left
+
+
+def _plan(recipe: Recipe, text: Text, measure: Measure, processes: int, lanes_open: bool) -> Plan:
+    """Return what a run will do; more lanes make a machine faster, so that they are measured again until they fit."""
+    while True:
+        training = recipe.training
+        size, tokens = _budget(recipe, text, measure, processes)
+        lanes = lanes_for(tokens, training.length * processes) if lanes_open else training.lanes
+        if lanes <= training.lanes:
+            return Plan(size, tokens, tokens / text.tokens, lanes)
+        recipe = _with(recipe, {"training.lanes": lanes})
+
+
+def _budget(recipe: Recipe, text: Text, measure: Measure, processes: int) -> tuple[int | None, float]:
+    """Return the size and the tokens of a run."""
+    model, training = recipe.model, recipe.training
+    is_open = model.parameters is None and model.hidden_size is None
+    step = training.lanes * training.length * training.accumulation * processes
+    if tokens := training.tokens or (training.steps or 0) * step:
+        return size_for_text(text.bytes) if is_open else model.parameters, tokens
+    seconds = 60 * (training.minutes or DEFAULT_MINUTES)
+    if not is_open:
+        return model.parameters, seconds / measure(recipe)
+    pace = Pace(lambda size: measure(_with(recipe, {"model.parameters": size})))
+    size = size_for_time(pace, seconds, text)
+    return size, seconds / pace.at(size)
+
+
+def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return ``recipe`` with the values of dotted keys."""
+    for key, value in values.items():
+        name, field = key.split(".")
+        section = getattr(recipe, name).model_copy(update={field: value})
+        recipe = recipe.model_copy(update={name: section})
+    return recipe
+
+
+def _explain(plan: Plan, recipe: Recipe, text: Text, *, size_given: bool) -> list[str]:
+    """Say what a run will be, and why."""
+    model, training = recipe.model, recipe.training
     megabytes = f"{text.bytes / 1e6:.3g} MB of training text"
-    reads = f"{plan.tokens / 1e6:.3g}M tokens, {plan.epochs:.2g} times the text"
-    why = f"the best for {minutes:g} minutes here, in which it reads {reads}" if minutes else f"it reads {reads}"
+    lines = [f"Vocabulary: {recipe.data.vocab_size:,} tokens ({recipe.data.tokenizer}), for {megabytes}."]
+    if plan.size is not None and not size_given:
+        why = f"the best for {training.minutes:g} minutes here" if training.minutes else f"for {megabytes}"
+        lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
     return [
-        f"Vocabulary: {data.vocab_size:,} tokens ({data.tokenizer}), for {megabytes}.",
-        f"Size: {plan.size / 1e6:.3g}M parameters; {why}. --parameters sets another.",
+        *lines,
+        f"Reading: {plan.tokens / 1e6:.3g}M tokens, {plan.epochs:.2g} times the text; so dropout "
+        f"{model.dropout or 0:g} and weight decay {training.weight_decay:g}.",
+        f"Steps: {training.lanes} segments of {training.length} tokens, learning rate {training.learning_rate:g}; "
+        "--set changes any value.",
     ]

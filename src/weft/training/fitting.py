@@ -13,7 +13,7 @@ from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_conf
 from weft.model import build
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
 from weft.sizing import configure, resolve, size_of_width, sized
-from weft.training.dial import Text, explain, plan_of
+from weft.training.dial import Text, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import ModelRecipe, Recipe, flat
@@ -26,33 +26,29 @@ def fit(
     processes: Processes | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Recipe:
-    """Fill in the tokenizer, the vocabulary, the budget and the model's size.
+    """Fill in the tokenizer, the vocabulary, the budget, and what the dial turns (:mod:`weft.training.dial`).
 
-    A few steps of training are timed on ``processes`` where the size depends on the time; ``tell`` hears what was
-    chosen and why.
+    A few steps of training are timed on ``processes`` where that depends on the time; ``tell`` hears what was chosen
+    and why.
     """
+    processes = processes or Processes()
     data, training = recipe.data, recipe.training
     tokenizer = prepared.tokenizer
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
     if training.steps is None and training.tokens is None and training.minutes is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
     recipe = Recipe(model=recipe.model, data=data, training=training)
-    if recipe.model.parameters is not None or recipe.model.hidden_size is not None or training.init_from:
+    if training.init_from:
         return recipe
 
-    def measure(size: int) -> float:
-        model = make_model(_of_size(recipe, size), prepared, None)
-        return seconds_per_token(model, training, processes or Processes())
+    def measure(recipe: Recipe) -> float:
+        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
     text = Text(prepared.train.bytes, prepared.train.lanes_that_fit(1))
-    plan = plan_of(recipe, text, measure)
-    for line in explain(plan, recipe, text):
+    recipe, lines = turn(recipe, text, measure, processes.count)
+    for line in lines:
         tell(line)
-    return _of_size(recipe, plan.size)
-
-
-def _of_size(recipe: Recipe, size: int) -> Recipe:
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"parameters": size})})
+    return recipe
 
 
 def check_model(model: ModelRecipe) -> None:
@@ -107,6 +103,7 @@ def shape_of(model: LanguageModel) -> str:
 def _peer(recipe: Recipe, prepared: PreparedData) -> Peer:
     model, training = recipe.model, recipe.training
     given = {key for key in ("pattern", "preset", *model.settings()) if getattr(model, key, None) not in (None, {})}
+    given.discard("dropout")
     if given or training.init_from:
         what = ", ".join(sorted(given | ({"training.init_from"} if training.init_from else set())))
         raise UserError(f"A peer is built by its own rules: leave out {what}, or leave out model.peer.")
@@ -117,6 +114,7 @@ def _peer(recipe: Recipe, prepared: PreparedData) -> Peer:
         parameters=model.parameters,
         vocab_size=prepared.tokenizer.vocab_size,
         context=training.length,
+        dropout=model.dropout or 0.0,
     )
     return build_peer(config, seed=training.seed)
 

@@ -51,6 +51,7 @@ class ModelRecipe(FrozenConfig):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     init: Literal["modern", "classic"] | None = None
     residual_init: Literal["zero", "scaled", "normal"] | None = None
+    token_shift: bool | None = None
     block_gates: bool | None = None
     attention: dict[str, Any] = Field(default_factory=dict)
     feed_forward: dict[str, Any] = Field(default_factory=dict)

@@ -29,7 +29,6 @@ from weft.ops.cpu.decode_parts import (
     ADD,
     NONE,
     PLAIN,
-    POOL_F,
     POOL_IFO,
     activated,
     asked_for,
@@ -39,6 +38,7 @@ from weft.ops.cpu.decode_parts import (
     multiplied,
     normed,
     pooled,
+    shifted,
     turned,
 )
 from weft.ops.cpu.launch import Team
@@ -60,9 +60,11 @@ EMBED, NORM, MAP, ATTEND = range(4)
 EMBED_TABLE, EMBED_TO, EMBED_STRIDE, EMBED_WIDTH, EMBED_SCALE = range(4, 9)
 
 # No task: how to norm a vector of each text into a thread's own memory, and after it the ones before it in a ring,
-# newest first.
+# newest first. With token shift (a share of 0 is none) what is normed lies ``raw`` behind; where it is mixed with the
+# last one, which is in a ring of two, is where it would lie else.
 NORM_SOURCE, NORM_SOURCE_STRIDE, NORM_STRIDE, NORM_WIDTH, NORM_HOW, NORM_WEIGHT, NORM_BIAS, NORM_EPS = range(4, 12)
 NORM_RING, NORM_RING_STRIDE, NORM_WINDOW = range(12, 15)
+NORM_SHARE, NORM_RAW, NORM_LAST, NORM_LAST_STRIDE = range(15, 19)
 
 # Multiply with up to four matrices of one shape, ``rows`` of each a task, and work on the results.
 MAP_MATRICES, MAP_ROWS, MAP_COLUMNS, MAP_EACH, MAP_SOURCE, MAP_SOURCE_STRIDE, MAP_TO, MAP_TO_STRIDE = range(4, 12)
@@ -70,8 +72,9 @@ MAP_WEIGHTS, MAP_BIASES = 12, 16  # four fields each; a bias of 0 is none
 # What is done then, what is added (0: the thread's own memory), the result, a QRNN's cells and its zoneout.
 MAP_THEN, MAP_ADD, MAP_ADD_STRIDE, MAP_RESULT, MAP_RESULT_STRIDE = range(20, 25)
 MAP_CELL, MAP_CELL_STRIDE, MAP_ZONEOUT = range(25, 28)
-# A block's gate and gain (0: none) where something is added, and where each text begins in a thread's own memory.
-MAP_GATE, MAP_GAIN, MAP_OWN_STRIDE = range(28, 31)
+# A block's gate and gain (0: none) where something is added, where each text begins in a thread's own memory, and how
+# far behind that lies what is added to there.
+MAP_GATE, MAP_GAIN, MAP_OWN_STRIDE, MAP_ADD_AT = range(28, 32)
 
 # Write the new keys and values to their rings and attend; a task is the heads that share a key.
 ATTEND_QUERY, ATTEND_KEY, ATTEND_VALUE, ATTEND_HEADS, ATTEND_GROUPS, ATTEND_WIDTH = range(4, 10)
@@ -99,10 +102,14 @@ def _norm(p, o, lanes, count, private, place):
     how, weight, bias, eps = p[o + NORM_HOW], p[o + NORM_WEIGHT], p[o + NORM_BIAS], number(p[o + NORM_EPS])
     for n in range(count):
         at, to = lanes[n] * p[o + NORM_SOURCE_STRIDE], lanes[n] * p[o + NORM_STRIDE]
+        raw = to + p[o + NORM_RAW]
         if how == NONE:
-            copied(x, at, private, to, width)
+            copied(x, at, private, raw, width)
         else:
-            normed(x, at, private, to, width, how, weight, bias, eps)
+            normed(x, at, private, raw, width, how, weight, bias, eps)
+        if p[o + NORM_SHARE] != 0:
+            last, last_at = as_float32(p[o + NORM_LAST]), lanes[n] * p[o + NORM_LAST_STRIDE] + (place - 1) % 2 * width
+            shifted(private, raw, last, last_at, p[o + NORM_SHARE], private, to, width)
         here, window = lanes[n] * p[o + NORM_RING_STRIDE], p[o + NORM_WINDOW]
         for lag in range(1, window):
             copied(ring, here + (place - lag) % window * width, private, to + lag * width, width)
@@ -110,11 +117,15 @@ def _norm(p, o, lanes, count, private, place):
 
 @njit
 def _remember(p, o, lanes, count, private, place):
-    """Write what was normed into the ring, for later tokens; nobody reads this slot for this one."""
+    """Write what was normed into the rings, for later tokens; nobody reads these slots for this one."""
     ring, width, window = as_float32(p[o + NORM_RING]), p[o + NORM_WIDTH], p[o + NORM_WINDOW]
     for n in range(count):
-        to = lanes[n] * p[o + NORM_RING_STRIDE] + place % window * width
-        copied(private, lanes[n] * p[o + NORM_STRIDE], ring, to, width)
+        own = lanes[n] * p[o + NORM_STRIDE]
+        if p[o + NORM_RING] != 0:
+            copied(private, own, ring, lanes[n] * p[o + NORM_RING_STRIDE] + place % window * width, width)
+        if p[o + NORM_SHARE] != 0:
+            to = lanes[n] * p[o + NORM_LAST_STRIDE] + place % 2 * width
+            copied(private, own + p[o + NORM_RAW], as_float32(p[o + NORM_LAST]), to, width)
 
 
 @njit
@@ -133,7 +144,8 @@ def _map(p, o, task, lanes, count, private):
     for n in range(count):
         at, to = lanes[n] * stride, lanes[n] * p[o + MAP_RESULT_STRIDE]
         if then == ADD:
-            add_at, gate, share = lanes[n] * p[o + MAP_ADD_STRIDE], p[o + MAP_GATE], np.float32(1.0)
+            add_at, gate = lanes[n] * p[o + MAP_ADD_STRIDE] + p[o + MAP_ADD_AT], p[o + MAP_GATE]
+            share = np.float32(1.0)
             if gate != 0:
                 share = block_gate(private, lanes[n] * p[o + MAP_OWN_STRIDE], rows, gate, p[o + MAP_GAIN])
             for i in range(first, end, LANES):
@@ -207,7 +219,7 @@ def _decode(a):
                     if last != norm:
                         _norm(p, norm, lanes, count, private, place)
                         last = norm
-                    if task == 0 and POOL_F <= p[o + MAP_THEN] <= POOL_IFO:
+                    if task == 0 and p[o + MAP_SOURCE] == 0:  # of a pair of maps both: they write the same
                         _remember(p, norm, lanes, count, private, place)
                     _map(p, o, task, lanes, count, private)
                 elif p[o + KIND] == ATTEND:

@@ -86,6 +86,17 @@ def normed(x, at, y, to, width, how, weight, bias, eps):
 
 
 @njit
+def shifted(x, at, before, before_at, share, y, to, width):
+    """Write a vector mixed, channel by channel, with the one before it."""
+    even, share = width - width % LANES, as_float32(share)
+    for i in range(0, even, LANES):
+        v = load(x, at + i)
+        store(y, to + i, fused(load(share, i), load(before, before_at + i) - v, v))
+    for i in range(even, width):
+        y[to + i] = x[at + i] + share[i] * (before[before_at + i] - x[at + i])
+
+
+@njit
 def _row_dot(w, at, columns, x, start):
     """Multiply a row of a matrix with a vector."""
     even, a = columns - columns % LANES, splat(0.0)

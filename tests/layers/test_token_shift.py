@@ -45,7 +45,7 @@ def test_a_block_mixes_what_it_has_normed_and_remembers_it(kind, preset):
         expected = expected if preset == "modern" else block.norm(expected)
     torch.testing.assert_close(y_BTD, expected)
     assert isinstance(state, ShiftedState)
-    assert torch.equal(state.input_BD, h_BTD[:, -1])
+    assert torch.equal(state.last_BD, h_BTD[:, -1])
 
 
 def test_shares_start_alike_and_learn_each_by_itself():

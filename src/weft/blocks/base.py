@@ -49,10 +49,10 @@ class Block(nn.Module):
         if self.token_shift is None:
             mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
         else:
-            before_BD, before = (state.input_BD, state.mixer) if state is not None else (None, None)
-            h_BTD, input_BD = self.token_shift(h_BTD, before_BD, reset_BT)
+            before_BD, before = (state.last_BD, state.mixer) if state is not None else (None, None)
+            h_BTD, last_BD = self.token_shift(h_BTD, before_BD, reset_BT)
             mixed_BTD, after = self.mix(h_BTD, before, reset_BT)
-            state = ShiftedState(after, input_BD)
+            state = ShiftedState(after, last_BD)
         mixed_BTD = self.dropout(mixed_BTD)
         if self.block_gate is None or self.block_gain is None:
             y_BTD = x_BTD + mixed_BTD

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from weft.layers.state import map_state, tensors
+from weft.layers.token_shift import ShiftedState
 from weft.model import ModelState, WeftModel
 
 
@@ -70,4 +71,7 @@ def _names(state: Any, prefix: str = "") -> Iterator[str]:
     fields = getattr(state, "_fields", range(len(state)))
     for field, part in zip(fields, state, strict=True):
         name = re.sub("_[A-Z]+$", "", str(field))
-        yield from _names(part, f"{prefix}.{name}" if prefix else name)
+        if isinstance(state, ShiftedState) and field == "mixer":  # it keeps the names that it has by itself
+            yield from _names(part, prefix)
+        else:
+            yield from _names(part, f"{prefix}.{name}" if prefix else name)

@@ -90,10 +90,10 @@ class Last:
     """What the mixer of a block with token shift remembers, and the block's last input, in a ring of two."""
 
     def __init__(self, mixer: Memory, share: Tensor, state: ShiftedState, place: int) -> None:
-        rows, width = state.input_BD.shape
+        rows, width = state.last_BD.shape
         self.mixer, self.share = mixer, share
         self.inputs_B2D = torch.zeros(rows, 2, width)
-        self.inputs_B2D[:, (place - 1) % 2] = state.input_BD
+        self.inputs_B2D[:, (place - 1) % 2] = state.last_BD
 
     def state(self, place: int) -> ShiftedState:
         """Return what the model would remember at ``place``."""

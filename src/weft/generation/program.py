@@ -230,7 +230,8 @@ class Program:
 
     def _listed(self) -> NDArray[np.int64]:
         """Put head and operations together; make the threads' own memory: what they norm, then what attention needs."""
-        rings = [memory for memory in self.memories if isinstance(memory, Ring)]
+        mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
+        rings = [memory for memory in mixers if isinstance(memory, Ring)]
         scratch = max((2 * ring.keys_BGSK.shape[-1] + up(ring.slots) for ring in rings), default=0)
         own = self._rows * self._own + LANES
         each = -(-4 * (own + scratch) // _LINE) * _LINE

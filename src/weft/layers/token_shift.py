@@ -19,7 +19,7 @@ class ShiftedState(NamedTuple):
     """What a block with token shift remembers: its mixer's state, and its last input before the shift (B, D)."""
 
     mixer: Any
-    input_BD: Tensor
+    last_BD: Tensor
 
 
 class TokenShift(nn.Module):

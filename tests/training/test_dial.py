@@ -19,7 +19,6 @@ from weft.training.dial import (
     SIZES,
     Text,
     decay_for,
-    dropout_for,
     expected_bits,
     lanes_for,
     left_open,
@@ -109,7 +108,7 @@ def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
     assert (turned.model.dropout, turned.training.weight_decay) == (0.25, 0.01)
     assert turned.model.parameters
     assert turned.training.lanes > recipe.training.lanes
-    assert any("dropout 0.25 and weight decay 0.01" in line for line in lines)
+    assert any("weight decay 0.01, dropout 0.25" in line for line in lines)
     whole = recipe_with(turned.model_dump())
     assert left_open(whole) == set()
     assert turn(whole, TEXT, refuse) == (whole, [])
@@ -125,11 +124,11 @@ def test_a_size_that_is_given_is_what_is_measured(model):
 
     turned, lines = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
     assert set(asked) == {(model.get("parameters"), model.get("hidden_size"))}
-    assert turned.model.model_dump() | {"dropout": None} == recipe_with({"model": model}).model.model_dump()
+    assert turned.model.model_dump() == recipe_with({"model": model}).model.model_dump()
     assert not any(line.startswith("Size") for line in lines)
 
 
-def test_steps_and_dropout_and_decay_grow_with_what_is_read():
+def test_steps_and_weight_decay_grow_with_what_is_read():
     read = [1e5, 1e6, 1e7, 1e8, 1e9, 1e12]
     lanes = [lanes_for(tokens, 128) for tokens in read]
     assert lanes == sorted(lanes)
@@ -137,12 +136,9 @@ def test_steps_and_dropout_and_decay_grow_with_what_is_read():
     assert lanes[3] > 16
     assert lanes_for(1e9, 256) == lanes_for(1e9, 128) // 2  # two processes, or segments twice as long
     times = [0.1, 1, 3, 10, 30, 1000]
-    for rule in (dropout_for, decay_for):
-        values = [rule(epochs) for epochs in times]
-        assert values == sorted(values)
-        assert values[0] == values[1] < values[-1] < 4
-    assert dropout_for(1) == 0
-    assert dropout_for(1e9) < 0.5
+    values = [decay_for(epochs) for epochs in times]
+    assert values == sorted(values)
+    assert values[0] == TrainingConfig().weight_decay < values[3] < values[-1] < 4
 
 
 def test_a_comparison_leaves_nothing_to_the_dial():
@@ -186,12 +182,13 @@ def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_pa
 
 
 def test_a_run_saves_what_was_chosen_and_goes_on_with_it(tiny, tmp_path):
-    values = tiny(model={"hidden_size": None}, training={"steps": 40})
+    values = tiny(model={"hidden_size": None}, training={"steps": 3000})
     with pytest.raises(Interrupted):
         train(values, tmp_path / "run", listener=StopAt(5, signal.SIGINT))
     chosen = saved_recipe(tmp_path / "run")
     assert chosen.model.parameters is not None
-    assert chosen.training.weight_decay > 0
-    assert chosen.model.dropout is not None
-    train(values, tmp_path / "run", resume=True)
-    assert saved_recipe(tmp_path / "run") == chosen
+    assert chosen.training.weight_decay > TrainingConfig().weight_decay
+    train({"training": {"steps": 8}}, tmp_path / "run", resume=True)  # which are not many passes any more
+    gone_on = saved_recipe(tmp_path / "run")
+    assert gone_on.model == chosen.model
+    assert gone_on.training == chosen.training.model_copy(update={"steps": 8})

@@ -9,8 +9,8 @@ arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was
 ("The size") by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the fewest bits, given
 how much this machine reads in the time, which it measures (:mod:`weft.training.pace`).
 
-How often the text is then read says how much dropout and weight decay keep a model from learning it by heart; how much
-is read in all, how large a step is. A value that stands in a recipe or on the command line is never turned.
+How often the text is then read says how much weight decay keeps a model from learning it by heart; how much is read in
+all, how large a step is. A value that stands in a recipe or on the command line is never turned.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 
 PROBES = (500_000, 2_000_000)  # measured at first
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
+
+LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = 0.1, 0.13, 3.0  # measured up to 15 passes
 
 STEP_TOKENS, STEP_TOKENS_UP_TO = 1024, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256
@@ -101,14 +103,12 @@ def lanes_for(tokens: float, length: int) -> int:
     return min(MOST_LANES, 1 << max(0, round(math.log2(step / length))))
 
 
-def dropout_for(epochs: float) -> float:
-    """Return the dropout for a text that is read ``epochs`` times."""
-    return 0.0 * epochs
-
-
 def decay_for(epochs: float) -> float:
-    """Return the weight decay for a text that is read ``epochs`` times."""
-    return 0.1 + 0.0 * epochs
+    """Return the weight decay for a text that is read ``epochs`` times (docs/study.md, "Many passes").
+
+    It grows with them, far above the usual, as Kim et al. 2025 (arXiv 2509.14786) find too.
+    """
+    return round(min(MOST_DECAY, max(LEAST_DECAY, DECAY_PER_PASS * epochs)), 2)
 
 
 def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tuple[Recipe, list[str]]:
@@ -121,7 +121,6 @@ def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tu
     plan = _plan(recipe, text, measure, processes, "training.lanes" in left)
     chosen = {
         "model.parameters": plan.size,
-        "model.dropout": dropout_for(plan.epochs),
         "training.weight_decay": decay_for(plan.epochs),
         "training.lanes": plan.lanes,
     }
@@ -135,8 +134,6 @@ def left_open(recipe: Recipe) -> set[str]:
     left = {f"training.{key}" for key in ("lanes", "weight_decay") if key not in training.model_fields_set}
     if training.steps or training.accumulation > 1:
         left.discard("training.lanes")  # the step is asked for, in other words
-    if not model.peer and "dropout" not in model.model_fields_set:
-        left.add("model.dropout")
     if model.parameters is None and model.hidden_size is None:
         left.add("model.parameters")
     return left
@@ -179,7 +176,7 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 def _explain(plan: Plan, recipe: Recipe, text: Text, *, size_given: bool) -> list[str]:
     """Say what a run will be, and why."""
-    model, training = recipe.model, recipe.training
+    training = recipe.training
     megabytes = f"{text.bytes / 1e6:.3g} MB of training text"
     lines = [f"Vocabulary: {recipe.data.vocab_size:,} tokens ({recipe.data.tokenizer}), for {megabytes}."]
     if plan.size is not None and not size_given:
@@ -187,8 +184,8 @@ def _explain(plan: Plan, recipe: Recipe, text: Text, *, size_given: bool) -> lis
         lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
     return [
         *lines,
-        f"Reading: {plan.tokens / 1e6:.3g}M tokens, {plan.epochs:.2g} times the text; so dropout "
-        f"{model.dropout or 0:g} and weight decay {training.weight_decay:g}.",
+        f"Reading: {plan.tokens / 1e6:.3g}M tokens, {plan.epochs:.2g} times the text; weight decay "
+        f"{training.weight_decay:g}, dropout {recipe.model.dropout or 0:g}.",
         f"Steps: {training.lanes} segments of {training.length} tokens, learning rate {training.learning_rate:g}; "
         "--set changes any value.",
     ]

@@ -33,7 +33,7 @@ class Block(nn.Module):
         self.gain = nn.Parameter(torch.ones(1)) if how else None
         self.gate = nn.Parameter(torch.zeros(config.hidden_size)) if how else None
         self.gate_scale = float(how or 1) / config.hidden_size**0.5
-        kind = {"AttentionBlock": "a", "FeedForwardBlock": "f"}.get(type(self).__name__, "")
+        kind = {"AttentionBlock": "a", "FeedForwardBlock": "f", "QRNNBlock": "q"}.get(type(self).__name__, "")
         self.mu = nn.Parameter(torch.full((config.hidden_size,), 0.3)) if kind and kind in config.x.get("shift", "") else None
 
     def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:

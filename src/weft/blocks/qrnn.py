@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
+from weft.ops import GATES
 
 
 class QRNNState(NamedTuple):
@@ -28,9 +29,21 @@ class QRNNBlock(RecurrentBlock):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.add_recurrence(config, config.qrnn.window * config.hidden_size)
+        self.lag_GD = None
+        if config.x.get("gate_shift"):
+            gates = GATES[config.qrnn.pooling]
+            self.lag_GD = nn.Parameter(torch.full((gates, config.hidden_size), float(config.x["gate_shift"])))
 
     def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
         """Make the gates from each position's window, run the recurrence."""
+        if self.lag_GD is not None:
+            window_BTD, inputs_BWD = _window(x_BTD, 2, state.inputs_BWD if state else None, reset_BT)
+            w = self.gates.weight.view(*self.lag_GD.shape[:1], -1, x_BTD.shape[-1])
+            lag = self.lag_GD[:, None]
+            whole = torch.cat([w * (1 - lag), w * lag], -1).flatten(0, 1)
+            gates_BTGC = F.linear(window_BTD, whole.to(window_BTD.dtype))
+            mixed_BTD, cell_BC = self.recur(x_BTD, state.cell_BC if state else None, reset_BT, gates_BTGC)
+            return mixed_BTD, QRNNState(cell_BC, inputs_BWD)
         window_BTD, inputs_BWD = _window(x_BTD, self.qrnn.window, state.inputs_BWD if state else None, reset_BT)
         mixed_BTD, cell_BC = self.recur(window_BTD, state.cell_BC if state else None, reset_BT)
         return mixed_BTD, QRNNState(cell_BC, inputs_BWD)

@@ -25,10 +25,10 @@ class RecurrentBlock(Block):
         self.gates = GateMap(input_size, GATES[config.qrnn.pooling] * cells)
         self.output = nn.Linear(cells, config.hidden_size, bias=config.bias) if config.qrnn.output_projection else None
 
-    def recur(self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    def recur(self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, made: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what is added to the residual stream (B, T, D) and the cell after the last position."""
         qrnn = self.qrnn
-        gates_BTGC, bias = self.gates(input_BTI), self.gates.bias
+        gates_BTGC, bias = self.gates(input_BTI) if made is None else made, self.gates.bias
         hidden_BTC, cell_BC = pool(gates_BTGC, bias, cell_BC, reset_BT, qrnn.pooling, qrnn.zoneout, self.training)
         hidden_BTC = hidden_BTC.to(input_BTI.dtype)
         return (self.output(hidden_BTC) if self.output else hidden_BTC), cell_BC

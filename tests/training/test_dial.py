@@ -136,9 +136,12 @@ def test_steps_and_weight_decay_grow_with_what_is_read():
     assert lanes[3] > 16
     assert lanes_for(1e9, 256) == lanes_for(1e9, 128) // 2  # two processes, or segments twice as long
     times = [0.1, 1, 3, 10, 30, 1000]
-    values = [decay_for(epochs) for epochs in times]
+    values = [decay_for(epochs, 1000 * epochs, 4e-3) for epochs in times]
     assert values == sorted(values)
     assert values[0] == TrainingConfig().weight_decay < values[3] < values[-1] < 4
+    smaller = decay_for(10, 5000, 4e-3)  # half as many steps in a pass, or each twice as large
+    assert smaller == pytest.approx(2 * decay_for(10, 10_000, 4e-3), abs=0.02)
+    assert smaller == pytest.approx(decay_for(10, 10_000, 2e-3), abs=0.02)
 
 
 def test_a_comparison_leaves_nothing_to_the_dial():

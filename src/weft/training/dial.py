@@ -31,7 +31,7 @@ PROBES = (500_000, 2_000_000)  # measured at first
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
 
-LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = 0.1, 0.13, 3.0  # measured up to 15 passes
+LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = 0.1, 0.14, 3.0  # measured up to 15 passes
 
 STEP_TOKENS, STEP_TOKENS_UP_TO = 1024, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256
@@ -103,12 +103,14 @@ def lanes_for(tokens: float, length: int) -> int:
     return min(MOST_LANES, 1 << max(0, round(math.log2(step / length))))
 
 
-def decay_for(epochs: float) -> float:
-    """Return the weight decay for a text that is read ``epochs`` times (docs/study.md, "Many passes").
+def decay_for(epochs: float, steps: float, rate: float) -> float:
+    """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
-    It grows with them, far above the usual, as Kim et al. 2025 (arXiv 2509.14786) find too.
+    What decay takes in one pass, ``rate * decay * steps / epochs``, is in proportion to the passes (docs/study.md, "Many
+    passes"): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find too.
     """
-    return round(min(MOST_DECAY, max(LEAST_DECAY, DECAY_PER_PASS * epochs)), 2)
+    wanted = DECAY_PER_PASS * epochs / (rate * steps / epochs)
+    return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)
 
 
 def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tuple[Recipe, list[str]]:
@@ -119,9 +121,10 @@ def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tu
     if not (left := left_open(recipe)):
         return recipe, []
     plan = _plan(recipe, text, measure, processes, "training.lanes" in left)
+    step = plan.lanes * recipe.training.length * recipe.training.accumulation * processes
     chosen = {
         "model.parameters": plan.size,
-        "training.weight_decay": decay_for(plan.epochs),
+        "training.weight_decay": decay_for(plan.epochs, plan.tokens / step, recipe.training.learning_rate),
         "training.lanes": plan.lanes,
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})

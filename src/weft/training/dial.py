@@ -106,8 +106,8 @@ def lanes_for(tokens: float, length: int) -> int:
 def decay_for(epochs: float, steps: float, rate: float) -> float:
     """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
-    What decay takes in one pass, ``rate * decay * steps / epochs``, is in proportion to the passes (docs/study.md, "Many
-    passes"): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find too.
+    What decay takes in one pass, ``rate * decay * steps / epochs``, is in proportion to the passes (docs/study.md,
+    "Many passes"): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find too.
     """
     wanted = DECAY_PER_PASS * epochs / (rate * steps / epochs)
     return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)

@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from torch import Tensor
 
+from weft.blocks import Block
 from weft.config import PRESETS, ModelConfig, merge
 from weft.model import WeftModel, build
 from weft.sizing import configure
@@ -50,6 +52,19 @@ def small_config(
 ) -> ModelConfig:
     """Return a small configuration of ``pattern``."""
     return configure(pattern, vocab_size, merge(merge(PRESETS[preset], SMALL), settings or {}))
+
+
+def block_by_hand(block: Block, x_BTD: Tensor, mixed_BTD: Tensor) -> Tensor:
+    """Return what a block gives that adds ``mixed_BTD`` to its input: normed behind where it is not normed before."""
+    return x_BTD + mixed_BTD if block.pre_norm else block.norm(x_BTD + mixed_BTD)
+
+
+def block_case(kind: str, settings: Mapping[str, Any], preset: str) -> tuple[Block, Tensor, Tensor]:
+    """Return the block of a small model, an input (2, 5, 16), and what the block reads: the input, normed or not."""
+    block = small_model(kind, settings, preset).blocks[0]
+    assert isinstance(block, Block)
+    x_BTD = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    return block, x_BTD, block.norm(x_BTD) if preset == "modern" else x_BTD
 
 
 def small_model(

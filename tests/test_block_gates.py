@@ -5,21 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conftest import small_config, small_model
+from tests.conftest import block_by_hand, block_case, small_config
 from weft.model import build
 
 
 @pytest.mark.parametrize("preset", ["modern", "classic"])
 @pytest.mark.parametrize("kind", "afqx")
 def test_what_a_block_adds_is_multiplied_by_its_gain_and_gate(kind, preset):
-    block = small_model(kind, {"block_gates": True, "token_shift": False}, preset).blocks[0]
-    x_BTD = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
+        block, x_BTD, h_BTD = block_case(kind, {"block_gates": True, "token_shift": False}, preset)
         y_BTD, _ = block(x_BTD)
-        h_BTD = block.norm(x_BTD) if preset == "modern" else x_BTD
         share_BT = 2 * block.block_gain * torch.sigmoid((h_BTD * block.block_gate).sum(-1) / 4)
-        expected = x_BTD + share_BT[..., None] * block.mix(h_BTD, None, None)[0]
-        expected = expected if preset == "modern" else block.norm(expected)
+        expected = block_by_hand(block, x_BTD, share_BT[..., None] * block.mix(h_BTD, None, None)[0])
     assert share_BT.std() > 0.01
     torch.testing.assert_close(y_BTD, expected)
 

@@ -17,7 +17,7 @@ from weft.folder import load_model, load_tokenizer, save_model
 from weft.hf import register
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "lm_eval"
-WINDOW, WHOLE = 64, 1 << 20
+WINDOW, WHOLE = 32, 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_bits_per_byte_are_ours_in_the_same_windows_and_streaming_gives_others(r
     ours = sum(nats(run, texts, WINDOW)) / bits
     assert theirs["bits_per_byte,none"] == pytest.approx(ours, rel=1e-5)
     assert theirs["byte_perplexity,none"] == pytest.approx(2**ours, rel=1e-4)
-    assert abs(sum(nats(run, texts, WHOLE)) / bits - ours) > 1e-4
+    assert abs(sum(nats(run, texts, WHOLE)) / bits - ours) > 1e-3
 
 
 def test_the_choices_are_scored_after_the_boundary_and_the_question(run):

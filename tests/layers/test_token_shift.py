@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conftest import small_config, small_model
+from tests.conftest import block_by_hand, block_case, small_config, small_model
 from weft.layers.token_shift import START, ShiftedState, TokenShift
 from weft.model import build
 
@@ -36,13 +36,11 @@ def test_inputs_are_mixed_with_those_before_them(resets):
 @pytest.mark.parametrize("preset", ["modern", "classic"])
 @pytest.mark.parametrize("kind", "afqx")
 def test_a_block_mixes_what_it_has_normed_and_remembers_it(kind, preset):
-    block = small_model(kind, {"token_shift": True, "block_gates": False}, preset).blocks[0]
-    x_BTD = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
+        block, x_BTD, h_BTD = block_case(kind, {"token_shift": True, "block_gates": False}, preset)
         y_BTD, state = block(x_BTD)
-        h_BTD = block.norm(x_BTD) if preset == "modern" else x_BTD
-        expected = x_BTD + block.mix(shifted_by_hand(h_BTD, block.token_shift.share), None, None)[0]
-        expected = expected if preset == "modern" else block.norm(expected)
+        mixed_BTD, _ = block.mix(shifted_by_hand(h_BTD, block.token_shift.share), None, None)
+        expected = block_by_hand(block, x_BTD, mixed_BTD)
     torch.testing.assert_close(y_BTD, expected)
     assert isinstance(state, ShiftedState)
     assert torch.equal(state.last_BD, h_BTD[:, -1])

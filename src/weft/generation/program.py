@@ -66,6 +66,7 @@ class Program:
         self.logits_BV = torch.zeros(rows, config.vocab_size)
         self.seen_NB = torch.zeros(len(state), rows, dtype=torch.long)  # positions of the document in each memory
         self.memories = [self._memory(number, part) for number, part in enumerate(state)]
+        self._mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
         self._write()
         self.counters, self.fields = self._count(), self._listed()
 
@@ -88,10 +89,10 @@ class Program:
         table, scale = embedding.weight_VD, math.sqrt(width)
         self._add("EMBED", {"table": table, "to": x, "stride": x.stride(0), "width": width, "scale": scale}, tasks=1)
         before: nn.Module = nn.Identity()  # of a post-norm block: what it reads, the one before it has to norm
-        for number, memory in zip(self._model.schedule, self.memories, strict=True):
+        for number, memory, mixer in zip(self._model.schedule, self.memories, self._mixers, strict=True):
             block: Any = self._model.blocks[number]
             self._norm(block.norm if self._pre else before, memory)
-            self._write_block(block, memory.mixer if isinstance(memory, Last) else memory)
+            self._write_block(block, mixer)
             before = block.norm
         self._norm(self._model.norm if self._pre else before)
         self._map([(embedding.output_weight, embedding.bias_V)], None, self.logits_BV)
@@ -230,8 +231,7 @@ class Program:
 
     def _listed(self) -> NDArray[np.int64]:
         """Put head and operations together; make the threads' own memory: what they norm, then what attention needs."""
-        mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
-        rings = [memory for memory in mixers if isinstance(memory, Ring)]
+        rings = [memory for memory in self._mixers if isinstance(memory, Ring)]
         scratch = max((2 * ring.keys_BGSK.shape[-1] + up(ring.slots) for ring in rings), default=0)
         own = self._rows * self._own + LANES
         each = -(-4 * (own + scratch) // _LINE) * _LINE

@@ -120,15 +120,16 @@ def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tu
     """
     if not (left := left_open(recipe)):
         return recipe, []
-    plan = _plan(recipe, text, measure, processes, "training.lanes" in left)
-    step = plan.lanes * recipe.training.length * recipe.training.accumulation * processes
+    plan = _plan(recipe, text, measure, processes, left)
+    training = _with(recipe, {"training.lanes": plan.lanes}).training
+    steps = plan.tokens / (training.step_tokens * processes)
     chosen = {
         "model.parameters": plan.size,
-        "training.weight_decay": decay_for(plan.epochs, plan.tokens / step, recipe.training.learning_rate),
+        "training.weight_decay": decay_for(plan.epochs, steps, training.learning_rate),
         "training.lanes": plan.lanes,
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
-    return turned, _explain(plan, turned, text, size_given="model.parameters" not in left)
+    return turned, _explain(plan, turned, text, left)
 
 
 def left_open(recipe: Recipe) -> set[str]:
@@ -142,27 +143,25 @@ def left_open(recipe: Recipe) -> set[str]:
     return left
 
 
-def _plan(recipe: Recipe, text: Text, measure: Measure, processes: int, lanes_open: bool) -> Plan:
+def _plan(recipe: Recipe, text: Text, measure: Measure, processes: int, left: set[str]) -> Plan:
     """Return what a run will do; more lanes make a machine faster, so that they are measured again until they fit."""
     while True:
         training = recipe.training
-        size, tokens = _budget(recipe, text, measure, processes)
-        lanes = lanes_for(tokens, training.length * processes) if lanes_open else training.lanes
+        size, tokens = _budget(recipe, text, measure, processes, "model.parameters" in left)
+        lanes = lanes_for(tokens, training.length * processes) if "training.lanes" in left else training.lanes
         if lanes <= training.lanes:
             return Plan(size, tokens, tokens / text.tokens, lanes)
         recipe = _with(recipe, {"training.lanes": lanes})
 
 
-def _budget(recipe: Recipe, text: Text, measure: Measure, processes: int) -> tuple[int | None, float]:
+def _budget(recipe: Recipe, text: Text, measure: Measure, processes: int, size_open: bool) -> tuple[int | None, float]:
     """Return the size and the tokens of a run."""
-    model, training = recipe.model, recipe.training
-    is_open = model.parameters is None and model.hidden_size is None
-    step = training.lanes * training.length * training.accumulation * processes
-    if tokens := training.tokens or (training.steps or 0) * step:
-        return size_for_text(text.bytes) if is_open else model.parameters, tokens
+    training, given = recipe.training, recipe.model.parameters
+    if tokens := training.tokens or (training.steps or 0) * training.step_tokens * processes:
+        return size_for_text(text.bytes) if size_open else given, tokens
     seconds = 60 * (training.minutes or DEFAULT_MINUTES)
-    if not is_open:
-        return model.parameters, seconds / measure(recipe)
+    if not size_open:
+        return given, seconds / measure(recipe)
     pace = Pace(lambda size: measure(_with(recipe, {"model.parameters": size})))
     size = size_for_time(pace, seconds, text)
     return size, seconds / pace.at(size)
@@ -177,12 +176,12 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _explain(plan: Plan, recipe: Recipe, text: Text, *, size_given: bool) -> list[str]:
+def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str]) -> list[str]:
     """Say what a run will be, and why."""
     training = recipe.training
     megabytes = f"{text.bytes / 1e6:.3g} MB of training text"
     lines = [f"Vocabulary: {recipe.data.vocab_size:,} tokens ({recipe.data.tokenizer}), for {megabytes}."]
-    if plan.size is not None and not size_given:
+    if plan.size is not None and "model.parameters" in left:
         why = f"the best for {training.minutes:g} minutes here" if training.minutes else f"for {megabytes}"
         lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
     return [

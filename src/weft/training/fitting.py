@@ -31,7 +31,6 @@ def fit(
     A few steps of training are timed on ``processes`` where that depends on the time; ``tell`` hears what was chosen
     and why.
     """
-    processes = processes or Processes()
     data, training = recipe.data, recipe.training
     tokenizer = prepared.tokenizer
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
@@ -42,10 +41,10 @@ def fit(
         return recipe
 
     def measure(recipe: Recipe) -> float:
-        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
+        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes or Processes())
 
     text = Text(prepared.train.bytes, prepared.train.lanes_that_fit(1))
-    recipe, lines = turn(recipe, text, measure, processes.count)
+    recipe, lines = turn(recipe, text, measure, processes.count if processes else 1)
     for line in lines:
         tell(line)
     return recipe

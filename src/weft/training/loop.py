@@ -246,7 +246,7 @@ class Trainer:
     def _log(self, gradient_norm: float) -> None:
         if not self.recent:
             return
-        per_step = self.config.lanes * self.config.length * self.config.accumulation * self.processes.count
+        per_step = self.config.step_tokens * self.processes.count
         speed = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
         mean = sum(loss for loss, _ in self.recent) / len(self.recent)
         bits = mean * self.bits_per_nat

@@ -120,6 +120,11 @@ class TrainingConfig(FrozenConfig):
         """Take the truth values for which YAML takes a bare on and off."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
+    @property
+    def step_tokens(self) -> int:
+        """The tokens of an optimizer step in one process."""
+        return self.lanes * self.length * self.accumulation
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]

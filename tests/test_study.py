@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from benchmarks.study import corpora, halving, tables
+from benchmarks.study import corpora, equal_time, halving, tables
 
 from weft.data import DataConfig, iter_documents
 from weft.training import dial
@@ -123,6 +123,33 @@ def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch
     halving.main()
     assert asked == []
     assert "The dial over the best of the grid" in halving.table(json.loads((tmp_path / "dial-t.json").read_text()))
+
+
+def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tmp_path, monkeypatch):
+    asked = []
+
+    def pretend(self, name, settings, seed):
+        asked.append((name, tuple(settings.values()), seed))
+        bits = 1.5 + abs(settings["training.learning_rate"] - 2e-3) + abs(settings["training.weight_decay"] - 0.3)
+        told = {"validation": bits + settings["model.dropout"], "test": bits, "parameters": 1}
+        return told | {"tokens": self.pace[name] * 300}
+
+    monkeypatch.setattr(equal_time, "RESULTS", tmp_path)
+    monkeypatch.setattr(equal_time, "PACE", tmp_path / "pace.json")
+    equal_time.PACE.write_text(json.dumps({"tokens_per_second": {"hybrid": 2000, "llama": 1000}}))
+    monkeypatch.setattr(equal_time.Tuning, "_train", pretend)
+    words = ["equal_time", "tune", "text", "--name", "t", "--candidates", "hybrid;llama", "--seeds", "3"]
+    monkeypatch.setattr("sys.argv", words)
+    equal_time.main()
+    first = len(equal_time.SEARCH)
+    assert len(asked) == 2 * (first + 2)
+    assert asked[-1] == ("llama", (2e-3, 0.3, 0.0), 2)
+    table = equal_time.table(json.loads((tmp_path / "equal-time-t.json").read_text()))
+    assert "| hybrid | 1.5000 | 1.5000 | 0.60M | 0.002 | 0.3 | 0 | 6 | 3 |" in table
+    assert "| llama | 1.5000 | 1.5000 | 0.30M |" in table
+    asked.clear()
+    equal_time.main()
+    assert asked == []
 
 
 def test_small_texts_are_the_beginning_of_the_training_text_in_whole_characters(tmp_path):

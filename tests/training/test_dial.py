@@ -19,6 +19,7 @@ from weft.training.dial import (
     SIZES,
     Text,
     decay_for,
+    dropout_for,
     expected_bits,
     lanes_for,
     left_open,
@@ -124,7 +125,8 @@ def test_a_size_that_is_given_is_what_is_measured(model):
 
     turned, lines = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
     assert set(asked) == {(model.get("parameters"), model.get("hidden_size"))}
-    assert turned.model.model_dump() == recipe_with({"model": model}).model.model_dump()
+    assert turned.model.parameters == model.get("parameters")
+    assert turned.model.hidden_size == model.get("hidden_size")
     assert not any(line.startswith("Size") for line in lines)
 
 
@@ -142,6 +144,13 @@ def test_steps_and_weight_decay_grow_with_what_is_read():
     smaller = decay_for(10, 5000, 4e-3)  # half as many steps in a pass, or each twice as large
     assert smaller == pytest.approx(2 * decay_for(10, 10_000, 4e-3), abs=0.02)
     assert smaller == pytest.approx(decay_for(10, 10_000, 2e-3), abs=0.02)
+
+
+def test_a_text_that_is_read_many_times_is_read_with_dropout():
+    assert dropout_for(2) == 0 < dropout_for(7) < dropout_for(15) == dropout_for(1000) <= 0.1
+    few, many = (turn(recipe_with({"training": {"tokens": times * TEXT.tokens}}), TEXT, refuse) for times in (2, 15))
+    assert few[0].model.dropout == 0 < many[0].model.dropout
+    assert f"dropout {many[0].model.dropout:g}" in "\n".join(many[1])
 
 
 def test_a_comparison_leaves_nothing_to_the_dial():

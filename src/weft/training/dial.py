@@ -9,8 +9,8 @@ arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was
 ("The size") by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the fewest bits, given
 how much this machine reads in the time, which it measures (:mod:`weft.training.pace`).
 
-How often the text is then read says how much weight decay keeps a model from learning it by heart; how much is read in
-all, how large a step is. A value that stands in a recipe or on the command line is never turned.
+How often the text is then read says how much weight decay and dropout keep a model from learning it by heart; how much
+is read in all, how large a step is. A value that stands in a recipe or on the command line is never turned.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
 
 LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = 0.1, 0.14, 3.0  # measured up to 15 passes
+DROPOUT_FROM, DROPOUT_PER_PASS, MOST_DROPOUT = 5.0, 0.007, 0.1  # measured at 7 and at 15 passes, beside that decay
 
 STEP_TOKENS, STEP_TOKENS_UP_TO = 1024, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256
@@ -113,6 +114,11 @@ def decay_for(epochs: float, steps: float, rate: float) -> float:
     return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)
 
 
+def dropout_for(epochs: float) -> float:
+    """Return the dropout for a text that is read ``epochs`` times, beside the decay (docs/study.md, "Many passes")."""
+    return 0.0 if epochs < DROPOUT_FROM else round(min(MOST_DROPOUT, DROPOUT_PER_PASS * epochs), 2)
+
+
 def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tuple[Recipe, list[str]]:
     """Return ``recipe`` with what it leaves open, and in a few lines what was chosen and why.
 
@@ -127,6 +133,7 @@ def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tu
         "model.parameters": plan.size,
         "training.weight_decay": decay_for(plan.epochs, steps, training.learning_rate),
         "training.lanes": plan.lanes,
+        "model.dropout": dropout_for(plan.epochs),
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
     return turned, _explain(plan, turned, text, left)
@@ -140,6 +147,8 @@ def left_open(recipe: Recipe) -> set[str]:
         left.discard("training.lanes")  # the step is asked for, in other words
     if model.parameters is None and model.hidden_size is None:
         left.add("model.parameters")
+    if "dropout" not in model.model_fields_set:
+        left.add("model.dropout")
     return left
 
 

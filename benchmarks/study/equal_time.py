@@ -1,0 +1,193 @@
+"""Does the hybrid beat the strongest Transformer in the same time? Each side tuned, at equal parameters.
+
+    python -m benchmarks.study.equal_time pace                                    # on a quiet machine, all of its cores
+    python -m benchmarks.study.equal_time tune weft:sewiki --name sewiki --jobs 2
+    python -m benchmarks.study.equal_time tune SLV.txt --split lines --name slv --jobs 2
+
+``pace`` measures the tokens a second of every candidate, in turn, and takes medians. A run then reads what its
+candidate reads in the minutes at that pace, so that equal time does not ask for a quiet machine while it trains, and
+can go on on another. ``tune`` goes through SEARCH for each candidate, one change at a time, and keeps a change that the
+validation text likes; then the best of each is trained from other seeds. What the result file holds is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from benchmarks.machine import describe, revision
+
+RESULTS = Path(__file__).parents[1] / "results" / "study"
+PACE = RESULTS / "equal-time-pace.json"
+SIZE, VOCABULARY, LANES, MINUTES = "2M", 2048, 8, 5.0
+Settings = dict[str, Any]
+
+CANDIDATES: dict[str, Settings] = {
+    "hybrid": {},
+    "transformer": {"model.pattern": "(af)4"},
+    "transformer, memory 128": {"model.pattern": "(af)4", "model.attention.memory": 128},
+    "llama": {"model.peer": "llama"},
+}
+BEGIN: Settings = {"training.learning_rate": 4e-3, "training.weight_decay": 0.1, "model.dropout": 0.0}
+SEARCH: tuple[Settings, ...] = (  # one after the other, each from the best so far
+    {},
+    {"training.learning_rate": 8e-3},
+    {"training.weight_decay": 0.3},
+    {"training.learning_rate": 2e-3},
+    {"model.dropout": 0.1},
+    {"training.weight_decay": 1.0},
+)
+
+
+def main() -> None:
+    """Measure paces, or tune."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("pace", "tune"))
+    parser.add_argument("source", nargs="?")
+    parser.add_argument("--split", default="auto")
+    parser.add_argument("--name", help="of the result, such as sewiki")
+    parser.add_argument("--rounds", type=int, default=len(SEARCH), help="of the search; or of measurements")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--candidates", default=";".join(CANDIDATES), help="parted by semicolons")
+    parser.add_argument("--work", type=Path, default=Path("runs/equal-time"))
+    given = parser.parse_args()
+    if given.what == "pace":
+        measure_pace(given.rounds)
+        return
+    tuning = Tuning(given.source, given.split, given.name, given.work, given.jobs)
+    names = given.candidates.split(";")
+    for stage in range(given.rounds):
+        tuning.run({name: tuning.proposal(name, stage) for name in names}, seed=0)
+    for seed in range(1, given.seeds if given.rounds == len(SEARCH) else 1):
+        tuning.run({name: tuning.proposal(name, len(SEARCH)) for name in names}, seed)
+    print(table(tuning.told))
+
+
+def measure_pace(rounds: int) -> None:
+    """Write the tokens a second of every candidate: medians over ``rounds``, each candidate once a round."""
+    from types import SimpleNamespace
+
+    from weft.training.fitting import make_model
+    from weft.training.pace import seconds_per_token
+    from weft.training.parallel import Processes
+    from weft.training.recipe import make_recipe, parse_settings
+
+    tokenizer = SimpleNamespace(vocab_size=VOCABULARY, boundary_id=1, padding_id=0)
+    prepared: Any = SimpleNamespace(tokenizer=tokenizer)
+    speeds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    for _ in range(rounds):
+        for name, settings in CANDIDATES.items():
+            asked = {"model.parameters": SIZE, "training.lanes": LANES} | BEGIN | settings
+            recipe = make_recipe(parse_settings(f"{key}={value}" for key, value in asked.items()))
+            seconds = seconds_per_token(make_model(recipe, prepared, None), recipe.training, Processes())
+            speeds[name].append(1 / seconds)
+    told = {
+        "command": f"python -m benchmarks.study.equal_time pace --rounds {rounds}",
+        "machine": describe("cpu") | {"threads": torch.get_num_threads()},
+        "revision": revision(),
+        "tokens_per_second": {name: round(median(of)) for name, of in speeds.items()},
+        "fastest_and_slowest": {name: [round(max(of)), round(min(of))] for name, of in speeds.items()},
+    }
+    PACE.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told["tokens_per_second"], indent=1))
+
+
+class Tuning:
+    """Training runs on one text, each in a process of its own with its share of the cores."""
+
+    def __init__(self, source: str, split: str, name: str, work: Path, jobs: int) -> None:
+        self.source, self.split, self.jobs = source, split, jobs
+        self.work = work / name
+        self.path = RESULTS / f"equal-time-{name}.json"
+        self.pace: dict[str, int] = json.loads(PACE.read_text())["tokens_per_second"]
+        begun = {"source": Path(source).name, "split": split, "minutes": MINUTES, "parameters": SIZE, "runs": []}
+        self.told: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else begun
+
+    def proposal(self, candidate: str, stages: int) -> Settings:
+        """Return the settings to try after so many ``stages`` of the search: the best of them with the next change."""
+        best, bits = dict(BEGIN), math.inf
+        known = [(run["settings"], run["validation"]) for run in runs_of(self.told, candidate, 0)]
+        for change in SEARCH[:stages]:  # gone through again, so that a search goes on where it was stopped
+            tried = best | change
+            found = next(validation for settings, validation in known if settings == tried)
+            if found < bits:
+                best, bits = tried, found
+        return best | SEARCH[stages] if stages < len(SEARCH) else best
+
+    def run(self, wanted: Mapping[str, Settings], seed: int) -> None:
+        """Train every candidate with its settings; what is known is not trained again."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            jobs = [pool.submit(self._one, name, settings, seed) for name, settings in wanted.items()]
+            for job in jobs:
+                job.result()
+
+    def _one(self, name: str, settings: Settings, seed: int) -> None:
+        if any(run["settings"] == settings for run in runs_of(self.told, name, seed)):
+            return
+        told = self._train(name, settings, seed)
+        run = {"candidate": name, "settings": settings, "seed": seed, **told, "revision": revision()}
+        self.told["runs"].append(run)
+        self.path.write_text(json.dumps(self.told, indent=1) + "\n")
+        print(f"{self.path.stem}: {name} {settings} {seed}: {run['validation']:.4f}", flush=True)
+
+    def _train(self, name: str, settings: Settings, seed: int) -> dict[str, Any]:
+        folder = self.work / "".join(letter if letter.isalnum() else "-" for letter in name)
+        tokens = round(self.pace[name] * 60 * MINUTES)
+        command = ["train", self.source, "--split", self.split, "--vocab-size", str(VOCABULARY), "--parameters", SIZE]
+        command += ["--tokens", str(tokens), "--out", str(folder), "--overwrite", "--json"]
+        fixed = {"training.samples": 0, "training.validations": 3, "training.lanes": LANES, "training.seed": seed}
+        for key, value in (fixed | CANDIDATES[name] | settings).items():
+            command += ["--set", f"{key}={value}"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
+        call = [sys.executable, "-m", "weft", *command]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+        found = json.loads(done.stdout)
+        shutil.rmtree(folder)
+        return {
+            "validation": found["validation"]["bits_per_byte"],
+            "test": found["test"]["bits_per_byte"],
+            "parameters": found["parameters"],
+            "tokens": found["training_tokens"],
+        }
+
+
+def runs_of(told: Mapping[str, Any], candidate: str, seed: int | None = None) -> list[dict[str, Any]]:
+    """Return the runs of a candidate, from one seed or all."""
+    return [run for run in told["runs"] if run["candidate"] == candidate and seed in (None, run["seed"])]
+
+
+def table(told: Mapping[str, Any]) -> str:
+    """Return the Markdown table of a text: the best settings of each candidate, means over their seeds."""
+    return "\n".join(_rows(told))
+
+
+def _rows(told: Mapping[str, Any]) -> Iterator[str]:
+    yield "| | validation | test | tokens | learning rate | decay | dropout | tried | seeds |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for name in CANDIDATES:
+        if not (tried := runs_of(told, name, 0)):
+            continue
+        settings = min(tried, key=lambda run: run["validation"])["settings"]
+        runs = [run for run in runs_of(told, name) if run["settings"] == settings]
+        numbers = f"{mean(r['validation'] for r in runs):.4f} | {mean(r['test'] for r in runs):.4f}"
+        values = " | ".join(f"{settings[key]:g}" for key in BEGIN)
+        yield f"| {name} | {numbers} | {runs[0]['tokens'] / 1e6:.2f}M | {values} | {len(tried)} | {len(runs)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import numpy as np
 from weft.config import merge
 from weft.data import DataConfig, StreamedSplit, TokenizedSplit, Tokenizer, prepare, tokenize_sources
 from weft.errors import UserError
-from weft.evaluation.adaptation import Adaptation, score_adaptively
+from weft.evaluation.adaptation import LEARNERS, Adapt, score_dynamically
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.evaluation.scoring import score
@@ -141,15 +141,19 @@ def evaluate(
     *,
     split: Split = "test",
     memory: int | None = None,
-    adapt: bool | Adaptation = False,
+    adapt: bool | Adapt = False,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
-    """Score ``files``, or a split of the run's own corpus; with ``adapt``, by dynamic evaluation."""
+    """Score ``files``, or a split of the run's own corpus; with ``adapt``, by dynamic evaluation.
+
+    True takes learners of several rates, mixed by how well each has told the text so far
+    (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
+    """
     run = Path(run)
     check_folder(run)
     tokenizer = load_tokenizer(run)
     text = read_split(run, tokenizer, files, split)
-    return evaluate_split(load_any(run, memory=memory), tokenizer, text, adapt=_adaptation(adapt), progress=progress)
+    return evaluate_split(load_any(run, memory=memory), tokenizer, text, adapt=_learners(adapt), progress=progress)
 
 
 def token_bits(
@@ -158,17 +162,15 @@ def token_bits(
     *,
     split: Split = "test",
     memory: int | None = None,
-    adapt: bool | Adaptation = False,
+    adapt: bool | Adapt = False,
 ) -> list[tuple[str, float]]:
     """Return every token of the text, as text, with its surprisal in bits."""
     run = Path(run)
     tokenizer, model = load_tokenizer(run), load_any(run, memory=memory)
     text = read_split(run, tokenizer, files, split)
-    how = _adaptation(adapt)
-    if how:
-        nats = score_adaptively(model, text, how, boundary_id=tokenizer.boundary_id)
-    else:
-        nats = score(model, text, boundary_id=tokenizer.boundary_id)
+    nats = score(model, text, boundary_id=tokenizer.boundary_id)
+    if how := _learners(adapt):
+        nats = score_dynamically(model, text, how, nats, boundary_id=tokenizer.boundary_id)
     tokens = np.asarray(text.tokens)
     shown = tokens != tokenizer.boundary_id
     return [
@@ -177,8 +179,8 @@ def token_bits(
     ]
 
 
-def _adaptation(adapt: bool | Adaptation) -> Adaptation | None:
-    return adapt if isinstance(adapt, Adaptation) else Adaptation() if adapt else None
+def _learners(adapt: bool | Adapt) -> Adapt | None:
+    return (LEARNERS if adapt else None) if isinstance(adapt, bool) else adapt
 
 
 def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> TokenizedSplit:

@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import small_model
 from weft.data import TokenizedSplit
-from weft.evaluation.adaptation import Adaptation, score_adaptively
+from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively, score_dynamically
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.scoring import score
 
@@ -129,3 +129,38 @@ def test_all_tokens_are_told_to_progress_and_documents_start_afresh(model, split
     assert sum(done) == split.scored_tokens
     assert (nats[split.offsets[:-1]] == 0).all()
     assert np.isfinite(nats).all()
+
+
+def test_a_mixture_costs_hardly_more_than_its_best_scorer_and_follows_a_change():
+    draw = np.random.default_rng(0)
+    count = 2000
+    nats = draw.uniform(0.5, 2.0, (3, count)).astype(np.float32)
+    nats[1] -= 0.4
+    bound = math.log(3) - count * math.log(1 - SWITCH)
+    assert nats.min(axis=0).sum() < mix(nats).sum() < nats[1].sum() + bound
+    nats[:] = 5.0
+    nats[0, : count // 2] = nats[2, count // 2 :] = 1.0  # each is good for half of the text, and then bad
+    assert mix(nats).mean() == pytest.approx(1.0, abs=0.02)
+    assert mix(nats[:1]) == pytest.approx(nats[0], abs=1e-5)
+
+
+def test_a_mixture_is_of_probabilities_and_weights_look_back_only():
+    nats = -np.log(np.array([[0.5, 0.2, 0.25], [0.1, 0.6, 0.75]], dtype=np.float32))
+    mixed = np.exp(-mix(nats, switch=0.0))
+    weights = np.array([0.5 / 0.6, 0.1 / 0.6])
+    assert mixed[:2] == pytest.approx([0.3, weights @ [0.2, 0.6]])
+    weights = weights * [0.2, 0.6] / (weights @ [0.2, 0.6])
+    assert mixed[2] == pytest.approx(weights @ [0.25, 0.75])
+
+
+def test_several_learners_are_mixed_with_the_frozen_model(model, split):
+    frozen = score(model, split, boundary_id=BOUNDARY)
+    hows = (Adaptation(rate=0.003), Adaptation(rate=0.03))
+    each = [score_adaptively(model, split, how, boundary_id=BOUNDARY) for how in hows]
+    mixed = score_dynamically(model, split, hows, frozen, boundary_id=BOUNDARY)
+    assert mixed == pytest.approx(mix(np.stack([frozen, *each])), abs=1e-6)
+    one = score_dynamically(model, split, hows[0], frozen, boundary_id=BOUNDARY)
+    assert one == pytest.approx(each[0], abs=1e-6)
+    told = evaluate_split(model, TOKENIZER, split, adapt=hows)
+    assert told.bits_per_byte == pytest.approx(bits_per_byte(mixed, split))
+    assert told.bits_per_byte_frozen == pytest.approx(bits_per_byte(frozen, split))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from weft.data import TokenizedSplit, Tokenizer
-from weft.evaluation.adaptation import Adaptation, score_adaptively
+from weft.evaluation.adaptation import Adapt, score_dynamically
 from weft.evaluation.figures import Figures, figures
 from weft.evaluation.scoring import score
 from weft.peers import LanguageModel
@@ -19,22 +19,23 @@ def evaluate_split(
     tokenizer: Tokenizer,
     split: TokenizedSplit,
     *,
-    adapt: Adaptation | None = None,
+    adapt: Adapt | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
     """Return the figures of ``split``: every byte is scored, with state carried through each document.
 
-    With ``adapt``, the figures are those of dynamic evaluation and ``bits_per_byte_frozen`` tells the other; the
-    model's weights are left as they were.
+    With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and ``bits_per_byte_frozen``
+    tells the other; the model's weights are left as they were.
     """
     started = time.perf_counter()
-    frozen = total_nats(score(model, split, boundary_id=tokenizer.boundary_id, progress=progress))
+    frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
     if adapt is None:
-        return figures(frozen, split, time.perf_counter() - started)
+        return figures(total_nats(frozen), split, time.perf_counter() - started)
     started = time.perf_counter()
-    adapted = score_adaptively(model, split, adapt, boundary_id=tokenizer.boundary_id, progress=progress)
+    adapted = score_dynamically(model, split, adapt, frozen, boundary_id=tokenizer.boundary_id, progress=progress)
     seconds = time.perf_counter() - started
-    return figures(total_nats(adapted), split, seconds, frozen=figures(frozen, split, seconds).bits_per_byte)
+    bits = figures(total_nats(frozen), split, seconds).bits_per_byte
+    return figures(total_nats(adapted), split, seconds, frozen=bits)
 
 
 def total_nats(nats: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:

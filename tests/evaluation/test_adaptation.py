@@ -140,7 +140,7 @@ def test_a_mixture_costs_hardly_more_than_its_best_scorer_and_follows_a_change()
     assert nats.min(axis=0).sum() < mix(nats).sum() < nats[1].sum() + bound
     nats[:] = 5.0
     nats[0, : count // 2] = nats[2, count // 2 :] = 1.0  # each is good for half of the text, and then bad
-    assert mix(nats).mean() == pytest.approx(1.0, abs=0.02)
+    assert mix(nats).mean() == pytest.approx(1.0, abs=0.05)
     assert mix(nats[:1]) == pytest.approx(nats[0], abs=1e-5)
 
 

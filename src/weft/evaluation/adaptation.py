@@ -9,8 +9,9 @@ with m the running mean of squared gradients of this text (Krause et al. take it
 nothing but the model).
 
 The best rate differs from text to text, fourfold among those of docs/study.md, and nobody knows it before the text is
-read. So several learners read it, each at a rate of its own, and the frozen model with them; every token gets the mean
-of their probabilities, weighted by how well each told the tokens before (:func:`mix`).
+read. So a learner is not taken alone but beside the frozen model (and learners of other rates, if wanted): every token
+gets the mean of their probabilities, weighted by how well each told the last ones (:func:`mix`). That also makes a bold
+rate the best one: where it errs, the frozen model is there.
 
 Shapes: K scorers, N tokens of a text, B = 1 lane, T positions.
 """
@@ -43,8 +44,8 @@ class Adaptation(FrozenConfig):
     smoothing: float = Field(default=0.999, ge=0, lt=1)
 
 
-LEARNERS = (Adaptation(rate=1.25e-4), Adaptation(rate=5e-4))
-SWITCH = 1e-3  # share of the weight that is dealt out anew after each token: which rate is best may change
+LEARNERS = (Adaptation(rate=5e-4),)  # docs/study.md, "Dynamic evaluation"
+SWITCH = 0.05  # share of the weight that is dealt out anew after each token: which scorer is best changes all the time
 
 
 Adapt = Adaptation | Sequence[Adaptation]
@@ -72,7 +73,8 @@ def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.floa
     """Return the nats of the scorers' weighted mean: fixed share (Herbster and Warmuth 1998).
 
     A scorer's weight goes with the probability that it gave to the tokens before; a share ``switch`` is dealt out
-    evenly each time. Over all tokens that is at most ``log K - N log(1 - switch)`` nats more than the best of them.
+    evenly each time. Over all tokens that is at most ``log K - N log(1 - switch)`` nats more than the best of them, and
+    mostly fewer.
     """
     least_N = nats_KN.min(axis=0)
     chances_NK = np.exp((least_N - nats_KN).T.astype(np.float64))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import revision
 from weft import api
 from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively
+from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import first_part, score
 from weft.folder import load_tokenizer
 
@@ -50,7 +51,7 @@ def bits(frozen_N: Nats, learned: Mapping[float, Nats], length: int) -> dict[str
     """Return the bits per byte of a text of ``length`` bytes: frozen, and at each rate alone and mixed with frozen."""
 
     def per_byte(nats_N: Nats) -> float:
-        return float(nats_N.sum(dtype=np.float64)) / math.log(2) / length
+        return total_nats(nats_N) / math.log(2) / length
 
     return {
         "bytes": length,

@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, revision
+from benchmarks.study.runs import share_of_cores, weft
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 PACE = RESULTS / "equal-time-pace.json"
@@ -154,12 +152,7 @@ class Tuning:
         fixed = {"training.samples": 0, "training.validations": 3, "training.lanes": LANES, "training.seed": seed}
         for key, value in (fixed | CANDIDATES[name] | settings).items():
             command += ["--set", f"{key}={value}"]
-        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
-        call = [sys.executable, "-m", "weft", *command]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        found = json.loads(done.stdout)
+        found = weft(command, share_of_cores(self.jobs))
         shutil.rmtree(folder)
         return {
             "validation": found["validation"]["bits_per_byte"],

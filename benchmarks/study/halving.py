@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe, revision
+from benchmarks.study.runs import share_of_cores, weft
 
 SHARE = 3
 GRID: dict[str, tuple[str, ...]] = {
@@ -82,7 +81,7 @@ class Search:
 
     def __init__(self, source: str, split: str, work: Path, jobs: int) -> None:
         self.source, self.split, self.work, self.jobs = source, split, work, jobs
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.threads = share_of_cores(jobs)
         work.mkdir(parents=True, exist_ok=True)
 
     def run(self, configurations: dict[str, Sequence[str]], minutes: float) -> dict[str, dict[str, Any]]:
@@ -107,8 +106,8 @@ class Search:
         command = ["train", self.source, "--split", self.split, "--minutes", f"{minutes:g}", "--out", str(folder)]
         for setting in ("training.samples=0", "training.validations=4", *settings):
             command += ["--set", setting]
-        told = self._weft([*command, "--overwrite", "--json"])
-        adaptive = self._weft(["evaluate", str(folder), "--adapt", "--json"]) if name == DIAL else {}
+        told = weft([*command, "--overwrite", "--json"], self.threads)
+        adaptive = weft(["evaluate", str(folder), "--adapt", "--json"], self.threads) if name == DIAL else {}
         recipe = (folder / "recipe.yaml").read_text()
         shutil.rmtree(folder)
         return {
@@ -120,15 +119,6 @@ class Search:
             "tokens": told["training_tokens"],
             "recipe": recipe if name == DIAL else None,
         }
-
-    def _weft(self, words: list[str]) -> dict[str, Any]:
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        command = [sys.executable, "-m", "weft", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
 
 
 def table(told: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ def test_published_par_strings():
 
 
 def test_depth_rule():
-    assert [default_pairs(n) for n in (2e6, 41e6)] == [4, 12]
+    assert [default_pairs(n) for n in (1e6, 2e6, 41e6)] == [3, 3, 12]
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ Settings = dict[str, Any]
 
 CANDIDATES: dict[str, Settings] = {
     "hybrid": {},
-    "transformer": {"model.pattern": "(af)4"},
-    "transformer, memory 128": {"model.pattern": "(af)4", "model.attention.memory": 128},
+    "transformer": {"model.architecture": "transformer"},
+    "transformer, memory 128": {"model.architecture": "transformer", "model.attention.memory": 128},
     "llama": {"model.peer": "llama"},
 }
 BEGIN: Settings = {"training.learning_rate": 4e-3, "training.weight_decay": 0.1, "model.dropout": 0.0}

@@ -164,12 +164,12 @@ def _par(pairs: int) -> str:
 
 
 def _hybrid(pairs: int) -> str:
-    """QRNN and feed-forward pairs with attention as the third of every four mixers.
+    """QRNN and feed-forward pairs with attention as the third of every four mixers, the second where there are fewer.
 
     Our reconstruction of the Hybrid Transformer (arXiv 2502.00617, whose layer string is unknown to us):
     recurrence below, little attention, in the upper middle (the placement of SHA-RNN and SRU++).
     """
-    mixers = ["a" if pair % 4 == 2 or (pairs == 2 and pair == 1) else "q" for pair in range(pairs)]
+    mixers = ["a" if pair % 4 == (2 if pairs > 3 else 1) else "q" for pair in range(pairs)]
     return " ".join(f"{mixer}f" for mixer in mixers)
 
 
@@ -207,10 +207,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 def default_pairs(parameters: float) -> int:
     """Return the depth rule's number of Transformer pairs for a budget of ``parameters``.
 
-    A pair of width D has about 12 D^2 parameters; a width of 44 per pair (Transformer-XL's 512 / 12) gives
-    parameters = 12 * 44^2 * pairs^3: 4 pairs at 2M, 8 at 10M, 12 at 41M.
+    From 3 pairs at 1M and 2M, which the study measured for the hybrid and for the Transformer (docs/study.md, "Blocks,
+    and how many"), to Transformer-XL's 12 at 41M; 5 at 5M, 7 at 10M.
     """
-    return max(2, round(math.cbrt(parameters / (12 * 44**2))))
+    return max(2, round(12 * (parameters / 41e6) ** 0.42))
 
 
 def parse_count(text: str | float) -> int:

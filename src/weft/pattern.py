@@ -210,7 +210,7 @@ def default_pairs(parameters: float) -> int:
     From 3 pairs at 1M and 2M, which the study measured for the hybrid and for the Transformer (docs/study.md, "Blocks,
     and how many"), to Transformer-XL's 12 at 41M; 5 at 5M, 7 at 10M.
     """
-    return max(2, round(12 * (parameters / 41e6) ** 0.42))
+    return max(2, round(12 * math.pow(parameters / 41e6, 0.42)))
 
 
 def parse_count(text: str | float) -> int:

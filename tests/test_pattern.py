@@ -111,6 +111,11 @@ def test_published_par_strings():
     assert letters(ARCHITECTURES["par"].pattern(16)) == "afff" * 6 + "f" * 8
 
 
+@pytest.mark.parametrize(("pairs", "kinds"), [(2, "qfaf"), (3, "qfafqf"), (4, "qfqfafqf"), (7, "qfqfafqfqfqfaf")])
+def test_attention_is_upper_middle_in_a_hybrid(pairs, kinds):
+    assert letters(ARCHITECTURES["hybrid"].pattern(pairs)) == kinds
+
+
 def test_depth_rule():
     assert [default_pairs(n) for n in (1e6, 2e6, 41e6)] == [3, 3, 12]
 

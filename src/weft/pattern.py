@@ -195,7 +195,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         lambda n: f"x{2 * n}", "fused blocks after SRU++, Lei 2021 (arXiv 2102.12459); our reconstruction"
     ),
     "sha-qrnn": Architecture(
-        lambda n: f"{'(qf)' + str(n - 2) if n > 3 else 'qf'} qaf qf" if n > 2 else "qaf qf",
+        lambda n: " ".join(["qf"] * (n - 2) + ["qaf", "qf"]),
         "SHA-RNN, Merity 2019 (arXiv 1911.11423), with QRNNs as in SHAQ (arXiv 2108.08207)",
         settings={"attention": {"num_heads": 1}},
     ),

@@ -174,8 +174,10 @@ def test_a_run_is_a_llama_folder_and_works_like_any_run(recipe, tmp_path):
     assert sum(parameter.numel() for parameter in theirs.parameters()) == result.parameters
     assert json.loads((run / "config.json").read_text())["eos_token_id"] == Tokenizer.load(run).boundary_id
     assert weft.evaluate(run).bits_per_byte == result.test.bits_per_byte
+    scored: list[int] = []
     with pytest.raises(UserError, match="score a peer without --adapt"):
-        weft.evaluate(run, adapt=True)
+        weft.evaluate(run, adapt=True, progress=scored.append)
+    assert not scored, "refused before the text is scored for nothing"
     with pytest.raises(UserError, match="leave --memory out"):
         weft.evaluate(run, memory=8)
     prompts = ["Sápmi", "", "Ruoŧŧa lea"]

@@ -12,7 +12,7 @@ import numpy as np
 from weft.config import merge
 from weft.data import DataConfig, StreamedSplit, TokenizedSplit, Tokenizer, prepare, tokenize_sources
 from weft.errors import UserError
-from weft.evaluation.adaptation import LEARNERS, Adapt, score_dynamically
+from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamically
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.evaluation.scoring import score
@@ -168,8 +168,11 @@ def token_bits(
     run = Path(run)
     tokenizer, model = load_tokenizer(run), load_any(run, memory=memory)
     text = read_split(run, tokenizer, files, split)
+    how = _learners(adapt)
+    if how is not None:
+        adaptable(model)  # before the text is scored for nothing
     nats = score(model, text, boundary_id=tokenizer.boundary_id)
-    if how := _learners(adapt):
+    if how is not None:
         nats = score_dynamically(model, text, how, nats, boundary_id=tokenizer.boundary_id)
     tokens = np.asarray(text.tokens)
     shown = tokens != tokenizer.boundary_id

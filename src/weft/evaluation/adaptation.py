@@ -69,6 +69,13 @@ def score_dynamically(
     return each[0] if isinstance(adapt, Adaptation) else mix(np.stack([frozen_N, *each]))
 
 
+def adaptable(model: LanguageModel) -> WeftModel:
+    """Return ``model``; raises UserError where it carries no state."""
+    if not isinstance(model, WeftModel):
+        raise UserError("Dynamic evaluation is for Weft's own models, which carry state: score a peer without --adapt.")
+    return model
+
+
 def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
     """Return the nats of the scorers' weighted mean: fixed share (Herbster and Warmuth 1998).
 
@@ -99,9 +106,7 @@ def score_adaptively(
 
     Works on a copy: ``model`` is left untouched.
     """
-    if not isinstance(model, WeftModel):
-        raise UserError("Dynamic evaluation is for Weft's own models, which carry state: score a peer without --adapt.")
-    learner = copy.deepcopy(model).eval()
+    learner = copy.deepcopy(adaptable(model)).eval()
     update = _Update(learner, adaptation)
     nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
     for piece in pieces(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from weft.training.pace import Pace
-from weft.training.recipe import Recipe
+from weft.training.recipe import Recipe, TrainingConfig
 from weft.training.schedule import DEFAULT_MINUTES
 
 SIZE_SHARE, SIZE_POWER = 0.206, 0.419  # a, p
@@ -31,10 +31,11 @@ PROBES = (500_000, 2_000_000)  # measured at first
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
 
-LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = 0.1, 0.14, 3.0  # measured up to 15 passes
+DEFAULTS = TrainingConfig()
+LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.weight_decay, 0.14, 3.0  # measured up to 15 passes
 DROPOUT_FROM, DROPOUT_PER_PASS, MOST_DROPOUT = 5.0, 0.007, 0.1  # measured at 7 and at 15 passes, beside that decay
 
-STEP_TOKENS, STEP_TOKENS_UP_TO = 1024, 4e6  # a step's tokens, in runs of up to so many
+STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.step_tokens, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256
 
 Measure = Callable[[Recipe], float]

@@ -44,8 +44,8 @@ SEARCH: tuple[Settings, ...] = (  # one after the other, each from the best so f
     {},
     {"training.learning_rate": 8e-3},
     {"training.weight_decay": 0.3},
-    {"training.learning_rate": 2e-3},
     {"model.dropout": 0.1},
+    {"training.learning_rate": 2e-3},
     {"training.weight_decay": 1.0},
 )
 
@@ -70,8 +70,8 @@ def main() -> None:
     names = given.candidates.split(";")
     for stage in range(given.rounds):
         tuning.run({name: tuning.proposal(name, stage) for name in names}, seed=0)
-    for seed in range(1, given.seeds if given.rounds == len(SEARCH) else 1):
-        tuning.run({name: tuning.proposal(name, len(SEARCH)) for name in names}, seed)
+    for seed in range(1, given.seeds):
+        tuning.run({name: tuning.best(name, given.rounds) for name in names}, seed)
     print(table(tuning.told))
 
 
@@ -117,8 +117,12 @@ class Tuning:
         begun = {"source": Path(source).name, "split": split, "parameters": SIZE, "runs": []}
         self.told: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else begun
 
-    def proposal(self, candidate: str, stages: int) -> Settings:
-        """Return the settings to try after so many ``stages`` of the search: the best of them with the next change."""
+    def proposal(self, candidate: str, stage: int) -> Settings:
+        """Return the settings to try at a ``stage`` of the search: the best before it with its change."""
+        return self.best(candidate, stage) | SEARCH[stage]
+
+    def best(self, candidate: str, stages: int) -> Settings:
+        """Return the best settings of the first ``stages``."""
         best, bits = dict(BEGIN), math.inf
         known = [(run["settings"], run["validation"]) for run in runs_of(self.told, candidate, 0)]
         for change in SEARCH[:stages]:  # gone through again, so that a search goes on where it was stopped
@@ -126,7 +130,7 @@ class Tuning:
             found = next(validation for settings, validation in known if settings == tried)
             if found < bits:
                 best, bits = tried, found
-        return best | SEARCH[stages] if stages < len(SEARCH) else best
+        return best
 
     def run(self, wanted: Mapping[str, Settings], seed: int) -> None:
         """Train every candidate with its settings; what is known is not trained again."""

@@ -208,7 +208,7 @@ def default_pairs(parameters: float) -> int:
     """Return the depth rule's number of Transformer pairs for a budget of ``parameters``.
 
     From 3 pairs at 1M and 2M (docs/study.md, "Blocks, and how many": the hybrid at 1M with three seeds, at 2M, and the
-    Transformer at 1M, with one) to Transformer-XL's 12 at 41M. Between them, such as 5 at 5M and 7 at 10M, it is a guess.
+    Transformer at 1M, with one) to Transformer-XL's 12 at 41M. Between them (5 at 5M, 7 at 10M) it is a guess.
     """
     return max(2, round(12 * math.pow(parameters / 41e6, 0.42)))
 

@@ -23,6 +23,7 @@ from weft.training.dial import (
     expected_bits,
     lanes_for,
     left_open,
+    rate_for,
     size_for_text,
     size_for_time,
     turn,
@@ -144,6 +145,23 @@ def test_steps_and_weight_decay_grow_with_what_is_read():
     smaller = decay_for(10, 5000, 4e-3)  # half as many steps in a pass, or each twice as large
     assert smaller == pytest.approx(2 * decay_for(10, 10_000, 4e-3), abs=0.02)
     assert smaller == pytest.approx(decay_for(10, 10_000, 2e-3), abs=0.02)
+
+
+def test_a_short_run_learns_at_a_higher_rate_where_none_is_given():
+    usual = TrainingConfig().learning_rate
+    rates = [rate_for(tokens) for tokens in (1e4, 4e5, 1e6, 3e6, 1e7, 1e10)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == rates[1] == 4 * usual > rates[2] > rates[3] > rates[4] == rates[5] == usual
+
+    def rate(**training) -> float:
+        return turn(recipe_with({"training": {"tokens": 10**6} | training}), TEXT, refuse)[0].training.learning_rate
+
+    assert rate() == rate_for(10**6) > rate(tokens=3 * 10**6)
+    assert rate(learning_rate=1e-3) == 1e-3
+    assert rate(optimizer="adamw") == rate(init_from="runs/other") == usual  # not what was measured
+    decay = turn(recipe_with({"training": {"tokens": 10 * TEXT.tokens}}), TEXT, refuse)[0].training
+    steps = 10 * TEXT.tokens / decay.step_tokens
+    assert decay.weight_decay == decay_for(10, steps, decay.learning_rate)
 
 
 def test_a_text_that_is_read_many_times_is_read_with_dropout():

@@ -10,7 +10,8 @@ arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was
 how much this machine reads in the time, which it measures (:mod:`weft.training.pace`).
 
 How often the text is then read says how much weight decay and dropout keep a model from learning it by heart; how much
-is read in all, how large a step is. A value that stands in a recipe or on the command line is never turned.
+is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or on the command line
+is never turned.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
 DEFAULTS = TrainingConfig()
 LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.weight_decay, 0.14, 3.0  # measured up to 15 passes
 DROPOUT_FROM, DROPOUT_PER_PASS, MOST_DROPOUT = 5.0, 0.007, 0.1  # measured at 7 and at 15 passes, beside that decay
+
+# A short run learns faster with larger steps: the learning rate falls with the root of what is read, down to the usual.
+MOST_RATE, MOST_RATE_UP_TO = 4 * DEFAULTS.learning_rate, 4e5  # in runs of up to so many tokens
 
 STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.step_tokens, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256
@@ -105,6 +109,12 @@ def lanes_for(tokens: float, length: int) -> int:
     return min(MOST_LANES, 1 << max(0, round(math.log2(step / length))))
 
 
+def rate_for(tokens: float) -> float:
+    """Return the learning rate of a run over ``tokens`` (docs/study.md, "The learning rate of short runs")."""
+    wanted: float = MOST_RATE * (MOST_RATE_UP_TO / tokens) ** 0.5
+    return round(min(MOST_RATE, max(DEFAULTS.learning_rate, wanted)), 4)
+
+
 def decay_for(epochs: float, steps: float, rate: float) -> float:
     """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
@@ -128,12 +138,14 @@ def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tu
     if not (left := left_open(recipe)):
         return recipe, []
     plan = _plan(recipe, text, measure, processes, left)
-    training = _with(recipe, {"training.lanes": plan.lanes}).training
+    turning: dict[str, Any] = {"training.lanes": plan.lanes}
+    if "training.learning_rate" in left:
+        turning["training.learning_rate"] = rate_for(plan.tokens)
+    training = _with(recipe, turning).training
     steps = plan.tokens / (training.step_tokens * processes)
-    chosen = {
+    chosen = turning | {
         "model.parameters": plan.size,
         "training.weight_decay": decay_for(plan.epochs, steps, training.learning_rate),
-        "training.lanes": plan.lanes,
         "model.dropout": dropout_for(plan.epochs),
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
@@ -144,6 +156,9 @@ def left_open(recipe: Recipe) -> set[str]:
     """Return the keys of what the dial may turn."""
     model, training = recipe.model, recipe.training
     left = {f"training.{key}" for key in ("lanes", "weight_decay") if key not in training.model_fields_set}
+    fresh = training.init_from is None and training.optimizer != "adamw"  # measured: Muon's steps from random weights
+    if fresh and "learning_rate" not in training.model_fields_set:
+        left.add("training.learning_rate")
     if training.steps or training.accumulation > 1:
         left.discard("training.lanes")  # the step is asked for, in other words
     if model.parameters is None and model.hidden_size is None:

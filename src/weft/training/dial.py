@@ -37,7 +37,7 @@ LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.weight_decay, 0.14, 3.0  # me
 DROPOUT_FROM, DROPOUT_PER_PASS, MOST_DROPOUT = 5.0, 0.007, 0.1  # measured at 7 and at 15 passes, beside that decay
 
 # A short run learns faster with larger steps: the learning rate falls with the root of what is read, down to the usual.
-MOST_RATE, MOST_RATE_UP_TO = 4 * DEFAULTS.learning_rate, 4e5  # in runs of up to so many tokens
+MOST_RATE, MOST_RATE_UP_TO = 4 * DEFAULTS.learning_rate, 2.5e5  # in runs of up to so many tokens
 
 STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.step_tokens, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256

@@ -138,14 +138,14 @@ def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tu
     if not (left := left_open(recipe)):
         return recipe, []
     plan = _plan(recipe, text, measure, processes, left)
-    turning: dict[str, Any] = {"training.lanes": plan.lanes}
-    if "training.learning_rate" in left:
-        turning["training.learning_rate"] = rate_for(plan.tokens)
-    training = _with(recipe, turning).training
+    training = _with(recipe, {"training.lanes": plan.lanes}).training
     steps = plan.tokens / (training.step_tokens * processes)
-    chosen = turning | {
+    rate = rate_for(plan.tokens) if "training.learning_rate" in left else training.learning_rate
+    chosen = {
         "model.parameters": plan.size,
-        "training.weight_decay": decay_for(plan.epochs, steps, training.learning_rate),
+        "training.learning_rate": rate,
+        "training.weight_decay": decay_for(plan.epochs, steps, rate),
+        "training.lanes": plan.lanes,
         "model.dropout": dropout_for(plan.epochs),
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})

@@ -22,7 +22,7 @@ from weft.generation import Sampling
 from weft.generation import generate as generate_texts
 from weft.model import WeftModel
 from weft.pattern import parse_count
-from weft.peers import load_any
+from weft.peers import LanguageModel, load_any
 from weft.training import run as runs
 from weft.training.listener import Listener
 from weft.training.recipe import load_recipe
@@ -152,8 +152,8 @@ def evaluate(
     run = Path(run)
     check_folder(run)
     tokenizer = load_tokenizer(run)
-    text = read_split(run, tokenizer, files, split)
-    return evaluate_split(load_any(run, memory=memory), tokenizer, text, adapt=_learners(adapt), progress=progress)
+    text, model = read_split(run, tokenizer, files, split), load_any(run, memory=memory)
+    return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress)
 
 
 def token_bits(
@@ -168,11 +168,9 @@ def token_bits(
     run = Path(run)
     tokenizer, model = load_tokenizer(run), load_any(run, memory=memory)
     text = read_split(run, tokenizer, files, split)
-    how = _learners(adapt)
-    if how is not None:
-        adaptable(model)  # before the text is scored for nothing
+    how = _learners(adapt, model)
     nats = score(model, text, boundary_id=tokenizer.boundary_id)
-    if how is not None:
+    if how:
         nats = score_dynamically(model, text, how, nats, boundary_id=tokenizer.boundary_id)
     tokens = np.asarray(text.tokens)
     shown = tokens != tokenizer.boundary_id
@@ -182,8 +180,12 @@ def token_bits(
     ]
 
 
-def _learners(adapt: bool | Adapt) -> Adapt | None:
-    return (LEARNERS if adapt else None) if isinstance(adapt, bool) else adapt
+def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
+    """Return how ``model`` is to learn; one that cannot is refused here, before its text is scored for nothing."""
+    how = (LEARNERS if adapt else None) if isinstance(adapt, bool) else adapt
+    if how:
+        adaptable(model)
+    return how
 
 
 def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> TokenizedSplit:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from weft.data import TokenizedSplit, Tokenizer
-from weft.evaluation.adaptation import Adapt, adaptable, score_dynamically
+from weft.evaluation.adaptation import Adapt, score_dynamically
 from weft.evaluation.figures import Figures, figures
 from weft.evaluation.scoring import score
 from weft.peers import LanguageModel
@@ -27,8 +27,6 @@ def evaluate_split(
     With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and ``bits_per_byte_frozen``
     tells the other; the model's weights are left as they were.
     """
-    if adapt is not None:
-        adaptable(model)  # before the text is scored for nothing
     started = time.perf_counter()
     frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
     if adapt is None:

@@ -43,9 +43,9 @@ BEGIN: Settings = {"training.learning_rate": 4e-3, "training.weight_decay": 0.1,
 SEARCH: tuple[Settings, ...] = (  # one after the other, each from the best so far
     {},
     {"training.learning_rate": 8e-3},
+    {"training.learning_rate": 16e-3},
     {"training.weight_decay": 0.3},
     {"model.dropout": 0.1},
-    {"training.learning_rate": 2e-3},
     {"training.weight_decay": 1.0},
 )
 

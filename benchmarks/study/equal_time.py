@@ -40,10 +40,11 @@ CANDIDATES: dict[str, Settings] = {
     "llama": {"model.peer": "llama"},
 }
 BEGIN: Settings = {"training.learning_rate": 4e-3, "training.weight_decay": 0.1, "model.dropout": 0.0}
+FURTHER: Settings = {"training.learning_rate": None}  # twice the best rate where more was better, otherwise half of it
 SEARCH: tuple[Settings, ...] = (  # one after the other, each from the best so far
     {},
     {"training.learning_rate": 8e-3},
-    {"training.learning_rate": 16e-3},
+    FURTHER,
     {"training.weight_decay": 0.3},
     {"model.dropout": 0.1},
     {"training.weight_decay": 1.0},
@@ -119,14 +120,14 @@ class Tuning:
 
     def proposal(self, candidate: str, stage: int) -> Settings:
         """Return the settings to try at a ``stage`` of the search: the best before it with its change."""
-        return self.best(candidate, stage) | SEARCH[stage]
+        return changed(self.best(candidate, stage), SEARCH[stage])
 
     def best(self, candidate: str, stages: int) -> Settings:
         """Return the best settings of the first ``stages``."""
         best, bits = dict(BEGIN), math.inf
         known = [(run["settings"], run["validation"]) for run in runs_of(self.told, candidate, 0)]
         for change in SEARCH[:stages]:  # gone through again, so that a search goes on where it was stopped
-            tried = best | change
+            tried = changed(best, change)
             found = next(validation for settings, validation in known if settings == tried)
             if found < bits:
                 best, bits = tried, found
@@ -164,6 +165,14 @@ class Tuning:
             "parameters": found["parameters"],
             "tokens": found["training_tokens"],
         }
+
+
+def changed(best: Settings, change: Settings) -> Settings:
+    """Return the ``best`` settings so far with a ``change``."""
+    if change is FURTHER:
+        rate, begun = best["training.learning_rate"], BEGIN["training.learning_rate"]
+        change = {"training.learning_rate": 2 * rate if rate > begun else rate / 2}
+    return best | change
 
 
 def runs_of(told: Mapping[str, Any], candidate: str, seed: int | None = None) -> list[dict[str, Any]]:

@@ -168,7 +168,7 @@ class Tuning:
 
 
 def changed(best: Settings, change: Settings) -> Settings:
-    """Return the ``best`` settings so far with a ``change``."""
+    """Return the ``best`` settings so far with a ``change``; FURTHER follows the rate in the direction that gained."""
     if change is FURTHER:
         rate, begun = best["training.learning_rate"], BEGIN["training.learning_rate"]
         change = {"training.learning_rate": 2 * rate if rate > begun else rate / 2}

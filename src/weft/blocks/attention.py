@@ -1,6 +1,6 @@
 """Multi-head causal attention with a carried memory.
 
-Shapes: B batch, T time, D model width, H heads, G key-value heads, K head width, C queries, S keys.
+Shapes: B batch, T time, D model width, H heads, G key-value heads, K head width, C queries, S keys, Z = S + 1 distances.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class AttentionBlock(Block):
         value_BTGK = self.value(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim))
         relative = config.positions == "relative"
         if relative:
-            query_BTHK = query_BTHK + self.content_bias.view(config.num_heads, config.head_dim)
+            content_bias_HK = self.content_bias.view(config.num_heads, config.head_dim)
+            query_BTHK = query_BTHK + content_bias_HK.to(query_BTHK.dtype)  # under autocast the lower one, as the keys
         attended_BTHK, state = window_attention(
             query_BTHK,
             key_BTGK,
@@ -64,12 +65,13 @@ class AttentionBlock(Block):
 
     def _position_scores(self, query_BHCK: Tensor, keys: int) -> Tensor:
         """Return the scaled scores (q + v) r by distance (Dai et al. 2019, terms b and d), laid out by key."""
-        shape = (self.attention.num_heads, 1, self.attention.head_dim)
-        query_BHCK = query_BHCK + (self.position_bias - self.content_bias).view(shape)
-        embedded_SD = self.dropout(sinusoids(keys, self.distance.in_features, query_BHCK))
-        distance_HKS = self.distance(embedded_SD).unflatten(-1, (shape[0], shape[2])).permute(1, 2, 0)
-        scores_BHCS = torch.matmul(query_BHCK, distance_HKS) * shape[2] ** -0.5
-        return relative_shift(scores_BHCS)
+        heads, width = self.attention.num_heads, self.attention.head_dim
+        bias_H1K = (self.position_bias - self.content_bias).view(heads, 1, width)
+        query_BHCK = query_BHCK + bias_H1K.to(query_BHCK.dtype)
+        embedded_ZD = self.dropout(sinusoids(keys + 1, self.distance.in_features, query_BHCK))
+        distance_HKZ = self.distance(embedded_ZD).unflatten(-1, (heads, width)).permute(1, 2, 0) * width**-0.5
+        scores_BHCZ = torch.matmul(query_BHCK, distance_HKZ)
+        return relative_shift(scores_BHCZ)
 
     def mixing_flops(self, context: int) -> int:
         """Scores and weighted sum over the window."""

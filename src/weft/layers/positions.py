@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def rotary_tables(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,12 +36,12 @@ def sinusoids(length: int, size: int, like: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :size].to(like.dtype)
 
 
-def relative_shift(scores_BHCS: Tensor) -> Tensor:
-    """Turn scores by distance into scores by key (Dai et al. 2019, appendix B).
+def relative_shift(scores_BHCZ: Tensor) -> Tensor:
+    """Turn scores by distance into scores by key (Dai et al. 2019, appendix B), without a copy.
 
-    On input, column s holds distance S - 1 - s; on output, column s holds the distance from query c, which
-    stands at key S - C + c, to key s. Entries for keys after the query are meaningless and must be masked.
+    On input, column z of the S + 1 holds distance S - z; on output, column s of the S holds the distance from query c,
+    which stands at key S - C + c, to key s. Entries for keys after the query are meaningless and must be masked.
     """
-    batch, heads, queries, keys = scores_BHCS.shape
-    padded = F.pad(scores_BHCS, (1, 0)).view(batch, heads, keys + 1, queries)
-    return padded[:, :, 1:].reshape(batch, heads, queries, keys)
+    batch, heads, queries, columns = scores_BHCZ.shape
+    turned = scores_BHCZ.reshape(batch, heads, columns, queries)
+    return turned[:, :, 1:].reshape(batch, heads, queries, columns - 1)

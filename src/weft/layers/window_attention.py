@@ -157,7 +157,12 @@ def _with_positions(
     if position_scores is None:
         return mask
     scores = position_scores(query_BHCK, keys)
-    return scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+    return scores if mask is None else scores + _additive(mask, scores.dtype)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where the boolean mask lets through, -inf elsewhere: filling costs more where heads share a mask."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def state_bytes(context: int, memory: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
@@ -216,10 +221,8 @@ def _attend_head(
     if not (query_BHCK.device.type == "cpu" and query_BHCK.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(query_BHCK, key_BHSK, value_BHSK, attn_mask=mask, dropout_p=dropout)
     scores = torch.matmul(query_BHCK * query_BHCK.shape[-1] ** -0.5, key_BHSK.transpose(-1, -2))
-    if mask is not None and mask.dtype == torch.bool:  # added, as filling costs more where it is the same for all heads
-        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
     if mask is not None:
-        scores = scores + mask
+        scores = scores + (_additive(mask, scores.dtype) if mask.dtype == torch.bool else mask)
     weights = F.dropout(scores.softmax(-1), dropout).to(value_BHSK.dtype)
     return torch.matmul(weights, value_BHSK)
 

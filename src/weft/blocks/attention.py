@@ -1,6 +1,6 @@
 """Multi-head causal attention with a carried memory.
 
-Shapes: B batch, T time, D model width, H heads, G key-value heads, K head width, C queries, S keys, Z = S + 1 distances.
+Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, C queries, S keys, Z = S + 1 distances.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from weft.blocks import BLOCKS
 from weft.config import PRESETS, merge
 from weft.errors import UserError
 from weft.model import build
-from weft.pattern import ARCHITECTURES
-from weft.sizing import configure, count_parameters, sized
+from weft.pattern import ARCHITECTURES, default_pairs
+from weft.sizing import configure, count_parameters, of_width, sized
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "qfaf", "a4", "q3", "[qfaf]3", "x2f", "f"])
@@ -70,6 +70,18 @@ def classic(pattern, **settings):
 def test_transformer_xl_counts_its_published_size():
     """12 layers of width 512, 8 heads of 64, inner width 2048, vocabulary 204: 41.05M (Dai et al. 2019)."""
     assert abs(count_parameters(classic("(af)12")) / 41.05e6 - 1) < 0.003
+
+
+@pytest.mark.parametrize("name", ["hybrid", "transformer", "transformer-xl", "qrnn"])
+@pytest.mark.parametrize("width", [64, 176, 512])
+def test_a_width_has_the_depth_of_the_size_that_it_comes_to(name, width):
+    config = of_width(name, vocab_size=2048, settings={"hidden_size": width})
+    assert config.hidden_size == width
+    assert config.pattern == ARCHITECTURES[name].pattern(default_pairs(count_parameters(config)))
+
+
+def test_transformer_xls_width_has_its_depth():
+    assert of_width("transformer-xl", vocab_size=204, settings={"hidden_size": 512}).pattern == "(af)12"
 
 
 PUBLISHED_CLUSTERS = {"cutoffs": [20000, 40000, 200000], "div_val": 1}

@@ -199,8 +199,8 @@ class ModelConfig(FrozenConfig):
         return self
 
 
-# Shells around the blocks. `modern` is what ModelConfig's own defaults say, with gates; `classic` is Transformer-XL's
-# (kimiyoung/transformer-xl, Dai et al. 2019): post-norm, LayerNorm, ReLU, relative positions, biased
+# Shells around the blocks. `modern` is what ModelConfig's own defaults say, with gates and token shift; `classic` is
+# Transformer-XL's (kimiyoung/transformer-xl, Dai et al. 2019): post-norm, LayerNorm, ReLU, relative positions, biased
 # feed-forwards and softmax, N(0, 0.02) everywhere, dropout also after the activation.
 PRESETS: dict[str, dict[str, Any]] = {
     "modern": {"block_gates": True, "token_shift": True},  # docs/study.md, "What decided"

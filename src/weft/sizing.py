@@ -66,6 +66,21 @@ def sized(
     return _stretch(pattern, vocab_size, {**settings, "hidden_size": width}, budget)
 
 
+def of_width(pattern: str, *, vocab_size: int, preset: str | None = None, settings: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration of ``pattern`` with the width ``settings["hidden_size"]`` and all other widths by rule.
+
+    A named architecture is as deep as the depth rule has it for as many parameters as it then has: more blocks are more
+    parameters, which want more blocks, until both agree (they do, as depth grows more slowly than size).
+    """
+    size = 0
+    while True:
+        string, resolved = resolve(pattern, size, preset, settings)
+        config = configure(string, vocab_size, resolved)
+        before, size = size, count_parameters(config)
+        if default_pairs(size) == default_pairs(before):
+            return config
+
+
 def resolve(
     pattern: str, parameters: float, preset: str | None, settings: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
@@ -128,11 +143,6 @@ def _size(module: torch.nn.Module) -> int:
 def _heads(width: int, kv_heads: int) -> int:
     """Return the number of heads by rule, a multiple of the key-value heads."""
     return max(1, round(width / _head_width(width) / kv_heads)) * kv_heads
-
-
-def size_of_width(width: int) -> float:
-    """Return the parameters for which the depth rule (44 of width a pair) gives a model of this width."""
-    return 12 * 44**2 * (width / 44) ** 3
 
 
 def _head_width(width: int) -> int:

@@ -164,3 +164,12 @@ def test_several_learners_are_mixed_with_the_frozen_model(model, split):
     told = evaluate_split(model, TOKENIZER, split, adapt=hows)
     assert told.bits_per_byte == pytest.approx(bits_per_byte(mixed, split))
     assert told.bits_per_byte_frozen == pytest.approx(bits_per_byte(frozen, split))
+
+
+def test_a_learner_that_diverges_loses_its_say_and_nothing_else():
+    frozen = np.full(6, 2.0, dtype=np.float32)
+    broken = np.array([1.0, np.nan, np.inf, np.nan, 1.0, 1.0], dtype=np.float32)
+    mixed = mix(np.stack([frozen, broken]))
+    assert np.isfinite(mixed).all()
+    assert (mixed[1:4] > 2.0).all()  # what the broken one had to say is lost
+    assert mixed.sum() < frozen.sum() - 6 * math.log(1 - SWITCH) + math.log(2)

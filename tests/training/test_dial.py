@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.training.test_run import StopAt
-from weft.errors import Interrupted
+from weft.data import prepare
+from weft.errors import Interrupted, UserError
 from weft.model import build
 from weft.sizing import sized
 from weft.study.plan import Plan, Trial, recipe_of
 from weft.training import dial, fitting
+from weft.training import pace as pace_module
 from weft.training.dial import (
     MOST_PER_BYTE,
     SIZES,
@@ -34,6 +37,7 @@ from weft.training.recipe import TrainingConfig, make_recipe
 from weft.training.run import saved_recipe, train
 
 TEXT = Text(bytes=2_000_000, tokens=700_000)
+MORE = Text(bytes=200_000_000, tokens=70_000_000)
 
 
 def linear(size: int) -> float:
@@ -48,27 +52,126 @@ def test_expected_bits_fall_with_size_and_text_and_more_slowly_with_repeats():
     assert expected_bits(1e6, 1e6, 1e6) == expected_bits(1e6, 1e6, 1e9)
 
 
+def flat(size: int) -> float:
+    """The pace of a machine to which small models are all the same, such as a GPU."""
+    return 1e-5 * (1 + size / 1e8)
+
+
 @pytest.mark.parametrize("seconds", [60, 300, 1200, 7200])
-def test_the_size_is_the_best_of_all_though_few_are_measured(seconds):
+@pytest.mark.parametrize("machine", [linear, flat])
+@pytest.mark.parametrize("text", [TEXT, MORE])
+def test_the_size_is_the_best_of_all_though_few_are_measured(machine, text, seconds):
+    asked = []
+
+    def measure(size: int) -> float:
+        asked.append(size)
+        return machine(size)
+
+    size = size_for_time(Pace(measure), seconds, text)
+    allowed = [size for size in SIZES if size <= MOST_PER_BYTE * text.bytes]
+    best = min(allowed, key=lambda other: text.bits(other, seconds / machine(other)))
+    assert best / 1.5 < size < best * 1.5  # its neighbours at most: the pace is drawn between measurements
+    assert len(asked) == len(set(asked)) <= 7
+
+
+def test_a_size_that_no_model_has_is_neither_measured_nor_chosen():
     asked = []
 
     def measure(size: int) -> float:
         asked.append(size)
         return linear(size)
 
-    size = size_for_time(Pace(measure), seconds, TEXT)
-    allowed = [size for size in SIZES if size <= MOST_PER_BYTE * TEXT.bytes]
-    best = min(allowed, key=lambda other: TEXT.bits(other, seconds / linear(other)))
-    assert best / 1.5 < size < best * 1.5  # its neighbours at most: the pace is drawn between measurements
-    assert len(asked) == len(set(asked)) <= 5
+    size = size_for_time(Pace(measure), 60, TEXT, lambda size: size >= 2_500_000)  # as with a large vocabulary
+    assert size == min(asked) == min(size for size in SIZES if size >= 2_500_000)
+    assert size_for_time(Pace(linear), 60, Text(1000, 400), lambda size: size >= 2_500_000) == size
+    given, lines = turn(recipe_with({"training": {"tokens": 1000}}), Text(1000, 400), refuse, 1, is_of(1_000_000))
+    assert given.model.parameters == 1_000_000
+    assert any(line.startswith("Size: 1M") for line in lines)
+
+
+def is_of(least: int):
+    return lambda recipe: recipe.model.parameters >= least
+
+
+@pytest.mark.parametrize("model", [{"architecture": "hybrid"}, {"architecture": "qrnn"}, {"peer": "llama"}])
+def test_what_the_dial_chooses_for_a_large_vocabulary_can_be_built(tiny, tmp_path, monkeypatch, model):
+    if "peer" in model:
+        pytest.importorskip("transformers")
+    recipe = make_recipe(tiny(training={"steps": None, "minutes": 1}) | {"model": model})
+    prepared = prepare(recipe.data)
+    wide = SimpleNamespace(vocab_size=60_000, kind="bpe", boundary_id=0, padding_id=1)
+    monkeypatch.setattr(fitting, "seconds_per_token", lambda model, *_: 1e-6 * model.parameter_count)
+    fitted = fitting.fit(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train), None)
+    assert fitted.model.parameters > 60_000 * 8
+    assert fitting.make_model(fitted, SimpleNamespace(tokenizer=wide), None).parameter_count > 60_000 * 8
+
+
+def held_by(most: float, pace=linear):
+    """A machine whose memory holds so many numbers: parameters, and a thousand for each token of a step."""
+
+    def measure(recipe) -> float:
+        size = recipe.model.parameters or 1_000_000
+        step = recipe.training.lanes * recipe.training.length
+        return pace(size) * 0.9 ** math.log2(step / 1024) if size + 1000 * step <= most else math.inf
+
+    return measure
+
+
+def test_where_memory_ends_a_model_is_smaller_and_has_no_more_lanes_than_it_holds():
+    long = recipe_with({"training": {"minutes": 10_000}})
+    roomy, cramped = (turn(long, MORE, held_by(most))[0] for most in (1e12, 8e6))
+    assert roomy.model.parameters > 7_000_000 >= cramped.model.parameters
+    assert roomy.training.lanes > cramped.training.lanes == 8
+    given = recipe_with({"training": {"minutes": 10_000}, "model": {"parameters": 4_000_000}})
+    assert turn(given, MORE, held_by(8e6))[0].training.lanes == 8
+    for recipe in (long, given):
+        with pytest.raises(UserError, match=r"Memory does not hold a training step of 8 segments of 128 tokens.*lower"):
+            turn(recipe, MORE, held_by(1e6))
+
+
+@pytest.mark.parametrize(("training", "processes"), [({"length": 1024}, 1), ({"length": 512}, 1), ({}, 8)])
+def test_a_plan_is_of_the_lanes_that_were_measured(training, processes):
+    """Also where they are fewer than the usual, as segments are long or many processes share a step."""
+    paces = {}
+
+    def measure(recipe) -> float:
+        step = recipe.training.lanes * recipe.training.length
+        seconds = (0.03 + 2e-5 * step) / step / processes  # much of a step's time is the same for all
+        paces[recipe.training.lanes, recipe.model.parameters] = seconds
+        return seconds
+
+    recipe = recipe_with({"training": {"minutes": 5} | training, "model": {"parameters": 1_000_000}})
+    turned, lines = turn(recipe, TEXT, measure, processes)
+    lanes = turned.training.lanes
+    assert lanes < 8
+    tokens = 300 / paces[lanes, 1_000_000]
+    assert f"Reading: {tokens / 1e6:.3g}M tokens" in "\n".join(lines)
+    assert turned.training.learning_rate == rate_for(tokens)
+
+
+def test_lanes_that_go_back_and_forth_end_with_the_fewer():
+    def measure(recipe) -> float:  # a machine for which larger steps are much slower
+        return 1e-5 if recipe.training.lanes < 16 else 1e-3
+
+    turned, _ = turn(recipe_with({"model": {"parameters": 500_000}, "training": {"minutes": 100}}), MORE, measure)
+    assert lanes_for(6000 / 1e-5, 128) > 8 == lanes_for(6000 / 1e-3, 128)
+    assert turned.training.lanes == 8
+
+
+def test_a_text_that_fills_few_lanes_is_planned_with_those():
+    few = Text(bytes=3000, tokens=900, lanes=5)
+    turned, lines = turn(recipe_with({"training": {"minutes": 10}}), few, steady)
+    assert turned.training.lanes == 5
+    assert any("Steps: 5 segments" in line for line in lines)
 
 
 def test_more_time_and_faster_machines_have_larger_models():
     sizes = [size_for_time(Pace(linear), seconds, TEXT) for seconds in (30, 300, 3000)]
     assert sizes == sorted(set(sizes))
     assert size_for_time(Pace(lambda size: linear(size) / 10), 300, TEXT) > sizes[1]
-    more = Text(bytes=200_000_000, tokens=70_000_000)
-    assert size_for_time(Pace(linear), 30_000, more) != size_for_time(Pace(linear), 30_000, TEXT)
+    assert size_for_time(Pace(linear), 30_000, MORE) > size_for_time(
+        Pace(linear), 30_000, TEXT
+    )  # which it knows by heart
 
 
 def test_the_size_goes_with_the_text_where_no_time_is_given_and_never_far_beyond_it():
@@ -158,7 +261,7 @@ def test_a_short_run_learns_at_a_higher_rate_where_none_is_given():
 
     assert rate() == rate_for(10**6) > rate(tokens=3 * 10**6)
     assert rate(learning_rate=1e-3) == 1e-3
-    assert rate(optimizer="adamw") == rate(init_from="runs/other") == usual  # not what was measured
+    assert rate(optimizer="adamw") == usual  # not what was measured
     decay = turn(recipe_with({"training": {"tokens": 10 * TEXT.tokens}}), TEXT, refuse)[0].training
     steps = 10 * TEXT.tokens / decay.step_tokens
     assert decay.weight_decay == decay_for(10, steps, decay.learning_rate)
@@ -183,21 +286,52 @@ def test_a_comparison_leaves_nothing_to_the_dial():
         assert left_open(recipe_of(plan, Trial(contender, 4e-3, 0))) == set()
 
 
-def test_a_pace_between_measurements_is_on_the_line_and_beyond_them_in_proportion():
-    pace = Pace({100: 1.0, 300: 2.0}.__getitem__)
+def test_a_pace_is_drawn_through_what_was_measured_and_never_too_slow_beyond_it():
+    pace = Pace({100: 1.0, 300: 2.0, 500: 1.5, 900: math.inf}.__getitem__)
     pace.learn(100)
+    assert [pace.at(size) for size in (50, 100, 600)] == [0.5, 1.0, 1.0]
     pace.learn(300)
-    assert [pace.at(size) for size in (50, 100, 200, 300, 600)] == [0.5, 1.0, 1.5, 2.0, 4.0]
+    assert [pace.at(size) for size in (50, 100, 200, 300, 600)] == [0.5, 1.0, 1.5, 2.0, 3.5]
+    pace.learn(500)  # a busy machine: a larger size is not faster
+    assert [pace.at(size) for size in (400, 700)] == [1.75, 1.5]
+    pace.learn(900)
+    pace.learn(1000)  # not asked for: 900 was too large
+    assert (sorted(pace.measured), pace.too_large) == ([100, 300, 500], 900)
 
 
-def test_measuring_leaves_the_random_numbers_as_they_were_and_moves_the_model():
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"accumulation": 3}, {"precision": "bf16"}, {"checkpoint_activations": True}, {"optimizer": "adamw"}],
+    ids=str,
+)
+def test_measuring_leaves_the_random_numbers_as_they_were_and_moves_the_model(training):
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     before = model.embedding.weight_VD.detach().clone()
     state = torch.random.get_rng_state()
-    seconds = seconds_per_token(model, TrainingConfig(lanes=2, length=16), Processes())
-    assert seconds > 0
+    seconds = seconds_per_token(model, TrainingConfig(lanes=2, length=16, **training), Processes())
+    assert 0 < seconds < math.inf
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not torch.equal(model.embedding.weight_VD, before)
+
+
+def test_a_step_of_several_segments_is_measured_whole(monkeypatch):
+    monkeypatch.setattr(pace_module, "_times", lambda take: (take(), 6.0)[1])
+    passes = []
+    model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
+    loss = model.loss
+    monkeypatch.setattr(model, "loss", lambda *given: (passes.append(1), loss(*given))[1])
+    config = TrainingConfig(lanes=2, length=16, accumulation=3)
+    assert seconds_per_token(model, config, Processes()) == 6.0 / (2 * 16 * 3)
+    assert len(passes) == 3
+
+
+def test_a_device_that_runs_out_of_memory_is_infinitely_slow(monkeypatch):
+    def run_out(_: object) -> float:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(pace_module, "_times", run_out)
+    model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
+    assert seconds_per_token(model, TrainingConfig(lanes=2, length=16), Processes()) == math.inf
 
 
 def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,9 @@ import weft
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
 from weft.training.listener import Silent
-from weft.training.run import train
+from weft.training.loop import Trainer
+from weft.training.recipe import TrainingConfig
+from weft.training.run import saved_recipe, train
 
 VARIANTS = {
     "default": {},
@@ -67,6 +70,16 @@ class StopAt(Silent):
     def status(self, status):
         if status.step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+class Hear(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -163,8 +176,12 @@ def test_a_finished_run_stays_as_it_is_or_goes_on(tiny, tmp_path):
     assert again == first
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before
-    longer = train({"training": {"steps": 18}}, tmp_path / "run", resume=True)
+    heard = Hear()
+    longer = train({"training": {"steps": 18}}, tmp_path / "run", resume=True, listener=heard)
     assert longer.steps == 18
+    assert any(re.match(r"For 18 steps now;.* stay those of 12 steps", line) for line in heard.lines)
+    train({}, tmp_path / "run", resume=True, listener=(heard := Hear()))
+    assert not any("stay those" in line for line in heard.lines)
 
 
 def test_a_changed_recipe_is_refused_by_name(tiny, tmp_path):
@@ -387,3 +404,28 @@ def test_budgets_are_cut_short_by_the_environment(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WEFT_MAX_STEPS", "few")
     with pytest.raises(UserError, match="WEFT_MAX_STEPS"):
         train(tiny(), tmp_path / "other")
+
+
+def test_a_run_that_is_cut_short_has_all_else_of_the_whole_one(tiny, tmp_path, monkeypatch):
+    values = tiny(model={"hidden_size": None}, training={"steps": 3000})
+    monkeypatch.setenv("WEFT_MAX_STEPS", "2")
+    train(values, tmp_path / "run")
+    cut = saved_recipe(tmp_path / "run")
+    monkeypatch.delenv("WEFT_MAX_STEPS")
+    with pytest.raises(Interrupted):
+        train(values, tmp_path / "whole", listener=StopAt(5, signal.SIGINT))
+    whole = saved_recipe(tmp_path / "whole")
+    assert cut.training.steps == 2
+    assert cut.training.weight_decay > TrainingConfig().weight_decay  # of a text that is read many times
+    assert cut == whole.model_copy(update={"training": whole.training.model_copy(update={"steps": 2})})
+
+
+def test_a_device_that_runs_out_of_memory_says_what_to_do(tiny, tmp_path, monkeypatch):
+    def run_out(_: object) -> bool:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", run_out)
+        with pytest.raises(UserError, match=r"out of memory: go on with weft train --out .* --resume --set"):
+            train(tiny(), tmp_path / "run")
+    train({"training": {"checkpoint_activations": True}}, tmp_path / "run", resume=True)

@@ -38,7 +38,7 @@ def train(
     ] = None,
     parameters: Annotated[
         str | None,
-        typer.Option(help="Size, embeddings included, such as 2M.", show_default="fits the corpus"),
+        typer.Option(help="Size, embeddings included, such as 2M.", show_default="fits the corpus and the time"),
     ] = None,
     tokenizer: Tokenizer = None,
     vocab_size: VocabSize = None,
@@ -61,7 +61,8 @@ def train(
 ) -> None:
     """Train a model on a folder of text.
 
-    Everything has a default that fits the corpus. The run directory holds the best model, its numbers and a report.
+    Everything has a default that fits the corpus and the time. The run directory holds the best model, its numbers and
+    a report.
     `WEFT_MAX_STEPS=20` in the environment cuts any budget short, to try things out.
     """
     from weft import api, terminal

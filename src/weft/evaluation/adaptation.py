@@ -44,11 +44,9 @@ class Adaptation(FrozenConfig):
     smoothing: float = Field(default=0.999, ge=0, lt=1)
 
 
-LEARNERS = (Adaptation(rate=5e-4),)  # docs/study.md, "Dynamic evaluation"
+Adapt = Adaptation | Sequence[Adaptation]  # one learner alone, or those that are mixed with the frozen model
+LEARNERS: Adapt = (Adaptation(rate=5e-4),)  # the default: docs/study.md, "Dynamic evaluation"
 SWITCH = 0.05  # share of the weight that is dealt out anew after each token: which scorer is best changes all the time
-
-
-Adapt = Adaptation | Sequence[Adaptation]
 
 
 def score_dynamically(
@@ -60,9 +58,9 @@ def score_dynamically(
     boundary_id: int,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the nats of every token by one learner alone, or by several mixed with the frozen model.
+    """Return the nats (N,) of every token by one learner alone, or by several mixed with the frozen model.
 
-    ``frozen_N`` are the frozen model's own. Works on copies: ``model`` is left untouched.
+    ``frozen_N`` are the frozen model's own. Works on copies: ``model`` is left untouched. UserError for a peer.
     """
     learners = (adapt,) if isinstance(adapt, Adaptation) else adapt
     each = [score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress) for how in learners]
@@ -77,12 +75,13 @@ def adaptable(model: LanguageModel) -> WeftModel:
 
 
 def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
-    """Return the nats of the scorers' weighted mean: fixed share (Herbster and Warmuth 1998).
+    """Return the nats (N,) of the scorers' weighted mean: fixed share (Herbster and Warmuth 1998).
 
     A scorer's weight goes with the probability that it gave to the tokens before; a share ``switch`` is dealt out
     evenly each time. Over all tokens that is at most ``log K - N log(1 - switch)`` nats more than the best of them, and
-    mostly fewer.
+    mostly fewer. A learner that diverges (infinite, or not a number) counts as having given no chance at all.
     """
+    nats_KN = np.where(np.isnan(nats_KN), np.inf, nats_KN)
     least_N = nats_KN.min(axis=0)
     chances_NK = np.exp((least_N - nats_KN).T.astype(np.float64))
     weights, totals_N = np.full(len(nats_KN), 1 / len(nats_KN)), np.empty(len(chances_NK))

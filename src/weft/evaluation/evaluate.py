@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from weft.data import TokenizedSplit, Tokenizer
-from weft.evaluation.adaptation import Adapt, score_dynamically
+from weft.evaluation.adaptation import Adapt, Adaptation, score_dynamically
 from weft.evaluation.figures import Figures, figures
 from weft.evaluation.scoring import score
 from weft.peers import LanguageModel
@@ -31,7 +31,8 @@ def evaluate_split(
     frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
     if adapt is None:
         return figures(total_nats(frozen), split, time.perf_counter() - started)
-    started = time.perf_counter()
+    if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
+        started = time.perf_counter()
     adapted = score_dynamically(model, split, adapt, frozen, boundary_id=tokenizer.boundary_id, progress=progress)
     seconds = time.perf_counter() - started
     bits = figures(total_nats(frozen), split, seconds).bits_per_byte

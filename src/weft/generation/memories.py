@@ -87,7 +87,10 @@ class Nothing:
 
 
 class Last:
-    """What the mixer of a block with token shift remembers, and the block's last input, in a ring of two."""
+    """What the mixer of a block with token shift remembers, and the block's last input.
+
+    Inputs stand in a ring of two: a thread writes the one of its channels while another still reads the one before.
+    """
 
     def __init__(self, mixer: Memory, share: Tensor, state: ShiftedState, place: int) -> None:
         rows, width = state.last_BD.shape

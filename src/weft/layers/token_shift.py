@@ -30,9 +30,10 @@ class TokenShift(nn.Module):
         self.share = nn.Parameter(torch.full((width,), START))
 
     def forward(self, x_BTD: Tensor, before_BD: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the shifted inputs and the last input as it was.
+        """Return the shifted inputs (B, T, D) and the last input (B, D) as it was.
 
-        ``before_BD`` is the input before the first one; at a document's start it counts as zeros.
+        ``before_BD`` is the input before the first one; at a document's start, where ``reset_BT`` is True, it counts as
+        zeros, and where it is None too.
         """
         if before_BD is None:
             before_BD = torch.zeros_like(x_BTD[:, 0])

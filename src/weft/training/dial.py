@@ -20,17 +20,20 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from weft.errors import UserError
 from weft.training.pace import Pace
-from weft.training.recipe import Recipe, TrainingConfig
-from weft.training.schedule import DEFAULT_MINUTES
+from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
 
 SIZE_SHARE, SIZE_POWER = 0.206, 0.419  # a, p
 TEXT_POWER, REPEATS = 0.484, 2.85  # q, r
 
 SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 15))  # 130k to 128M, sqrt(2) apart
-PROBES = (500_000, 2_000_000)  # measured at first
+PROBE = 500_000  # measured at first, with one that is REACH times as large
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
+REACH = (
+    4.0  # a size so many times the largest measured one may be measured next: a step of a much larger one takes long
+)
 
 DEFAULTS = TrainingConfig()
 LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.weight_decay, 0.14, 3.0  # measured up to 15 passes
@@ -43,13 +46,15 @@ STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.step_tokens, 4e6  # a step's tokens, i
 MOST_LANES = 256
 
 Measure = Callable[[Recipe], float]
+Buildable = Callable[[Recipe], bool]
 
 
 class Text(NamedTuple):
-    """What there is to learn from."""
+    """What there is to learn from, and the most lanes of a process that it can fill."""
 
     bytes: int
     tokens: int
+    lanes: int = MOST_LANES
 
     def bits(self, size: float, tokens: float) -> float:
         """Return the expected bits of ``size`` parameters that read ``tokens``, on the law's scale."""
@@ -57,13 +62,14 @@ class Text(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a run will do: its parameters (None where a width says it), the tokens that it reads, how many times that is
-    the text, and the lanes of a step."""
+    """What a run will do: its parameters (None where a width says it), the tokens that it reads and how many times that
+    is the text, the lanes of a step; ``cramped`` says that memory did not hold all that was wanted."""
 
     size: int | None
     tokens: float
     epochs: float
     lanes: int
+    cramped: bool
 
 
 def expected_bits(size: float, read: float, different: float) -> float:
@@ -75,20 +81,37 @@ def expected_bits(size: float, read: float, different: float) -> float:
     return bits
 
 
-def size_for_time(pace: Pace, seconds: float, text: Text) -> int:
-    """Return the size with the fewest expected bits after ``seconds`` of training at ``pace``, which is measured."""
+def size_for_time(
+    pace: Pace, seconds: float, text: Text, buildable: Callable[[int], bool] = lambda _: True
+) -> int | None:
+    """Return the size with the fewest expected bits after ``seconds`` of training at ``pace``, which is measured.
+
+    None where memory holds not even the smallest that can be built: a large vocabulary asks for some size.
+    """
+    least = next_buildable(SIZES[0], buildable)
+    sizes = [size for size in SIZES if least < size <= MOST_PER_BYTE * text.bytes]
+    sizes.insert(0, least)
+    probe = min(max(PROBE, sizes[0]), sizes[-1])
+    for size in (probe, min(round(REACH * probe), sizes[-1])):
+        pace.learn(size)
 
     def bits(size: int) -> float:
         return text.bits(size, seconds / pace.at(size))
 
-    sizes = [size for size in SIZES if size <= MOST_PER_BYTE * text.bytes] or SIZES[:1]
-    for probe in PROBES:
-        pace.learn(probe)
-    while True:
-        size = min(sizes, key=bits)
+    while sizes := [size for size in sizes if size < pace.too_large]:
+        if not pace.measured:  # memory held no probe
+            pace.learn(sizes[0])
+            continue
+        size = min((size for size in sizes if size <= REACH * max(pace.measured)), key=bits)
         if any(1 / CLOSE < size / known < CLOSE for known in pace.measured):
             return size
         pace.learn(size)
+    return None
+
+
+def next_buildable(size: int, buildable: Callable[[int], bool]) -> int:
+    """Return ``size``, or where it is too small for its vocabulary the smallest of the dial's sizes that is not."""
+    return next((larger for larger in (size, *SIZES) if larger >= size and buildable(larger)), size)
 
 
 def size_for_text(training_bytes: int) -> int:
@@ -130,14 +153,18 @@ def dropout_for(epochs: float) -> float:
     return 0.0 if epochs < DROPOUT_FROM else round(min(MOST_DROPOUT, DROPOUT_PER_PASS * epochs), 2)
 
 
-def turn(recipe: Recipe, text: Text, measure: Measure, processes: int = 1) -> tuple[Recipe, list[str]]:
+def turn(
+    recipe: Recipe, text: Text, measure: Measure, processes: int = 1, buildable: Buildable = lambda _: True
+) -> tuple[Recipe, list[str]]:
     """Return ``recipe`` with what it leaves open, and in a few lines what was chosen and why.
 
-    ``measure`` tells the seconds that a training token takes with a recipe; it is asked where the budget is time.
+    ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not hold it; it
+    is asked where the budget is time. ``buildable`` tells whether there is a model of the size that a recipe asks for.
+    Raises UserError where memory holds no model at all.
     """
     if not (left := left_open(recipe)):
         return recipe, []
-    plan = _plan(recipe, text, measure, processes, left)
+    plan = _plan(recipe, text, _Machine(measure, buildable, processes), left)
     training = _with(recipe, {"training.lanes": plan.lanes}).training
     steps = plan.tokens / (training.step_tokens * processes)
     rate = rate_for(plan.tokens) if "training.learning_rate" in left else training.learning_rate
@@ -156,8 +183,7 @@ def left_open(recipe: Recipe) -> set[str]:
     """Return the keys of what the dial may turn."""
     model, training = recipe.model, recipe.training
     left = {f"training.{key}" for key in ("lanes", "weight_decay") if key not in training.model_fields_set}
-    fresh = training.init_from is None and training.optimizer != "adamw"  # measured: Muon's steps from random weights
-    if fresh and "learning_rate" not in training.model_fields_set:
+    if training.optimizer != "adamw" and "learning_rate" not in training.model_fields_set:  # measured: Muon's steps
         left.add("training.learning_rate")
     if training.steps or training.accumulation > 1:
         left.discard("training.lanes")  # the step is asked for, in other words
@@ -168,28 +194,59 @@ def left_open(recipe: Recipe) -> set[str]:
     return left
 
 
-def _plan(recipe: Recipe, text: Text, measure: Measure, processes: int, left: set[str]) -> Plan:
-    """Return what a run will do; more lanes make a machine faster, so that they are measured again until they fit."""
+class _Machine(NamedTuple):
+    """What trains: how fast, which sizes there are, and how many processes together."""
+
+    measure: Measure
+    buildable: Buildable
+    processes: int
+
+
+def _plan(recipe: Recipe, text: Text, machine: _Machine, left: set[str]) -> Plan:
+    """Return what a run will do; lanes change a machine's pace, so that it is measured with others until they fit."""
+    plans: dict[int, Plan] = {}  # by their lanes
     while True:
         training = recipe.training
-        size, tokens = _budget(recipe, text, measure, processes, "model.parameters" in left)
-        lanes = lanes_for(tokens, training.length * processes) if "training.lanes" in left else training.lanes
-        if lanes <= training.lanes:
-            return Plan(size, tokens, tokens / text.tokens, lanes)
-        recipe = _with(recipe, {"training.lanes": lanes})
+        plan = _budget(recipe, text, machine, "model.parameters" in left)
+        if plan.cramped and plans and training.lanes > max(plans):  # rather fewer lanes than a smaller model
+            return plans[max(plans)]
+        if not plan.tokens:
+            raise UserError(
+                f"Memory does not hold a training step of {training.lanes} segments of {training.length} tokens: set "
+                "training.lanes or training.length lower, or training.checkpoint_activations=true."
+            )
+        plans[plan.lanes] = plan
+        wanted = plan.lanes
+        if "training.lanes" in left:
+            wanted = min(text.lanes, lanes_for(plan.tokens, training.length * machine.processes))
+        if wanted in plans:  # the same, or back and forth between two
+            return plans[min(wanted, plan.lanes)]
+        recipe = _with(recipe, {"training.lanes": wanted})
 
 
-def _budget(recipe: Recipe, text: Text, measure: Measure, processes: int, size_open: bool) -> tuple[int | None, float]:
-    """Return the size and the tokens of a run."""
-    training, given = recipe.training, recipe.model.parameters
-    if tokens := training.tokens or (training.steps or 0) * training.step_tokens * processes:
-        return size_for_text(text.bytes) if size_open else given, tokens
-    seconds = 60 * (training.minutes or DEFAULT_MINUTES)
-    if not size_open:
-        return given, seconds / measure(recipe)
-    pace = Pace(lambda size: measure(_with(recipe, {"model.parameters": size})))
-    size = size_for_time(pace, seconds, text)
-    return size, seconds / pace.at(size)
+def _budget(recipe: Recipe, text: Text, machine: _Machine, size_open: bool) -> Plan:
+    """Return what a run with the lanes of ``recipe`` will do: no tokens where memory does not hold it."""
+    training, size = recipe.training, recipe.model.parameters
+
+    def sized(size: int) -> Recipe:
+        return _with(recipe, {"model.parameters": size})
+
+    def buildable(size: int) -> bool:
+        return machine.buildable(sized(size))
+
+    cramped = False
+    if tokens := float(training.tokens or (training.steps or 0) * training.step_tokens * machine.processes):
+        size = next_buildable(size_for_text(text.bytes), buildable) if size_open else size
+    else:
+        seconds = 60 * (training.minutes or DEFAULT_MINUTES)
+        if size_open:
+            pace = Pace(lambda size: machine.measure(sized(size)))
+            size, cramped = size_for_time(pace, seconds, text, buildable), math.isfinite(pace.too_large)
+            tokens = seconds / pace.at(size) if size else 0.0
+        else:
+            tokens = seconds / machine.measure(recipe)
+            cramped = not tokens
+    return Plan(size, tokens, tokens / text.tokens, training.lanes, cramped)
 
 
 def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

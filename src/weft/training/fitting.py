@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData
@@ -12,12 +13,14 @@ from weft.errors import UserError
 from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.model import build
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
-from weft.sizing import configure, resolve, size_of_width, sized
-from weft.training.dial import Text, turn
+from weft.sizing import of_width, resolve, sized
+from weft.training.dial import Text, left_open, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
-from weft.training.recipe import ModelRecipe, Recipe, flat
-from weft.training.schedule import DEFAULT_MINUTES
+from weft.training.recipe import DEFAULT_MINUTES, ModelRecipe, Recipe, flat
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 
 def fit(
@@ -29,7 +32,7 @@ def fit(
     """Fill in the tokenizer, the vocabulary, the budget, and what the dial turns (:mod:`weft.training.dial`).
 
     A few steps of training are timed on ``processes`` where that depends on the time; ``tell`` hears what was chosen
-    and why.
+    and why. For a run that starts from another's model the dial turns nothing: it was measured from random weights.
     """
     data, training = recipe.data, recipe.training
     tokenizer = prepared.tokenizer
@@ -39,15 +42,33 @@ def fit(
     recipe = Recipe(model=recipe.model, data=data, training=training)
     if training.init_from:
         return recipe
+    processes = processes or Processes()
 
     def measure(recipe: Recipe) -> float:
-        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes or Processes())
+        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
-    text = Text(prepared.train.bytes, prepared.train.lanes_that_fit(1))
-    recipe, lines = turn(recipe, text, measure, processes.count if processes else 1)
+    def buildable(recipe: Recipe) -> bool:
+        return _buildable(recipe, prepared)
+
+    asked, train = recipe, prepared.train
+    lanes, length = fit_lanes(prepared, training.lanes, training.length, processes.count)
+    cut = {"length": length} if "training.lanes" in left_open(recipe) else {"length": length, "lanes": lanes}
+    recipe = recipe.model_copy(update={"training": training.model_copy(update=cut)})
+    text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
+    recipe, lines = turn(recipe, text, measure, processes.count, buildable)
     for line in lines:
         tell(line)
-    return recipe
+    as_asked = {key: getattr(asked.training, key) for key in cut}  # a run that is resumed is asked for the same
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=as_asked)})
+
+
+def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
+    """Tell whether there is a model of the size that ``recipe`` asks for, with the vocabulary of ``prepared``."""
+    try:
+        _peer_config(recipe, prepared) if recipe.model.peer else _model_config(recipe, prepared, None)
+    except UserError:
+        return False
+    return True
 
 
 def check_model(model: ModelRecipe) -> None:
@@ -67,7 +88,7 @@ def make_model(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> L
     """Return the model to start from: freshly initialised, or that of the run ``origin``."""
     seed = recipe.training.seed
     if recipe.model.peer:
-        return _peer(recipe, prepared)
+        return build_peer(_peer_config(recipe, prepared), seed=seed)
     model = build(_model_config(recipe, prepared, origin), seed=seed)
     if origin:
         load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
@@ -99,7 +120,7 @@ def shape_of(model: LanguageModel) -> str:
     return f"{model.config.pattern}, width {model.config.hidden_size}"
 
 
-def _peer(recipe: Recipe, prepared: PreparedData) -> Peer:
+def _peer_config(recipe: Recipe, prepared: PreparedData) -> LlamaConfig:
     model, training = recipe.model, recipe.training
     given = {key for key in ("pattern", "preset", *model.settings()) if getattr(model, key, None) not in (None, {})}
     given.discard("dropout")
@@ -108,14 +129,13 @@ def _peer(recipe: Recipe, prepared: PreparedData) -> Peer:
         raise UserError(f"A peer is built by its own rules: leave out {what}, or leave out model.peer.")
     assert model.peer is not None
     assert model.parameters is not None
-    config = peer_config(
+    return peer_config(
         model.peer,
         parameters=model.parameters,
         vocab_size=prepared.tokenizer.vocab_size,
         context=training.length,
         dropout=model.dropout or 0.0,
     )
-    return build_peer(config, seed=training.seed)
 
 
 def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> ModelConfig:
@@ -144,8 +164,7 @@ def described_model(model: ModelRecipe, vocab_size: int, special: dict[str, int]
         return sized(name, parameters=model.parameters, vocab_size=vocab_size, preset=model.preset, settings=settings)
     if model.hidden_size is None:
         raise UserError("This recipe leaves the model's size to the corpus: give it model.parameters or hidden_size.")
-    pattern, settings = resolve(name, size_of_width(model.hidden_size), model.preset, settings)
-    return configure(pattern, vocab_size, settings)
+    return of_width(name, vocab_size=vocab_size, preset=model.preset, settings=settings)
 
 
 def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:

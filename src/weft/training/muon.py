@@ -8,9 +8,9 @@ for the learning rate a, the momentum m and the weight decay w. The scale makes 
 2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every singular value of U into
 about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from X = U / |U|.
 
-``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), or the columns where there are
-more of them, differ in size. Each is divided by the root of a running mean v of its mean square, and the matrix brought
-back to the norm that it had:
+``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), where there are more rows than
+columns, otherwise its columns (Li et al. take rows throughout), differ in size. Each is divided by the root of a
+running mean v of its mean square, and the matrix brought back to the norm that it had:
 
     v <- 0.95 v + 0.05 mean(orth(U)^2),   O = orth(U) / sqrt(v),   orth(U) <- O |orth(U)| / |O|.
 

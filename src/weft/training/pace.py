@@ -5,6 +5,7 @@ Shapes: B lanes, T positions of a segment.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -27,30 +28,40 @@ ENOUGH_SECONDS = 1.0
 def seconds_per_token(model: LanguageModel, config: TrainingConfig, processes: Processes) -> float:
     """Return the seconds that a training token takes all ``processes`` together; ``model`` is spoilt by it.
 
-    The median of a few steps, on this process's device alone: what the processes tell each other is not in it.
+    The median of a few optimizer steps, on this process's device alone: what the processes tell each other is not in
+    it, nor what ``torch.compile`` gains on a GPU, as compiling each size would take longer than it saves. Infinite
+    where the device's memory does not hold a step.
     """
     device = processes.device
-    model.to(device).train()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            taken = _times(_step(model.to(device).train(), config, device))
+    except torch.OutOfMemoryError:
+        taken = math.inf
+    seconds: float = processes.most(taken)[0] / (config.step_tokens * processes.count)
+    return seconds
+
+
+def _step(model: LanguageModel, config: TrainingConfig, device: torch.device) -> Callable[[], None]:
+    """Return what takes an optimizer step on random tokens and waits for it, as training does."""
     if config.checkpoint_activations:
         checkpoint_activations(model)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        tokens_BT = torch.randint(model.config.vocab_size, (config.lanes, config.length), device=device)
-        bf16 = use_bf16(config.precision, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            state = empty_state(model, config.lanes, device)
-        step, optimizers = Step(model, model.loss, state), make_optimizers(model, config)
+    bf16 = use_bf16(config.precision, device)
+    tokens_BT = torch.randint(model.config.vocab_size, (config.lanes, config.length), device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        state = empty_state(model, config.lanes, device)
+    step, optimizers = Step(model, model.loss, state), make_optimizers(model, config)
 
-        def take() -> None:
-            nonlocal state
+    def take() -> None:
+        nonlocal state
+        for _ in range(config.accumulation):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss, *after = step(tokens_BT, tokens_BT, tokens_BT < 0, *tensors(state))
             state = rebuild(state, after)
-            torch.autograd.backward(loss)
-            apply_gradients(model, optimizers, loss.detach(), config.clip).tolist()  # which waits for the device
+            torch.autograd.backward(loss / config.accumulation)
+        apply_gradients(model, optimizers, loss.detach(), config.clip).tolist()  # which waits for the device
 
-        taken = _times(take)
-    seconds: float = processes.most(taken)[0] / (config.lanes * config.length * processes.count)
-    return seconds
+    return take
 
 
 def _times(take: Callable[[], None]) -> float:
@@ -66,30 +77,39 @@ def _times(take: Callable[[], None]) -> float:
 
 
 class Pace:
-    """The seconds a token takes by model size: ``measure`` is asked for a few sizes, the rest is drawn between them."""
+    """The seconds a token takes by model size: ``measure`` is asked for a few sizes, the rest is drawn through them.
+
+    ``measured`` has what is known, ``too_large`` the smallest size that did not fit into memory.
+    """
 
     def __init__(self, measure: Callable[[int], float]) -> None:
         self._measure = measure
         self.measured: dict[int, float] = {}
+        self.too_large = math.inf
 
     def learn(self, size: int) -> None:
         """Measure ``size``, if it is not known."""
-        if size not in self.measured:
-            self.measured[size] = self._measure(size)
+        if size in self.measured or size >= self.too_large:
+            return
+        if math.isfinite(seconds := self._measure(size)):
+            self.measured[size] = seconds
+        else:
+            self.too_large = size
 
     def at(self, size: int) -> float:
         """Return the seconds a token at ``size`` parameters: on the line through the two nearest measurements.
 
-        Beyond the measurements it is in proportion to the nearest: too little, so that whoever wants to believe a small
-        size's has to measure it.
+        Below the smallest it is in proportion to size, above the largest on the line through the two largest, or where
+        there is one, the same: both too little, so that whoever wants to believe in a size has to measure it.
         """
+        known = sorted(self.measured)
         if size in self.measured:
             return self.measured[size]
-        known = sorted(self.measured)
-        nearest = min(max(size, known[0]), known[-1])
-        if nearest != size:
-            return self.measured[nearest] * size / nearest
-        low = max(n for n in known if n < size)
-        high = min(n for n in known if n > size)
-        share = (size - low) / (high - low)
-        return self.measured[low] * (1 - share) + self.measured[high] * share
+        if size < known[0]:
+            return self.measured[known[0]] * size / known[0]
+        if len(known) == 1:
+            return self.measured[known[0]]
+        high = next((n for n in known if n > size), known[-1])
+        low = known[known.index(high) - 1]
+        slope = (self.measured[high] - self.measured[low]) / (high - low)
+        return self.measured[high] + (size - high) * (slope if size < high else max(0.0, slope))

@@ -17,6 +17,7 @@ from weft.errors import UserError
 from weft.files import write_atomic
 from weft.pattern import parse_count
 
+DEFAULT_MINUTES = 10.0
 # What a saved recipe tells beside itself.
 PROVENANCE = ("weft_version", "git_revision", "prepared")
 # What may differ when a run is resumed: how long it goes on and how it reports.
@@ -32,7 +33,10 @@ RESUMABLE = (
 
 
 class ModelRecipe(FrozenConfig):
-    """Which model to build. ``parameters`` None fits the corpus; the sections hold fields of ``ModelConfig``'s.
+    """Which model to build; the sections hold fields of ``ModelConfig``'s.
+
+    Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a budget of minutes the
+    machine.
 
     ``peer`` names a model of another house instead (:mod:`weft.peers`), for comparisons.
     """
@@ -73,6 +77,8 @@ class ModelRecipe(FrozenConfig):
 class TrainingConfig(FrozenConfig):
     """How to train. Exactly one of ``steps``, ``tokens`` and ``minutes`` is the budget (10 minutes when none is given).
 
+    ``weft train`` turns ``lanes``, ``learning_rate`` and ``weight_decay`` to fit the run where they are not given
+    (:mod:`weft.training.dial`); the defaults here are what it starts from.
     ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of
     the budget. ``learning_rate`` is the peak; it means the same for all optimizers, whose updates match in size.
     ``compile`` (``torch.compile``) is on for a GPU and off for a CPU where it is "auto". ``checkpoint_activations``
@@ -124,6 +130,12 @@ class TrainingConfig(FrozenConfig):
     def step_tokens(self) -> int:
         """The tokens of an optimizer step in one process."""
         return self.lanes * self.length * self.accumulation
+
+    @property
+    def budget(self) -> str:
+        """The budget in words, such as "10 minutes"."""
+        given = [f"{getattr(self, key):,g} {key}" for key in ("steps", "tokens", "minutes") if getattr(self, key)]
+        return given[0] if given else f"{DEFAULT_MINUTES:g} minutes"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

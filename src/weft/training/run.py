@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from weft.config import merge
 from weft.data import PreparedData, Tokenizer, prepare
@@ -90,11 +92,12 @@ def train(
     Raises :class:`UserError` for what a user can put right, and :class:`Interrupted` when SIGINT or SIGTERM came.
     """
     listener = listener if listener and is_main() else Silent()
+    most_steps = _most_steps()
     if init_from:
         values = merge(values, {"training": {"init_from": str(init_from)}})
     with disk_errors(out):
         _check_out(out, resume, overwrite)
-        recipe = _shortened(_resumed_recipe(values, out) if resume else make_recipe(values))
+        recipe = _resumed_recipe(values, out) if resume else make_recipe(values)
         if not recipe.data.sources:
             raise UserError("There is nothing to train on: name files, folders or globs of text.")
         check_model(recipe.model)
@@ -106,7 +109,9 @@ def train(
             keep_memory()
         with processes.main_first():
             prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
-        recipe = recipe if begun else fit(recipe, prepared, processes, listener.message)
+        if begun:
+            _tell_of_budget(saved_recipe(out), recipe, listener)
+        recipe = _shortened(recipe if begun else fit(recipe, prepared, processes, listener.message), most_steps)
         if recipe.model.peer and processes.sharded:
             raise UserError("A peer trains data-parallel only: launch it without the FSDP configuration.")
         model = resumed_model(out, recipe.training.seed) if begun else make_model(recipe, prepared, origin)
@@ -114,13 +119,34 @@ def train(
         processes.wait()  # all have seen the folder as it was
         if trainer.main and not begun:
             _begin(out, recipe, model, prepared, overwrite)
-        with alone_in(out) if trainer.main else nullcontext():
+        with alone_in(out) if trainer.main else nullcontext(), _memory_errors(out):
             if begun:
                 for news in restore_snapshot(trainer):
                     listener.message(news)
             else:
                 trainer.wrap()
             return _train(trainer, recipe, resumed=begun)
+
+
+@contextmanager
+def _memory_errors(out: Path) -> Iterator[None]:
+    """Turn a device that runs out of memory into a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"The device ran out of memory: go on with weft train --out {out} --resume --set "
+            "training.checkpoint_activations=true, or start another run with fewer training.lanes or --parameters."
+        ) from None
+
+
+def _tell_of_budget(before: Recipe, after: Recipe, listener: Listener) -> None:
+    """Say that a run which now goes on for another time keeps what was chosen for the first."""
+    if after.training.budget != before.training.budget:
+        listener.message(
+            f"For {after.training.budget} now; size, learning rate, weight decay, dropout and the tokens of a step "
+            f"stay those of {before.training.budget}."
+        )
 
 
 def _trainer(
@@ -231,15 +257,21 @@ def _decided(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in nested.items() if value is not None and value != "auto"}
 
 
-def _shortened(recipe: Recipe) -> Recipe:
-    """Cap the budget at $WEFT_MAX_STEPS steps, where that is set: a way to try commands and recipes out."""
+def _most_steps() -> int | None:
+    """Return $WEFT_MAX_STEPS, where that is set: a way to try commands and recipes out."""
     most = os.environ.get("WEFT_MAX_STEPS")
     if not most:
-        return recipe
+        return None
     if not most.isdecimal() or int(most) < 1:
         raise UserError(f"WEFT_MAX_STEPS is '{most}': set it to a number of steps, or unset it.")
-    steps = min(int(most), recipe.training.steps or int(most))
-    update = {"steps": steps, "tokens": None, "minutes": None}
+    return int(most)
+
+
+def _shortened(recipe: Recipe, most_steps: int | None) -> Recipe:
+    """Cap the budget, and leave all else as the whole one has it."""
+    if not most_steps:
+        return recipe
+    update = {"steps": min(most_steps, recipe.training.steps or most_steps), "tokens": None, "minutes": None}
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=update)})
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from weft.training.recipe import TrainingConfig
-
-DEFAULT_MINUTES = 10.0
+from weft.training.recipe import DEFAULT_MINUTES, TrainingConfig
 
 
 def progress(config: TrainingConfig, *, steps: int, tokens: int, seconds: float) -> float:

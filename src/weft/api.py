@@ -169,9 +169,10 @@ def token_bits(
     tokenizer, model = load_tokenizer(run), load_any(run, memory=memory)
     text = read_split(run, tokenizer, files, split)
     how = _learners(adapt, model)
-    nats = score(model, text, boundary_id=tokenizer.boundary_id)
-    if how:
-        nats = score_dynamically(model, text, how, nats, boundary_id=tokenizer.boundary_id)
+    boundary = tokenizer.boundary_id
+    nats = (
+        score_dynamically(model, text, how, boundary_id=boundary) if how else score(model, text, boundary_id=boundary)
+    )
     tokens = np.asarray(text.tokens)
     shown = tokens != tokenizer.boundary_id
     return [

@@ -157,9 +157,9 @@ def test_several_learners_are_mixed_with_the_frozen_model(model, split):
     frozen = score(model, split, boundary_id=BOUNDARY)
     hows = (Adaptation(rate=0.003), Adaptation(rate=0.03))
     each = [score_adaptively(model, split, how, boundary_id=BOUNDARY) for how in hows]
-    mixed = score_dynamically(model, split, hows, frozen, boundary_id=BOUNDARY)
+    mixed = score_dynamically(model, split, hows, boundary_id=BOUNDARY)
     assert mixed == pytest.approx(mix(np.stack([frozen, *each])), abs=1e-6)
-    one = score_dynamically(model, split, hows[0], frozen, boundary_id=BOUNDARY)
+    one = score_dynamically(model, split, hows[0], boundary_id=BOUNDARY)
     assert one == pytest.approx(each[0], abs=1e-6)
     told = evaluate_split(model, TOKENIZER, split, adapt=hows)
     assert told.bits_per_byte == pytest.approx(bits_per_byte(mixed, split))

@@ -54,7 +54,12 @@ def train(
     text_key: TextKey = None,
     recipe: RecipeFile = None,
     set_values: Settings = None,
-    init_from: Annotated[Path | None, typer.Option(help="A run whose model and tokenizer to start from.")] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run whose model and tokenizer to start from; what is not given is then as usual, not made to fit."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     as_json: Json = False,

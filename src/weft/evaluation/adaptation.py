@@ -29,7 +29,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from weft.config import FrozenConfig
 from weft.data import TokenizedSplit
 from weft.errors import UserError
-from weft.evaluation.scoring import device_of, pieces
+from weft.evaluation.scoring import device_of, pieces, score
 from weft.layers.state import detach
 from weft.model import WeftModel
 from weft.peers import LanguageModel
@@ -53,18 +53,22 @@ def score_dynamically(
     model: LanguageModel,
     split: TokenizedSplit,
     adapt: Adapt,
-    frozen_N: NDArray[np.float32],
     *,
     boundary_id: int,
+    frozen_N: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the nats (N,) of every token by one learner alone, or by several mixed with the frozen model.
 
-    ``frozen_N`` are the frozen model's own. Works on copies: ``model`` is left untouched. UserError for a peer.
+    ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left untouched.
+    UserError for a peer.
     """
-    learners = (adapt,) if isinstance(adapt, Adaptation) else adapt
-    each = [score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress) for how in learners]
-    return each[0] if isinstance(adapt, Adaptation) else mix(np.stack([frozen_N, *each]))
+    if isinstance(adapt, Adaptation):
+        return score_adaptively(model, split, adapt, boundary_id=boundary_id, progress=progress)
+    if frozen_N is None:
+        frozen_N = score(model, split, boundary_id=boundary_id, progress=progress)
+    learned = [score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress) for how in adapt]
+    return mix(np.stack([frozen_N, *learned]))
 
 
 def adaptable(model: LanguageModel) -> WeftModel:

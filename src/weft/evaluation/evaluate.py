@@ -33,7 +33,9 @@ def evaluate_split(
         return figures(total_nats(frozen), split, time.perf_counter() - started)
     if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
         started = time.perf_counter()
-    adapted = score_dynamically(model, split, adapt, frozen, boundary_id=tokenizer.boundary_id, progress=progress)
+    adapted = score_dynamically(
+        model, split, adapt, boundary_id=tokenizer.boundary_id, frozen_N=frozen, progress=progress
+    )
     seconds = time.perf_counter() - started
     bits = figures(total_nats(frozen), split, seconds).bits_per_byte
     return figures(total_nats(adapted), split, seconds, frozen=bits)

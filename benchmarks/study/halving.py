@@ -2,9 +2,9 @@
 
 python -m benchmarks.study.halving SOURCE --split lines --minutes 5 --name slv-5 --work runs/halving
 
-Every configuration is trained for a third of the minutes; the best half (on the validation text) for all of them, and
-so is the dial, which is told the minutes and nothing else. The best of the grid is chosen on the validation text. With
-``--jobs 2`` two train at once, each with half of the cores, the dial like the rest.
+Every configuration is trained for a third of the minutes; the best half (on the validation text; ``--keep`` says how
+many) for all of them, and so is the dial, which is told the minutes and nothing else. The best of the grid is chosen on
+the validation text. With ``--jobs 2`` two train at once, each with half of the cores, the dial like the rest.
 Given again, the command goes on where it was stopped.
 """
 
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--name", required=True, help="of the result, such as sewiki-5")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--keep", type=int, default=(len(GRID) + 1) // 2, help="how many are trained to the end")
     parser.add_argument("--only-dial", action="store_true", help="leave the grid out")
     parser.add_argument("--work", type=Path, default=Path("runs/halving"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/study"))
@@ -62,7 +63,7 @@ def main() -> None:
     search = Search(given.source, given.split, given.work / given.name, given.jobs)
     short, final = given.minutes / SHARE, given.minutes
     first = search.run({} if given.only_dial else GRID, short)
-    best = sorted(first, key=lambda name: first[name]["validation"])[: (len(first) + 1) // 2]
+    best = sorted(first, key=lambda name: first[name]["validation"])[: given.keep]
     last = search.run({DIAL: (), **{name: GRID[name] for name in best}}, final)
     told = {
         "command": " ".join(["python -m benchmarks.study.halving", *sys.argv[1:]]),

@@ -73,6 +73,12 @@ def test_tables_and_pictures_are_made_of_folders_of_comparisons(tmp_path, monkey
     assert "up to 1.00 % apart" in told
     assert (tmp_path / "out" / "what.png").stat().st_size > 1000
     assert not (tmp_path / "out" / "noise.png").exists()
+    monkeypatch.setattr("sys.argv", ["tables", str(tmp_path / "runs")])
+    tables.main()
+    assert (tmp_path / "runs" / "what.md").read_text() == told  # beside the runs, unless told otherwise
+    monkeypatch.setattr("sys.argv", ["tables", str(tmp_path / "runs" / "what")])
+    with pytest.raises(SystemExit):  # one folder too deep
+        tables.main()
 
 
 def test_the_law_is_found_in_figures_that_follow_it():

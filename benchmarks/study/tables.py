@@ -1,10 +1,12 @@
 """The study's tables and pictures, from the folders that ``weft compare`` left.
 
-python -m benchmarks.study.tables runs/study --out benchmarks/results/study
+python -m benchmarks.study.tables runs/study
+python -m benchmarks.study.tables                       # those of benchmarks/results/study anew
 
-A run of ``weft compare`` stands in ``runs/study/QUESTION/CORPUS``. For each question this writes QUESTION.json (every
-trial), QUESTION.md (the table) and QUESTION.png. The first contender of a question is the one that the others are held
-against. All comparisons are of the validation text, at each contender's best learning rate; the test text is shown.
+A run of ``weft compare`` stands in ``runs/study/QUESTION/CORPUS``, CORPUS one of sewiki, slv and hy. For each question
+this writes QUESTION.json (every trial), QUESTION.md (the table) and QUESTION.png, beside the runs or into ``--out``.
+The first contender of a question is the one that the others are held against. All comparisons are of the validation
+text, at each contender's best learning rate; the test text is shown.
 
 How much chance there is, the question ``noise`` says: one setting with several seeds. A difference within the largest
 that two of its seeds have on a corpus is none.
@@ -41,20 +43,23 @@ def main() -> None:
     """Write everything anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?", help="none: the tables and pictures of what --out holds")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/study"))
+    parser.add_argument("--out", type=Path, help="where else than beside the runs")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    out: Path = given.out or given.runs or Path(__file__).parents[1] / "results" / "study"
+    out.mkdir(parents=True, exist_ok=True)
     for question in sorted(given.runs.iterdir()) if given.runs else ():
         if found := read_runs(question):
-            (given.out / f"{question.name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    studies = {path.stem: json.loads(path.read_text()) for path in sorted(given.out.glob("*.json"))}
+            (out / f"{question.name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    studies = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    if not studies:
+        parser.error(f"'{given.runs}' holds no QUESTION/CORPUS/results.json: give the folder of the questions.")
     studies = {name: study for name, study in studies.items() if study.keys() <= CORPORA.keys()}  # law.py has another
     spread = spreads(studies.get(NOISE, {}))
     for name, study in studies.items():
         figures = {corpus: figures_of(results) for corpus, results in study.items()}
-        (given.out / f"{name}.md").write_text(table(name, study, figures, spread))
+        (out / f"{name}.md").write_text(table(name, study, figures, spread))
         if name != NOISE:
-            draw(name, figures, spread, given.out / f"{name}.png")
+            draw(name, figures, spread, out / f"{name}.png")
 
 
 def read_runs(question: Path) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def table(
         budget = ", ".join(f"{value:g} {key}" for key, value in settings["budget"].items())
         lines.append(
             f"- {CORPORA[corpus]}: {settings['parameters']:,} parameters, {budget}, {settings['corpus']}; "
-            f"two seeds of one setting are up to {spread.get(corpus, float('nan')):.2f} % apart; "
+            f"{_apart(spread.get(corpus))}"
             f"{results['machine']['cpu']}, {results['machine']['threads']} threads; revision {results['git_revision']}."
         )
     heads = [f"{CORPORA[corpus]}, validation | test | tokens/s" for corpus in figures]
@@ -143,6 +148,10 @@ def table(
         told = "" if place == 0 else verdict(contender, figures, spread)
         lines.append(f"| {contender} | {' | '.join(cells)} | {told} |")
     return "\n".join(lines) + "\n"
+
+
+def _apart(spread: float | None) -> str:
+    return "" if spread is None else f"two seeds of one setting are up to {spread:.2f} % apart; "
 
 
 def _cells(figures: Mapping[str, Figure], name: str, *, first: bool) -> str:

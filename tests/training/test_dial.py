@@ -145,7 +145,7 @@ def test_a_plan_is_of_the_lanes_that_were_measured(training, processes):
     lanes = turned.training.lanes
     assert lanes < 8
     tokens = 300 / paces[lanes, 1_000_000]
-    assert f"Reading: {tokens / 1e6:.3g}M tokens" in "\n".join(lines)
+    assert f"Reading: about {tokens / 1e6:.3g}M tokens" in "\n".join(lines)
     assert turned.training.learning_rate == rate_for(tokens)
 
 
@@ -213,7 +213,7 @@ def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
     assert (turned.model.dropout, turned.training.weight_decay) == (0.25, 0.01)
     assert turned.model.parameters
     assert turned.training.lanes > recipe.training.lanes
-    assert any("weight decay 0.01, dropout 0.25" in line for line in lines)
+    assert any("weight decay 0.01 (given), dropout 0.25 (given)" in line for line in lines)
     whole = recipe_with(turned.model_dump())
     assert left_open(whole) == set()
     assert turn(whole, TEXT, refuse) == (whole, [])

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weft
+from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
 from weft.training.listener import Silent
@@ -179,9 +180,9 @@ def test_a_finished_run_stays_as_it_is_or_goes_on(tiny, tmp_path):
     heard = Hear()
     longer = train({"training": {"steps": 18}}, tmp_path / "run", resume=True, listener=heard)
     assert longer.steps == 18
-    assert any(re.match(r"For 18 steps now;.* stay those of 12 steps", line) for line in heard.lines)
+    assert any(re.match(r"For 18 steps now;.* stay as they were chosen", line) for line in heard.lines)
     train({}, tmp_path / "run", resume=True, listener=(heard := Hear()))
-    assert not any("stay those" in line for line in heard.lines)
+    assert not any("stay as" in line for line in heard.lines)
 
 
 def test_a_changed_recipe_is_refused_by_name(tiny, tmp_path):
@@ -340,12 +341,32 @@ def test_only_training_counts_as_time(tiny, tmp_path, monkeypatch):
 def test_a_run_resumes_without_what_it_began_from(tiny, tmp_path):
     train(tiny(training={"steps": 3}), tmp_path / "origin")
     values = tiny(training={"init_from": str(tmp_path / "origin")}, model={"dropout": 0.1})
-    with pytest.raises(UserError, match="leave out hidden_size"):
+    with pytest.raises(UserError, match="leave out model.hidden_size"):
         train(tiny(training={"init_from": str(tmp_path / "origin")}, model={"hidden_size": 24}), tmp_path / "other")
     with pytest.raises(Interrupted):
         train(values, tmp_path / "run", listener=StopAt(4, signal.SIGINT))
     shutil.rmtree(tmp_path / "origin")
     assert train({}, tmp_path / "run", resume=True).steps == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": {"parameters": 90_000, "hidden_size": None}}, "model.parameters"),
+        ({"model": {"pattern": "qf"}}, "model.pattern"),
+        ({"data": {"tokenizer": "bpe"}}, "data.tokenizer"),
+        ({"data": {"vocab_size": 300}}, "data.vocab_size"),
+    ],
+    ids=str,
+)
+def test_what_another_model_is_not_is_refused_where_a_run_starts_from_it(tiny, tmp_path, changes, named):
+    train(tiny(training={"steps": 3}), tmp_path / "origin")
+    heard = Hear()
+    train(tiny(training={"steps": 2}), tmp_path / "fine", init_from=tmp_path / "origin", listener=heard)
+    assert any(line.startswith("Going on from") and "not made to fit" in line for line in heard.lines)
+    with pytest.raises(UserError, match=f"--init-from takes the .* leave out {named}"):
+        train(merge(tiny(), changes), tmp_path / "other", init_from=tmp_path / "origin")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_extended_run_that_was_killed_while_scoring_does_not_show_old_results(tiny, tmp_path, monkeypatch):
@@ -418,6 +439,16 @@ def test_a_run_that_is_cut_short_has_all_else_of_the_whole_one(tiny, tmp_path, m
     assert cut.training.steps == 2
     assert cut.training.weight_decay > TrainingConfig().weight_decay  # of a text that is read many times
     assert cut == whole.model_copy(update={"training": whole.training.model_copy(update={"steps": 2})})
+
+
+def test_a_run_that_is_resumed_keeps_its_budget_though_it_is_cut_short(tiny, tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "run", listener=StopAt(4, signal.SIGINT))
+    monkeypatch.setenv("WEFT_MAX_STEPS", "6")
+    assert train({}, tmp_path / "run", resume=True).steps == 6
+    assert saved_recipe(tmp_path / "run").training.steps == 12
+    monkeypatch.delenv("WEFT_MAX_STEPS")
+    assert train({}, tmp_path / "run", resume=True).steps == 12
 
 
 def test_a_device_that_runs_out_of_memory_says_what_to_do(tiny, tmp_path, monkeypatch):

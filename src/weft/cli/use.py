@@ -26,7 +26,10 @@ def evaluate(
         typer.Option(min=1, help="Positions that attention looks back, instead of the trained number."),
     ] = None,
     adapt: Annotated[
-        bool, typer.Option("--adapt", help="Dynamic evaluation: learn from what was scored, on copies.")
+        bool,
+        typer.Option(
+            "--adapt", help="Dynamic evaluation: learn from what was scored, on copies; takes about ten times as long."
+        ),
     ] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
     as_json: Json = False,

@@ -246,8 +246,8 @@ def _decodable(file: SourceFile, data: bytes, offset: int) -> bytes:
     nul = data.find(0)
     if nul >= 0:
         raise UserError(
-            f"'{file.path}' looks binary (a NUL at byte {offset + nul}): give UTF-8 text, or take any bytes "
-            "with --tokenizer bytes."
+            f"'{file.path}' looks binary (a NUL at byte {offset + nul}): give UTF-8 text, or train "
+            "with --tokenizer bytes, which takes any."
         )
     try:
         _, used = codecs.utf_8_decode(data, "strict", False)
@@ -258,5 +258,6 @@ def _decodable(file: SourceFile, data: bytes, offset: int) -> bytes:
 
 def _undecodable(file: SourceFile, offset: int) -> UserError:
     return UserError(
-        f"'{file.path}' is not UTF-8 at byte {offset}: convert it to UTF-8, or take any bytes with --tokenizer bytes."
+        f"'{file.path}' is not UTF-8 at byte {offset}: convert it to UTF-8, or train with "
+        "--tokenizer bytes, which takes any."
     )

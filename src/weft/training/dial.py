@@ -259,17 +259,30 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str]) -> list[str]:
-    """Say what a run will be, and why."""
-    training = recipe.training
-    megabytes = f"{text.bytes / 1e6:.3g} MB of training text"
-    lines = [f"Vocabulary: {recipe.data.vocab_size:,} tokens ({recipe.data.tokenizer}), for {megabytes}."]
+    """Say what a run will be, and why; what was given is called so."""
+    model, training = recipe.model, recipe.training
+
+    def told(key: str, what: str) -> str:
+        return what if key in left else f"{what} (given)"
+
+    lines = []
     if plan.size is not None and "model.parameters" in left:
-        why = f"the best for {training.minutes:g} minutes here" if training.minutes else f"for {megabytes}"
+        why = f"the best in {training.budget} here" if training.minutes else f"for {size_in_words(text.bytes)} of text"
         lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
+    about = "about " if training.minutes else ""
+    times = f"{plan.epochs:.2g}" if plan.epochs < 100 else f"{plan.epochs:,.0f}"
+    decay = told("training.weight_decay", f"weight decay {training.weight_decay:g}")
+    dropout = told("model.dropout", f"dropout {model.dropout or 0:g}")
+    lanes = told("training.lanes", f"{training.lanes} segments of {training.length} tokens")
+    rate = told("training.learning_rate", f"learning rate {training.learning_rate:g}")
     return [
         *lines,
-        f"Reading: {plan.tokens / 1e6:.3g}M tokens, {plan.epochs:.2g} times the text; weight decay "
-        f"{training.weight_decay:g}, dropout {recipe.model.dropout or 0:g}.",
-        f"Steps: {training.lanes} segments of {training.length} tokens, learning rate {training.learning_rate:g}; "
-        "--set changes any value.",
+        f"Reading: {about}{plan.tokens / 1e6:.3g}M tokens, {times} times the text; against learning it by heart "
+        f"{decay}, {dropout}.",
+        f"Steps: {lanes}, {rate}, which suit so many tokens; --set changes any value.",
     ]
+
+
+def size_in_words(count: int) -> str:
+    """Return a number of bytes in words, such as "1.9 MB"."""
+    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} KB"

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.config import ModelConfig
-from weft.data import DataConfig, PreparedData
+from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
 from weft.errors import UserError
 from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.model import build
+from weft.pattern import expand
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
-from weft.sizing import of_width, resolve, sized
-from weft.training.dial import Text, left_open, turn
+from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
+from weft.training.dial import Text, left_open, size_in_words, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, ModelRecipe, Recipe, flat
@@ -35,16 +36,26 @@ def fit(
     and why. For a run that starts from another's model the dial turns nothing: it was measured from random weights.
     """
     data, training = recipe.data, recipe.training
-    tokenizer = prepared.tokenizer
+    tokenizer, vocabulary_given = prepared.tokenizer, recipe.data.vocab_size is not None
+    if training.init_from and (other := _other_tokenizer(data, tokenizer)):
+        raise UserError(f"--init-from takes the tokenizer of '{training.init_from}' as it is: leave out {other}.")
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
     if training.steps is None and training.tokens is None and training.minutes is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
     recipe = Recipe(model=recipe.model, data=data, training=training)
     if training.init_from:
+        tell(
+            f"Going on from '{training.init_from}': what is not given is as usual (learning rate "
+            f"{training.learning_rate:g}, weight decay {training.weight_decay:g}), not made to fit the text."
+        )
         return recipe
     processes = processes or Processes()
+    timed: list[bool] = []
 
     def measure(recipe: Recipe) -> float:
+        if not timed:
+            timed.append(True)
+            tell("Timing a few steps of training ...")
         return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
     def buildable(recipe: Recipe) -> bool:
@@ -56,10 +67,22 @@ def fit(
     recipe = recipe.model_copy(update={"training": training.model_copy(update=cut)})
     text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
     recipe, lines = turn(recipe, text, measure, processes.count, buildable)
+    if lines:
+        vocabulary = f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind})"
+        tell(
+            f"{vocabulary}, {'as given' if vocabulary_given else f'for {size_in_words(train.bytes)} of training text'}."
+        )
     for line in lines:
         tell(line)
     as_asked = {key: getattr(asked.training, key) for key in cut}  # a run that is resumed is asked for the same
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=as_asked)})
+
+
+def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
+    """Name what ``data`` asks for and ``tokenizer`` is not, in a recipe's words."""
+    kind = data.tokenizer not in ("auto", tokenizer.kind)
+    size = data.vocab_size not in (None, tokenizer.vocab_size)
+    return ", ".join(["data.tokenizer"] * kind + ["data.vocab_size"] * size)
 
 
 def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
@@ -172,6 +195,12 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
     before, after = load_config(origin), load_config(origin, recipe.model.settings())
     free = {"dropout", "zoneout", "memory"}
     old, new = flat(before.model_dump()), flat(after.model_dump())
-    if changed := [key for key in new if new[key] != old[key] and key.split(".")[-1] not in free]:
+    changed = [f"model.{key}" for key in new if new[key] != old[key] and key.split(".")[-1] not in free]
+    model = recipe.model
+    if model.parameters and abs(count_parameters(before) / model.parameters - 1) > TOLERANCE:
+        changed.append("model.parameters")
+    if model.pattern and expand(model.pattern) != expand(before.pattern):
+        changed.append("model.pattern")
+    if changed:
         raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}.")
     return after

@@ -134,8 +134,9 @@ class TrainingConfig(FrozenConfig):
     @property
     def budget(self) -> str:
         """The budget in words, such as "10 minutes"."""
-        given = [f"{getattr(self, key):,g} {key}" for key in ("steps", "tokens", "minutes") if getattr(self, key)]
-        return given[0] if given else f"{DEFAULT_MINUTES:g} minutes"
+        key = next((key for key in ("steps", "tokens") if getattr(self, key)), "minutes")
+        amount = getattr(self, key) or DEFAULT_MINUTES
+        return f"{amount:,g} {key if amount != 1 else key.removesuffix('s')}"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

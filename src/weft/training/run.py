@@ -109,13 +109,13 @@ def train(
             keep_memory()
         with processes.main_first():
             prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
-        if begun:
-            _tell_of_budget(saved_recipe(out), recipe, listener)
-        recipe = _shortened(recipe if begun else fit(recipe, prepared, processes, listener.message), most_steps)
+        if not begun:
+            recipe = _shortened(fit(recipe, prepared, processes, listener.message), most_steps)
         if recipe.model.peer and processes.sharded:
             raise UserError("A peer trains data-parallel only: launch it without the FSDP configuration.")
         model = resumed_model(out, recipe.training.seed) if begun else make_model(recipe, prepared, origin)
-        trainer = _trainer(recipe, model, prepared, out, listener, processes)
+        now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
+        trainer = _trainer(now, model, prepared, out, listener, processes)
         processes.wait()  # all have seen the folder as it was
         if trainer.main and not begun:
             _begin(out, recipe, model, prepared, overwrite)
@@ -140,15 +140,6 @@ def _memory_errors(out: Path) -> Iterator[None]:
         ) from None
 
 
-def _tell_of_budget(before: Recipe, after: Recipe, listener: Listener) -> None:
-    """Say that a run which now goes on for another time keeps what was chosen for the first."""
-    if after.training.budget != before.training.budget:
-        listener.message(
-            f"For {after.training.budget} now; size, learning rate, weight decay, dropout and the tokens of a step "
-            f"stay those of {before.training.budget}."
-        )
-
-
 def _trainer(
     recipe: Recipe, model: LanguageModel, prepared: PreparedData, out: Path, listener: Listener, processes: Processes
 ) -> Trainer:
@@ -168,6 +159,11 @@ def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult
     if resumed and trainer.done >= 1 and (out / RESULTS).is_file():
         listener.message("This run is finished: nothing to do (ask for more with --steps, --tokens or --minutes).")
         return read_result(out)
+    if resumed and recipe.training.budget != saved_recipe(out).training.budget:
+        listener.message(
+            f"For {recipe.training.budget} now; size, learning rate, weight decay, dropout and the tokens of a step "
+            "stay as they were chosen when the run began."
+        )
     if resumed and trainer.main:
         save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary)
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run

@@ -12,6 +12,7 @@ import yaml
 from tests.conftest import small_config
 from weft.errors import UserError
 from weft.study.card import write_card
+from weft.training.recipe import make_recipe, save_recipe
 
 RESULTS = {
     "parameters": 2_000_000,
@@ -84,6 +85,15 @@ def test_the_body_has_figures_architecture_and_use(run):
     assert "perplexity per word | – |" in body
     for command in ("weft generate", "weft evaluate", "weft.load"):
         assert command in body
+
+
+def test_how_it_was_trained_is_told_where_the_recipe_says_it(run):
+    assert "## Training\n" not in card_of(run)[1]
+    recipe = make_recipe({"training": {"learning_rate": 5.3e-3, "weight_decay": 0.22, "seed": 3, "lanes": 4}})
+    save_recipe(recipe, run / "recipe.yaml")
+    _, body = card_of(run)
+    assert "`normuon`, learning rate 0.0053, weight decay 0.22, dropout 0, steps of at most 4 segments of 128" in body
+    assert "seed 3" in body
 
 
 def test_no_folder_of_this_machine_is_told(run):

@@ -38,6 +38,7 @@ def render(run: RunRecords) -> str:
     sections = (
         ("Architecture", _architecture(run)),
         ("Training data", _data(run)),
+        ("Training", _training(run)),
         ("Figures", _figures(run)),
         ("How to use it", _usage(run)),
         ("Limits", _limits(run)),
@@ -121,6 +122,24 @@ def _data(run: RunRecords) -> str:
             ),
         )
     )
+
+
+def _training(run: RunRecords) -> str:
+    """Say in a sentence how it was trained; what a run does not tell is left out."""
+    training, model = section(run.recipe, "training"), section(run.recipe, "model")
+    if not training.get("optimizer"):
+        return ""
+    values = {
+        "learning rate": training.get("learning_rate"),
+        "weight decay": training.get("weight_decay"),
+        "dropout": model.get("dropout") or 0.0,
+    }
+    told = [f"{name} {value:g}" for name, given in values.items() if (value := number(given)) is not None]
+    lanes, length = number(training.get("lanes")), number(training.get("length"))
+    if lanes and length:
+        told.append(f"steps of at most {lanes:,.0f} segments of {length:,.0f} tokens")
+    told.append(f"seed {training.get('seed', 0)}")
+    return f"Optimizer `{_line(str(training['optimizer']))}`, {', '.join(told)}. `recipe.yaml` has every other value."
 
 
 def _figures(run: RunRecords) -> str:

@@ -43,20 +43,28 @@ def main() -> None:
     if given.hywiki:
         armenian = _write(given.out / "hy.xml", lzma.decompress(given.hywiki.read_bytes()))
         made["hy"] = DataConfig(sources=(armenian,), split="bytes")
-    if given.wiki7:
-        (given.out / "wiki7-25M").mkdir(exist_ok=True)
-        for dump in sorted(given.wiki7.glob("*.xml.xz")):
-            with lzma.open(dump) as file:
-                beginning = file.read(LANGUAGE_BYTES).decode(errors="ignore")
-            _write(given.out / "wiki7-25M" / dump.stem, beginning.encode())
     for name, config in made.items():
         _write_beginning(given.out, name, config)
+    if given.wiki7:
+        made["wiki7-25M"] = DataConfig(sources=_write_languages(given.wiki7, given.out / "wiki7-25M"), split="bytes")
+    for name, config in made.items():
         separator = b"" if config.split == "bytes" else config.document_separator.encode()
         train, test = (separator.join(iter_documents(config, split)) for split in ("train", "test"))
         bits = conditional_bits_per_byte(train, test, ppmd)
         print(
             f"{name}: {len(train):,} bytes of training text; PPMd, order 12, on its test text: {bits:.3f} bits per byte"
         )
+
+
+def _write_languages(dumps: Path, out: Path) -> tuple[str, ...]:
+    """Write the beginning of each dump and return the files."""
+    out.mkdir(exist_ok=True)
+    written = []
+    for dump in sorted(dumps.glob("*.xml.xz")):
+        with lzma.open(dump) as file:
+            beginning = file.read(LANGUAGE_BYTES).decode(errors="ignore")
+        written.append(_write(out / dump.stem, beginning.encode()))
+    return tuple(written)
 
 
 def _write_beginning(out: Path, name: str, config: DataConfig) -> None:

@@ -27,13 +27,11 @@ from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
 SIZE_SHARE, SIZE_POWER = 0.206, 0.419  # a, p
 TEXT_POWER, REPEATS = 0.484, 2.85  # q, r
 
-SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 15))  # 130k to 128M, sqrt(2) apart
+SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 15))  # 120k to 128M, sqrt(2) apart
 PROBE = 500_000  # measured at first, with one that is REACH times as large
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
 CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
-REACH = (
-    4.0  # a size so many times the largest measured one may be measured next: a step of a much larger one takes long
-)
+REACH = 4.0  # the next to be measured is at most so many times the largest that was: a step of a huge one takes long
 
 DEFAULTS = TrainingConfig()
 LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.weight_decay, 0.14, 3.0  # measured up to 15 passes

@@ -11,7 +11,8 @@ import yaml
 
 from weft.files import write_atomic
 from weft.study.records import RunRecords, number, read_run, section
-from weft.study.words import FIGURES, PARTS, baselines, count, duration, figure_cell
+from weft.study.words import FIGURES, PARTS, baselines, figure_cell
+from weft.words import count, duration
 
 CARD = "README.md"
 # What is known of the corpora that come with the package, by the name they are asked for.

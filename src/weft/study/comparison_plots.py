@@ -12,7 +12,7 @@ from weft.study.comparison_records import Comparison, Contender
 from weft.study.comparison_words import context
 from weft.study.drawing import INK, MUTED, new_axes, new_figure, to_svg
 from weft.study.labels import Label, label_ends, label_points, plain
-from weft.study.words import count, size
+from weft.words import count, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

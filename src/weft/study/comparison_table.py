@@ -9,7 +9,7 @@ from typing import NamedTuple
 from weft.study.comparison_records import BITS, VALIDATION, Comparison, Contender
 from weft.study.comparison_words import command, context, edge, facts, finding, notes, percent, rate_words, spread
 from weft.study.records import Event, number
-from weft.study.words import size
+from weft.words import size
 
 _BREAKS = re.compile(r"[\r\n]+")
 DASH = "–"

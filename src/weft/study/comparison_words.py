@@ -11,7 +11,7 @@ from typing import Any
 
 from weft.study.comparison_records import Comparison, Contender
 from weft.study.records import number, section
-from weft.study.words import count, duration
+from weft.words import count, duration
 
 SEEDS_FOR_DEVIATION = 3  # with fewer a standard deviation says less than the figures themselves
 PEERS = (

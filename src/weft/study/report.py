@@ -10,7 +10,8 @@ from typing import Any
 from weft.files import write_atomic
 from weft.study.page import page, text
 from weft.study.records import Event, RunRecords, number, read_run, section
-from weft.study.words import FIGURES, PARTS, baselines, count, duration, figure_cell
+from weft.study.words import FIGURES, PARTS, baselines, figure_cell
+from weft.words import count, duration
 
 REPORT = "report.html"
 SAMPLED_STEPS = 6

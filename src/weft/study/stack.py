@@ -7,7 +7,7 @@ from html import escape
 from weft.config import ModelConfig
 from weft.description import BlockRow, Description
 from weft.pattern import KINDS
-from weft.study.words import count, size
+from weft.words import count, size
 
 NAMES = {letter: kind.replace("_", "-") for letter, kind in KINDS.items()} | {
     "q": "QRNN",

@@ -1,4 +1,4 @@
-"""Figures as people write them."""
+"""The figures of a run, as a report and a card show them."""
 
 from __future__ import annotations
 
@@ -39,32 +39,6 @@ PARTS = (
     ("test_adaptive", "test, learning as it reads"),
     ("validation", "validation"),
 )
-
-
-def count(value: float) -> str:
-    """Return a number in three figures: 950, 2.03M, 41.0k."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit * 0.9995:
-            return f"{value / limit:#.3g}{unit}".replace(".k", "k").replace(".M", "M").replace(".G", "G")
-    return f"{value:.0f}"
-
-
-def size(value: float) -> str:
-    """Return a number of bytes: 900 B, 12.5 kB, 3.1 MB."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{value / limit:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Return a time: 42 s, 7 min 05 s, 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:

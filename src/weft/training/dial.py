@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from weft import words
 from weft.errors import UserError
 from weft.training.pace import Pace
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
@@ -265,7 +266,7 @@ def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str]) -> list[str
 
     lines = []
     if plan.size is not None and "model.parameters" in left:
-        why = f"the best in {training.budget} here" if training.minutes else f"for {size_in_words(text.bytes)} of text"
+        why = f"the best in {training.budget} here" if training.minutes else f"for {words.size(text.bytes)} of text"
         lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
     about = "about " if training.minutes else ""
     times = f"{plan.epochs:.2g}" if plan.epochs < 100 else f"{plan.epochs:,.0f}"
@@ -279,8 +280,3 @@ def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str]) -> list[str
         f"{decay}, {dropout}.",
         f"Steps: {lanes}, {rate}, which suit so many tokens; --set changes any value.",
     ]
-
-
-def size_in_words(count: int) -> str:
-    """Return a number of bytes in words, such as "1.9 MB"."""
-    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} KB"

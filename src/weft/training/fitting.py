@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weft import words
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
@@ -15,7 +17,7 @@ from weft.model import build
 from weft.pattern import expand
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
-from weft.training.dial import Text, left_open, size_in_words, turn
+from weft.training.dial import Text, left_open, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, ModelRecipe, Recipe, flat
@@ -50,31 +52,24 @@ def fit(
         )
         return recipe
     processes = processes or Processes()
-    timed: list[bool] = []
 
     def measure(recipe: Recipe) -> float:
-        if not timed:
-            timed.append(True)
-            tell("Timing a few steps of training ...")
         return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
-    def buildable(recipe: Recipe) -> bool:
-        return _buildable(recipe, prepared)
-
-    asked, train = recipe, prepared.train
+    train, left = prepared.train, left_open(recipe)
+    if left and training.minutes:
+        tell("Timing a few steps of training ...")
     lanes, length = fit_lanes(prepared, training.lanes, training.length, processes.count)
-    cut = {"length": length} if "training.lanes" in left_open(recipe) else {"length": length, "lanes": lanes}
+    cut = {"length": length} if "training.lanes" in left else {"length": length, "lanes": lanes}
     recipe = recipe.model_copy(update={"training": training.model_copy(update=cut)})
     text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
-    recipe, lines = turn(recipe, text, measure, processes.count, buildable)
+    recipe, lines = turn(recipe, text, measure, processes.count, partial(_buildable, prepared=prepared))
     if lines:
         vocabulary = f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind})"
-        tell(
-            f"{vocabulary}, {'as given' if vocabulary_given else f'for {size_in_words(train.bytes)} of training text'}."
-        )
+        tell(f"{vocabulary}, {'as given' if vocabulary_given else f'for {words.size(train.bytes)} of training text'}.")
     for line in lines:
         tell(line)
-    as_asked = {key: getattr(asked.training, key) for key in cut}  # a run that is resumed is asked for the same
+    as_asked = {key: getattr(training, key) for key in cut}  # a run that is resumed is asked for the same
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=as_asked)})
 
 

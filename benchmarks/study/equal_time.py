@@ -8,6 +8,7 @@
 the others what they read in the same time, so that equal time does not ask for a quiet machine while it trains, and can
 go on on another. ``tune`` goes through SEARCH for each candidate, one change at a time, and keeps a change that the
 validation text likes; then the best of each is trained from other seeds. What the result file holds is not run again.
+With ``--same-tokens`` every candidate reads TOKENS; the hybrid's runs, which are the same, are taken from equal time.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--candidates", default=";".join(CANDIDATES), help="parted by semicolons")
+    parser.add_argument("--same-tokens", action="store_true", help="tune at equal tokens, not in equal time")
     parser.add_argument("--work", type=Path, default=Path("runs/equal-time"))
     given = parser.parse_args()
     if given.what == "pace":
         measure_pace(given.rounds)
         return
-    tuning = Tuning(given.source, given.split, given.name, given.work, given.jobs)
+    tuning = Tuning(given.source, given.split, given.name, given.work, given.jobs, given.same_tokens)
     names = given.candidates.split(";")
     for stage in range(given.rounds):
         tuning.run({name: tuning.proposal(name, stage) for name in names}, seed=0)
@@ -110,13 +112,18 @@ def measure_pace(rounds: int) -> None:
 class Tuning:
     """Training runs on one text, each in a process of its own with its share of the cores."""
 
-    def __init__(self, source: str, split: str, name: str, work: Path, jobs: int) -> None:
+    def __init__(self, source: str, split: str, name: str, work: Path, jobs: int, same_tokens: bool) -> None:
         self.source, self.split, self.jobs = source, split, jobs
         self.work = work / name
-        self.path = RESULTS / f"equal-time-{name}.json"
+        in_equal_time = RESULTS / f"equal-time-{name}.json"
+        self.path = RESULTS / f"equal-tokens-{name}.json" if same_tokens else in_equal_time
         self.pace: dict[str, int] = json.loads(PACE.read_text())["tokens_per_second"]
         begun = {"source": Path(source).name, "split": split, "parameters": SIZE, "runs": []}
         self.told: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else begun
+        if same_tokens:
+            self.pace = dict.fromkeys(self.pace, self.pace["hybrid"])
+            known = runs_of(json.loads(in_equal_time.read_text()), "hybrid") if in_equal_time.is_file() else []
+            self.told["runs"] += [run for run in known if run not in self.told["runs"]]
 
     def proposal(self, candidate: str, stage: int) -> Settings:
         """Return the settings to try at a ``stage`` of the search: the best before it with its change."""

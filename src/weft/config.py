@@ -103,7 +103,6 @@ class QRNNConfig(FrozenConfig):
     pooling: Literal["f", "fo", "ifo"] = "fo"
     zoneout: float = Probability
     output_projection: bool = True
-    forget_bias: Literal["spread", "classic"] = "spread"
 
 
 class AttnQRNNConfig(FrozenConfig):

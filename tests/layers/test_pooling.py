@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weft.layers.pooling import GATES, init_forget_bias_, pool
+from weft.layers.pooling import GATES, pool
 
 
 @pytest.mark.parametrize("pooling", ["f", "fo", "ifo"])
@@ -35,16 +35,3 @@ def test_zoneout_keeps_old_values_in_training_and_scales_updates_otherwise():
     for t in range(5):
         cell = (1 - update[:, t]) * cell + update[:, t] * z[:, t].tanh()
     torch.testing.assert_close(pool(gates, None, None, None, "f", 0.5, False)[0][:, 4], cell)
-
-
-@pytest.mark.parametrize("pooling", ["fo", "ifo"])
-def test_forget_biases_spread_from_one_step_to_the_longest(pooling):
-    bias = torch.empty(GATES[pooling] * 64)
-    init_forget_bias_(bias, pooling, 256.0)
-    parts = bias.chunk(GATES[pooling])
-    tau = -1 / parts[1].double().sigmoid().log()
-    assert tau.min().item() == pytest.approx(1, rel=1e-3)
-    assert tau.max().item() == pytest.approx(256, rel=1e-2)
-    assert (parts[0] == 0).all()
-    if pooling == "ifo":
-        torch.testing.assert_close(parts[3].sigmoid(), 1 - parts[1].sigmoid())

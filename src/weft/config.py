@@ -103,6 +103,7 @@ class QRNNConfig(FrozenConfig):
     pooling: Literal["f", "fo", "ifo"] = "fo"
     zoneout: float = Probability
     output_projection: bool = True
+    forget_bias: Literal["classic", "spread"] = "classic"  # at one half: docs/study.md, "Inside a QRNN block"
 
 
 class AttnQRNNConfig(FrozenConfig):

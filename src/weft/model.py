@@ -15,9 +15,11 @@ from weft.blocks import BLOCKS, AttentionBlock, Block
 from weft.config import ModelConfig
 from weft.layers.adaptive import make_embedding
 from weft.layers.norms import make_norm
+from weft.layers.pooling import init_forget_bias_
 
 # One entry per block application, in order; each is the NamedTuple of that kind of block.
 ModelState = tuple[Any, ...]
+LONGEST_TIME_CONSTANT = 256.0
 
 
 class WeftModel(nn.Module):
@@ -121,7 +123,7 @@ def _initialise(model: WeftModel) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02 if classic else module.in_features**-0.5)
             if module.bias is not None:
-                nn.init.zeros_(module.bias)  # forget gates at one half: docs/study.md, "Inside a QRNN block"
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm) and classic:
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
     for block in model.blocks:
@@ -130,11 +132,14 @@ def _initialise(model: WeftModel) -> None:
 
 
 def _initialise_block(block: Block, config: ModelConfig, depth: int) -> None:
-    """Set what is special: maps onto the residual stream, Transformer-XL's u and v."""
+    """Set what is special: maps onto the residual stream, forget biases, Transformer-XL's u and v."""
     if block.output is not None and config.residual_init == "zero":
         nn.init.zeros_(block.output.weight)
     elif block.output is not None and config.residual_init == "scaled":
         block.output.weight.mul_((2 * depth) ** -0.5)
+    gates = getattr(block, "gates", None)
+    if isinstance(gates, nn.Linear) and config.qrnn.forget_bias == "spread":
+        init_forget_bias_(gates.bias, config.qrnn.pooling, LONGEST_TIME_CONSTANT)
     if isinstance(block, AttentionBlock) and config.attention.positions == "relative":
         nn.init.normal_(block.content_bias, std=0.02)
         nn.init.normal_(block.position_bias, std=0.02)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weft.layers.pooling import GATES, pool
+from tests.conftest import small_config
+from weft.layers.pooling import GATES, init_forget_bias_, pool
+from weft.model import build
 
 
 @pytest.mark.parametrize("pooling", ["f", "fo", "ifo"])
@@ -35,3 +37,23 @@ def test_zoneout_keeps_old_values_in_training_and_scales_updates_otherwise():
     for t in range(5):
         cell = (1 - update[:, t]) * cell + update[:, t] * z[:, t].tanh()
     torch.testing.assert_close(pool(gates, None, None, None, "f", 0.5, False)[0][:, 4], cell)
+
+
+@pytest.mark.parametrize("pooling", ["fo", "ifo"])
+def test_forget_biases_spread_from_one_step_to_the_longest(pooling):
+    bias = torch.empty(GATES[pooling] * 64)
+    init_forget_bias_(bias, pooling, 256.0)
+    parts = bias.chunk(GATES[pooling])
+    tau = -1 / parts[1].double().sigmoid().log()
+    assert tau.min().item() == pytest.approx(1, rel=1e-3)
+    assert tau.max().item() == pytest.approx(256, rel=1e-2)
+    assert (parts[0] == 0).all()
+    if pooling == "ifo":
+        torch.testing.assert_close(parts[3].sigmoid(), 1 - parts[1].sigmoid())
+
+
+@pytest.mark.parametrize("kind", "qx")
+@pytest.mark.parametrize("pooling", ["f", "fo", "ifo"])
+def test_the_forget_gates_of_a_new_model_rest_at_one_half(pooling, kind):
+    gates = build(small_config(kind, {"qrnn": {"pooling": pooling}}), seed=0).blocks[0].gates
+    assert (gates.bias.chunk(GATES[pooling])[1].sigmoid() == 0.5).all()

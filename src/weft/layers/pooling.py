@@ -10,6 +10,8 @@ Shapes: B batch, T time, C cell width, G gates (2, 3 or 4).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,3 +53,20 @@ def pool(
         forget, update_gate = 1 - keep * (1 - forget), keep * update_gate
     cells_BTC, last_BC = linear_recurrence(forget, update_gate * value, cell_BC, reset_BT)
     return (cells_BTC if pooling == "f" else rest[0].sigmoid() * cells_BTC), last_BC
+
+
+@torch.no_grad()
+def init_forget_bias_(bias_GC: Tensor, pooling: Pooling, longest: float) -> None:
+    """Set the gate biases so that channels start with time constants spread from 1 to ``longest`` steps.
+
+    A channel whose gate rests at f forgets with time constant tau = -1 / log f; tau is spaced evenly on a log scale.
+    The idea is that of chrono initialisation (Tallec and Ollivier 2018, arXiv 1804.11188). In ifo pooling the input
+    gate starts at 1 - f, so that cells keep the scale of their inputs.
+    """
+    bias_GC.zero_()
+    parts = bias_GC.chunk(GATES[pooling])
+    tau = torch.logspace(0, math.log10(max(longest, 1.0)), parts[1].shape[0], dtype=torch.float64)
+    logits = torch.logit(torch.exp(-1 / tau)).to(bias_GC.dtype)
+    parts[1].copy_(logits)
+    if pooling == "ifo":
+        parts[3].copy_(-logits)

@@ -1,4 +1,4 @@
-"""How boldly should dynamic evaluation learn, and does it help to mix what learns with the frozen model?
+"""How boldly should dynamic evaluation learn; does it help to mix what learns with the frozen model, and with a cache?
 
     python -m benchmarks.study.adaptation RUN --name sewiki
     python -m benchmarks.study.adaptation RUN --name slv --tokens 60000
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import revision
 from weft import api
+from weft.data import TokenizedSplit
 from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively
+from weft.evaluation.cache import with_cache
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import first_part, score
 from weft.folder import load_tokenizer
@@ -42,32 +44,39 @@ def main() -> None:
     split = first_part(api.read_split(given.run, tokenizer, (), "validation"), given.tokens, tokenizer)
     boundary = tokenizer.boundary_id
     learned = {rate: score_adaptively(model, split, Adaptation(rate=rate), boundary_id=boundary) for rate in RATES}
-    told = bits(score(model, split, boundary_id=boundary), learned, split.bytes)
+    told = bits(score(model, split, boundary_id=boundary), learned, split, boundary)
     command = " ".join(["python -m benchmarks.study.adaptation", *sys.argv[1:]])
     write(given.name, told | {"command": command, "revision": revision()})
 
 
-def bits(frozen_N: Nats, learned: Mapping[float, Nats], length: int) -> dict[str, Any]:
-    """Return the bits per byte of a text of ``length`` bytes: frozen, and at each rate alone and mixed with frozen."""
+def bits(frozen_N: Nats, learned: Mapping[float, Nats], split: TokenizedSplit, boundary: int) -> dict[str, Any]:
+    """Return the bits per byte of ``split``: frozen, at each rate alone and mixed with frozen, and all with a cache."""
 
     def per_byte(nats_N: Nats) -> float:
-        return total_nats(nats_N) / math.log(2) / length
+        return total_nats(nats_N) / math.log(2) / split.bytes
 
+    def cached(nats_N: Nats) -> float:
+        return per_byte(mix(np.stack([nats_N, with_cache(nats_N, split.tokens, boundary)])))
+
+    mixed = {f"{rate:g}": mix(np.stack([frozen_N, nats_N])) for rate, nats_N in learned.items()}
     return {
-        "bytes": length,
+        "bytes": split.bytes,
         "switch": SWITCH,
         "frozen": per_byte(frozen_N),
+        "frozen, cache": cached(frozen_N),
         "alone": {f"{rate:g}": per_byte(nats_N) for rate, nats_N in learned.items()},
-        "mixed": {f"{rate:g}": per_byte(mix(np.stack([frozen_N, nats_N]))) for rate, nats_N in learned.items()},
+        "mixed": {rate: per_byte(nats_N) for rate, nats_N in mixed.items()},
+        "mixed, cache": {rate: cached(nats_N) for rate, nats_N in mixed.items()},
     }
 
 
 def write(name: str, told: Mapping[str, Any]) -> None:
     """Write the result and print its table."""
     (RESULTS / f"adaptation-{name}.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(f"frozen {told['frozen']:.4f}\n\n| rate | alone | mixed |\n|---:|---:|---:|")
+    print(f"frozen {told['frozen']:.4f}, with a cache {told['frozen, cache']:.4f}\n")
+    print("| rate | alone | mixed | with a cache |\n|---:|---:|---:|---:|")
     for rate, alone in told["alone"].items():
-        print(f"| {rate} | {alone:.4f} | {told['mixed'][rate]:.4f} |")
+        print(f"| {rate} | {alone:.4f} | {told['mixed'][rate]:.4f} | {told['mixed, cache'][rate]:.4f} |")
 
 
 if __name__ == "__main__":

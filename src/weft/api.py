@@ -146,7 +146,7 @@ def evaluate(
 ) -> Figures:
     """Score ``files``, or a split of the run's own corpus; with ``adapt``, by dynamic evaluation.
 
-    True takes a learner mixed with the frozen model, by how well each has told the text so far
+    True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
     (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
     """
     run = Path(run)

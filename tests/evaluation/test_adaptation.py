@@ -12,6 +12,7 @@ import torch
 from tests.conftest import small_model
 from weft.data import TokenizedSplit
 from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively, score_dynamically
+from weft.evaluation.cache import with_cache
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.scoring import score
 
@@ -153,12 +154,15 @@ def test_a_mixture_is_of_probabilities_and_weights_look_back_only():
     assert mixed[2] == pytest.approx(weights @ [0.25, 0.75])
 
 
-def test_several_learners_are_mixed_with_the_frozen_model(model, split):
+def test_several_learners_are_mixed_with_the_frozen_model_and_a_cache(model, split):
     frozen = score(model, split, boundary_id=BOUNDARY)
     hows = (Adaptation(rate=0.003), Adaptation(rate=0.03))
     each = [score_adaptively(model, split, how, boundary_id=BOUNDARY) for how in hows]
     mixed = score_dynamically(model, split, hows, boundary_id=BOUNDARY)
-    assert mixed == pytest.approx(mix(np.stack([frozen, *each])), abs=1e-6)
+    learned = mix(np.stack([frozen, *each]))
+    cached = with_cache(learned, split.tokens, BOUNDARY)
+    assert np.abs(cached - learned).max() > 0.01
+    assert mixed == pytest.approx(mix(np.stack([learned, cached])), abs=1e-6)
     one = score_dynamically(model, split, hows[0], boundary_id=BOUNDARY)
     assert one == pytest.approx(each[0], abs=1e-6)
     told = evaluate_split(model, TOKENIZER, split, adapt=hows)

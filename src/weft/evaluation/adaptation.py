@@ -11,7 +11,8 @@ nothing but the model).
 The best rate differs from text to text, fourfold among those of docs/study.md, and nobody knows it before the text is
 read. So a learner is not taken alone but beside the frozen model (and learners of other rates, if wanted): every token
 gets the mean of their probabilities, weighted by how well each told the last ones (:func:`mix`). That also makes a bold
-rate the best one: where it errs, the frozen model is there.
+rate the best one: where it errs, the frozen model is there. What comes of it is mixed in the same way with itself and a
+cache (:mod:`weft.evaluation.cache`), which knows at once what a learner learns after seeing it some times.
 
 Shapes: K scorers, N tokens of a text, B = 1 lane, T positions.
 """
@@ -29,6 +30,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from weft.config import FrozenConfig
 from weft.data import TokenizedSplit
 from weft.errors import UserError
+from weft.evaluation.cache import with_cache
 from weft.evaluation.scoring import device_of, pieces, score
 from weft.layers.state import detach
 from weft.model import WeftModel
@@ -58,7 +60,7 @@ def score_dynamically(
     frozen_N: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the nats (N,) of every token by one learner alone, or by several mixed with the frozen model.
+    """Return the nats (N,) of every token by one learner alone, or by several mixed with the frozen model and a cache.
 
     ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left untouched.
     UserError for a peer.
@@ -68,7 +70,8 @@ def score_dynamically(
     if frozen_N is None:
         frozen_N = score(model, split, boundary_id=boundary_id, progress=progress)
     learned = [score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress) for how in adapt]
-    return mix(np.stack([frozen_N, *learned]))
+    mixed_N = mix(np.stack([frozen_N, *learned]))
+    return mix(np.stack([mixed_N, with_cache(mixed_N, split.tokens, boundary_id)]))
 
 
 def adaptable(model: LanguageModel) -> WeftModel:

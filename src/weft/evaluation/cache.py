@@ -41,13 +41,12 @@ def with_cache(
 
     Boundary tokens have 0, as they are not scored, but they are part of contexts.
     """
-    tokens_N = np.asarray(tokens_N, dtype=np.int64)
     contexts = [(each.class_N.tolist(), each.share_N.tolist()) for each in followers(tokens_N, longest)]
     classes = MOST_SEEN * MOST_FOLLOWERS
     given = [[FIRST_SHARE * FIRST_WEIGHT] * classes for _ in contexts]  # expected number of tokens that came from there
     asked = [[FIRST_WEIGHT] * classes for _ in contexts]
     mixed = np.asarray(nats_N, dtype=np.float64).copy()
-    for place in np.flatnonzero(tokens_N != boundary_id).tolist():
+    for place in np.flatnonzero(np.asarray(tokens_N) != boundary_id).tolist():
         chance = math.exp(-mixed[place])
         for (kinds, shares), came, seen in zip(contexts, given, asked, strict=True):
             kind = kinds[place]
@@ -63,15 +62,15 @@ def with_cache(
     return mixed.astype(np.float32)
 
 
-def followers(tokens_N: Ids, longest: int) -> list[Followers]:
+def followers(tokens_N: NDArray[np.integer], longest: int) -> list[Followers]:
     """Return what followed the last 1, 2, ... ``longest`` tokens before; fewer where none that long came twice."""
     found = []
-    gram_N = np.unique(tokens_N, return_inverse=True)[1]  # the number of the k tokens that end here
-    tokens_N, vocabulary = gram_N, int(gram_N.max(initial=0)) + 1
+    token_N: Ids = np.unique(tokens_N, return_inverse=True)[1]
+    vocabulary, gram_N = int(token_N.max(initial=0)) + 1, token_N  # gram: the number of the k tokens that end here
     for k in range(1, longest + 1):
-        context_N = np.full(len(tokens_N), -1)
+        context_N = np.full(len(token_N), -1)
         context_N[k:] = gram_N[k - 1 : -1]
-        gram_N = np.unique(context_N * vocabulary + tokens_N, return_inverse=True)[1]
+        gram_N = np.unique(context_N * vocabulary + token_N, return_inverse=True)[1]
         if not (seen_N := _count_before(context_N)).any():
             break
         said_N = _count_before(gram_N)

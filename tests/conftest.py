@@ -34,6 +34,17 @@ SMALL: dict[str, Any] = {
 }
 
 
+# Every map of every block of a kind of its own; a feed-forward that stays dense comes first.
+MAPS: dict[str, Any] = {
+    "feed_forward": {"kind": "block_shuffle", "blocks": 2},
+    "attention": {"kind": "low_rank", "rank": 5},
+    "qrnn": {"kind": "block_dense", "blocks": 2, "rank": 6},
+}
+
+
+BIGRAMS: dict[str, Any] = {"heads": 2, "clusters": 5, "table_size": 13, "width": 3}
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Keep tests away from the user's cache."""
@@ -83,4 +94,6 @@ def small_model(
         for parameter in model.embedding.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(generator=generator)
+        for parameter in model.ngrams.parameters() if model.ngrams else ():
+            parameter.normal_(generator=generator)
     return model

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from tests.conftest import small_model
+from tests.conftest import BIGRAMS, MAPS, small_model
 from weft.generation import ENDED, PlainDecoder, make_decoder
 from weft.generation.graph import FixedDecoder, graph_decoder
 from weft.layers.state import tensors
@@ -55,6 +55,11 @@ COVERED = {
     ),
     "no gates": ("qf qf af qf", {"block_gates": False}, "modern"),
     "no token shift": ("qf qf af qf", {"token_shift": False, "qrnn": {"window": 2}}, "modern"),
+    "structured maps": ("f[qaf]2", {"maps": MAPS}, "modern"),
+    "structured maps with biases": ("fqaf", {"maps": MAPS, "bias": True}, "modern"),
+    "matrix products": ("{qaf}2f", {"bias": True}, "modern"),
+    "latent bigrams": ("qaf", {"ngrams": BIGRAMS}, "modern"),
+    "embedding normed": ("qaf", {"ngrams": {"heads": 2, "table_size": 0}}, "modern"),
     "own softmax": ("qaf", {"tie_embeddings": False, "head_bias": True}, "modern"),
     "no multiples of eight": ("qaf", ODD, "modern"),
 }

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import small_model
+from tests.conftest import BIGRAMS, MAPS, small_model
 
 VARIANTS = {
     "attention": ("aa", {}, "modern"),
@@ -35,6 +35,10 @@ VARIANTS = {
     "everything, classic": ("qafx", {}, "classic"),
     "token shift, post-norm": ("qafx", {"token_shift": True}, "classic"),
     "recurrent stacking": ("[qa]2f", {}, "modern"),
+    "structured maps": ("f[qaf]2x", {"maps": MAPS}, "modern"),
+    "matrix products": ("{qaf}2x", {"maps": {"attention": {"kind": "matrix_product", "adapter": 2}}}, "modern"),
+    "latent bigrams": ("qaf", {"ngrams": BIGRAMS}, "modern"),
+    "embedding normed": ("qaf", {"ngrams": {"heads": 2, "table_size": 0}}, "modern"),
     "adaptive": ("qaf", {"adaptive": {"cutoffs": [3, 7], "div_val": 2}}, "classic"),
 }
 patterns = st.text("afqx", min_size=1, max_size=5) | st.sampled_from(["[qa]3", "(xf)2a", "[q[f]2]2a2"])

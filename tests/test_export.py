@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.command import run_weft
-from tests.conftest import small_config, small_model
+from tests.conftest import BIGRAMS, MAPS, small_config, small_model
 from weft.data import train_tokenizer
 from weft.errors import UserError
 from weft.export import export
@@ -48,6 +48,9 @@ VARIANTS = {
         },
         "modern",
     ),
+    "structured": ("fqaxf", {"maps": MAPS}, "modern"),
+    "shared": ("{qaf}2", {}, "modern"),
+    "bigrams": ("qa", {"ngrams": BIGRAMS}, "modern"),
     "stateless": ("f", {"token_shift": False, "adaptive": {"cutoffs": (20, 100), "div_val": 2}}, "modern"),
 }
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 import weft
-from tests.conftest import small_config, small_model
+from tests.conftest import BIGRAMS, MAPS, small_config, small_model
 from weft.data import train_tokenizer
 from weft.errors import UserError
 from weft.folder import save_model
@@ -34,6 +34,9 @@ VARIANTS = {
     "qrnn": ("qfq", {"qrnn": {"window": 3, "pooling": "ifo"}}, "modern"),
     "fused": ("xfx", {}, "modern"),
     "shared": ("[qfax]2", {"tie_embeddings": False, "head_bias": True}, "modern"),
+    "matrix products": ("{qfa}2", {"tie_embeddings": False}, "modern"),
+    "bigrams": ("qfa", {"ngrams": BIGRAMS}, "modern"),
+    "structured": ("fqafx", {"maps": MAPS}, "modern"),
     "classic": ("aqf", {}, "classic"),
 }
 

@@ -63,7 +63,7 @@ def test_square_brackets_share_parameters(pattern, blocks):
         ("3a", 0, "must follow"),
         ("a0", 1, "repeat count"),
         ("a99999", 1, "repeat count"),
-        ("{qf}2", 0, "reserved"),
+        ("a{qf2", 1, "never closed"),
         ("(a1000)1000", 0, "most"),
     ],
 )

@@ -1,9 +1,10 @@
-"""The README's commands and Python run as written, with budgets cut short by WEFT_MAX_STEPS."""
+"""The commands and Python of the README (and of a page of docs) run as written, cut short by WEFT_MAX_STEPS."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 
 from weft import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, page="README.md"):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 # What makes a command quick enough here, and changes nothing else. A server does not end: tests/serve starts it.
@@ -23,8 +25,8 @@ QUICK = {"compare": "--parameters 100k --learning-rates 4e-3 --set training.vali
 ELSEWHERE = ("weft serve ",)
 
 
-def commands():
-    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def commands(page="README.md"):
+    lines = [line.split("  #")[0].strip() for block in blocks("sh", page) for line in block.splitlines()]
     found = [line for line in lines if line.startswith("weft ") and not line.startswith(ELSEWHERE)]
     return [f"{line} {QUICK.get(line.split()[1], '')}" for line in found]
 
@@ -40,13 +42,26 @@ def workplace(tmp_path, monkeypatch, corpus_text):
     return tmp_path
 
 
-def test_commands_and_python_run_in_order(workplace, monkeypatch, capsys):
-    assert len(commands()) >= 5
-    for command in commands():
-        monkeypatch.setattr(sys, "argv", shlex.split(command))
+def run_all(lines, monkeypatch, capsys):
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        assert ended.value.code in (0, None), (command, capsys.readouterr().err)
+        assert ended.value.code in (0, None), (line, capsys.readouterr().err)
+
+
+def test_the_commands_of_the_page_on_efficiency_run_in_order(workplace, monkeypatch, capsys):
+    for name in ("texts", "other_texts"):
+        (workplace / "my_texts").rename(workplace / name)
+        shutil.copytree(workplace / name, workplace / "my_texts")
+    lines = commands("docs/efficiency.md")
+    assert len(lines) >= 6
+    run_all(["weft train my_texts --out runs/mine --parameters 100k", *lines], monkeypatch, capsys)
+
+
+def test_commands_and_python_run_in_order(workplace, monkeypatch, capsys):
+    assert len(commands()) >= 5
+    run_all(commands(), monkeypatch, capsys)
     assert (workplace / "runs" / "mine" / "report.html").is_file()
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from weft.config import merge
+from weft.config import MapConfig, MapsConfig, merge
 from weft.data import DataConfig, StreamedSplit, TokenizedSplit, Tokenizer, prepare, tokenize_sources
 from weft.errors import UserError
 from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamically
@@ -21,7 +21,7 @@ from weft.folder import check_folder, load_model, load_tokenizer
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
 from weft.model import WeftModel
-from weft.pattern import parse_count
+from weft.pattern import parse_count, unshared
 from weft.peers import LanguageModel, load_any
 from weft.training import run as runs
 from weft.training.listener import Listener
@@ -130,9 +130,88 @@ def compare(
     return Comparison(folder=folder, report=report, results=read_results(folder))
 
 
-def load(run: str | Path, *, memory: int | None = None) -> WeftModel:
-    """Return the model of a run directory, in evaluation mode; ``memory`` replaces the attention's reach in tokens."""
-    return load_model(Path(run), memory=memory)
+def load(run: str | Path, *, memory: int | None = None, applications: int | None = None) -> WeftModel:
+    """Return the model of a run directory, in evaluation mode.
+
+    ``memory`` replaces the attention's reach in tokens, ``applications`` how often the pattern's ``[ ]`` are applied.
+    """
+    return load_model(Path(run), memory=memory, applications=applications)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A run that was made of another without training; ``before`` are the parameters of that one.
+
+    ``error`` is the largest relative error of a map (Frobenius norm), where maps were approximated.
+    """
+
+    run: Path
+    parameters: int
+    before: int
+    error: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        told = {"run": str(self.run), "parameters": self.parameters, "before": self.before}
+        return told if self.error is None else told | {"error": self.error}
+
+
+def merge_factors(run: str | Path, out: str | Path) -> Made:
+    """Write the model of ``run`` to ``out`` with the factors of its structured maps multiplied out: the same function.
+
+    Raises UserError where there are none, and where ``out`` holds something.
+    """
+    from weft.compress.merge import merge_maps
+
+    model = load_model(Path(run))
+    if all(own.maps == MapsConfig() for own in model.config.of_blocks()):
+        raise UserError(f"'{run}' has dense maps alone: there is nothing to multiply out.")
+    return _made(merge_maps(model), model, run, out, "merge")
+
+
+def unshare(run: str | Path, out: str | Path) -> Made:
+    """Write the model of ``run`` to ``out`` with a copy of its own for each application of a shared block.
+
+    Raises UserError where nothing is shared, and where ``out`` holds something.
+    """
+    from weft.compress.unshare import unshare_blocks
+
+    model = load_model(Path(run))
+    if unshared(model.config.pattern) == model.config.pattern:
+        pattern = model.config.pattern
+        raise UserError(f"The pattern of '{run}', '{pattern}', has no '[ ]': there is nothing to take apart.")
+    return _made(unshare_blocks(model), model, run, out, "unshare")
+
+
+def tensorise(
+    run: str | Path,
+    out: str | Path,
+    *,
+    bond: int | None = None,
+    adapter: int = 0,
+    factors: Sequence[Sequence[int]] = (),
+) -> Made:
+    """Write the model of ``run`` to ``out`` with matrix products for its dense maps.
+
+    They are exact unless ``bond`` limits the bonds. ``adapter`` is the rank of what each can learn beside, which starts
+    at nothing; ``factors`` are what sizes are products of. Raises UserError where the maps are not all dense.
+    """
+    from weft.compress.tensorise import tensorise_maps
+
+    model = load_model(Path(run))
+    how = MapConfig.parse({"kind": "matrix_product", "bond": bond, "adapter": adapter, "factors": factors})
+    products, errors = tensorise_maps(model, how)
+    return _made(products, model, run, out, "tensorise", error=max(errors.values(), default=0.0))
+
+
+def _made(
+    model: WeftModel, origin: WeftModel, run: str | Path, out: str | Path, verb: str, *, error: float | None = None
+) -> Made:
+    """Write ``model``, which the command ``verb`` made of the model of ``run``."""
+    from weft.compress.folder import write_made
+
+    write_made(model, Path(run), Path(out), f"weft {verb} {run}")
+    return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)
 
 
 def evaluate(
@@ -141,6 +220,7 @@ def evaluate(
     *,
     split: Split = "test",
     memory: int | None = None,
+    applications: int | None = None,
     adapt: bool | Adapt = False,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
@@ -148,11 +228,12 @@ def evaluate(
 
     True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
     (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
+    ``memory`` and ``applications`` are those of :func:`load`.
     """
     run = Path(run)
     check_folder(run)
     tokenizer = load_tokenizer(run)
-    text, model = read_split(run, tokenizer, files, split), load_any(run, memory=memory)
+    text, model = read_split(run, tokenizer, files, split), load_any(run, memory=memory, applications=applications)
     return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress)
 
 
@@ -162,11 +243,12 @@ def token_bits(
     *,
     split: Split = "test",
     memory: int | None = None,
+    applications: int | None = None,
     adapt: bool | Adapt = False,
 ) -> list[tuple[str, float]]:
     """Return every token of the text, as text, with its surprisal in bits."""
     run = Path(run)
-    tokenizer, model = load_tokenizer(run), load_any(run, memory=memory)
+    tokenizer, model = load_tokenizer(run), load_any(run, memory=memory, applications=applications)
     text = read_split(run, tokenizer, files, split)
     how = _learners(adapt, model)
     boundary = tokenizer.boundary_id
@@ -209,6 +291,7 @@ def generate(
     prompts: str = "",
     *,
     max_new_tokens: int = 200,
+    applications: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
 ) -> str: ...
@@ -218,6 +301,7 @@ def generate(
     prompts: list[str] | tuple[str, ...],
     *,
     max_new_tokens: int = 200,
+    applications: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
 ) -> list[str]: ...
@@ -226,18 +310,18 @@ def generate(
     prompts: str | Sequence[str] = "",
     *,
     max_new_tokens: int = 200,
+    applications: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
 ) -> str | list[str]:
     """Continue one prompt or several; return the continuations without the prompts.
 
-    A text ends before the first of the strings ``stop`` in it.
+    A text ends before the first of the strings ``stop`` in it. ``applications`` are those of :func:`load`.
     """
     run = Path(run)
     many = [prompts] if isinstance(prompts, str) else list(prompts)
-    written = generate_texts(
-        load_any(run), load_tokenizer(run), many, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop
-    )
+    model, tokenizer = load_any(run, applications=applications), load_tokenizer(run)
+    written = generate_texts(model, tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
     return written[0] if isinstance(prompts, str) else written
 
 

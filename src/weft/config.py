@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from weft.errors import UserError
 from weft.pattern import KINDS, Application, expand
 
 Probability = Field(default=0.0, ge=0.0, lt=1.0)
+ROLES = {"feed_forward": "f", "attention": "ax", "qrnn": "qx"}  # of linear maps, and the kinds of blocks that have them
 
 
 class FrozenConfig(BaseModel):
@@ -124,6 +125,55 @@ class AttnQRNNConfig(FrozenConfig):
         return self
 
 
+class MapConfig(FrozenConfig):
+    """What linear maps of one role are made of (:mod:`weft.layers.maps`).
+
+    ``share`` is the part of a dense map's parameters that the rank is chosen for, unless ``rank`` says it;
+    ``block_shuffle``'s follows from ``blocks`` alone. The first ``dense_first`` blocks of the role keep dense maps
+    (None: one for structured feed-forwards, as published, else none; matrix products have none).
+
+    Of a ``matrix_product`` (:mod:`weft.layers.matrix_product`), ``factors`` are what sizes are products of, such as
+    [[4, 4, 4, 4, 3]] for 768 (others find their own); ``bond`` is the largest bond (None: none is too small for any
+    matrix), ``adapter`` the rank of what is added, and ``depth_scaled`` lets it start smaller by (2 L)^(1/4) in a stack
+    of L blocks, as deep post-norm stacks need.
+    """
+
+    kind: Literal["dense", "low_rank", "block_dense", "block_shuffle", "matrix_product"] = "dense"
+    share: float = Field(default=0.32, gt=0, le=1)
+    rank: PositiveInt | None = None
+    blocks: PositiveInt = 4
+    dense_first: NonNegativeInt | None = None
+    factors: tuple[tuple[PositiveInt, ...], ...] = ()
+    bond: PositiveInt | None = None
+    adapter: NonNegativeInt = 0
+    depth_scaled: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if wrong := [list(parts) for parts in self.factors if len(parts) != 5]:
+            raise ValueError(f"factors are five numbers whose product is a size, not {wrong[0]}")
+        return self
+
+
+class MapsConfig(FrozenConfig):
+    """The linear maps by role: those of feed-forward blocks, of attention (fused too), of recurrence (fused too)."""
+
+    feed_forward: MapConfig = MapConfig()
+    attention: MapConfig = MapConfig()
+    qrnn: MapConfig = MapConfig()
+
+    def dense_first(self, role: str) -> int:
+        """Return how many of the first blocks that have ``role`` keep dense maps."""
+        own: MapConfig = getattr(self, role)
+        published = 1 if role == "feed_forward" and own.kind != "matrix_product" else 0
+        return published if own.dense_first is None else own.dense_first
+
+    def in_braces(self) -> Self:
+        """Return the maps of a block in the pattern's ``{ }``: matrix products, as each role has them or by default."""
+        others = [role for role in ROLES if getattr(self, role).kind != "matrix_product"]
+        return self.model_copy(update=dict.fromkeys(others, MapConfig(kind="matrix_product")))
+
+
 class AdaptiveConfig(FrozenConfig):
     """Adaptive input and softmax (Grave et al. 2017, arXiv 1609.04309; Baevski and Auli 2019, arXiv 1809.10853).
 
@@ -141,6 +191,30 @@ class AdaptiveConfig(FrozenConfig):
     def _check(self) -> Self:
         if any(after <= before for before, after in pairwise(self.cutoffs)):
             raise ValueError(f"the cutoffs must increase, which {list(self.cutoffs)} do not")
+        return self
+
+
+class NGramsConfig(FrozenConfig):
+    """Latent bigrams beside the embedding (:mod:`weft.layers.ngrams`).
+
+    Each of ``heads`` parts of a token's vector has ``clusters`` latent ids, and a table of ``table_size`` rows of
+    ``width`` features for pairs of them. A ``table_size`` of 0 leaves the layer's norm alone, which is the control.
+    Centroids keep ``decay`` of their place at each step.
+    """
+
+    heads: PositiveInt = 4
+    clusters: PositiveInt = 128
+    table_size: NonNegativeInt = 4096
+    width: PositiveInt = 16
+    decay: float = Field(default=0.99, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.table_size >= self.clusters**2:
+            raise ValueError(
+                f"a table_size of {self.table_size} is enough for all pairs of {self.clusters} clusters: choose less "
+                f"than {self.clusters**2}, or more clusters"
+            )
         return self
 
 
@@ -171,6 +245,8 @@ class ModelConfig(FrozenConfig):
     qrnn: QRNNConfig
     attn_qrnn: AttnQRNNConfig
     adaptive: AdaptiveConfig | None = None  # None: every token has a vector as wide as the model
+    maps: MapsConfig = MapsConfig()
+    ngrams: NGramsConfig | None = None  # None: blocks read the tokens' vectors alone
 
     @property
     def applications(self) -> tuple[Application, ...]:
@@ -180,7 +256,29 @@ class ModelConfig(FrozenConfig):
     @property
     def block_kinds(self) -> tuple[str, ...]:
         """The kind (a letter) of each block that has parameters of its own, by its number."""
-        return tuple({block: kind for kind, block in self.applications}.values())
+        return tuple({each.block: each.kind for each in self.applications}.values())
+
+    @property
+    def centrals(self) -> dict[int, int]:
+        """The blocks in ``{ }``, and for each the block whose central tensors it uses."""
+        return {each.block: each.central for each in self.applications if each.central is not None}
+
+    def of_blocks(self) -> tuple[ModelConfig, ...]:
+        """Return the configuration that each block with parameters of its own has: maps may differ by depth."""
+        centrals = self.centrals
+        if self.maps == MapsConfig() and not centrals:
+            return (self,) * len(self.block_kinds)
+        seen = dict.fromkeys(ROLES, 0)
+        configs = []
+        for block, kind in enumerate(self.block_kinds):
+            if block in centrals:
+                configs.append(self.model_copy(update={"maps": self.maps.in_braces()}))
+                continue
+            roles = [role for role, kinds in ROLES.items() if kind in kinds]
+            dense = {role: MapConfig() for role in roles if seen[role] < self.maps.dense_first(role)}
+            seen |= {role: seen[role] + 1 for role in roles}
+            configs.append(self.model_copy(update={"maps": self.maps.model_copy(update=dense)}))
+        return tuple(configs)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,6 +294,21 @@ class ModelConfig(FrozenConfig):
                 f"adaptive.cutoffs must lie below the vocabulary of {self.vocab_size} tokens, but the last is "
                 f"{self.adaptive.cutoffs[-1]}: keep only those below"
             )
+        return self._check_ngrams()
+
+    def _check_ngrams(self) -> Self:
+        """Raise ValueError where the embedding cannot have bigrams."""
+        if self.ngrams is None:
+            return self
+        if self.adaptive:
+            raise ValueError("ngrams need every token's vector in one table: leave out adaptive or ngrams")
+        if self.hidden_size % self.ngrams.heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of ngrams.heads ({self.ngrams.heads})"
+            )
+        features = self.hidden_size // self.ngrams.heads
+        if self.ngrams.table_size and self.ngrams.width > features:
+            raise ValueError(f"ngrams.width ({self.ngrams.width}) is more than hidden_size / ngrams.heads ({features})")
         return self
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from weft.blocks import Block
-from weft.config import ModelConfig
+from weft.config import ROLES, MapConfig, ModelConfig
 from weft.layers.adaptive import widths
+from weft.layers.maps import StructuredMap
 from weft.model import WeftModel
 from weft.pattern import KINDS
 
@@ -83,7 +84,8 @@ def describe(config: ModelConfig) -> Description:
         softmax_parameters=model.embedding.softmax_parameters(),
         flops_per_token=sum(row.flops for row in rows) + model.embedding.flops(),
         state_bytes={
-            n: sum(block.state_bytes(n) for block in used if isinstance(block, Block)) for n in STATE_CONTEXTS
+            n: sum(block.state_bytes(n) for block in used if isinstance(block, Block)) + _ngram_bytes(config)
+            for n in STATE_CONTEXTS
         },
         blocks=rows,
     )
@@ -91,29 +93,31 @@ def describe(config: ModelConfig) -> Description:
 
 def _rows(model: WeftModel) -> tuple[BlockRow, ...]:
     first: dict[int, int] = {}
-    rows = []
+    rows, configs, counted = [], model.config.of_blocks(), set[int]()
     for position, application in enumerate(model.config.applications):
         block = model.blocks[application.block]
         assert isinstance(block, Block)
         seen = first.setdefault(application.block, position)
+        own = {id(parameter): parameter.numel() for parameter in block.parameters()}
         rows.append(
             BlockRow(
                 position=position,
                 kind=KINDS[application.kind],
                 letter=application.kind,
-                shape=shape(application.kind, model.config),
-                parameters=sum(p.numel() for p in block.parameters()) if seen == position else 0,
+                shape=shape(application.kind, configs[application.block]),
+                parameters=sum(count for key, count in own.items() if key not in counted),
                 shared_with=None if seen == position else seen,
                 flops=_product_flops(block) + block.mixing_flops(model.config.attention.memory + 1),
             )
         )
+        counted |= own.keys()
     return tuple(rows)
 
 
 def embedding_shape(config: ModelConfig) -> str:
     """Return the sizes of the embedding in a few words."""
     if config.adaptive is None:
-        return f"{config.vocab_size} x {config.hidden_size}"
+        return f"{config.vocab_size} x {config.hidden_size}{_ngrams(config)}"
     clusters = ", ".join(
         f"{last - first} x {width}"
         for (first, last), width in zip(
@@ -125,13 +129,48 @@ def embedding_shape(config: ModelConfig) -> str:
     return f"adaptive: {clusters}"
 
 
+def _ngrams(config: ModelConfig) -> str:
+    """Say what stands beside the embedding, where there is something."""
+    ngrams = config.ngrams
+    if ngrams is None:
+        return ""
+    if not ngrams.table_size:
+        return f"; {ngrams.heads} parts, each normed"
+    return f"; latent bigrams {ngrams.heads} x {ngrams.table_size} x {ngrams.width}, of {ngrams.clusters} clusters"
+
+
+def _ngram_bytes(config: ModelConfig) -> int:
+    """Return the bytes of the state of latent bigrams: an id of eight bytes in each head."""
+    return 8 * config.ngrams.heads if config.ngrams and config.ngrams.table_size else 0
+
+
 def _product_flops(block: nn.Module) -> int:
     """Two operations for each weight of each linear map that a token passes through."""
-    return sum(2 * module.weight.numel() for module in block.modules() if isinstance(module, nn.Linear))
+    parts = list(block.modules())
+    dense = sum(2 * part.weight.numel() for part in parts if isinstance(part, nn.Linear))
+    return dense + sum(other.flops() for other in parts if isinstance(other, StructuredMap))
 
 
 def shape(kind: str, config: ModelConfig) -> str:
-    """Return the sizes of a block in a few words."""
+    """Return the sizes of a block in a few words; ``config`` is that of the block (``ModelConfig.of_blocks``)."""
+    return _sizes(kind, config) + "".join(_made_of(config, role) for role, kinds in ROLES.items() if kind in kinds)
+
+
+def _made_of(config: ModelConfig, role: str) -> str:
+    """Say in a few words what the maps of a role are made of, where they are not dense."""
+    maps: MapConfig = getattr(config.maps, role)
+    if maps.kind == "dense":
+        return ""
+    if maps.kind == "matrix_product":
+        more = [f"bonds up to {maps.bond}"] * bool(maps.bond) + [f"adapter {maps.adapter}"] * bool(maps.adapter)
+        return f"; {role} matrix_product" + (f" ({', '.join(more)})" if more else "")
+    blocks = f"{maps.blocks} blocks" if maps.kind != "low_rank" else ""
+    rank = f"rank {maps.rank}" if maps.rank else f"{maps.share:.0%}"
+    how = ", ".join(part for part in (blocks, rank if maps.kind != "block_shuffle" else "") if part)
+    return f"; {role} {maps.kind} ({how})"
+
+
+def _sizes(kind: str, config: ModelConfig) -> str:
     attention, qrnn, fused = config.attention, config.qrnn, config.attn_qrnn
     if kind == "a":
         grouped = f", {attention.kv_heads} kv" if attention.kv_heads != attention.num_heads else ""

@@ -22,6 +22,7 @@ from weft.data import Tokenizer
 from weft.errors import UserError
 from weft.files import write_atomic
 from weft.model import WeftModel
+from weft.pattern import reapplied
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -146,9 +147,14 @@ def check_format(values: Mapping[str, Any], what: str) -> None:
         )
 
 
-def load_model(folder: Path, *, memory: int | None = None) -> WeftModel:
-    """Read a model in evaluation mode, bit-equal to what was saved; ``memory`` replaces the attention's reach."""
+def load_model(folder: Path, *, memory: int | None = None, applications: int | None = None) -> WeftModel:
+    """Read a model in evaluation mode, bit-equal to what was saved.
+
+    ``memory`` replaces the attention's reach, ``applications`` how often the pattern's ``[ ]`` are applied.
+    """
     config = load_config(folder, None if memory is None else {"attention": {"memory": memory}})
+    if applications is not None:
+        config = config.model_copy(update={"pattern": reapplied(config.pattern, applications)})
     with torch.device("meta"):
         model = WeftModel(config)
     load_into(model, load_weights(folder / WEIGHTS), folder / WEIGHTS)
@@ -160,9 +166,18 @@ def load_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) ->
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise UserError(f"'{path}' does not fit its config.json: the folder was changed or only half copied.")
-    model.load_state_dict(tensors, strict=True, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    assign(model, tensors)
+
+
+def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Let ``tensors``, which fit, be the parameters of ``model``; parameters of several names stay one."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    taken = {
+        name: nn.Parameter(tensors[name], requires_grad=parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+    }
+    everywhere = model.named_parameters(remove_duplicate=False)
+    model.load_state_dict({name: taken[first[id(x)]] for name, x in everywhere}, strict=True, assign=True)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

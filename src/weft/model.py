@@ -5,6 +5,7 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from weft.blocks import BLOCKS, AttentionBlock, Block
 from weft.config import ModelConfig
 from weft.layers.adaptive import make_embedding
+from weft.layers.embedding import vectors
+from weft.layers.maps import StructuredMap, is_guide, weights
+from weft.layers.matrix_product import MatrixProduct
+from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
 from weft.layers.pooling import init_forget_bias_
 
-# One entry per block application, in order; each is the NamedTuple of that kind of block.
+# One entry per block application, in order, each the NamedTuple of that kind of block; then, where the model has latent
+# bigrams, what they remember.
 ModelState = tuple[Any, ...]
 LONGEST_TIME_CONSTANT = 256.0
 
@@ -37,12 +43,15 @@ class WeftModel(nn.Module):
         self.config = config
         self.schedule = tuple(application.block for application in config.applications)
         self.embedding = make_embedding(config)
-        self.blocks = nn.ModuleList(BLOCKS[kind](config) for kind in config.block_kinds)
+        self.ngrams = LatentBigrams(config.ngrams, config.hidden_size) if config.ngrams else None
+        own = zip(config.block_kinds, config.of_blocks(), strict=True)
+        self.blocks = nn.ModuleList(BLOCKS[kind](of_block) for kind, of_block in own)
         post = config.norm_placement == "post"
         self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.checkpoint_activations = False
         _initialise(self)
+        share_centrals(self.blocks, config)
 
     def forward(
         self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
@@ -59,13 +68,25 @@ class WeftModel(nn.Module):
         self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
         """Return the last hidden states (B, T, D), which the softmax reads, and the state."""
-        states = state if state is not None else (None,) * len(self.schedule)
-        x_BTD = self.dropout(self.embedding(tokens))
-        after = []
-        for block, before in zip(self.schedule, states, strict=True):
+        depth = len(self.schedule)
+        states = state if state is not None else (None,) * (depth + 1)
+        x_BTD, remembered = self.embedding(tokens), ()
+        if self.ngrams is not None:
+            ids_BTH = self.ngrams.ids(tokens, vectors(self.embedding))
+            x_BTD, remembered = self.ngrams(x_BTD, ids_BTH, states[depth:], reset)
+        x_BTD, after = self.dropout(x_BTD), []
+        for block, before in zip(self.schedule, states[:depth], strict=True):
             x_BTD, new = self._step(self.blocks[block], x_BTD, before, reset)
             after.append(new)
-        return self.dropout(self.norm(x_BTD)), tuple(after)
+        return self.dropout(self.norm(x_BTD)), (*after, *remembered)
+
+    def observe(self, tokens: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        """Take in what was read in training, without a gradient: the centroids of latent bigrams move.
+
+        ``summed`` adds a tensor up over all processes.
+        """
+        if self.ngrams is not None:
+            self.ngrams.observe(tokens, vectors(self.embedding), summed)
 
     def _step(self, block: nn.Module, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
         """Apply a block; nobody wants what is inside it kept while no gradient is made."""
@@ -95,13 +116,24 @@ class WeftModel(nn.Module):
 
     @property
     def parameter_count(self) -> int:
-        """All parameters, shared storage counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """All parameters, shared storage counted once, without what guides them in training."""
+        named = self.named_parameters()
+        return sum(parameter.numel() for name, parameter in named if not is_guide(name))
 
     @property
     def body_parameter_count(self) -> int:
-        """The parameters outside the embedding and the softmax."""
-        return self.parameter_count - sum(parameter.numel() for parameter in self.embedding.parameters())
+        """The parameters outside the embedding, the softmax and the latent bigrams."""
+        parts = [self.embedding] if self.ngrams is None else [self.embedding, self.ngrams]
+        return self.parameter_count - sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def share_centrals(blocks: nn.ModuleList, config: ModelConfig) -> None:
+    """Let the copies of a block in the pattern's ``{ }`` use the central tensors of the first."""
+    for block, owner in config.centrals.items():
+        theirs = dict(blocks[owner].named_modules())
+        for name, part in blocks[block].named_modules():
+            if isinstance(part, MatrixProduct):
+                part.central_aijd = theirs[name].central_aijd
 
 
 def build(config: ModelConfig, *, seed: int | None = None) -> WeftModel:
@@ -119,11 +151,17 @@ def _initialise(model: WeftModel) -> None:
     config = model.config
     classic = config.init == "classic"
     model.embedding.initialise(classic=classic)
+    if model.ngrams is not None:
+        model.ngrams.initialise(vectors(model.embedding))
     for module in model.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02 if classic else module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, StructuredMap):
+            module.initialise(0.02 if classic else module.in_features**-0.5)
+            if isinstance(module, MatrixProduct) and module.depth_scaled:
+                module.before[0].mul_((2 * len(model.schedule)) ** -0.25)
         elif isinstance(module, nn.LayerNorm) and classic:
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
     for block in model.blocks:
@@ -134,11 +172,11 @@ def _initialise(model: WeftModel) -> None:
 def _initialise_block(block: Block, config: ModelConfig, depth: int) -> None:
     """Set what is special: maps onto the residual stream, forget biases, Transformer-XL's u and v."""
     if block.output is not None and config.residual_init == "zero":
-        nn.init.zeros_(block.output.weight)
+        nn.init.zeros_(weights(block.output)[-1])
     elif block.output is not None and config.residual_init == "scaled":
-        block.output.weight.mul_((2 * depth) ** -0.5)
+        weights(block.output)[-1].mul_((2 * depth) ** -0.5)
     gates = getattr(block, "gates", None)
-    if isinstance(gates, nn.Linear) and config.qrnn.forget_bias == "spread":
+    if gates is not None and config.qrnn.forget_bias == "spread":
         init_forget_bias_(gates.bias, config.qrnn.pooling, LONGEST_TIME_CONSTANT)
     if isinstance(block, AttentionBlock) and config.attention.positions == "relative":
         nn.init.normal_(block.content_bias, std=0.02)

@@ -5,7 +5,7 @@ repeats what stands before it, brackets group and nest, spaces are ignored:
 
 - ``(af)12``: twelve separate copies, 24 blocks;
 - ``[qfaf]3``: the same parameters applied three times (recurrent stacking);
-- ``{qfaf}3``: reserved for copies that share the central tensors of their linear maps.
+- ``{qfaf}3``: three copies whose linear maps are matrix products that share their central tensors.
 
 ``expand`` turns the string into the tuple of block applications that a model is built from.
 """
@@ -27,10 +27,14 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 
 class Application(NamedTuple):
-    """One use of a block: its ``kind`` (a letter) and which block's parameters it uses."""
+    """One use of a block: its ``kind`` (a letter) and which block's parameters it uses.
+
+    ``central`` is None outside ``{ }``; inside, the block whose central tensors it uses.
+    """
 
     kind: str
     block: int
+    central: int | None = None
 
 
 class PatternError(UserError):
@@ -43,11 +47,15 @@ class PatternError(UserError):
 
 @dataclass(frozen=True)
 class _Item:
-    """A letter or a group, repeated; ``shared`` groups reuse one set of parameters."""
+    """A letter or a group, repeated, in brackets of the kind ``opened``: '[' reuses all parameters, '{' the central."""
 
     content: str | tuple[_Item, ...]
     times: int
-    shared: bool = False
+    opened: str = "("
+
+    @property
+    def shared(self) -> bool:
+        return self.opened == "["
 
 
 def expand(pattern: str) -> tuple[Application, ...]:
@@ -62,6 +70,25 @@ def expand(pattern: str) -> tuple[Application, ...]:
     return tuple(_expand(items, start=0)[0])
 
 
+def reapplied(pattern: str, times: int) -> str:
+    """Return ``pattern`` with its outermost ``[ ]`` applied ``times`` times; UserError where it has none."""
+    expand(pattern)
+    parts, depth, place = [], 0, 0
+    for found in re.finditer(r"\[|\](\s*[0-9]+)?", pattern):
+        depth += 1 if found[0] == "[" else -1
+        if depth == 0:
+            parts += [pattern[place : found.start()], f"]{times}"]
+            place = found.end()
+    if not parts:
+        raise UserError(f"The pattern '{pattern}' has no '[ ]', whose applications could be chosen: leave them out.")
+    return "".join([*parts, pattern[place:]])
+
+
+def unshared(pattern: str) -> str:
+    """Return ``pattern`` with a copy of its own for each application of a block."""
+    return pattern.translate(str.maketrans("[]", "()"))
+
+
 def _depth(items: tuple[_Item, ...]) -> int:
     return sum(item.times * (1 if isinstance(item.content, str) else _depth(item.content)) for item in items)
 
@@ -70,12 +97,15 @@ def _expand(items: tuple[_Item, ...], start: int) -> tuple[list[Application], in
     """Expand ``items``, numbering new blocks from ``start``; return the applications and the next number."""
     applications: list[Application] = []
     for item in items:
-        copies = 1 if item.shared else item.times
-        for _ in range(copies):
+        first: list[Application] = []
+        for _ in range(1 if item.shared else item.times):
             if isinstance(item.content, str):
                 once, start = [Application(item.content, start)], start + 1
             else:
                 once, start = _expand(item.content, start)
+            if item.opened == "{":
+                first = first or [each._replace(central=each.block) if each.central is None else each for each in once]
+                once = [each._replace(central=of.central) for each, of in zip(once, first, strict=True)]
             applications += once * (item.times if item.shared else 1)
     return applications, start
 
@@ -109,16 +139,12 @@ class _Parser:
         self.position += 1
         if character in KINDS:
             return _Item(character, self._number())
-        if character == "{":
-            raise self._error(
-                "'{ }' (matrix-product sharing) is reserved and not available yet: use '( )' or '[ ]'.", at
-            )
         if character not in _CLOSING:
             raise self._error(self._complaint(character), at)
         content = self._sequence(_CLOSING[character])
         if not content:
             raise self._error("This bracket is empty.", at)
-        return _Item(content, self._number(), shared=character == "[")
+        return _Item(content, self._number(), opened=character)
 
     def _complaint(self, character: str) -> str:
         if character in _CLOSING.values():

@@ -297,12 +297,14 @@ def load_peer_config(folder: Path) -> LlamaConfig:
     return config
 
 
-def load_any(folder: Path, *, memory: int | None = None) -> LanguageModel:
-    """Read the model of a run directory, ours or a peer, in evaluation mode; ``memory`` is the attention's reach."""
+def load_any(folder: Path, *, memory: int | None = None, applications: int | None = None) -> LanguageModel:
+    """Read the model of a run directory, ours or a peer, in evaluation mode; see :func:`weft.folder.load_model`."""
     if not is_peer(folder):
-        return load_model(folder, memory=memory)
+        return load_model(folder, memory=memory, applications=applications)
     if memory is not None:
         raise UserError("A peer has no memory to change: leave --memory out.")
+    if applications is not None:
+        raise UserError("A peer repeats no blocks: leave --applications out.")
     check_folder(folder)
     peer = Peer(load_peer_config(folder))
     load_into(peer, load_weights(folder / WEIGHTS), folder / WEIGHTS)

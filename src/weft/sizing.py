@@ -12,6 +12,7 @@ Parameters are counted on the real modules, built without storage, once per stor
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,9 +22,11 @@ from typing import Any
 import torch
 
 from weft.blocks import BLOCKS
-from weft.config import PRESETS, ModelConfig, merge
+from weft.config import PRESETS, ROLES, MapConfig, MapsConfig, ModelConfig, NGramsConfig, merge
 from weft.errors import UserError
 from weft.layers.adaptive import make_embedding
+from weft.layers.matrix_product import is_central
+from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
 from weft.pattern import ARCHITECTURES, default_pairs, expand, parse_count
 
@@ -52,13 +55,19 @@ def sized(
     if "hidden_size" in settings:
         return _stretch(pattern, vocab_size, settings, budget)
 
+    unit, least = _unit(settings), _least(settings)
+
     def fits(width: int) -> bool:
+        if width < least:
+            return True
         return count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": width})) <= budget
 
-    width = WIDTH_STEP * _last(lambda step: fits(WIDTH_STEP * step), MAX_WIDTH // WIDTH_STEP)
-    width = width if width < 128 else width // CACHE_LINE * CACHE_LINE
-    if width == 0:
-        smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": WIDTH_STEP}))
+    step, coarse = math.lcm(WIDTH_STEP, unit), math.lcm(CACHE_LINE, unit)
+    width = step * _last(lambda steps: fits(step * steps), MAX_WIDTH // step)
+    width = width if width < max(128, coarse) else width // coarse * coarse
+    if width < least:
+        narrowest = -(-least // step) * step
+        smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": narrowest}))
         raise UserError(
             f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has "
             f"at least {smallest:,}; ask for more parameters, a smaller vocabulary or fewer blocks."
@@ -130,14 +139,42 @@ def count_parameters(config: ModelConfig) -> int:
     """Return the parameters of the model that ``config`` describes, without making it."""
     with torch.device("meta"):
         parts: list[torch.nn.Module] = [make_embedding(config)]
+        if config.ngrams:
+            parts.append(LatentBigrams(config.ngrams, config.hidden_size))
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
-        blocks = {kind: _size(BLOCKS[kind](config)) for kind in set(config.block_kinds)}
-    return sum(map(_size, parts)) + sum(blocks[kind] * times for kind, times in Counter(config.block_kinds).items())
+        copies = [config.centrals.get(block, block) != block for block in range(len(config.block_kinds))]
+        blocks = Counter(zip(config.block_kinds, config.of_blocks(), copies, strict=True))
+        sizes = {key: _size(BLOCKS[key[0]](key[1]), copy=key[2]) for key in blocks}
+    return sum(map(_size, parts)) + sum(sizes[key] * times for key, times in blocks.items())
 
 
-def _size(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _size(module: torch.nn.Module, *, copy: bool = False) -> int:
+    """Return the parameters of a module; a ``copy`` has no central tensors of its own."""
+    named = module.named_parameters()
+    return sum(parameter.numel() for name, parameter in named if not (copy and is_central(name)))
+
+
+def _unit(settings: Mapping[str, Any]) -> int:
+    """Return what must divide the model's width."""
+    maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
+    ngrams = NGramsConfig.parse(settings.get("ngrams") or {}, where="model.ngrams")
+    return math.lcm(_blocks(maps, *ROLES), ngrams.heads if settings.get("ngrams") else 1)
+
+
+def _least(settings: Mapping[str, Any]) -> int:
+    """Return the narrowest width that the settings allow."""
+    ngrams = settings.get("ngrams")
+    if not ngrams:
+        return 1
+    config = NGramsConfig.parse(ngrams, where="model.ngrams")
+    return config.heads * (config.width if config.table_size else 1)
+
+
+def _blocks(config: MapsConfig, *roles: str) -> int:
+    """Return what must divide the widths of the maps of ``roles``, which may be made of blocks."""
+    used: list[MapConfig] = [getattr(config, role) for role in roles]
+    return math.lcm(*(maps.blocks for maps in used if maps.kind in ("block_dense", "block_shuffle")))
 
 
 def _heads(width: int, kv_heads: int) -> int:
@@ -237,6 +274,7 @@ def _with_widths(
     changes: dict[str, Any] = dict(settings)
     for (section, key), width in widths.items():
         unit = max(step, 2) if key == "head_dim" else step
+        unit = math.lcm(unit, _blocks(base.maps, "attention" if section == "attn_qrnn" else section))
         unit = 2 * unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
         changes = merge(changes, {section: {key: max(unit, round(width / unit) * unit)}})
     return configure(base.pattern, base.vocab_size, changes)

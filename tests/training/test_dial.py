@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from tests.training.test_run import StopAt
 from weft.data import prepare
@@ -15,6 +16,7 @@ from weft.errors import Interrupted, UserError
 from weft.model import build
 from weft.sizing import sized
 from weft.study.plan import Plan, Trial, recipe_of
+from weft.study.report import write_report
 from weft.training import dial, fitting
 from weft.training import pace as pace_module
 from weft.training.dial import (
@@ -354,5 +356,10 @@ def test_a_run_saves_what_was_chosen_and_goes_on_with_it(tiny, tmp_path):
     assert chosen.training.weight_decay > TrainingConfig().weight_decay
     train({"training": {"steps": 8}}, tmp_path / "run", resume=True)  # which are not many passes any more
     gone_on = saved_recipe(tmp_path / "run")
+    said = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["chosen"]
+    assert [line.split(":")[0] for line in said] == ["Vocabulary", "Size", "Reading", "Steps"]
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "What was chosen" in page
+    assert said[1].split(";")[0] in page
     assert gone_on.model == chosen.model
     assert gone_on.training == chosen.training.model_copy(update={"steps": 8})

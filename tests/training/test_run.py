@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weft
+from tests.conftest import BIGRAMS, MAPS
 from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
@@ -31,6 +32,22 @@ VARIANTS = {
     "adamw, average": {"training": {"optimizer": "adamw", "ema": 0.9}},
     "normuon": {"training": {"optimizer": "normuon"}},
     "accumulation, no carried state": {"training": {"accumulation": 2, "carry_state": False}},
+    "matrix products": {
+        "model": {"pattern": "{qf}2a", "maps": {"qrnn": {"kind": "matrix_product", "adapter": 2}}},
+        "training": {"ema": 0.9},
+    },
+    "latent bigrams": {
+        "model": {"ngrams": BIGRAMS | {"decay": 0.5}},
+        "training": {"ngrams_rate": 2.0, "ema": 0.9, "accumulation": 2},
+    },
+    "structured, guided": {
+        "model": {"pattern": "fqaf", "maps": MAPS},
+        "training": {"guide": {"until": 0.7}, "ema": 0.9},
+    },
+    "structured, guided now and then": {
+        "model": {"pattern": "fqaf", "maps": MAPS},
+        "training": {"guide": {"until": 0.6, "skip": True}},
+    },
     "dropout, zoneout, bf16": {
         "model": {"dropout": 0.2, "qrnn": {"zoneout": 0.1}, "pattern": "xqf"},
         "training": {"precision": "bf16"},

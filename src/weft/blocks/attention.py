@@ -5,11 +5,15 @@ Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, C qu
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from weft.blocks.base import Block
 from weft.config import ModelConfig
+from weft.layers.linear import linear
+from weft.layers.maps import Map
 from weft.layers.norms import make_norm
 from weft.layers.positions import relative_shift, sinusoids
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
@@ -26,10 +30,11 @@ class AttentionBlock(Block):
         attention, width = config.attention, config.hidden_size
         self.attention = attention
         inner, kv_inner = attention.num_heads * attention.head_dim, attention.kv_heads * attention.head_dim
-        self.query = nn.Linear(width, inner, bias=False)
-        self.key = nn.Linear(width, kv_inner, bias=False)
-        self.value = nn.Linear(width, kv_inner, bias=False)
-        self.output: nn.Linear = nn.Linear(inner, width, bias=False)
+        make = partial(linear, config.maps.attention)
+        self.query = make(width, inner)
+        self.key = make(width, kv_inner)
+        self.value = make(width, kv_inner)
+        self.output: Map = make(inner, width)
         normed = attention.query_key_norm
         self.query_norm = make_norm("rms", attention.head_dim) if normed else nn.Identity()
         self.key_norm = make_norm("rms", attention.head_dim) if normed else nn.Identity()

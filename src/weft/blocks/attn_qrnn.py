@@ -10,6 +10,7 @@ where alpha is a scalar that starts at 0. Shapes: B batch, T time, D model width
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
+from weft.layers.linear import linear
 from weft.layers.norms import make_norm
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
 
@@ -35,9 +37,8 @@ class AttnQRNNBlock(RecurrentBlock):
         super().__init__(config)
         self.fused, self.memory = config.attn_qrnn, config.attention.memory
         width, inner = config.hidden_size, config.attn_qrnn.attention_size
-        self.query = nn.Linear(width, inner, bias=False)
-        self.key = nn.Linear(inner, inner, bias=False)
-        self.value = nn.Linear(inner, inner, bias=False)
+        make = partial(linear, config.maps.attention)
+        self.query, self.key, self.value = make(width, inner), make(inner, inner), make(inner, inner)
         self.mixed_norm = make_norm(config.norm, inner)
         self.attention_gain = nn.Parameter(torch.zeros(1))
         self.add_recurrence(config, inner)

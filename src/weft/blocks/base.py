@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.config import ModelConfig
+from weft.layers.maps import Map
 from weft.layers.norms import make_norm
 from weft.layers.token_shift import ShiftedState, TokenShift
 
@@ -28,7 +29,7 @@ class Block(nn.Module):
     added to the residual stream, if there is one, is called ``output``: its initial values are special.
     """
 
-    output: nn.Linear | None
+    output: Map | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

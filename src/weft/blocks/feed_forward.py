@@ -5,6 +5,7 @@ Shapes: B batch, T time, D model width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from weft.blocks.base import Block
 from weft.config import ModelConfig
 from weft.layers.activations import relu_squared
+from weft.layers.linear import linear
+from weft.layers.maps import Map
 from weft.layers.state import NoState
 
 
@@ -27,10 +30,11 @@ class FeedForwardBlock(Block):
         super().__init__(config)
         inner = config.feed_forward.inner_size
         self.activation = config.feed_forward.activation
-        self.inner = nn.Linear(config.hidden_size, inner, bias=config.bias)
-        self.gate = nn.Linear(config.hidden_size, inner, bias=config.bias) if self.activation == "swiglu" else None
+        make = partial(linear, config.maps.feed_forward, bias=config.bias)
+        self.inner = make(config.hidden_size, inner)
+        self.gate = make(config.hidden_size, inner) if self.activation == "swiglu" else None
         self.inner_dropout = nn.Dropout(config.feed_forward.dropout)
-        self.output: nn.Linear = nn.Linear(inner, config.hidden_size, bias=config.bias)
+        self.output: Map = make(inner, config.hidden_size)
 
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, NoState]:  # noqa: ARG002
         """Apply the maps to each position by itself."""

@@ -5,10 +5,12 @@ Shapes: B batch, T time, D model width, I width of what the gates are made from,
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from weft.blocks.base import Block
 from weft.config import ModelConfig
+from weft.layers.linear import linear, make_map
+from weft.layers.maps import Map
 from weft.layers.pooling import GateMap, pool
 from weft.ops import GATES
 
@@ -16,14 +18,17 @@ from weft.ops import GATES
 class RecurrentBlock(Block):
     """A block around gates, pooling and an optional output projection, all as ``config.qrnn`` says."""
 
-    output: nn.Linear | None
+    output: Map | None
 
     def add_recurrence(self, config: ModelConfig, input_size: int) -> None:
         """Make the maps from ``input_size`` features to the gates and from the cells to the model's width."""
         self.qrnn = config.qrnn
         cells = config.qrnn.cell_size
-        self.gates = GateMap(input_size, GATES[config.qrnn.pooling] * cells)
-        self.output = nn.Linear(cells, config.hidden_size, bias=config.bias) if config.qrnn.output_projection else None
+        maps, gates = config.maps.qrnn, GATES[config.qrnn.pooling] * cells
+        self.gates = make_map(maps, input_size, gates, bias=True, adds_bias=False) or GateMap(input_size, gates)
+        self.output = (
+            linear(maps, cells, config.hidden_size, bias=config.bias) if config.qrnn.output_projection else None
+        )
 
     def recur(self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what is added to the residual stream (B, T, D) and the cell after the last position."""

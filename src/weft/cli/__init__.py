@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from weft.cli import compare, export, serve, train, use  # noqa: F401 - importing a module adds its commands
+from weft.cli import compare, export, serve, train, transform, use  # noqa: F401 - importing a module adds its commands
 from weft.cli.app import app, err
 from weft.errors import Interrupted, UserError
 from weft.launch import is_main

@@ -10,7 +10,8 @@ import typer
 import typer.core
 from rich.console import Console
 
-ORDER = ("train", "compare", "evaluate", "generate", "serve", "export", "describe", "demo", "cache")
+TRANSFORMS = ("merge", "unshare", "tensorise")
+ORDER = ("train", "compare", "evaluate", "generate", "serve", "export", *TRANSFORMS, "describe", "demo", "cache")
 
 
 class _Commands(typer.core.TyperGroup):

@@ -60,6 +60,16 @@ def train(
             help="A run whose model and tokenizer to start from; what is not given is then as usual, not made to fit."
         ),
     ] = None,
+    init_block: Annotated[
+        str | None,
+        typer.Option(
+            help="With --init-from and another --pattern: the first of that run's blocks to take, or 'best'.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A run to learn from, whose tokenizer is taken: distillation.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     as_json: Json = False,
@@ -90,7 +100,14 @@ def train(
             text_key=text_key,
             path=path,
         ),
-        training={"minutes": minutes, "steps": steps, "tokens": tokens, "seed": seed},
+        training={
+            "minutes": minutes,
+            "steps": steps,
+            "tokens": tokens,
+            "seed": seed,
+            "init_block": int(init_block) if init_block and init_block.isdecimal() else init_block,
+            "teacher": {"run": str(teacher)} if teacher else None,
+        },
     )
     values = merge(values, parse_settings(set_values or []))
     result = api.train(

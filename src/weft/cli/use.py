@@ -12,6 +12,10 @@ from weft.cli.app import Json, Run, app, err, out, print_json, unescape
 from weft.errors import UserError
 
 VOCABULARY = 4096  # of a model that is only described
+Applications = Annotated[
+    int | None,
+    typer.Option(min=1, help="How often blocks in '[ ]' are applied, instead of the trained number."),
+]
 
 
 @app.command()
@@ -25,10 +29,13 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Positions that attention looks back, instead of the trained number."),
     ] = None,
+    applications: Applications = None,
     adapt: Annotated[
         bool,
         typer.Option(
-            "--adapt", help="Dynamic evaluation: learn from what was scored, on copies; takes about ten times as long."
+            "--adapt",
+            help="Dynamic evaluation: learn from what was scored, on copies, and mix in a cache of it; takes about ten "
+            "times as long.",
         ),
     ] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
@@ -39,8 +46,9 @@ def evaluate(
 
     if split not in ("train", "validation", "test"):
         raise UserError(f"There is no split '{split}': choose train, validation or test.")
+    how: dict[str, Any] = {"split": split, "memory": memory, "applications": applications, "adapt": adapt}
     if tokens:
-        pairs = api.token_bits(run, files or (), split=split, memory=memory, adapt=adapt)  # type: ignore[arg-type]
+        pairs = api.token_bits(run, files or (), **how)
         if as_json:
             print_json([{"token": token, "bits": bits} for token, bits in pairs])
         else:
@@ -53,7 +61,7 @@ def evaluate(
             done[0] += count
             status.update(f"Scoring ... {done[0]:,} tokens")
 
-        figures = api.evaluate(run, files or (), split=split, memory=memory, adapt=adapt, progress=progress)  # type: ignore[arg-type]
+        figures = api.evaluate(run, files or (), progress=progress, **how)
     if as_json:
         print_json(figures.to_json())
     else:
@@ -81,6 +89,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    applications: Applications = None,
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
@@ -93,7 +102,7 @@ def generate(
     prompts = prompt or [""]
     strings = [unescape(text) or "" for text in stop or ()]
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": strings}
-    tokenizer, model = load_tokenizer(run), load_any(run)
+    tokenizer, model = load_tokenizer(run), load_any(run, applications=applications)
     if as_json:
         texts = generate_texts(model, tokenizer, prompts, **settings)
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])

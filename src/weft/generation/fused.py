@@ -17,8 +17,12 @@ from weft.blocks import AttentionBlock, FeedForwardBlock, QRNNBlock
 from weft.generation.decoder import Decoder
 from weft.generation.memories import frequencies
 from weft.generation.program import NORMS, Program
-from weft.layers.embedding import TokenEmbedding
+from weft.layers.embedding import TokenEmbedding, vectors
+from weft.layers.maps import BlockDense, BlockShuffle, LowRank
+from weft.layers.matrix_product import MatrixProduct
+from weft.layers.ngrams import LatentBigrams
 from weft.layers.pooling import GateMap
+from weft.layers.state import map_state
 from weft.layers.token_shift import ShiftedState, TokenShift
 from weft.layers.window_attention import AttentionState
 from weft.model import ModelState, WeftModel
@@ -26,7 +30,8 @@ from weft.ops.cpu import decode as d
 
 MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
 _BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
-_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, nn.Linear, GateMap, nn.Dropout, TokenShift, *NORMS, *_BLOCKS)
+_MAPS = (nn.Linear, GateMap, LowRank, BlockDense, BlockShuffle, MatrixProduct, nn.ParameterList)
+_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, TokenShift, *_MAPS, *NORMS, *_BLOCKS)
 _turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
 
 
@@ -68,6 +73,7 @@ class FusedDecoder(Decoder):
         self._fields, self._address = program.fields, program.fields.ctypes.data
         self._tokens_B, self._lanes_B = program.tokens_B.numpy(), program.lanes_B.numpy()
         self._seen_NB = program.seen_NB.numpy()
+        self._remembered = state[len(model.schedule) :]  # by bigrams
         self._angles_K, self._frequencies = program.angles_K.numpy(), frequencies(len(program.angles_K)).numpy()
 
     def step(self, tokens_B: Tensor) -> Tensor:
@@ -77,6 +83,8 @@ class FusedDecoder(Decoder):
             raise IndexError(f"token {max(tokens)} is outside the vocabulary of {program.logits_BV.shape[1]}")
         lanes = [lane for lane, token in enumerate(tokens) if token >= 0]
         self._tokens_B[:], self._lanes_B[: len(lanes)] = tokens, lanes
+        if self._model.ngrams is not None:
+            self._read_bigrams(tokens_B.clamp(min=0))
         self._turn_to(program.place)
         self._fields[d.PLACE], self._fields[d.NUM_LANES] = program.place, len(lanes)
         program.counters.fill(0)
@@ -85,6 +93,17 @@ class FusedDecoder(Decoder):
         program.place += 1
         self._seen_NB += 1
         return program.logits_BV
+
+    @torch.no_grad()
+    def _read_bigrams(self, tokens_B: Tensor) -> None:
+        """Make what the first block reads, and let the kernel take it for the vectors of tokens 0, 1, ..."""
+        embedding, ngrams, ready_BD = self._model.embedding, self._model.ngrams, self._program.ready_BD
+        assert ngrams is not None
+        assert ready_BD is not None
+        ids_BTH = ngrams.ids(tokens_B[:, None], vectors(embedding))
+        x_BTD, self._remembered = ngrams(embedding(tokens_B[:, None]), ids_BTH, self._remembered, None)
+        ready_BD.copy_(x_BTD[:, 0])
+        self._tokens_B[:] = range(len(ready_BD))
 
     def _turn_to(self, place: int) -> None:
         """Set the rotary angles, made in float64: they are as exact after a billion tokens as after ten."""
@@ -95,4 +114,5 @@ class FusedDecoder(Decoder):
     @property
     def state(self) -> ModelState:
         """The state that the model would have returned."""
-        return tuple(memory.state(self._program.place) for memory in self._program.memories)
+        blocks = (memory.state(self._program.place) for memory in self._program.memories)
+        return (*blocks, *map_state(Tensor.clone, self._remembered))

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from weft.blocks import AttentionBlock, Block, FeedForwardBlock, QRNNBlock
 from weft.generation.memories import Cells, Last, Memory, Nothing, Ring, remembered, up
 from weft.layers.embedding import TokenEmbedding
+from weft.layers.maps import Map as LinearMap
+from weft.layers.maps import merged
 from weft.layers.norms import RMSNorm
 from weft.layers.token_shift import ShiftedState
 from weft.model import ModelState, WeftModel
@@ -54,6 +56,7 @@ class Program:
         self._kept: list[Tensor] = []
         self._operations: list[NDArray[np.int64]] = []
         self._rooms: dict[tuple[str, int], Tensor] = {}
+        self._merged: dict[nn.Module, Tensor] = {}
         self._tasks = self._after = 0  # so far, and before what the last operation waits for
         self._pre = config.norm_placement == "pre"
         self._raw = up(config.qrnn.window * config.hidden_size) if config.token_shift else 0
@@ -64,6 +67,9 @@ class Program:
         self.tokens_B, self.lanes_B = torch.zeros(rows, dtype=torch.long), torch.arange(rows)
         self.angles_K = torch.zeros(config.attention.head_dim)
         self.logits_BV = torch.zeros(rows, config.vocab_size)
+        # Where the tokens' vectors are not rows of a table: what the first block reads of each text.
+        self.ready_BD = torch.zeros(rows, config.hidden_size) if model.ngrams is not None else None
+        state = state[: len(model.schedule)]  # without what bigrams remember
         self.seen_NB = torch.zeros(len(state), rows, dtype=torch.long)  # positions of the document in each memory
         self.memories = [self._memory(number, part) for number, part in enumerate(state)]
         self._mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
@@ -86,7 +92,8 @@ class Program:
         """Write the operations of the whole model."""
         embedding, x, width = self._model.embedding, self._x_BD, self._model.config.hidden_size
         assert isinstance(embedding, TokenEmbedding)
-        table, scale = embedding.weight_VD, math.sqrt(width)
+        table: Tensor = embedding.weight_VD if self.ready_BD is None else self.ready_BD
+        scale = math.sqrt(width) if self.ready_BD is None else 1.0
         self._add("EMBED", {"table": table, "to": x, "stride": x.stride(0), "width": width, "scale": scale}, tasks=1)
         before: nn.Module = nn.Identity()  # of a post-norm block: what it reads, the one before it has to norm
         for number, memory, mixer in zip(self._model.schedule, self.memories, self._mixers, strict=True):
@@ -112,12 +119,14 @@ class Program:
         maps = [block.inner] if block.gate is None else [block.inner, block.gate]
         width = block.inner.out_features
         inner, product = self._room("inner", width), self._room("product", up(width) * len(maps))
-        self._map([(m.weight, m.bias) for m in maps], None, product, ACTIVATIONS[block.activation], result=inner)
+        self._map([self._dense(m) for m in maps], None, product, ACTIVATIONS[block.activation], result=inner)
         self._join(block, inner)
 
     def _write_qrnn(self, block: QRNNBlock, memory: Cells) -> None:
         cells, gates = block.qrnn.cell_size, block.gates.out_features // block.qrnn.cell_size
-        maps = list(zip(block.gates.weight.chunk(gates), block.gates.bias.chunk(gates), strict=True))
+        weight, bias = self._dense(block.gates)
+        assert bias is not None
+        maps = list(zip(weight.chunk(gates), bias.chunk(gates), strict=True))
         hidden, product, cell = self._room("hidden", cells), self._room("gates", up(cells) * gates), memory.cell_BC
         more: dict[str, Value] = {"cell": cell, "cell_stride": cell.stride(0), "zoneout": block.qrnn.zoneout}
         self._map(maps, None, product, POOLING[block.qrnn.pooling], result=hidden, more=more)
@@ -128,8 +137,8 @@ class Program:
         heads, groups, width = config.num_heads, config.kv_heads, config.head_dim
         query, attended = self._room("query", heads * width), self._room("attended", heads * width)
         key = self._room("key and value", 2 * up(groups * width))
-        self._map([(block.query.weight, None)], None, query)
-        self._map([(block.key.weight, None), (block.value.weight, None)], None, key, beside=True)
+        self._map([self._dense(block.query)], None, query)
+        self._map([self._dense(block.key), self._dense(block.value)], None, key, beside=True)
         fields: dict[str, Value] = {"heads": heads, "groups": groups, "width": width, "slots": memory.slots}
         fields |= {"seen": memory.seen_B, "rows": self._rows}
         fields |= {"query": query, "query_stride": query.stride(0), "to": attended, "to_stride": attended.stride(0)}
@@ -141,6 +150,14 @@ class Program:
                 fields |= {name: norm.weight, "eps": norm.eps}
         self._add("ATTEND", fields, tasks=-(-self._rows * groups // self._threads))
         self._join(block, attended)
+
+    def _dense(self, part: LinearMap) -> Map:
+        """Return the matrix and the bias of a map; factors are multiplied once, for all applications of a block."""
+        if isinstance(part, nn.Linear):
+            return part.weight, part.bias
+        if part not in self._merged:
+            self._merged[part] = merged(part)
+        return self._merged[part], part.bias
 
     def _norm(self, norm: Any, memory: Memory | Last | None = None) -> None:
         """Let the maps that follow read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
@@ -160,7 +177,7 @@ class Program:
 
     def _join(self, block: Block, source: Tensor) -> None:
         """Map onto the residual stream and add; a post-norm block adds to what it has normed."""
-        maps: list[Map] = [] if block.output is None else [(block.output.weight, block.output.bias)]
+        maps = [] if block.output is None else [self._dense(block.output)]
         product = self._room("output", self._model.config.hidden_size) if maps else source
         add: dict[str, Value] = {"add": None, "add_stride": self._own, "add_at": self._raw}
         if self._pre:

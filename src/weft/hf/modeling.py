@@ -25,6 +25,7 @@ from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import InputEmbeddings, OutputEmbeddings, resize
 from weft.hf.padding import align
 from weft.layers.cross_entropy import IGNORE
+from weft.layers.embedding import vectors
 from weft.model import ModelState, WeftModel
 
 
@@ -49,13 +50,20 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
         super().__init__(config)
         native = WeftModel(config.native)
         self.schedule = native.schedule
-        self.embedding, self.blocks = native.embedding, native.blocks
+        self.embedding, self.ngrams, self.blocks = native.embedding, native.ngrams, native.blocks
         self.norm, self.dropout = native.norm, native.dropout
         self.gradient_checkpointing = False
+        first = {id(parameter): name for name, parameter in self.named_parameters()}
+        named = self.named_parameters(remove_duplicate=False)
+        self._tied_weights_keys = {name: first[id(x)] for name, x in named if first[id(x)] != name}  # central tensors
         # Views of what is registered above: not registered, or its parameters would have two names.
         self.__dict__["_views"] = (InputEmbeddings(self.embedding), OutputEmbeddings(self.embedding))
         self.post_init()  # type: ignore[no-untyped-call]
         self._set_generation_defaults()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:  # noqa: ARG002
+        """Return the names of parameters that are others', whatever the softmax is tied to."""
+        return dict(self._tied_weights_keys)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: the native model has set its initial values."""
@@ -99,7 +107,8 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wanted else None
         starts_BT = self._document_starts(input_ids, position_ids)
-        hidden_BTD = self._read(embedded_BTD, starts_BT, attention_mask, cache, states)
+        ids_BTH = self._latent_ids(input_ids)
+        hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.embedding.logits(hidden_BTD[:, kept])
         output = CausalLMOutputWithPast(
@@ -147,9 +156,21 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
         starts += [] if position_ids is None else [position_ids == 0]
         return reduce(torch.logical_or, starts) if starts else None
 
+    def _latent_ids(self, input_ids: Tensor | None) -> Tensor | None:
+        """Return the tokens' latent ids (B, T, H), where the model has bigrams; in training their centroids move."""
+        if self.ngrams is None:
+            return None
+        if input_ids is None:
+            raise UserError("This model has latent bigrams, which are of tokens: give input_ids, not inputs_embeds.")
+        ids_BTH = self.ngrams.ids(input_ids, vectors(self.embedding))
+        if self.training:
+            self.ngrams.observe(input_ids, vectors(self.embedding))
+        return ids_BTH
+
     def _read(
         self,
         embedded_BTD: Tensor,
+        ids_BTH: Tensor | None,
         starts_BT: Tensor | None,
         mask_BS: Tensor | None,
         cache: WeftCache | None,
@@ -161,15 +182,20 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
         reset_BT = plan.start_BT
         if starts_BT is not None:
             reset_BT = reset_BT | plan.arrange(starts_BT.to(reset_BT.device).expand(rows, time))
-        before: ModelState = (cache.state if cache else None) or (None,) * len(self.schedule)
-        x_BTD, after = self.dropout(plan.arrange(embedded_BTD)), []
-        for block, state in zip(self.schedule, before, strict=True):
+        depth = len(self.schedule)
+        before: ModelState = (cache.state if cache else None) or (None,) * (depth + 1)
+        x_BTD, remembered = plan.arrange(embedded_BTD), ()
+        if self.ngrams is not None:
+            ids_BTH = None if ids_BTH is None else plan.arrange(ids_BTH)
+            x_BTD, remembered = self.ngrams(x_BTD, ids_BTH, before[depth:], reset_BT)
+        x_BTD, after = self.dropout(x_BTD), []
+        for block, state in zip(self.schedule, before[:depth], strict=True):
             if states is not None:
                 states.append(plan.restore(x_BTD))
             x_BTD, new = self._step(block, x_BTD, state, reset_BT)
             after.append(new)
         if cache is not None:
-            cache.store(tuple(after), time)
+            cache.store((*after, *remembered), time)
         hidden_BTD: Tensor = self.dropout(self.norm(x_BTD))
         return plan.restore(hidden_BTD)
 

@@ -49,6 +49,12 @@ class Embedding(nn.Module):
         """Return the parameters of the softmax's own matrices, 0 where they are the embedding's."""
 
 
+def vectors(embedding: Embedding) -> Tensor:
+    """Return the vectors (V, D) of all tokens, not scaled, of an embedding that has them in one table."""
+    assert isinstance(embedding, TokenEmbedding), "the configuration refuses others"
+    return embedding.weight_VD
+
+
 class TokenEmbedding(Embedding):
     """An embedding whose matrix is also the output layer's when ``tied`` (Press and Wolf 2017)."""
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from weft import __version__
 from weft.data import DataConfig, Tokenizer
 from weft.description import describe
-from weft.folder import load_model, load_tokenizer
+from weft.folder import assign, load_model, load_tokenizer
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
 from weft.serve.limits import Refused
@@ -66,7 +66,7 @@ def _adapter(model: WeftModel) -> WeftForCausalLM:
     """
     with torch.device("meta"):
         adapter = WeftForCausalLM(WeftConfig.of(model.config))
-    adapter.load_state_dict(dict(model.named_parameters()), strict=True, assign=True)
+    assign(adapter, dict(model.named_parameters()))
     adapter.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)  # type: ignore[no-untyped-call]
     adapter.train(False)
     return adapter

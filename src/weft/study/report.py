@@ -38,6 +38,7 @@ def render(run: RunRecords, command: str) -> str:
     sections = (
         ("", _headline(run)),
         ("Training", _training(run)),
+        ("What was chosen", _chosen(run)),
         ("The model", _model(run)),
         ("What it writes", _samples(run)),
         ("All figures", _figures(run)),
@@ -141,6 +142,12 @@ def _training(run: RunRecords) -> str:
     plots = "".join(f"<figure>{plot}</figure>" for plot in small if plot)
     loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
     return loss + (f'<div class="plots">{plots}</div>' if plots else "")
+
+
+def _chosen(run: RunRecords) -> str:
+    """Say what nobody gave, and why it is as it is."""
+    lines = run.recipe.get("chosen") or ()
+    return "".join(f"<p>{text(line)}</p>" for line in lines) if isinstance(lines, list) else ""
 
 
 def _model(run: RunRecords) -> str:

@@ -45,7 +45,8 @@ def model_picture(config: ModelConfig, described: Description) -> str:
 
 
 def _embedding_shape(config: ModelConfig, described: Description) -> str:
-    return described.embedding_shape if config.adaptive else f"{config.vocab_size:,} tokens x {config.hidden_size}"
+    special = config.adaptive or config.ngrams
+    return described.embedding_shape if special else f"{config.vocab_size:,} tokens x {config.hidden_size}"
 
 
 def _facts(described: Description) -> str:

@@ -21,6 +21,7 @@ from weft.training.dial import Text, left_open, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, ModelRecipe, Recipe, flat
+from weft.training.transfer import transferred
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -39,8 +40,10 @@ def fit(
     """
     data, training = recipe.data, recipe.training
     tokenizer, vocabulary_given = prepared.tokenizer, recipe.data.vocab_size is not None
-    if training.init_from and (other := _other_tokenizer(data, tokenizer)):
-        raise UserError(f"--init-from takes the tokenizer of '{training.init_from}' as it is: leave out {other}.")
+    given = {"--teacher": training.teacher.run if training.teacher else None, "--init-from": training.init_from}
+    for option, run in given.items():
+        if run and (other := _other_tokenizer(data, tokenizer)):
+            raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")
     data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
     if training.steps is None and training.tokens is None and training.minutes is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
@@ -102,12 +105,17 @@ def fit_lanes(prepared: PreparedData, lanes: int, length: int, processes: int) -
     return max(1, min(lanes, prepared.train.lanes_that_fit(length) // processes)), length
 
 
-def make_model(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> LanguageModel:
-    """Return the model to start from: freshly initialised, or that of the run ``origin``."""
-    seed = recipe.training.seed
+def make_model(
+    recipe: Recipe, prepared: PreparedData, origin: Path | None, tell: Callable[[str], None] = lambda _: None
+) -> LanguageModel:
+    """Return the model to start from: freshly initialised, or that (or blocks) of the run ``origin``."""
+    seed, block = recipe.training.seed, recipe.training.init_block
     if recipe.model.peer:
         return build_peer(_peer_config(recipe, prepared), seed=seed)
-    model = build(_model_config(recipe, prepared, origin), seed=seed)
+    config = _model_config(recipe, prepared, origin)
+    if origin and block is not None:
+        return transferred(config, origin, block, prepared, seed, tell)
+    model = build(config, seed=seed)
     if origin:
         load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
     return model
@@ -191,11 +199,13 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
     free = {"dropout", "zoneout", "memory"}
     old, new = flat(before.model_dump()), flat(after.model_dump())
     changed = [f"model.{key}" for key in new if new[key] != old[key] and key.split(".")[-1] not in free]
-    model = recipe.model
-    if model.parameters and abs(count_parameters(before) / model.parameters - 1) > TOLERANCE:
+    model, block = recipe.model, recipe.training.init_block
+    if block is not None and not model.pattern:
+        raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")
+    if model.parameters and block is None and abs(count_parameters(before) / model.parameters - 1) > TOLERANCE:
         changed.append("model.parameters")
-    if model.pattern and expand(model.pattern) != expand(before.pattern):
+    if model.pattern and block is None and expand(model.pattern) != expand(before.pattern):
         changed.append("model.pattern")
     if changed:
         raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}.")
-    return after
+    return after if block is None else after.model_copy(update={"pattern": model.pattern})

@@ -24,12 +24,16 @@ from weft.evaluation.figures import figures
 from weft.evaluation.scoring import first_part, score
 from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
+from weft.layers.maps import is_guide
 from weft.layers.state import tensors
+from weft.model import ModelState, WeftModel
 from weft.peers import LanguageModel
 from weft.training.compilation import training_loss
+from weft.training.distillation import make_distillation
 from weft.training.feed import Feed
+from weft.training.guidance import Guides
 from weft.training.listener import Listener, Metrics, Status
-from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate
+from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate, train_auxiliaries
 from weft.training.parallel import Processes, whole
 from weft.training.precision import use_bf16
 from weft.training.queue import Queue, StepResult, longest_queue
@@ -77,6 +81,8 @@ class Trainer:
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
         self.validation_split = first_part(prepared.validation, config.validation_tokens, prepared.tokenizer)
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
+        self.guides = Guides(model, config.guide, self.processes.count)
+        self.distillation = make_distillation(model, config.teacher)
         self.queue = Queue(longest_queue(self.device, config.log_every))
         self.stop_requested = False
 
@@ -101,11 +107,29 @@ class Trainer:
     def wrap(self) -> None:
         """Put the model on its device and make optimizers and averages of the parameters that it now has."""
         self.model.to(self.device)
+        if self.step == 0:
+            self.guides.begin(self.device)
+        if self.config.only == "auxiliary":
+            train_auxiliaries(self.model)
         if self.config.checkpoint_activations:
             checkpoint_activations(self.model)
+        self.empty = self.state = self._empty()
+        loss: Loss = self.distillation.loss if self.distillation else self._own_loss()
+        self.module = self.processes.wrap(Step(self.model, loss, self.empty), self.model.blocks)
+        self.optimizers = make_optimizers(self.model, self.config)
+        self.average = ExponentialAverage(self.model, self.config.ema) if self.config.ema else None
+
+    def _empty(self) -> ModelState:
+        """Return the state at a text's start: the model's, or its and its teacher's."""
         with self._autocast():
-            self.empty = self.state = empty_state(self.model, self.config.lanes, self.device)
-        loss = training_loss(
+            own = empty_state(self.model, self.config.lanes, self.device)
+            if self.distillation is None:
+                return own
+            return own, empty_state(self.distillation.teacher.to(self.device), self.config.lanes, self.device)
+
+    def _own_loss(self) -> Loss:
+        """Return the model's loss, compiled where that is wanted."""
+        return training_loss(
             self.model,
             self.config.compile,
             device=self.device,
@@ -113,9 +137,6 @@ class Trainer:
             attempt=self._attempt,
             say=self.listener.message,
         )
-        self.module = self.processes.wrap(Step(self.model, loss, self.empty), self.model.blocks)
-        self.optimizers = make_optimizers(self.model, self.config)
-        self.average = ExponentialAverage(self.model, self.config.ema) if self.config.ema else None
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -188,6 +209,7 @@ class Trainer:
     def _update(self, learning_rate: float) -> None:
         """Queue one optimizer step over ``accumulation`` segments."""
         set_learning_rate(self.optimizers, learning_rate)
+        self.guides.advance(self.done, self.optimizers)
         self.module.train()
         total = torch.zeros((), device=self.device)
         for _ in range(self.config.accumulation):
@@ -208,6 +230,8 @@ class Trainer:
         self.tokens += batch.tokens_BT.numel() * self.processes.count
         with self._autocast():
             loss, *state = self.module(*batch, *tensors(self.state))
+        if isinstance(self.model, WeftModel):
+            self.model.observe(batch.tokens_BT, self.processes.summed)
         if self.config.carry_state:
             self.state = rebuild(self.empty, state)
         assert isinstance(loss, Tensor)
@@ -278,7 +302,8 @@ class Trainer:
             best = self.validation < self.best
             if best:
                 self.best, self.best_step = self.validation, self.step
-                weights = {name: whole(parameter.detach()) for name, parameter in self.model.named_parameters()}
+                named = {name: parameter for name, parameter in self.model.named_parameters() if not is_guide(name)}
+                weights = {name: whole(parameter.detach()) for name, parameter in named.items()}
                 if self.main:
                     save_weights(weights, self.folder / WEIGHTS)
             self._event(

@@ -14,7 +14,8 @@ running mean v of its mean square, and the matrix brought back to the norm that 
 
     v <- 0.95 v + 0.05 mean(orth(U)^2),   O = orth(U) / sqrt(v),   orth(U) <- O |orth(U)| / |O|.
 
-Same-shaped matrices are worked through together as one tensor.
+Same-shaped matrices are worked through together as one tensor. A parameter of three dimensions is a row of matrices,
+such as the blocks of a block-diagonal one.
 Shapes: N matrices, R rows, C columns, S the shorter of the two sides.
 """
 
@@ -41,7 +42,7 @@ LONG = 1.5
 
 
 class Muon(Optimizer):
-    """Muon for matrices, as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, but for rounding.
+    """Muon as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, but for rounding, and for rows of matrices.
 
     A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all of it.
     The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change nothing, as in
@@ -65,6 +66,10 @@ class Muon(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of another Muon."""
         super().load_state_dict(state_dict)
+        self.restack()
+
+    def restack(self) -> None:
+        """Put the states together anew at the next step, as parameters or states have come or gone."""
         self._stacks.clear()
 
     @torch.no_grad()
@@ -82,29 +87,32 @@ class Muon(Optimizer):
     def _change(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Take a step with same-shaped matrices. A step that must change nothing turns everything into its old self."""
         rate, weights = group["lr"], [local(parameter) for parameter in parameters]
-        scale: Tensor | float = -0.2 * rate * math.sqrt(max(parameters[0].shape))
+        scale: Tensor | float = -0.2 * rate * math.sqrt(max(parameters[0].shape[-2:]))
         decay: Tensor | float = rate * group["weight_decay"]
-        momenta_NRC = self._stack("momentum_buffer", parameters, [torch.zeros_like(weight) for weight in weights])
-        update_NRC = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
+        momenta = self._stack("momentum_buffer", parameters, [torch.zeros_like(weight) for weight in weights])
+        update = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
         skip: Tensor | None = getattr(self, "found_inf", None)
         if skip is not None:
-            torch.where(skip > 0, momenta_NRC, update_NRC, out=update_NRC)
+            torch.where(skip > 0, momenta, update, out=update)
             scale, decay = (1 - skip) * scale, (1 - skip) * decay
-        momenta_NRC.lerp_(update_NRC, 1 - group["momentum"])
-        update_NRC.lerp_(momenta_NRC, group["momentum"])
-        whole_NRC = orthogonalise(join_shards(update_NRC, parameters[0]))
+        momenta.lerp_(update, 1 - group["momentum"])
+        update.lerp_(momenta, group["momentum"])
+        whole = join_shards(update, parameters[0])
+        whole_NRC = orthogonalise(whole.flatten(0, -3))
         if self._normalise:
             whole_NRC = self._even(whole_NRC, parameters, skip)
-        update_NRC = own_shard(whole_NRC, parameters[0]).mul_(scale)
+        update = own_shard(whole_NRC.view(whole.shape), parameters[0]).mul_(scale)
         torch._foreach_mul_(weights, 1 - decay)
-        torch._foreach_add_(weights, update_NRC.unbind())
+        torch._foreach_add_(weights, update.unbind())
 
     def _even(self, update_NRC: Tensor, parameters: Sequence[Tensor], skip: Tensor | None) -> Tensor:
         """Return the updates with rows (or columns) of one size in the long run, and the norms that they had."""
         along = 2 if _tall(update_NRC) else 1
         squares = torch.linalg.vector_norm(update_NRC, dim=along, keepdim=True).square() / update_NRC.shape[along]
-        second = self._stack("second_moment", parameters, list(torch.zeros_like(squares)))
-        second.add_((squares - second) * (EVENING if skip is None else EVENING * (1 - skip)))
+        of_each = squares.view(len(parameters), *parameters[0].shape[:-2], *squares.shape[1:])
+        second = self._stack("second_moment", parameters, list(torch.zeros_like(of_each)))
+        second.add_((of_each - second) * (EVENING if skip is None else EVENING * (1 - skip)))
+        second = second.view(squares.shape)
         scales = (second + LEAST_NORM**2).rsqrt()
         before, after = (x.sum(dim=(1, 2), keepdim=True).sqrt() for x in (squares, squares * scales.square()))
         return update_NRC.mul_(scales * (before / after.clamp(min=LEAST_NORM)))

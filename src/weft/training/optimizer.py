@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from weft.peers import LanguageModel
+from weft.errors import UserError
+from weft.layers.maps import StructuredMap, is_guide, weights
+from weft.layers.matrix_product import is_central
+from weft.peers import LanguageModel, Peer
 from weft.training.muon import Muon
 from weft.training.parallel import local
 from weft.training.recipe import TrainingConfig
+
+RATE = "rate"  # of a group, by that of the rest
 
 
 def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay."""
     hidden = [] if config.optimizer == "adamw" else _hidden_matrices(model)
     taken = {id(parameter) for parameter in hidden}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    groups = [
+    tables = [] if isinstance(model, Peer) or model.ngrams is None else model.ngrams.tables()
+    taken |= {id(table) for table in tables}
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"params": tables, "weight_decay": 0.0, RATE: config.ngrams_rate},  # most rows are read rarely
     ]
     adamw = AdamW(
         [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
@@ -36,16 +46,34 @@ def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimi
     return [muon, adamw]
 
 
+def train_auxiliaries(model: LanguageModel) -> None:
+    """Let only what is in blocks learn, without the central tensors of matrix products (as in MPOP)."""
+    named = dict(model.named_parameters())
+    if not any(map(is_central, named)):
+        raise UserError(
+            "training.only=auxiliary is for matrix products, and this model has none: start from what weft tensorise "
+            "makes, or leave it out."
+        )
+    for name, parameter in named.items():
+        parameter.requires_grad_(name.startswith("blocks.") and not is_central(name))
+
+
 def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, some of which have their own by that of the rest."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get(RATE, 1.0)
 
 
 def _hidden_matrices(model: LanguageModel) -> list[Tensor]:
-    """Return the weights of the linear maps inside blocks."""
-    return [module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear)]
+    """Return the matrices of the linear maps inside blocks (each block of one is a matrix), and of what guides them.
+
+    The local tensors of matrix products, of four dimensions, are not among them.
+    """
+    maps = list(model.blocks.modules())
+    guides = [part.guide_MN for part in maps if isinstance(part, StructuredMap) and part.guide_MN is not None]
+    found = [*(weight for part in maps for weight in weights(part)), *guides]
+    return list({id(weight): weight for weight in found if weight.dim() < 4 and weight.requires_grad}.values())
 
 
 class ExponentialAverage:
@@ -57,7 +85,7 @@ class ExponentialAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters() if not is_guide(name)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -65,13 +93,14 @@ class ExponentialAverage:
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 10))
         named = dict(model.named_parameters())
-        averages = [local(self.average[name]) for name in named]
-        torch._foreach_lerp_(averages, [local(parameter.detach()) for parameter in named.values()], 1 - decay)
+        weights = [local(named[name].detach()) for name in self.average]
+        torch._foreach_lerp_([local(average) for average in self.average.values()], weights, 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchange the model's weights and the average (call again to change back)."""
-        for name, parameter in model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.average[name])
-            self.average[name].copy_(kept)
+        named = dict(model.named_parameters())
+        for name, average in self.average.items():
+            kept = named[name].detach().clone()
+            named[name].copy_(average)
+            average.copy_(kept)

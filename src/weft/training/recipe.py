@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from weft import __version__
 from weft.config import FrozenConfig, merge
@@ -19,7 +27,7 @@ from weft.pattern import parse_count
 
 DEFAULT_MINUTES = 10.0
 # What a saved recipe tells beside itself.
-PROVENANCE = ("weft_version", "git_revision", "prepared")
+PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by")
 # What may differ when a run is resumed: how long it goes on and how it reports.
 RESUMABLE = (
     "training.steps",
@@ -62,6 +70,8 @@ class ModelRecipe(FrozenConfig):
     qrnn: dict[str, Any] = Field(default_factory=dict)
     attn_qrnn: dict[str, Any] = Field(default_factory=dict)
     adaptive: dict[str, Any] = Field(default_factory=dict)  # none: every token's vector is as wide as the model
+    maps: dict[str, Any] = Field(default_factory=dict)  # by role: feed_forward, attention, qrnn
+    ngrams: dict[str, Any] = Field(default_factory=dict)  # none: no latent bigrams
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -72,6 +82,29 @@ class ModelRecipe(FrozenConfig):
         """Return the fields of ``ModelConfig`` that this recipe fixes."""
         chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "peer", "preset"})
         return {key: value for key, value in chosen.items() if value not in (None, {})}
+
+
+class GuideConfig(FrozenConfig):
+    """Self-guided training of structured maps (:mod:`weft.training.guidance`).
+
+    A dense guide fades until ``until`` of the budget is used; ``skip`` is the cheaper form.
+    """
+
+    until: float = Field(default=0.5, gt=0, le=1)
+    skip: bool = False
+
+
+class TeacherConfig(FrozenConfig):
+    """Distillation from the run ``run`` (:mod:`weft.training.distillation`).
+
+    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden states,
+    where both models are of one width.
+    """
+
+    run: str
+    weight: float = Field(default=0.7, ge=0, le=1)
+    temperature: PositiveFloat = 1.0
+    hidden: NonNegativeFloat = 0.0
 
 
 class TrainingConfig(FrozenConfig):
@@ -101,6 +134,9 @@ class TrainingConfig(FrozenConfig):
     warmup: float = Field(default=0.02, ge=0, le=1)
     decay: float = Field(default=0.6, ge=0, le=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
+    guide: GuideConfig | None = None  # dense guides of structured maps
+    only: Literal["auxiliary"] | None = None  # of blocks, all but the central tensors of matrix products; no embedding
+    ngrams_rate: PositiveFloat = 1.0  # the learning rate of the tables of latent bigrams, by that of the rest
     carry_state: bool = True
     predict_boundary: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -113,6 +149,8 @@ class TrainingConfig(FrozenConfig):
     log_every: PositiveInt = 10
     tensorboard: bool = False
     init_from: str | None = None  # a run whose model and tokenizer to start from
+    init_block: NonNegativeInt | Literal["best"] | None = None  # the first of its blocks to take, for another pattern
+    teacher: TeacherConfig | None = None  # another run to learn from, with its tokenizer
     seed: int = 0
 
     @field_validator("steps", "tokens", mode="before")
@@ -218,10 +256,11 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
     return Recipe.parse(values)
 
 
-def save_recipe(recipe: Recipe, path: Path, *, prepared: str = "") -> None:
-    """Write the resolved recipe with the package version and the git revision."""
+def save_recipe(recipe: Recipe, path: Path, *, prepared: str = "", chosen: Sequence[str] = ()) -> None:
+    """Write the resolved recipe with the package version, the git revision and ``chosen``: what was chosen and why."""
     values = recipe.model_dump(mode="json")
-    values |= {"weft_version": __version__, "git_revision": git_revision(), "prepared": prepared}
+    values |= {"weft_version": __version__, "git_revision": git_revision()}
+    values |= {"prepared": prepared, "chosen": list(chosen)}
     write_atomic(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 

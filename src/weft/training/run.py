@@ -39,7 +39,7 @@ from weft.training.fitting import (
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
 from weft.training.parallel import Processes
-from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
+from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, read_yaml, save_recipe
 from weft.training.snapshot import restore_snapshot
 
 RECIPE = "recipe.yaml"
@@ -103,22 +103,31 @@ def train(
         check_model(recipe.model)
         begun = resume and has_checkpoint(out / "checkpoints")
         origin = Path(recipe.training.init_from) if recipe.training.init_from and not begun else None
-        tokenizer = Tokenizer.load(out) if begun else load_tokenizer(origin) if origin else None
+        teacher = recipe.training.teacher
+        tokenizer = Tokenizer.load(out) if begun else _given_tokenizer(origin, Path(teacher.run) if teacher else None)
         processes = Processes()
         if processes.device.type == "cpu":
             keep_memory()
         with processes.main_first():
             prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
+        told = Told(listener)
         if not begun:
-            recipe = _shortened(fit(recipe, prepared, processes, listener.message), most_steps)
+            recipe = _shortened(fit(recipe, prepared, processes, told.message), most_steps)
         if recipe.model.peer and processes.sharded:
             raise UserError("A peer trains data-parallel only: launch it without the FSDP configuration.")
-        model = resumed_model(out, recipe.training.seed) if begun else make_model(recipe, prepared, origin)
+        if recipe.model.ngrams and processes.sharded:
+            raise UserError("Latent bigrams train data-parallel only: launch without the FSDP configuration.")
+        if "{" in (recipe.model.pattern or "") and processes.sharded:
+            raise UserError("Blocks in '{ }' train data-parallel only: launch without the FSDP configuration.")
+        if begun:
+            model = resumed_model(out, recipe.training.seed)
+        else:
+            model = make_model(recipe, prepared, origin, listener.message)
         now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
         trainer = _trainer(now, model, prepared, out, listener, processes)
         processes.wait()  # all have seen the folder as it was
         if trainer.main and not begun:
-            _begin(out, recipe, model, prepared, overwrite)
+            _begin(out, recipe, model, prepared, overwrite, [] if origin else told.lines)
         with alone_in(out) if trainer.main else nullcontext(), _memory_errors(out):
             if begun:
                 for news in restore_snapshot(trainer):
@@ -138,6 +147,14 @@ def _memory_errors(out: Path) -> Iterator[None]:
             f"The device ran out of memory: go on with weft train --out {out} --resume --set "
             "training.checkpoint_activations=true, or start another run with fewer training.lanes or --parameters."
         ) from None
+
+
+def _given_tokenizer(origin: Path | None, teacher: Path | None) -> Tokenizer | None:
+    """Return the tokenizer of the runs that are started from and learned from, which must be one; None without such."""
+    given = [load_tokenizer(run) for run in (origin, teacher) if run]
+    if len({tokenizer.to_json() for tokenizer in given}) > 1:
+        raise UserError(f"'{origin}' and the teacher '{teacher}' have different tokenizers: choose two with the same.")
+    return given[0] if given else None
 
 
 def _trainer(
@@ -165,7 +182,8 @@ def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult
             "stay as they were chosen when the run began."
         )
     if resumed and trainer.main:
-        save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary)
+        chosen = _raw_recipe(out).get("chosen") or ()
+        save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary, chosen=chosen)
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
     with stop_signals(trainer.request_stop) as received:
         try:
@@ -238,6 +256,8 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
     if not (out / RECIPE).is_file():
         raise UserError(f"There is no run to resume in '{out}': leave --resume out to start one.")
     saved = saved_recipe(out)
+    if made_by := _raw_recipe(out).get("made_by"):
+        raise UserError(f"'{out}' was made by '{made_by}', not trained: train on from it with --init-from {out}.")
     asked = make_recipe(load_recipe(out / RECIPE), _decided(values))
     if changed := differences(saved, asked):
         raise UserError(
@@ -245,6 +265,27 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
             f"(weft train --out {out} --resume is enough), or start another run."
         )
     return asked
+
+
+def _raw_recipe(out: Path) -> dict[str, Any]:
+    """Return all that the recipe of a run says, also what is beside the recipe itself."""
+    path = out / RECIPE
+    values: dict[str, Any] = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"'{path}' is not YAML")
+    return values
+
+
+class Told:
+    """Passes on what is said, and keeps what was chosen: all but the lines that announce that something takes time."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.lines: list[str] = []
+
+    def message(self, line: str) -> None:
+        """Pass a line on."""
+        self.listener.message(line)
+        if not line.endswith("..."):
+            self.lines.append(line)
 
 
 def _decided(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,7 +340,9 @@ def _check_place(out: Path) -> None:
         raise UserError(f"'{out}' cannot be made: nothing can be written in '{above}'; choose another place.")
 
 
-def _begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, overwrite: bool) -> None:
+def _begin(
+    out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, overwrite: bool, chosen: list[str]
+) -> None:
     """Make the run directory: recipe first, so that whatever happens later can be resumed."""
     if overwrite and out.exists():
         with alone_in(out):
@@ -308,6 +351,6 @@ def _begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedDa
         out.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:  # a file system that makes no folders, such as /proc
         raise UserError(f"'{out}' cannot be made: choose another place.") from None
-    save_recipe(recipe, out / RECIPE, prepared=prepared.summary)
+    save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen)
     save_description(model, out)
     prepared.tokenizer.save(out)

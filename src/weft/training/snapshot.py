@@ -10,6 +10,7 @@ import torch
 from weft.data import join_states
 from weft.errors import UserError
 from weft.folder import load_into
+from weft.layers.maps import is_guide
 from weft.layers.state import tensors
 from weft.training.checkpoint import (
     Checkpoint,
@@ -109,6 +110,8 @@ def _deal_lanes(trainer: Trainer, lanes: int) -> None:
 
 
 def _restore_tensors(trainer: Trainer, groups: dict[str, Tensors], average_updates: int) -> None:
+    if any(map(is_guide, groups["model"])):
+        trainer.guides.begin(trainer.device)
     load_into(trainer.model, groups["model"], trainer.folder / FOLDER)
     trainer.wrap()
     parameters = dict(trainer.model.named_parameters())

@@ -1,0 +1,156 @@
+"""Train the contenders of a question at equal tokens or equal time, each at its best learning rate.
+
+    python -m benchmarks.efficiency structured slv.txt --split lines --vocab-size 2048 --name slv --tokens 2M \
+        --rates 2e-3,4e-3,8e-3 --jobs 2
+
+With --minutes, --jobs 1 on a quiet machine. Every rate is trained with the first seed, the best with the others. What
+the result file holds is not trained again; the runs of contenders that others start from stay in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+from threading import Lock
+from typing import Any
+
+from benchmarks.efficiency.questions import QUESTIONS, Contender
+from benchmarks.machine import describe, revision
+from benchmarks.study.runs import share_of_cores, weft
+
+RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
+
+
+def main() -> None:
+    """Train what is missing; print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=tuple(QUESTIONS))
+    parser.add_argument("source")
+    parser.add_argument("--name", required=True, help="of the text, such as slv")
+    parser.add_argument("--split", default="auto")
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--vocab-size", type=int)
+    parser.add_argument("--tokens")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--rates", default="4e-3")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", help="contenders, separated by semicolons")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], help="more settings of all")
+    parser.add_argument("--work", type=Path, default=Path("runs/efficiency"))
+    given = parser.parse_args()
+    if (given.tokens is None) == (given.minutes is None):
+        parser.error("give either --tokens or --minutes")
+    budget = given.tokens or f"{given.minutes:g}min"
+    comparison = Comparison(given, RESULTS / f"{given.question}-{given.name}-{budget}.json")
+    names = given.only.split(";") if given.only else list(QUESTIONS[given.question])
+    comparison.run(names, given.rates.split(","), given.seeds)
+    print(comparison.table())
+
+
+class Comparison:
+    """The runs of one question on one text with one budget, in one result file."""
+
+    def __init__(self, given: argparse.Namespace, path: Path) -> None:
+        self.given, self.path, self.lock = given, path, Lock()
+        self.contenders, self.threads = QUESTIONS[given.question], share_of_cores(given.jobs)
+        self.work = given.work / path.stem
+        self.told: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+        self.told |= {
+            "command": " ".join(["python -m benchmarks.efficiency", *sys.argv[1:]]),
+            "machine": describe("cpu") | {"threads": self.threads, "jobs": given.jobs},
+            "revision": revision(),
+        }
+
+    def run(self, names: list[str], rates: list[str], seeds: int) -> None:
+        """Train the contenders ``names``, those first that others start from."""
+        for later in (False, True):
+            now = [name for name in names if bool(self.contenders[name].after) is later]
+            self._all([(name, rate, 0) for name in now for rate in rates])
+            self._all([(name, self.best_rate(name), seed) for name in now for seed in range(1, seeds)])
+
+    def _all(self, wanted: list[tuple[str, str, int]]) -> None:
+        with ThreadPoolExecutor(self.given.jobs) as pool:
+            for _ in pool.map(lambda one: self._one(*one), wanted):
+                pass
+
+    def _one(self, name: str, rate: str, seed: int) -> None:
+        key = f"{name} | {rate} | {seed}"
+        if key in self.told["runs"]:
+            return
+        contender, folder = self.contenders[name], self.work / _plain(key)
+        found = weft(self._command(contender, folder, rate, seed), self.threads)
+        needed = {one.after for one in self.contenders.values()}
+        if name not in needed:
+            shutil.rmtree(folder)
+        keep = ("parameters", "body_parameters", "training_tokens", "training_seconds")
+        run = {key: found[key] for key in keep} | {
+            "contender": name,
+            "rate": rate,
+            "seed": seed,
+            "validation": found["validation"]["bits_per_byte"],
+            "test": found["test"]["bits_per_byte"],
+            "validation_nats_per_token": math.log(found["validation"]["perplexity_per_token"]),
+        }
+        with self.lock:
+            self.told["runs"][key] = run
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.told, indent=1) + "\n")
+        print(f"{key}: {run['validation']:.4f} ({run['test']:.4f})", flush=True)
+
+    def _command(self, contender: Contender, folder: Path, rate: str, seed: int) -> list[str]:
+        given = self.given
+        command = ["train", given.source, "--split", given.split, "--out", str(folder), "--overwrite", "--json"]
+        command += ["--tokens", given.tokens] if given.tokens else ["--minutes", f"{given.minutes:g}"]
+        if contender.after is None:
+            command += ["--tokenizer", given.tokenizer] if given.tokenizer else []
+            command += ["--vocab-size", str(given.vocab_size)] if given.vocab_size else []
+        run = "" if contender.after is None else str(self._folder_of(contender.after))
+        fixed = ("training.samples=0", "training.validations=4", "training.lanes=8", "training.weight_decay=0.1")
+        settings = [*fixed, f"training.learning_rate={rate}", f"training.seed={seed}", *given.set]
+        for setting in [*settings, *(one.replace("{run}", run) for one in contender.settings)]:
+            command += ["--set", setting]
+        return command
+
+    def _folder_of(self, name: str) -> Path:
+        """Return the run of a contender at its best rate."""
+        return self.work / _plain(f"{name} | {self.best_rate(name)} | 0")
+
+    def best_rate(self, name: str) -> str:
+        """Return the rate with the best validation figure, seed 0."""
+        runs = [run for run in self.told["runs"].values() if run["contender"] == name and run["seed"] == 0]
+        return str(min(runs, key=lambda run: run["validation"])["rate"])
+
+    def table(self) -> str:
+        """Return the Markdown table, each contender at its best rate, means over seeds."""
+        lines = [
+            "| | rate | validation | test | nats a token | parameters | without embeddings | tokens | seconds |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        names = dict.fromkeys(run["contender"] for run in self.told["runs"].values())
+        for name in names:
+            rate = self.best_rate(name)
+            runs = [run for run in self.told["runs"].values() if (run["contender"], run["rate"]) == (name, rate)]
+            of = {key: mean(run[key] for run in runs) for key, value in runs[0].items() if not isinstance(value, str)}
+            lines.append(
+                f"| {name} | {rate} | {of['validation']:.4f} | {of['test']:.4f} | "
+                f"{of['validation_nats_per_token']:.4f} | {of['parameters']:,.0f} | {of['body_parameters']:,.0f} | "
+                f"{of['training_tokens']:,.0f} | {of['training_seconds']:,.0f} |"
+            )
+        return "\n".join(lines)
+
+
+def _plain(key: str) -> str:
+    """Return a key as the name of a folder; brackets keep their meaning."""
+    letters = {"[": "s", "{": "c", "(": "o"}
+    return "".join(letters.get(letter, letter if letter.isalnum() or letter in ".-" else "_") for letter in key)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What is compared: for each question the contenders, and what each changes of a recipe.
+
+``WIDTH`` fixes the width, so that contenders differ in size; ``SIZE`` the parameters, so that they differ in width.
+A contender that starts from or learns from another's run names it (``after``), and ``{run}`` in its settings is that
+run's folder.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+WIDTH = "model.hidden_size=160"
+SIZE = "model.parameters=1M"
+LOW_RANK = ("model.maps.feed_forward.kind=low_rank", "model.maps.feed_forward.share=0.32")
+
+
+class Contender(NamedTuple):
+    """Settings of a recipe, and the contender whose run must be there first."""
+
+    settings: tuple[str, ...]
+    after: str | None = None
+
+
+def structured(kind: str) -> tuple[str, ...]:
+    """Return the settings of feed-forwards of ``kind`` with about a third of the parameters, the first one dense."""
+    rank = {"low_rank": "share=0.32", "block_dense": "share=0.32", "block_shuffle": "blocks=4"}[kind]
+    more = ("model.maps.feed_forward.blocks=2",) if kind == "block_dense" else ()
+    return (f"model.maps.feed_forward.kind={kind}", f"model.maps.feed_forward.{rank}", *more)
+
+
+def pattern(text: str, *settings: str, fixed: str = WIDTH) -> Contender:
+    """Return a contender of one pattern."""
+    return Contender((fixed, f"model.pattern={text}", *settings))
+
+
+def bigrams(*settings: str) -> Contender:
+    """Return a contender with something beside the embedding, of as many parameters in all."""
+    return Contender((SIZE, *(f"model.ngrams.{setting}" for setting in settings)))
+
+
+ROLES = ("feed_forward", "attention", "qrnn")
+ADAPTER = tuple(f"model.maps.{role}.{how}" for role in ROLES for how in ("kind=matrix_product", "adapter=8"))
+SCRATCH = "[qfaf]3"
+PARENT = "(qfaf)3"
+TRANSFER = (f"model.pattern={SCRATCH}", "training.init_from={run}", "training.init_block=best")
+TEACHER = "training.teacher.run={run}"
+QUESTIONS: dict[str, dict[str, Contender]] = {
+    "structured": {
+        "dense": Contender((WIDTH,)),
+        **{kind: Contender((WIDTH, *structured(kind))) for kind in ("low_rank", "block_dense", "block_shuffle")},
+    },
+    "guided": {
+        "low_rank": Contender((WIDTH, *LOW_RANK)),
+        "guided": Contender((WIDTH, *LOW_RANK, "training.guide.until=0.5")),
+        "guided now and then": Contender((WIDTH, *LOW_RANK, "training.guide.until=0.5", "training.guide.skip=true")),
+    },
+    "wide": {
+        "dense": Contender((SIZE,)),
+        "low_rank feed-forward": Contender((SIZE, *LOW_RANK)),
+        "low_rank, half": Contender((SIZE, LOW_RANK[0], "model.maps.feed_forward.share=0.63")),
+        "low_rank everywhere but attention": Contender(
+            (SIZE, *LOW_RANK, "model.maps.qrnn.kind=low_rank", "model.maps.qrnn.share=0.5")
+        ),
+    },
+    "sharing-depth": {
+        "own layers": pattern("(qfaf)3"),
+        "central shared": pattern("{qfaf}3"),
+        "central shared, adapters": pattern("{qfaf}3", *ADAPTER),
+        "all shared": pattern("[qfaf]3"),
+        "one copy": pattern("qfaf"),
+    },
+    "sharing-size": {
+        "own layers": pattern("qfaf", fixed=SIZE),
+        "own layers, three": pattern("(qfaf)3", fixed=SIZE),
+        "central shared, three": pattern("{qfaf}3", fixed=SIZE),
+        "all shared, three": pattern("[qfaf]3", fixed=SIZE),
+        "all shared, two": pattern("[qfaf]2", fixed=SIZE),
+    },
+    "ngrams": {
+        "plain": Contender((SIZE,)),
+        "the norm alone": bigrams("table_size=0"),
+        "bigrams": bigrams("clusters=128"),
+        "bigrams, rate twice": Contender((*bigrams("clusters=128").settings, "training.ngrams_rate=2")),
+        "bigrams, smaller": bigrams("clusters=64", "table_size=2048", "width=8"),
+    },
+    "stacking": {
+        PARENT: pattern(PARENT),
+        "one copy": pattern("qfaf"),
+        SCRATCH: pattern(SCRATCH),
+        "transfer": Contender(TRANSFER, PARENT),
+        "transfer and teacher": Contender((*TRANSFER, TEACHER), PARENT),
+        "teacher": Contender((WIDTH, f"model.pattern={SCRATCH}", TEACHER), PARENT),
+    },
+}

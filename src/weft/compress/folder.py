@@ -1,0 +1,35 @@
+"""The folder of a model that was made of another: it can be evaluated, served, exported, and trained on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from weft import __version__
+from weft.errors import UserError
+from weft.files import disk_errors, write_atomic
+from weft.folder import load_tokenizer, save_model
+from weft.model import WeftModel
+from weft.training.recipe import load_recipe
+from weft.training.run import RECIPE
+
+
+def check_free(out: Path) -> None:
+    """Raise UserError where ``out`` holds something."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"'{out}' already holds something: give --out another folder.")
+
+
+def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
+    """Write ``model``, made of the run ``source``, with its tokenizer and what says where its texts are.
+
+    ``made_by`` is the command. The recipe holds the texts alone: the new run was not trained, and cannot be resumed.
+    """
+    check_free(out)
+    with disk_errors(out):
+        save_model(model, load_tokenizer(source), out)
+        if (source / RECIPE).is_file():
+            data = load_recipe(source / RECIPE).get("data", {})
+            values = {"data": data, "weft_version": __version__, "made_by": made_by}
+            write_atomic(out / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

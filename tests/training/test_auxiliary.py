@@ -1,0 +1,31 @@
+"""Lightweight tuning: of a model of matrix products all but the central tensors learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.command import assert_mistake, run_weft
+from tests.training.test_run import last_weights
+from weft.errors import UserError
+from weft.folder import load_model
+from weft.layers.matrix_product import is_central
+from weft.training.run import train
+
+
+def test_only_the_auxiliary_tensors_learn(tiny, tmp_path):
+    train(tiny(training={"samples": 0}), tmp_path / "dense")
+    told = run_weft("tensorise", tmp_path / "dense", "--out", tmp_path / "products", "--adapter", 2, "--json").json()
+    assert told["error"] < 1e-6
+    values = tiny(training={"only": "auxiliary", "samples": 0, "steps": 6})
+    del values["model"]["pattern"]
+    train(values, tmp_path / "tuned", init_from=tmp_path / "products")
+    before = dict(load_model(tmp_path / "products").named_parameters())
+    after = last_weights(tmp_path / "tuned")
+    fixed = [name for name in before if is_central(name) or not name.startswith("blocks.")]
+    assert all(torch.equal(before[name], after[name]) for name in fixed)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name not in fixed)
+    with pytest.raises(UserError, match="this model has none"):
+        train(tiny(training={"only": "auxiliary"}), tmp_path / "none")
+    ran = run_weft("tensorise", tmp_path / "products", "--out", tmp_path / "again")
+    assert_mistake(ran, "run weft merge first")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Paths = str | Path | Sequence[str | Path]
 Split = Literal["train", "validation", "test"]
+Transformed = tuple[WeftModel, float | None]  # a model made of another, and the error that it has beside it
 
 
 def train(
@@ -163,10 +164,12 @@ def merge_factors(run: str | Path, out: str | Path) -> Made:
     """
     from weft.compress.merge import merge_maps
 
-    model = load_model(Path(run))
-    if all(own.maps == MapsConfig() for own in model.config.of_blocks()):
-        raise UserError(f"'{run}' has dense maps alone: there is nothing to multiply out.")
-    return _made(merge_maps(model), model, run, out, "merge")
+    def transform(model: WeftModel) -> Transformed:
+        if all(own.maps == MapsConfig() for own in model.config.of_blocks()):
+            raise UserError(f"'{run}' has dense maps alone: there is nothing to multiply out.")
+        return merge_maps(model), None
+
+    return _made(run, out, "merge", transform)
 
 
 def unshare(run: str | Path, out: str | Path) -> Made:
@@ -176,11 +179,13 @@ def unshare(run: str | Path, out: str | Path) -> Made:
     """
     from weft.compress.unshare import unshare_blocks
 
-    model = load_model(Path(run))
-    if unshared(model.config.pattern) == model.config.pattern:
+    def transform(model: WeftModel) -> Transformed:
         pattern = model.config.pattern
-        raise UserError(f"The pattern of '{run}', '{pattern}', has no '[ ]': there is nothing to take apart.")
-    return _made(unshare_blocks(model), model, run, out, "unshare")
+        if unshared(pattern) == pattern:
+            raise UserError(f"The pattern of '{run}', '{pattern}', has no '[ ]': there is nothing to take apart.")
+        return unshare_blocks(model), None
+
+    return _made(run, out, "unshare", transform)
 
 
 def tensorise(
@@ -198,18 +203,22 @@ def tensorise(
     """
     from weft.compress.tensorise import tensorise_maps
 
-    model = load_model(Path(run))
     how = MapConfig.parse({"kind": "matrix_product", "bond": bond, "adapter": adapter, "factors": factors})
-    products, errors = tensorise_maps(model, how)
-    return _made(products, model, run, out, "tensorise", error=max(errors.values(), default=0.0))
+
+    def transform(model: WeftModel) -> Transformed:
+        products, errors = tensorise_maps(model, how)
+        return products, max(errors.values(), default=0.0)
+
+    return _made(run, out, "tensorise", transform)
 
 
-def _made(
-    model: WeftModel, origin: WeftModel, run: str | Path, out: str | Path, verb: str, *, error: float | None = None
-) -> Made:
-    """Write ``model``, which the command ``verb`` made of the model of ``run``."""
-    from weft.compress.folder import write_made
+def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[WeftModel], Transformed]) -> Made:
+    """Write what ``transform`` makes of the model of ``run`` to ``out``, which is looked at before anything is made."""
+    from weft.compress.folder import check_free, write_made
 
+    check_free(Path(out))
+    origin = load_model(Path(run))
+    model, error = transform(origin)
     write_made(model, Path(run), Path(out), f"weft {verb} {run}")
     return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)
 

@@ -265,12 +265,12 @@ class ModelConfig(FrozenConfig):
 
     def of_blocks(self) -> tuple[ModelConfig, ...]:
         """Return the configuration that each block with parameters of its own has: maps may differ by depth."""
-        centrals = self.centrals
+        kinds, centrals = self.block_kinds, self.centrals
         if self.maps == MapsConfig() and not centrals:
-            return (self,) * len(self.block_kinds)
+            return (self,) * len(kinds)
         seen = dict.fromkeys(ROLES, 0)
         configs = []
-        for block, kind in enumerate(self.block_kinds):
+        for block, kind in enumerate(kinds):
             if block in centrals:
                 configs.append(self.model_copy(update={"maps": self.maps.in_braces()}))
                 continue

@@ -143,8 +143,9 @@ def count_parameters(config: ModelConfig) -> int:
             parts.append(LatentBigrams(config.ngrams, config.hidden_size))
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
-        copies = [config.centrals.get(block, block) != block for block in range(len(config.block_kinds))]
-        blocks = Counter(zip(config.block_kinds, config.of_blocks(), copies, strict=True))
+        kinds, centrals = config.block_kinds, config.centrals
+        copies = [centrals.get(block, block) != block for block in range(len(kinds))]
+        blocks = Counter(zip(kinds, config.of_blocks(), copies, strict=True))
         sizes = {key: _size(BLOCKS[key[0]](key[1]), copy=key[2]) for key in blocks}
     return sum(map(_size, parts)) + sum(sizes[key] * times for key, times in blocks.items())
 

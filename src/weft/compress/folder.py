@@ -26,7 +26,6 @@ def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
 
     ``made_by`` is the command. The recipe holds the texts alone: the new run was not trained, and cannot be resumed.
     """
-    check_free(out)
     with disk_errors(out):
         save_model(model, load_tokenizer(source), out)
         if (source / RECIPE).is_file():

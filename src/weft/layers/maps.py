@@ -62,9 +62,10 @@ class StructuredMap(nn.Module):
     def factors(self) -> list[nn.Parameter]:
         """Return the factors, that of the outputs last."""
 
-    @abstractmethod
     def initialise(self, std: float) -> None:
-        """Set the initial values, for a dense map's of N(0, std^2)."""
+        """Set the initial values, for a dense map's of N(0, std^2): orthogonal factors, unless a kind has its own."""
+        for factor in self.factors():
+            orthogonal_(factor, std)
 
     def flops(self) -> int:
         """Return the forward operations per token: two for each number of a factor."""
@@ -135,11 +136,6 @@ class BlockDense(StructuredMap):
         """D, L."""
         return [self.blocks_Kmn, self.up_MR]
 
-    def initialise(self, std: float) -> None:
-        """Make D and L orthogonal."""
-        for factor in self.factors():
-            orthogonal_(factor, std)
-
 
 class BlockShuffle(StructuredMap):
     """y = S' blockdiag(E) S blockdiag(D) x.
@@ -170,11 +166,6 @@ class BlockShuffle(StructuredMap):
     def factors(self) -> list[nn.Parameter]:
         """D, E."""
         return [self.first_Kmn, self.second_Kmn]
-
-    def initialise(self, std: float) -> None:
-        """Make D and E orthogonal."""
-        for factor in self.factors():
-            orthogonal_(factor, std)
 
 
 def block_diagonal(blocks_Kmn: Tensor) -> Tensor:

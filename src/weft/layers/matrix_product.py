@@ -15,6 +15,7 @@ Shapes: M outputs, N inputs, a, d bonds of a tensor, i, j its parts of outputs a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from math import prod
 
 import torch
@@ -47,6 +48,11 @@ class MatrixProduct(StructuredMap):
         self.up_MR = nn.Parameter(torch.empty(out_features, rank)) if rank else None
 
     @property
+    def adapter(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """The adapter's D and U, if there is one: a list of one pair or none."""
+        return [] if self.down_RN is None or self.up_MR is None else [(self.down_RN, self.up_MR)]
+
+    @property
     def tensors(self) -> list[nn.Parameter]:
         """The local tensors T_1 to T_n."""
         return [*self.before, self.central_aijd, *self.after]
@@ -54,9 +60,9 @@ class MatrixProduct(StructuredMap):
     def product(self, x: Tensor) -> Tensor:
         """Multiply the tensors out and then by ``x``: a batch has many more positions than the tensors have bonds."""
         y = F.linear(x, self.product_weight())
-        if self.down_RN is None or self.up_MR is None:
-            return y
-        return y + F.linear(F.linear(x, self.down_RN), self.up_MR)
+        for down_RN, up_MR in self.adapter:
+            y = y + F.linear(F.linear(x, down_RN), up_MR)
+        return y
 
     def product_weight(self) -> Tensor:
         """Return W (M, N), without the adapter."""
@@ -65,12 +71,13 @@ class MatrixProduct(StructuredMap):
     def dense_weight(self) -> Tensor:
         """W + U D."""
         weight_MN = self.product_weight()
-        return weight_MN if self.down_RN is None or self.up_MR is None else weight_MN + self.up_MR @ self.down_RN
+        for down_RN, up_MR in self.adapter:
+            weight_MN = weight_MN + up_MR @ down_RN
+        return weight_MN
 
     def factors(self) -> list[nn.Parameter]:
         """The adapter's D and U, the auxiliary tensors, and the central last: where that is zero, so is W."""
-        adapter = [] if self.down_RN is None or self.up_MR is None else [self.down_RN, self.up_MR]
-        return [*adapter, *self.before, *self.after, self.central_aijd]
+        return [*chain(*self.adapter), *self.before, *self.after, self.central_aijd]
 
     def initialise(self, std: float) -> None:
         """Start as a dense map's N(0, std^2): a central of such numbers between orthogonal auxiliary tensors."""
@@ -79,9 +86,9 @@ class MatrixProduct(StructuredMap):
         for tensor in self.after:
             orthogonal_(tensor.detach().view(tensor.shape[0], -1), 1.0)
         nn.init.normal_(self.central_aijd, std=std)
-        if self.down_RN is not None and self.up_MR is not None:
-            nn.init.normal_(self.down_RN, std=ADAPTER_STD)
-            nn.init.zeros_(self.up_MR)
+        for down_RN, up_MR in self.adapter:
+            nn.init.normal_(down_RN, std=ADAPTER_STD)
+            nn.init.zeros_(up_MR)
 
     @torch.no_grad()
     def approximate_(self, weight_MN: Tensor) -> float:
@@ -93,14 +100,14 @@ class MatrixProduct(StructuredMap):
         tensors = decomposed(weight_MN, self.out_parts, self.in_parts, self.bonds)
         for mine, found in zip(self.tensors, tensors, strict=True):
             mine.copy_(found)
-        if self.up_MR is not None:
-            nn.init.zeros_(self.up_MR)
+        for _, up_MR in self.adapter:
+            nn.init.zeros_(up_MR)
         whole = weight_MN.double()
         return float((multiplied_out(tensors) - whole).norm() / whole.norm().clamp(min=1e-30))
 
     def flops(self) -> int:
         """Return those of the product with W, and of the adapter: W itself is made once for all tokens."""
-        adapter = 0 if self.down_RN is None or self.up_MR is None else self.down_RN.numel() + self.up_MR.numel()
+        adapter = sum(part.numel() for part in chain(*self.adapter))
         return 2 * (self.in_features * self.out_features + adapter)
 
 

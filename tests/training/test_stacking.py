@@ -17,7 +17,7 @@ from weft.folder import load_model
 from weft.layers.state import tensors
 from weft.pattern import expand, reapplied, unshared
 from weft.training.distillation import Distillation
-from weft.training.recipe import TeacherConfig
+from weft.training.recipe import TeacherConfig, make_recipe
 from weft.training.run import train
 from weft.training.step import empty_state
 
@@ -107,6 +107,11 @@ def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
     ):
         with pytest.raises(UserError, match=words):
             train(merge(tiny(), changes), tmp_path / "child", init_from=parent)
+
+
+def test_blocks_of_no_run_are_told():
+    with pytest.raises(UserError, match="name the run"):
+        make_recipe({"training": {"init_block": 0}})
 
 
 def test_the_loss_of_a_student_by_hand():

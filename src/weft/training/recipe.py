@@ -177,7 +177,9 @@ class TrainingConfig(FrozenConfig):
         return f"{amount:,g} {key if amount != 1 else key.removesuffix('s')}"
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Self:
+    def _check(self) -> Self:
+        if self.init_block is not None and self.init_from is None:
+            raise ValueError("init_block says which blocks of another run to take: name the run (--init-from)")
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(

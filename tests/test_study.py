@@ -156,6 +156,11 @@ def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tm
     asked.clear()
     equal_time.main()
     assert asked == []
+    other = "hybrid, gates spread"
+    for more in (["--candidates", other, "--like", "hybrid"], ["--candidates", "llama", "--like", "itself"]):
+        monkeypatch.setattr("sys.argv", [*words[:5], *more, "--seeds", "2"])
+        equal_time.main()
+    assert asked == [(other, (2e-3, 0.3, 0.0), 0), (other, (2e-3, 0.3, 0.0), 1)]  # llama has its own already
 
 
 def test_small_texts_are_the_beginning_of_the_training_text_in_whole_characters(tmp_path):

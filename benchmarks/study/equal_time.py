@@ -8,7 +8,9 @@
 the others what they read in the same time, so that equal time does not ask for a quiet machine while it trains, and can
 go on on another. ``tune`` goes through SEARCH for each candidate, one change at a time, and keeps a change that the
 validation text likes; then the best of each is trained from other seeds. What the result file holds is not run again.
-With ``--same-tokens`` every candidate reads TOKENS; the hybrid's runs, which are the same, are taken from equal time.
+``--like NAME`` searches nothing: it takes the best settings that NAME has in equal time, or with "itself" those of each
+candidate. With ``--same-tokens`` every candidate reads TOKENS; the hybrid's runs, which are the same, are taken from
+equal time.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ Settings = dict[str, Any]
 
 CANDIDATES: dict[str, Settings] = {
     "hybrid": {},
+    "hybrid, gates spread": {"model.qrnn.forget_bias": "spread"},  # as was the default when rates were tuned
     "transformer": {"model.architecture": "transformer"},
     "transformer, memory 128": {"model.architecture": "transformer", "model.attention.memory": 128},
     "llama": {"model.peer": "llama"},
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--candidates", default=";".join(CANDIDATES), help="parted by semicolons")
+    parser.add_argument("--like", help='settings of another candidate, or "itself", instead of a search')
     parser.add_argument("--same-tokens", action="store_true", help="tune at equal tokens, not in equal time")
     parser.add_argument("--work", type=Path, default=Path("runs/equal-time"))
     given = parser.parse_args()
@@ -71,10 +75,15 @@ def main() -> None:
         return
     tuning = Tuning(given.source, given.split, given.name, given.work, given.jobs, given.same_tokens)
     names = given.candidates.split(";")
-    for stage in range(given.rounds):
-        tuning.run({name: tuning.proposal(name, stage) for name in names}, seed=0)
-    for seed in range(1, given.seeds):
-        tuning.run({name: tuning.best(name, given.rounds) for name in names}, seed)
+    if given.like:
+        settled = {name: tuning.in_equal_time(name if given.like == "itself" else given.like) for name in names}
+        for seed in range(given.seeds):
+            tuning.run(settled, seed)
+    else:
+        for stage in range(given.rounds):
+            tuning.run({name: tuning.proposal(name, stage) for name in names}, seed=0)
+        for seed in range(1, given.seeds):
+            tuning.run({name: tuning.best(name, given.rounds) for name in names}, seed)
     print(table(tuning.told))
 
 
@@ -115,15 +124,15 @@ class Tuning:
     def __init__(self, source: str, split: str, name: str, work: Path, jobs: int, same_tokens: bool) -> None:
         self.source, self.split, self.jobs = source, split, jobs
         self.work = work / name
-        in_equal_time = RESULTS / f"equal-time-{name}.json"
-        self.path = RESULTS / f"equal-tokens-{name}.json" if same_tokens else in_equal_time
+        self.equal_time = RESULTS / f"equal-time-{name}.json"
+        self.path = RESULTS / f"equal-tokens-{name}.json" if same_tokens else self.equal_time
         self.pace: dict[str, int] = json.loads(PACE.read_text())["tokens_per_second"]
         begun = {"source": Path(source).name, "split": split, "parameters": SIZE, "runs": []}
         self.told: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else begun
         if same_tokens:
             self.pace = dict.fromkeys(self.pace, self.pace["hybrid"])
-            known = runs_of(json.loads(in_equal_time.read_text()), "hybrid") if in_equal_time.is_file() else []
-            self.told["runs"] += [run for run in known if run not in self.told["runs"]]
+            known = json.loads(self.equal_time.read_text()) if self.equal_time.is_file() else {"runs": []}
+            self.told["runs"] += [run for run in runs_of(known, "hybrid") if run not in self.told["runs"]]
 
     def proposal(self, candidate: str, stage: int) -> Settings:
         """Return the settings to try at a ``stage`` of the search: the best before it with its change."""
@@ -139,6 +148,12 @@ class Tuning:
             if found < bits:
                 best, bits = tried, found
         return best
+
+    def in_equal_time(self, candidate: str) -> Settings:
+        """Return the best settings that a candidate has in equal time."""
+        runs = runs_of(json.loads(self.equal_time.read_text()), candidate, 0)
+        settings: Settings = min(runs, key=lambda run: run["validation"])["settings"]
+        return settings
 
     def run(self, wanted: Mapping[str, Settings], seed: int) -> None:
         """Train every candidate with its settings; what is known is not trained again."""
@@ -158,7 +173,8 @@ class Tuning:
 
     def _train(self, name: str, settings: Settings, seed: int) -> dict[str, Any]:
         folder = self.work / "".join(letter if letter.isalnum() else "-" for letter in name)
-        tokens = round(TOKENS * self.pace[name] / self.pace["hybrid"])
+        pace = self.pace["hybrid"] if name.startswith("hybrid") else self.pace[name]
+        tokens = round(TOKENS * pace / self.pace["hybrid"])
         command = ["train", self.source, "--split", self.split, "--vocab-size", str(VOCABULARY), "--parameters", SIZE]
         command += ["--tokens", str(tokens), "--out", str(folder), "--overwrite", "--json"]
         fixed = {"training.samples": 0, "training.validations": 3, "training.lanes": LANES, "training.seed": seed}

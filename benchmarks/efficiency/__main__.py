@@ -1,10 +1,12 @@
-"""Train the contenders of a question at equal tokens or equal time, each at its best learning rate.
+"""Train the contenders of a question at equal tokens or in equal time, each at its best learning rate.
 
     python -m benchmarks.efficiency structured slv.txt --split lines --vocab-size 2048 --name slv --tokens 2M \
         --rates 2e-3,4e-3,8e-3 --jobs 2
 
-With --minutes, --jobs 1 on a quiet machine. Every rate is trained with the first seed, the best with the others. What
-the result file holds is not trained again; the runs of contenders that others start from stay in --work.
+With --equal-time the first contender reads --tokens, and the others what they read in the same time: by their paces,
+measured in turn at the beginning, when the machine has to be quiet, and kept in the result file. Every rate is trained
+with the first seed, the best with the others. What the result file holds is not trained again; the runs of contenders
+that others start from stay in --work.
 """
 
 from __future__ import annotations
@@ -16,15 +18,22 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from threading import Lock
 from typing import Any
 
-from benchmarks.efficiency.questions import QUESTIONS, Contender
+import torch
+
+from benchmarks.efficiency.questions import QUESTIONS
 from benchmarks.machine import describe, revision
+from benchmarks.paces import paces
 from benchmarks.study.runs import share_of_cores, weft
+from weft.pattern import parse_count
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
+FIXED = ("training.samples=0", "training.validations=4", "training.lanes=8", "training.weight_decay=0.1")
+BYTES = 258  # the vocabulary of bytes
+ROUNDS = 7
 
 
 def main() -> None:
@@ -36,8 +45,8 @@ def main() -> None:
     parser.add_argument("--split", default="auto")
     parser.add_argument("--tokenizer")
     parser.add_argument("--vocab-size", type=int)
-    parser.add_argument("--tokens")
-    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--tokens", required=True)
+    parser.add_argument("--equal-time", action="store_true")
     parser.add_argument("--rates", default="4e-3")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", help="contenders, separated by semicolons")
@@ -45,9 +54,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="more settings of all")
     parser.add_argument("--work", type=Path, default=Path("runs/efficiency"))
     given = parser.parse_args()
-    if (given.tokens is None) == (given.minutes is None):
-        parser.error("give either --tokens or --minutes")
-    budget = given.tokens or f"{given.minutes:g}min"
+    budget = f"{given.tokens}-{'time' if given.equal_time else 'tokens'}"
     comparison = Comparison(given, RESULTS / f"{given.question}-{given.name}-{budget}.json")
     names = given.only.split(";") if given.only else list(QUESTIONS[given.question])
     comparison.run(names, given.rates.split(","), given.seeds)
@@ -62,18 +69,38 @@ class Comparison:
         self.contenders, self.threads = QUESTIONS[given.question], share_of_cores(given.jobs)
         self.work = given.work / path.stem
         self.told: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+        command = " ".join(["python -m benchmarks.efficiency", *sys.argv[1:]])
         self.told |= {
-            "command": " ".join(["python -m benchmarks.efficiency", *sys.argv[1:]]),
+            "commands": [*(each for each in self.told.get("commands", ()) if each != command), command],
             "machine": describe("cpu") | {"threads": self.threads, "jobs": given.jobs},
             "revision": revision(),
         }
 
     def run(self, names: list[str], rates: list[str], seeds: int) -> None:
         """Train the contenders ``names``, those first that others start from."""
+        if self.given.equal_time and "tokens_per_second" not in self.told:
+            self.told["tokens_per_second"] = self._paces()
         for later in (False, True):
             now = [name for name in names if bool(self.contenders[name].after) is later]
             self._all([(name, rate, 0) for name in now for rate in rates])
             self._all([(name, self.best_rate(name), seed) for name in now for seed in range(1, seeds)])
+
+    def _paces(self) -> dict[str, list[float]]:
+        """Return each contender's tokens a second, ROUNDS times."""
+        settings = {name: [*FIXED, *self.given.set, *one.settings] for name, one in self.contenders.items()}
+        vocabulary = BYTES if self.given.tokenizer == "bytes" else self.given.vocab_size
+        torch.set_num_threads(self.threads)
+        speeds = paces(settings, vocabulary, ROUNDS)
+        print({name: round(median(each)) for name, each in speeds.items()}, flush=True)
+        return speeds
+
+    def _tokens(self, name: str) -> int:
+        """Return the budget of a contender."""
+        tokens = round(parse_count(self.given.tokens) * self.contenders[name].budget)
+        if not self.given.equal_time:
+            return tokens
+        pace = {name: median(each) for name, each in self.told["tokens_per_second"].items()}
+        return round(tokens * pace[name] / next(iter(pace.values())))
 
     def _all(self, wanted: list[tuple[str, str, int]]) -> None:
         with ThreadPoolExecutor(self.given.jobs) as pool:
@@ -84,8 +111,8 @@ class Comparison:
         key = f"{name} | {rate} | {seed}"
         if key in self.told["runs"]:
             return
-        contender, folder = self.contenders[name], self.work / _plain(key)
-        found = weft(self._command(contender, folder, rate, seed), self.threads)
+        folder = self.work / _plain(key)
+        found = weft(self._command(name, folder, rate, seed), self.threads)
         needed = {one.after for one in self.contenders.values()}
         if name not in needed:
             shutil.rmtree(folder)
@@ -104,16 +131,15 @@ class Comparison:
             self.path.write_text(json.dumps(self.told, indent=1) + "\n")
         print(f"{key}: {run['validation']:.4f} ({run['test']:.4f})", flush=True)
 
-    def _command(self, contender: Contender, folder: Path, rate: str, seed: int) -> list[str]:
-        given = self.given
+    def _command(self, name: str, folder: Path, rate: str, seed: int) -> list[str]:
+        given, contender = self.given, self.contenders[name]
         command = ["train", given.source, "--split", given.split, "--out", str(folder), "--overwrite", "--json"]
-        command += ["--tokens", given.tokens] if given.tokens else ["--minutes", f"{given.minutes:g}"]
+        command += ["--tokens", str(self._tokens(name))]
         if contender.after is None:
             command += ["--tokenizer", given.tokenizer] if given.tokenizer else []
             command += ["--vocab-size", str(given.vocab_size)] if given.vocab_size else []
         run = "" if contender.after is None else str(self._folder_of(contender.after))
-        fixed = ("training.samples=0", "training.validations=4", "training.lanes=8", "training.weight_decay=0.1")
-        settings = [*fixed, f"training.learning_rate={rate}", f"training.seed={seed}", *given.set]
+        settings = [*FIXED, f"training.learning_rate={rate}", f"training.seed={seed}", *given.set]
         for setting in [*settings, *(one.replace("{run}", run) for one in contender.settings)]:
             command += ["--set", setting]
         return command

@@ -12,13 +12,16 @@ from typing import NamedTuple
 WIDTH = "model.hidden_size=160"
 SIZE = "model.parameters=1M"
 LOW_RANK = ("model.maps.feed_forward.kind=low_rank", "model.maps.feed_forward.share=0.32")
+BLOCKS_BY_ADAMW = 'training.muon_takes=["matrices"]'
+MUON_FOR_ALL = 'training.muon_takes=["matrices", "blocks", "tensors"]'
 
 
 class Contender(NamedTuple):
-    """Settings of a recipe, and the contender whose run must be there first."""
+    """Settings of a recipe, the contender whose run must be there first, and how many times the tokens it reads."""
 
     settings: tuple[str, ...]
     after: str | None = None
+    budget: float = 1.0
 
 
 def structured(kind: str) -> tuple[str, ...]:
@@ -40,14 +43,16 @@ def bigrams(*settings: str) -> Contender:
 
 ROLES = ("feed_forward", "attention", "qrnn")
 ADAPTER = tuple(f"model.maps.{role}.{how}" for role in ROLES for how in ("kind=matrix_product", "adapter=8"))
-SCRATCH = "[qfaf]3"
-PARENT = "(qfaf)3"
-TRANSFER = (f"model.pattern={SCRATCH}", "training.init_from={run}", "training.init_block=best")
+PARENT = "parent, four times the tokens"
+STACKED = "model.pattern=[qfaf]3"
+TRANSFER = (STACKED, "training.init_from={run}", "training.init_block=best")
 TEACHER = "training.teacher.run={run}"
 QUESTIONS: dict[str, dict[str, Contender]] = {
     "structured": {
         "dense": Contender((WIDTH,)),
         **{kind: Contender((WIDTH, *structured(kind))) for kind in ("low_rank", "block_dense", "block_shuffle")},
+        "block_dense, blocks by AdamW": Contender((WIDTH, *structured("block_dense"), BLOCKS_BY_ADAMW)),
+        "block_shuffle, blocks by AdamW": Contender((WIDTH, *structured("block_shuffle"), BLOCKS_BY_ADAMW)),
     },
     "guided": {
         "low_rank": Contender((WIDTH, *LOW_RANK)),
@@ -65,6 +70,7 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
     "sharing-depth": {
         "own layers": pattern("(qfaf)3"),
         "central shared": pattern("{qfaf}3"),
+        "central shared, Muon": pattern("{qfaf}3", MUON_FOR_ALL),
         "central shared, adapters": pattern("{qfaf}3", *ADAPTER),
         "all shared": pattern("[qfaf]3"),
         "one copy": pattern("qfaf"),
@@ -84,11 +90,12 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
         "bigrams, smaller": bigrams("clusters=64", "table_size=2048", "width=8"),
     },
     "stacking": {
-        PARENT: pattern(PARENT),
+        PARENT: Contender((WIDTH, "model.pattern=(qfaf)3"), budget=4),
+        "three copies": pattern("(qfaf)3"),
         "one copy": pattern("qfaf"),
-        SCRATCH: pattern(SCRATCH),
-        "transfer": Contender(TRANSFER, PARENT),
-        "transfer and teacher": Contender((*TRANSFER, TEACHER), PARENT),
-        "teacher": Contender((WIDTH, f"model.pattern={SCRATCH}", TEACHER), PARENT),
+        "shared, from scratch": Contender((WIDTH, STACKED)),
+        "shared, transfer": Contender(TRANSFER, PARENT),
+        "shared, transfer and teacher": Contender((*TRANSFER, TEACHER), PARENT),
+        "shared, teacher": Contender((WIDTH, STACKED, TEACHER), PARENT),
     },
 }

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, revision
+from benchmarks.paces import paces
 from benchmarks.study.runs import share_of_cores, weft
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
@@ -89,24 +90,9 @@ def main() -> None:
 
 def measure_pace(rounds: int) -> None:
     """Write the tokens a second of every candidate: medians over ``rounds``, each candidate once a round."""
-    from types import SimpleNamespace
-
-    from weft.training.allocation import keep_memory
-    from weft.training.fitting import make_model
-    from weft.training.pace import seconds_per_token
-    from weft.training.parallel import Processes
-    from weft.training.recipe import make_recipe, parse_settings
-
-    keep_memory()  # as training does
-    tokenizer = SimpleNamespace(vocab_size=VOCABULARY, boundary_id=1, padding_id=0)
-    prepared: Any = SimpleNamespace(tokenizer=tokenizer)
-    speeds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
-    for _ in range(rounds):
-        for name, settings in CANDIDATES.items():
-            asked = {"model.parameters": SIZE, "training.lanes": LANES} | BEGIN | settings
-            recipe = make_recipe(parse_settings(f"{key}={value}" for key, value in asked.items()))
-            seconds = seconds_per_token(make_model(recipe, prepared, None), recipe.training, Processes())
-            speeds[name].append(1 / seconds)
+    asked = {name: {"model.parameters": SIZE, "training.lanes": LANES} | BEGIN | of for name, of in CANDIDATES.items()}
+    recipes = {name: [f"{key}={value}" for key, value in settings.items()] for name, settings in asked.items()}
+    speeds = paces(recipes, VOCABULARY, rounds)
     told = {
         "command": f"python -m benchmarks.study.equal_time pace --rounds {rounds}",
         "machine": describe("cpu") | {"threads": torch.get_num_threads()},

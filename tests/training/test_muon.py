@@ -153,3 +153,22 @@ def test_normuon_goes_on_from_its_saved_state():
     take_steps(one, straight, 2, seed=5)
     take_steps(again, ours, 2, seed=5)
     assert all(torch.equal(a, b) for a, b in zip(straight, ours, strict=True))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_rows_of_matrices_and_local_tensors_are_taken_as_the_matrices_that_they_are(normalise):
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((3, 8, 12), (4, 2, 3, 6))]
+    apart = [*(part.detach().clone() for part in whole[0]), whole[1].detach().clone().view(8, 18)]
+    apart = [part.requires_grad_() for part in apart]
+    one, other = Muon(whole, **SETTINGS, normalise=normalise), Muon(apart, **SETTINGS, normalise=normalise)
+    for _ in range(3):
+        gradients = [torch.randn(parameter.shape, generator=generator) for parameter in whole]
+        for parameter, gradient in zip(whole, gradients, strict=True):
+            parameter.grad = gradient
+        for parameter, gradient in zip(apart, [*gradients[0], gradients[1].view(8, 18)], strict=True):
+            parameter.grad = gradient.clone()
+        one.step()
+        other.step()
+    assert torch.allclose(whole[0], torch.stack(apart[:3]), atol=1e-5)
+    assert torch.allclose(whole[1].flatten(), apart[3].flatten(), atol=1e-5)

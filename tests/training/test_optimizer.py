@@ -35,6 +35,19 @@ def test_muon_takes_the_linear_maps_in_blocks_and_adamw_the_rest(pattern, preset
     assert {"embedding.weight_VD", "embedding.head_VD"} <= set(names_of(model, adamw))
 
 
+@pytest.mark.parametrize(
+    ("kinds", "dimensions"), [(("matrices", "blocks"), {2, 3}), (("matrices",), {2}), (("tensors",), {4})]
+)
+def test_muon_takes_of_structured_maps_what_it_is_told(kinds, dimensions):
+    maps = {"feed_forward": {"kind": "block_dense", "rank": 8, "dense_first": 0}, "qrnn": {"kind": "matrix_product"}}
+    model = small_model("qf", {"maps": maps})
+    muon, adamw = make_optimizers(model, TrainingConfig(muon_takes=kinds))
+    taken = [parameter for group in muon.param_groups for parameter in group["params"]]
+    assert {parameter.dim() for parameter in taken} == dimensions
+    rest = [parameter for group in adamw.param_groups for parameter in group["params"]]
+    assert len(taken) + len(rest) == len(list(model.parameters()))
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_vectors_and_scalars_do_not_decay(optimizer):
     model = small_model("afqx", preset="classic")

@@ -15,7 +15,8 @@ running mean v of its mean square, and the matrix brought back to the norm that 
     v <- 0.95 v + 0.05 mean(orth(U)^2),   O = orth(U) / sqrt(v),   orth(U) <- O |orth(U)| / |O|.
 
 Same-shaped matrices are worked through together as one tensor. A parameter of three dimensions is a row of matrices,
-such as the blocks of a block-diagonal one.
+such as the blocks of a block-diagonal one; one of four, (a, i, j, d), a local tensor of a matrix product, the matrix
+(a i, j d).
 Shapes: N matrices, R rows, C columns, S the shorter of the two sides.
 """
 
@@ -87,7 +88,8 @@ class Muon(Optimizer):
     def _change(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Take a step with same-shaped matrices. A step that must change nothing turns everything into its old self."""
         rate, weights = group["lr"], [local(parameter) for parameter in parameters]
-        scale: Tensor | float = -0.2 * rate * math.sqrt(max(parameters[0].shape[-2:]))
+        form = _matrix_form(parameters[0].shape)
+        scale: Tensor | float = -0.2 * rate * math.sqrt(max(form[-2:]))
         decay: Tensor | float = rate * group["weight_decay"]
         momenta = self._stack("momentum_buffer", parameters, [torch.zeros_like(weight) for weight in weights])
         update = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
@@ -98,18 +100,20 @@ class Muon(Optimizer):
         momenta.lerp_(update, 1 - group["momentum"])
         update.lerp_(momenta, group["momentum"])
         whole = join_shards(update, parameters[0])
-        whole_NRC = orthogonalise(whole.flatten(0, -3))
+        whole_NRC = orthogonalise(whole.reshape(-1, *form[-2:]))
         if self._normalise:
-            whole_NRC = self._even(whole_NRC, parameters, skip)
+            whole_NRC = self._even(whole_NRC, parameters, form, skip)
         update = own_shard(whole_NRC.view(whole.shape), parameters[0]).mul_(scale)
         torch._foreach_mul_(weights, 1 - decay)
         torch._foreach_add_(weights, update.unbind())
 
-    def _even(self, update_NRC: Tensor, parameters: Sequence[Tensor], skip: Tensor | None) -> Tensor:
+    def _even(
+        self, update_NRC: Tensor, parameters: Sequence[Tensor], form: tuple[int, ...], skip: Tensor | None
+    ) -> Tensor:
         """Return the updates with rows (or columns) of one size in the long run, and the norms that they had."""
         along = 2 if _tall(update_NRC) else 1
         squares = torch.linalg.vector_norm(update_NRC, dim=along, keepdim=True).square() / update_NRC.shape[along]
-        of_each = squares.view(len(parameters), *parameters[0].shape[:-2], *squares.shape[1:])
+        of_each = squares.view(len(parameters), *form[:-2], *squares.shape[1:])
         second = self._stack("second_moment", parameters, list(torch.zeros_like(of_each)))
         second.add_((of_each - second) * (EVENING if skip is None else EVENING * (1 - skip)))
         second = second.view(squares.shape)
@@ -130,6 +134,11 @@ class Muon(Optimizer):
             state[name] = shard_like(part, parameter) if part.shape == local(parameter).shape else part
         self._stacks[key] = identities, stack
         return stack
+
+
+def _matrix_form(shape: torch.Size) -> tuple[int, ...]:
+    """Return the shape of a parameter as one matrix or a row of them."""
+    return (shape[0] * shape[1], shape[2] * shape[3]) if len(shape) == 4 else tuple(shape)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:

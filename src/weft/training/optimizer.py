@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ RATE = "rate"  # of a group, by that of the rest
 
 def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay."""
-    hidden = [] if config.optimizer == "adamw" else _hidden_matrices(model)
+    hidden = [] if config.optimizer == "adamw" else _hidden_matrices(model, config.muon_takes)
     taken = {id(parameter) for parameter in hidden}
     tables = [] if isinstance(model, Peer) or model.ngrams is None else model.ngrams.tables()
     taken |= {id(table) for table in tables}
@@ -65,15 +66,17 @@ def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None
             group["lr"] = learning_rate * group.get(RATE, 1.0)
 
 
-def _hidden_matrices(model: LanguageModel) -> list[Tensor]:
-    """Return the matrices of the linear maps inside blocks (each block of one is a matrix), and of what guides them.
+def _hidden_matrices(model: LanguageModel, kinds: Collection[str]) -> list[Tensor]:
+    """Return what Muon takes of the linear maps inside blocks, and of what guides them.
 
-    The local tensors of matrix products, of four dimensions, are not among them.
+    ``kinds`` are of "matrices", "blocks" (of block-diagonal matrices: each is a matrix) and "tensors" (the local ones
+    of matrix products).
     """
+    dimensions = {size for kind, size in (("matrices", 2), ("blocks", 3), ("tensors", 4)) if kind in kinds}
     maps = list(model.blocks.modules())
     guides = [part.guide_MN for part in maps if isinstance(part, StructuredMap) and part.guide_MN is not None]
     found = [*(weight for part in maps for weight in weights(part)), *guides]
-    return list({id(weight): weight for weight in found if weight.dim() < 4 and weight.requires_grad}.values())
+    return list({id(w): w for w in found if w.dim() in dimensions and w.requires_grad}.values())
 
 
 class ExponentialAverage:

@@ -125,6 +125,7 @@ class TrainingConfig(FrozenConfig):
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
     optimizer: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
+    muon_takes: tuple[Literal["matrices", "blocks", "tensors"], ...] = ("matrices", "blocks")  # of structured maps
     learning_rate: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.99)  # docs/study.md, "What decided"

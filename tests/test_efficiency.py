@@ -1,0 +1,89 @@
+"""The comparisons of docs/efficiency.md: who is trained with what, after whom, and for how many tokens."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from benchmarks.efficiency import __main__ as harness
+from benchmarks.efficiency.questions import PARENT, QUESTIONS
+
+from weft.training.fitting import make_model
+from weft.training.recipe import make_recipe, parse_settings
+
+WORDS = ["--name", "t", "--tokens", "1000", "--vocab-size", "300"]
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """The commands that the harness would run; the loss is the larger, the farther the rate is from 4e-3."""
+    commands = []
+
+    def pretend(words, threads):
+        commands.append(words)
+        rate = float(next(word for word in words if "learning_rate" in word).partition("=")[2])
+        (tmp_path / "work").mkdir(exist_ok=True)
+        figures = {"bits_per_byte": 1.5 + abs(rate - 4e-3), "perplexity_per_token": 20.0}
+        folder = harness.Path(words[words.index("--out") + 1])
+        folder.mkdir(parents=True)
+        told = {"parameters": 10, "body_parameters": 5, "training_tokens": 1000, "training_seconds": 1.0}
+        return told | {"validation": figures, "test": figures}
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(harness, "weft", pretend)
+    monkeypatch.setattr(harness, "paces", lambda recipes, *_: {n: [8.0, 4, 2] for n in recipes} | SLOW)
+
+    def ask(*words):
+        commands.clear()
+        monkeypatch.setattr(sys, "argv", ["efficiency", *words, *WORDS, "--work", str(tmp_path / "work")])
+        harness.main()
+        return commands
+
+    return ask
+
+
+SLOW = {"the norm alone": [1.0, 2, 3]}
+
+
+def tokens_of(command) -> int:
+    return int(command[command.index("--tokens") + 1])
+
+
+def test_each_rate_is_tried_and_the_best_repeated_and_nothing_is_trained_twice(asked, tmp_path, capsys):
+    words = ("structured", "text", "--rates", "2e-3,4e-3", "--only", "dense;low_rank", "--seeds", "3")
+    commands = asked(*words)
+    assert len(commands) == 2 * (2 + 2)
+    assert sum("training.learning_rate=4e-3" in command for command in commands) == 2 * 3
+    assert {tokens_of(command) for command in commands} == {1000}
+    assert "| low_rank | 4e-3 | 1.5000 | 1.5000 | 2.9957 | 10 | 5 | 1,000 | 1 |" in capsys.readouterr().out
+    assert asked(*words) == []
+    told = json.loads((tmp_path / "structured-t-1000-tokens.json").read_text())
+    assert len(told["runs"]) == 8
+    assert len(told["commands"]) == 1
+
+
+def test_in_equal_time_who_is_slower_reads_less(asked):
+    commands = asked("ngrams", "text", "--rates", "4e-3", "--only", "plain;the norm alone", "--equal-time")
+    assert [tokens_of(command) for command in commands] == [1000, 500]
+
+
+def test_children_come_after_the_parent_and_start_from_its_best_run(asked, tmp_path):
+    only = f"shared, transfer;{PARENT}"
+    commands = asked("stacking", "text", "--rates", "2e-3,4e-3", "--only", only)
+    assert [tokens_of(command) for command in commands] == [4000, 4000, 1000, 1000]
+    parent = commands[1][commands[1].index("--out") + 1]
+    assert all(f"training.init_from={parent}" in command for command in commands[2:])
+    assert "--vocab-size" not in commands[2]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_contender_is_a_recipe_and_those_of_one_size_are_equal_to_a_percent(question):
+    prepared = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=2048, boundary_id=1, padding_id=0))
+    for name, contender in QUESTIONS[question].items():
+        recipe = make_recipe(parse_settings(one.replace("{run}", "runs/x") for one in contender.settings))
+        if recipe.training.init_from is None:
+            model = make_model(recipe, prepared, None)
+            if recipe.model.parameters:
+                assert model.parameter_count == pytest.approx(1e6, rel=0.01), name

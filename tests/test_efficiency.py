@@ -78,6 +78,18 @@ def test_children_come_after_the_parent_and_start_from_its_best_run(asked, tmp_p
     assert "--vocab-size" not in commands[2]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--only", "shared, transfer"), "name that in --only too"),
+        (("--only", f"{PARENT};shared, teacher", "--equal-time"), "there is no equal time"),
+    ],
+)
+def test_mistakes(asked, words, message):
+    with pytest.raises(SystemExit, match=message):
+        asked("stacking", "text", *words)
+
+
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_every_contender_is_a_recipe_and_those_of_one_size_are_equal_to_a_percent(question):
     prepared = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=2048, boundary_id=1, padding_id=0))

@@ -31,7 +31,13 @@ from benchmarks.study.runs import share_of_cores, weft
 from weft.pattern import parse_count
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
-FIXED = ("training.samples=0", "training.validations=4", "training.lanes=8", "training.weight_decay=0.1")
+FIXED = (
+    "training.samples=0",
+    "training.validations=4",
+    "training.lanes=8",
+    "training.weight_decay=0.1",
+    "model.dropout=0",
+)
 BYTES = 258  # the vocabulary of bytes
 ROUNDS = 7
 
@@ -78,29 +84,41 @@ class Comparison:
 
     def run(self, names: list[str], rates: list[str], seeds: int) -> None:
         """Train the contenders ``names``, those first that others start from."""
-        if self.given.equal_time and "tokens_per_second" not in self.told:
-            self.told["tokens_per_second"] = self._paces()
+        for name in names:
+            after = self.contenders[name].after
+            if after and self.given.equal_time:
+                raise SystemExit(f"{name} comes after {after}, so there is no equal time: leave out --equal-time.")
+            if after and after not in names and not any(run["contender"] == after for run in self._runs()):
+                raise SystemExit(f"{name} comes after {after}: name that in --only too.")
+        if self.given.equal_time:
+            known = self.told.setdefault("paces", {})
+            if missing := [name for name in names if name not in known]:
+                known |= self._paces(missing)
         for later in (False, True):
             now = [name for name in names if bool(self.contenders[name].after) is later]
             self._all([(name, rate, 0) for name in now for rate in rates])
             self._all([(name, self.best_rate(name), seed) for name in now for seed in range(1, seeds)])
 
-    def _paces(self) -> dict[str, list[float]]:
-        """Return each contender's tokens a second, ROUNDS times."""
-        settings = {name: [*FIXED, *self.given.set, *one.settings] for name, one in self.contenders.items()}
+    def _runs(self) -> list[dict[str, Any]]:
+        return list(self.told["runs"].values())
+
+    def _paces(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """Return the tokens a second of contenders, ROUNDS times, and their median over the first contender's."""
+        first = next(iter(self.contenders))
+        settings = {
+            name: [*FIXED, *self.given.set, *self.contenders[name].settings] for name in dict.fromkeys([first, *names])
+        }
         vocabulary = BYTES if self.given.tokenizer == "bytes" else self.given.vocab_size
         torch.set_num_threads(self.threads)
         speeds = paces(settings, vocabulary, ROUNDS)
-        print({name: round(median(each)) for name, each in speeds.items()}, flush=True)
-        return speeds
+        ratios = {name: median(each) / median(speeds[first]) for name, each in speeds.items()}
+        print({name: f"{median(each):.0f}, {ratios[name]:.3f}" for name, each in speeds.items()}, flush=True)
+        return {name: {"tokens_per_second": speeds[name], "over_the_first": ratios[name]} for name in settings}
 
     def _tokens(self, name: str) -> int:
         """Return the budget of a contender."""
-        tokens = round(parse_count(self.given.tokens) * self.contenders[name].budget)
-        if not self.given.equal_time:
-            return tokens
-        pace = {name: median(each) for name, each in self.told["tokens_per_second"].items()}
-        return round(tokens * pace[name] / next(iter(pace.values())))
+        tokens = parse_count(self.given.tokens) * self.contenders[name].budget
+        return round(tokens * self.told["paces"][name]["over_the_first"] if self.given.equal_time else tokens)
 
     def _all(self, wanted: list[tuple[str, str, int]]) -> None:
         with ThreadPoolExecutor(self.given.jobs) as pool:
@@ -150,7 +168,7 @@ class Comparison:
 
     def best_rate(self, name: str) -> str:
         """Return the rate with the best validation figure, seed 0."""
-        runs = [run for run in self.told["runs"].values() if run["contender"] == name and run["seed"] == 0]
+        runs = [run for run in self._runs() if run["contender"] == name and run["seed"] == 0]
         return str(min(runs, key=lambda run: run["validation"])["rate"])
 
     def table(self) -> str:
@@ -159,10 +177,10 @@ class Comparison:
             "| | rate | validation | test | nats a token | parameters | without embeddings | tokens | seconds |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
-        names = dict.fromkeys(run["contender"] for run in self.told["runs"].values())
+        names = dict.fromkeys(run["contender"] for run in self._runs())
         for name in names:
             rate = self.best_rate(name)
-            runs = [run for run in self.told["runs"].values() if (run["contender"], run["rate"]) == (name, rate)]
+            runs = [run for run in self._runs() if (run["contender"], run["rate"]) == (name, rate)]
             of = {key: mean(run[key] for run in runs) for key, value in runs[0].items() if not isinstance(value, str)}
             lines.append(
                 f"| {name} | {rate} | {of['validation']:.4f} | {of['test']:.4f} | "

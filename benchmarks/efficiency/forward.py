@@ -22,7 +22,7 @@ from weft.model import build
 from weft.sizing import configure
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
-SHARES = (0.63, 0.32)
+RANKS = (("63 %", 1 / 2, 3 / 4), ("32 %", 1 / 4, 3 / 8))  # of the width, for low_rank and block_dense of 4 blocks
 DENSE = "dense"
 
 
@@ -62,12 +62,11 @@ def main() -> None:
 
 
 def contenders(width: int, device: torch.device) -> dict[str, FeedForwardBlock]:
-    """Return the feed-forward blocks by what their maps are made of."""
-    kinds: dict[str, dict[str, object]] = {
-        f"{kind}, {share:.0%}": {"kind": kind, "share": share, "blocks": 4}
-        for share in SHARES
-        for kind in ("low_rank", "block_dense")
-    }
+    """Return the feed-forward blocks by what their maps are made of: the published ranks and blocks."""
+    kinds: dict[str, dict[str, object]] = {}
+    for share, low_rank, block_dense in RANKS:
+        kinds[f"low_rank, {share}"] = {"kind": "low_rank", "rank": round(low_rank * width)}
+        kinds[f"block_dense, {share}"] = {"kind": "block_dense", "rank": round(block_dense * width), "blocks": 4}
     kinds |= {f"block_shuffle, {blocks} blocks": {"kind": "block_shuffle", "blocks": blocks} for blocks in (2, 4)}
     forms = {DENSE: feed_forward(width, {}, device)}
     return forms | {name: feed_forward(width, maps | {"dense_first": 0}, device) for name, maps in kinds.items()}

@@ -129,7 +129,9 @@ def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> Mod
     feed_forward.setdefault("inner_size", round(width * 8 / 3 / 8) * 8 if swiglu else 4 * width)
     qrnn.setdefault("cell_size", 2 * width if qrnn.get("output_projection", True) else width)
     fused = dict(settings.get("attn_qrnn", {}))
+    maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
     unit = fused.get("num_heads", 1) * (2 if fused.get("positions") == "rotary" else 1)
+    unit = math.lcm(unit, _blocks(maps, "attention", "qrnn"))  # the gates of a fused block read the attention
     fused.setdefault("attention_size", max(1, width // 2 // unit) * unit)
     sections = {"attention": attention, "feed_forward": feed_forward, "qrnn": qrnn, "attn_qrnn": fused}
     return ModelConfig.parse({**settings, "pattern": pattern, "vocab_size": vocab_size, **sections}, where="model")
@@ -275,7 +277,7 @@ def _with_widths(
     changes: dict[str, Any] = dict(settings)
     for (section, key), width in widths.items():
         unit = max(step, 2) if key == "head_dim" else step
-        unit = math.lcm(unit, _blocks(base.maps, "attention" if section == "attn_qrnn" else section))
+        unit = math.lcm(unit, _blocks(base.maps, *(("attention", "qrnn") if section == "attn_qrnn" else (section,))))
         unit = 2 * unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
         changes = merge(changes, {section: {key: max(unit, round(width / unit) * unit)}})
     return configure(base.pattern, base.vocab_size, changes)

@@ -91,6 +91,12 @@ def test_the_rank_makes_the_share_of_the_parameters(kind):
     assert rank_of(config, 512, 2048) % 8 == 0
 
 
+def test_no_share_asks_for_a_higher_rank_than_a_matrix_has():
+    assert rank_of(MapConfig(kind="block_dense", share=0.63, blocks=4), 4096, 1024) == 1024
+    assert rank_of(MapConfig(kind="low_rank", share=1.0), 20, 30) == 12
+    assert rank_of(MapConfig(kind="low_rank", share=1.0), 20, 20) == 10
+
+
 def test_low_rank_starts_as_the_nearest_map_to_a_dense_one():
     torch.manual_seed(0)
     weight = torch.randn(24, 16)
@@ -143,6 +149,13 @@ def test_a_budget_is_met_with_structured_maps(kind, name):
         assert build(config).parameter_count == count_parameters(config)
     assert abs(count_parameters(config) / 300_000 - 1) <= 0.01
     assert config.hidden_size > sized(name, parameters=300_000, vocab_size=512).hidden_size
+
+
+@pytest.mark.parametrize("kind", ["block_dense", "block_shuffle"])
+def test_widths_are_found_that_go_into_many_blocks(kind):
+    maps = {"qrnn": {"kind": kind, "blocks": 8}}
+    config = sized("x3", parameters=500_000, vocab_size=300, settings={"maps": maps})
+    assert abs(count_parameters(config) / 500_000 - 1) <= 0.01
 
 
 def test_the_map_starts_at_nothing_where_the_dense_one_does():

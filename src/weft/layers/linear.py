@@ -58,4 +58,5 @@ def rank_of(config: MapConfig, in_features: int, out_features: int) -> int:
         return config.rank
     rank = config.share * in_features * out_features / (out_features + in_features / blocks)
     unit = math.lcm(blocks, COARSE) if rank > 4 * COARSE else blocks
-    return max(unit, round(rank / unit) * unit)
+    most = min(in_features, out_features) // unit * unit  # more would be another way to write a smaller one
+    return max(unit, min(most, round(rank / unit) * unit))

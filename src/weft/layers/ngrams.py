@@ -130,22 +130,24 @@ class LatentBigrams(nn.Module):
     def observe(self, tokens_BT: Tensor, weight_VD: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         """Move each centroid towards the mean of those of ``tokens_BT`` that are nearest to it, if there are any.
 
-        ``summed`` adds a tensor up over all processes.
+        Frozen tables keep their centroids. ``summed`` adds a tensor up over all processes.
         """
-        if not self.remembers:
+        if not self.remembers or not self.tables_NW.requires_grad:
             return
         tokens_N = tokens_BT.flatten()
         # Nothing here waits for a GPU, as bincount or one_hot would.
         counts_V = torch.zeros_like(weight_VD[:, 0], dtype=torch.float32)
         counts_V.index_add_(0, tokens_N, torch.ones_like(tokens_N, dtype=torch.float32))
-        x_VHE = self._by_head(weight_VD.detach().float())
-        clusters_K = torch.arange(self.config.clusters, device=weight_VD.device)
-        nearest_VHK = (self._nearest(weight_VD)[..., None] == clusters_K) * counts_V[:, None, None]
-        sums_HKE = summed(torch.einsum("vhk,vhe->hke", nearest_VHK, x_VHE))
-        counts_HK1 = summed(nearest_VHK.sum(0))[..., None]
-        means_HKE = sums_HKE / counts_HK1.clamp(min=1)
-        moved_HKE = torch.lerp(self.centroids_HKE, means_HKE, 1 - self.config.decay)
-        self.centroids_HKE.copy_(torch.where(counts_HK1 > 0, moved_HKE, self.centroids_HKE))
+        x_HVE = self._by_head(weight_VD.detach().float()).transpose(0, 1)
+        clusters_K1 = torch.arange(self.config.clusters, device=weight_VD.device)[:, None]
+        with torch.autocast(weight_VD.device.type, enabled=False):
+            # A head at a time: (K, V) for all at once is large where there are many tokens and clusters.
+            nearest_KV = [(ids_V == clusters_K1) * counts_V for ids_V in self._nearest(weight_VD).unbind(1)]
+            sums_HKE = torch.stack([each_KV @ x_VE for each_KV, x_VE in zip(nearest_KV, x_HVE, strict=True)])
+        sums_HKE, counts_HK = summed(sums_HKE), summed(torch.stack([each_KV.sum(1) for each_KV in nearest_KV]))
+        means_HKE = sums_HKE / counts_HK.clamp(min=1)[..., None]
+        moved_HKE = torch.lerp(self.centroids_HKE.float(), means_HKE, 1 - self.config.decay)
+        self.centroids_HKE.copy_(torch.where(counts_HK[..., None] > 0, moved_HKE, self.centroids_HKE.float()))
 
     @torch.no_grad()
     def initialise(self, weight_VD: Tensor) -> None:

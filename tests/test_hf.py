@@ -193,6 +193,27 @@ def test_the_loss_is_the_one_of_transformers():
         torch.testing.assert_close(model(tokens, labels=labels, num_items_in_batch=count).loss, expected / 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_centroids_follow_training_and_padding_has_no_part_in_it(dtype):
+    tokens, mask = padded([texts(1, length, seed=length)[0] for length in LENGTHS], "left")
+    found = []
+    for rows, masks in ((tokens, mask), (torch.cat([tokens, torch.full_like(tokens, PADDING)], 1), None)):
+        native, model = adapted("bigrams")
+        model = model.to(dtype).train()
+        model(rows, attention_mask=masks)
+        found.append(model.ngrams.centroids_HKE)
+        assert not torch.equal(found[-1], native.ngrams.centroids_HKE.to(dtype))
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_vectors_can_be_given_where_there_is_a_norm_but_no_bigrams():
+    native, _ = adapted("bigrams", ngrams={"heads": 2, "table_size": 0})
+    tokens = texts(2, 9)
+    given = adapter_of(native)(inputs_embeds=native.embedding(tokens), position_ids=torch.arange(9)[None])
+    torch.testing.assert_close(given.logits, native(tokens)[0])
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradients_under_checkpointing_are_exactly_the_same(reentrant):
     _, model = adapted(dropout=0.2)

@@ -130,7 +130,8 @@ class MapConfig(FrozenConfig):
 
     ``share`` is the part of a dense map's parameters that the rank is chosen for, unless ``rank`` says it;
     ``block_shuffle``'s follows from ``blocks`` alone. The first ``dense_first`` blocks of the role keep dense maps
-    (None: one for structured feed-forwards, as published, else none; matrix products have none).
+    (None: one for structured feed-forwards, as published, else none; matrix products have none), and so do
+    ``dense_blocks``, which are numbers among those of the role.
 
     Of a ``matrix_product`` (:mod:`weft.layers.matrix_product`), ``factors`` are what sizes are products of, such as
     [[4, 4, 4, 4, 3]] for 768 (others find their own); ``bond`` is the largest bond (None: none is too small for any
@@ -143,6 +144,7 @@ class MapConfig(FrozenConfig):
     rank: PositiveInt | None = None
     blocks: PositiveInt = 4
     dense_first: NonNegativeInt | None = None
+    dense_blocks: tuple[NonNegativeInt, ...] = ()
     factors: tuple[tuple[PositiveInt, ...], ...] = ()
     bond: PositiveInt | None = None
     adapter: NonNegativeInt = 0
@@ -162,11 +164,12 @@ class MapsConfig(FrozenConfig):
     attention: MapConfig = MapConfig()
     qrnn: MapConfig = MapConfig()
 
-    def dense_first(self, role: str) -> int:
-        """Return how many of the first blocks that have ``role`` keep dense maps."""
+    def is_dense(self, role: str, place: int) -> bool:
+        """Tell whether the block that is number ``place`` of those with ``role`` keeps dense maps."""
         own: MapConfig = getattr(self, role)
         published = 1 if role == "feed_forward" and own.kind != "matrix_product" else 0
-        return published if own.dense_first is None else own.dense_first
+        first = published if own.dense_first is None else own.dense_first
+        return own.kind == "dense" or place < first or place in own.dense_blocks
 
     def in_braces(self) -> Self:
         """Return the maps of a block in the pattern's ``{ }``: matrix products, as each role has them or by default."""
@@ -275,7 +278,7 @@ class ModelConfig(FrozenConfig):
                 configs.append(self.model_copy(update={"maps": self.maps.in_braces()}))
                 continue
             roles = [role for role, kinds in ROLES.items() if kind in kinds]
-            dense = {role: MapConfig() for role in roles if seen[role] < self.maps.dense_first(role)}
+            dense = {role: MapConfig() for role in roles if self.maps.is_dense(role, seen[role])}
             seen |= {role: seen[role] + 1 for role in roles}
             configs.append(self.model_copy(update={"maps": self.maps.model_copy(update=dense)}))
         return tuple(configs)

@@ -66,10 +66,11 @@ def test_a_matrix_comes_back(shape):
     torch.manual_seed(0)
     weight = torch.randn(shape)
     layer = a_product(shape[1], shape[0], factors=PAPER)
-    assert layer.approximate_(weight) < 1e-12
+    told = layer.approximate_(weight)
     torch.testing.assert_close(layer.dense_weight(), weight, rtol=0, atol=1e-5)
-    relative = (layer.dense_weight() - weight).norm() / weight.norm()
-    assert relative < 1e-6
+    relative = (layer.double().dense_weight() - weight).norm() / weight.norm()
+    assert told == pytest.approx(relative.item(), rel=1e-3)
+    assert told < 1e-6
 
 
 def test_one_entry_by_hand():
@@ -128,6 +129,13 @@ def test_it_starts_like_a_dense_map():
     values = torch.linalg.svdvals(weight)
     random = torch.linalg.svdvals(torch.randn(512, 256) * 0.25)
     torch.testing.assert_close(values[[0, 128, -1]], random[[0, 128, -1]], rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("bond", [16, 32])
+def test_cut_bonds_start_as_large(bond):
+    layer = a_product(256, 512, bond=bond)
+    layer.initialise(0.25)
+    assert layer.dense_weight().std().item() == pytest.approx(0.25, rel=0.1)
 
 
 def test_a_deep_stack_starts_smaller():
@@ -195,7 +203,7 @@ def test_a_dense_model_becomes_products_exactly(bias):
     model = small_model("qfaxf", {"bias": bias})
     products, errors = tensorise_maps(model, MapConfig(adapter=2))
     assert len(errors) == 2 + 2 + 4 + 5 + 2
-    assert max(errors.values()) < 1e-12
+    assert max(errors.values()) < 1e-6
     tokens = torch.randint(0, 11, (2, 9))
     whole = model(tokens)[0]
     torch.testing.assert_close(products(tokens)[0], whole, rtol=1e-5, atol=1e-5 * whole.abs().max().item())

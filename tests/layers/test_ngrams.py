@@ -89,14 +89,19 @@ def test_centroids_follow_the_mean_of_their_tokens_and_empty_ones_stay():
             moved = 0.9 * before[head, cluster] + 0.1 * torch.stack(mine).mean(0) if mine else before[head, cluster]
             torch.testing.assert_close(layer.centroids_HKE[head, cluster], moved)
     assert not torch.equal(layer.centroids_HKE, before)
+    moved = layer.centroids_HKE.clone()
+    layer.observe(tokens, weight, padded_BT=torch.ones_like(tokens, dtype=torch.bool))
+    layer.tables_NW.requires_grad_(False)
+    layer.observe(tokens, weight)
+    assert torch.equal(layer.centroids_HKE, moved)  # by padding, or beside frozen tables
 
 
 @torch.no_grad()
 def test_the_table_of_ids_follows_what_it_is_made_of():
     layer, weight = a_layer(), torch.randn(11, 16)
     tokens = torch.arange(11)[None]
-    first = layer.ids(tokens, weight)
-    assert layer.ids(tokens, weight)._is_view() == first._is_view()
+    first, table = layer.ids(tokens, weight), layer._table_of_ids(weight)
+    assert layer._table_of_ids(weight) is table  # nothing is made again for the next token
     weight.copy_(weight.flip(0))
     assert torch.equal(layer.ids(tokens, weight), first.flip(1))
     layer.centroids_HKE.copy_(layer.centroids_HKE.flip(1))

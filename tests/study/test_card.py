@@ -96,6 +96,21 @@ def test_how_it_was_trained_is_told_where_the_recipe_says_it(run):
     assert "seed 3" in body
 
 
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({}, "trained from scratch"),
+        ({"init_from": "runs/first"}, "trained from the run first on 4.10M tokens"),
+        ({"teacher": {"run": "runs/old"}}, "with Weft, with the run old as its teacher."),
+    ],
+)
+def test_what_a_run_began_with_is_told(run, training, words):
+    save_recipe(make_recipe({"training": training}), run / "recipe.yaml")
+    _, body = card_of(run)
+    assert words in body
+    assert ("from scratch" in body) == (not training)
+
+
 def test_no_folder_of_this_machine_is_told(run):
     write_sources(run, [str(run.parent / "mine.txt")])
     assert str(run.parent) not in write_card(run).read_text(encoding="utf-8")

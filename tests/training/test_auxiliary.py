@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.command import assert_mistake, run_weft
+from tests.conftest import BIGRAMS
 from tests.training.test_run import last_weights
 from weft.errors import UserError
 from weft.folder import load_model
@@ -29,3 +30,15 @@ def test_only_the_auxiliary_tensors_learn(tiny, tmp_path):
         train(tiny(training={"only": "auxiliary"}), tmp_path / "none")
     ran = run_weft("tensorise", tmp_path / "products", "--out", tmp_path / "again")
     assert_mistake(ran, "run weft merge first")
+
+
+def test_latent_bigrams_stay_as_they_are(tiny, tmp_path):
+    train(tiny(model={"ngrams": BIGRAMS}, training={"samples": 0, "steps": 3}), tmp_path / "dense")
+    run_weft("tensorise", tmp_path / "dense", "--out", tmp_path / "products")
+    values = tiny(training={"only": "auxiliary", "samples": 0, "steps": 3})
+    del values["model"]["pattern"]
+    train(values, tmp_path / "tuned", init_from=tmp_path / "products")
+    before, after = dict(load_model(tmp_path / "products").named_parameters()), last_weights(tmp_path / "tuned")
+    names = [name for name in before if name.startswith("ngrams.")]
+    assert len(names) == 6
+    assert all(torch.equal(before[name], after[name]) for name in names)

@@ -104,6 +104,16 @@ def test_a_guide_changes_the_training(tiny, tmp_path):
     assert any(not torch.equal(plain[name], with_guide[name]) for name in plain)
 
 
+def test_an_optimizer_of_guides_alone_goes_with_them():
+    model = small_model("{qf}2")
+    guides = Guides(model, GuideConfig(), 1)
+    guides.begin(CPU)
+    optimizers = make_optimizers(model, TrainingConfig())
+    assert len(optimizers) == 2
+    guides.advance(0.5, optimizers)
+    assert [type(each) for each in optimizers] == [type(each) for each in make_optimizers(model, TrainingConfig())]
+
+
 def test_what_cannot_be_guided_is_told():
     with pytest.raises(UserError, match="but there are none"):
         Guides(build(small_model("qf").config), GuideConfig(), 1)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,10 +23,13 @@ from tests.conftest import BIGRAMS, MAPS
 from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
+from weft.folder import load_model
+from weft.model import build
+from weft.training.fitting import make_model
 from weft.training.listener import Silent
 from weft.training.loop import Trainer
-from weft.training.recipe import TrainingConfig
-from weft.training.run import saved_recipe, train
+from weft.training.recipe import TrainingConfig, make_recipe
+from weft.training.run import check_sharded, saved_recipe, train
 
 VARIANTS = {
     "default": {},
@@ -39,6 +43,10 @@ VARIANTS = {
     "latent bigrams": {
         "model": {"ngrams": BIGRAMS | {"decay": 0.5}},
         "training": {"ngrams_rate": 2.0, "ema": 0.9, "accumulation": 2},
+    },
+    "nothing but guides for Muon": {  # which is there no more when the run is resumed
+        "model": {"pattern": "{qf}2"},
+        "training": {"guide": {"until": 0.3}},
     },
     "structured, guided": {
         "model": {"pattern": "fqaf", "maps": MAPS},
@@ -115,6 +123,29 @@ def test_a_run_resumed_from_any_checkpoint_equals_a_straight_one(tiny, tmp_path,
         assert stopped.value.signal_number == number
     train({}, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pattern": "{qf}2"}, "Blocks in '{ }'"),
+        ({"ngrams": BIGRAMS}, "Latent bigrams"),
+        ({"peer": "llama", "pattern": None}, "A peer"),
+    ],
+)
+def test_what_cannot_be_sharded_is_told(settings, words):
+    recipe = make_recipe({"model": {"pattern": "qf", "parameters": 30_000} | settings})
+    prepared = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=300, boundary_id=298, padding_id=299))
+    with pytest.raises(UserError, match=f"{words} trains? data-parallel only"):
+        check_sharded(make_model(recipe, prepared, None))
+
+
+def test_centroids_of_bigrams_move_in_training(tiny, tmp_path):
+    values = tiny(model={"ngrams": BIGRAMS}, training={"samples": 0, "steps": 3})
+    train(values, tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    before = build(model.config, seed=make_recipe(values).training.seed)
+    assert not torch.equal(model.ngrams.centroids_HKE, before.ngrams.centroids_HKE)
 
 
 def test_a_run_that_was_killed_resumes_bit_equal(tiny, tmp_path):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import weft
 from tests.command import assert_mistake, run_weft
-from tests.conftest import MAPS, small_model
+from tests.conftest import BIGRAMS, MAPS, small_model
 from tests.training.test_run import Hear, StopAt, assert_same_run, last_weights
 from weft.compress.unshare import unshare_blocks
 from weft.config import merge
@@ -20,6 +20,7 @@ from weft.training.distillation import Distillation
 from weft.training.recipe import TeacherConfig, make_recipe
 from weft.training.run import train
 from weft.training.step import empty_state
+from weft.training.transfer import transferred
 
 CPU = torch.device("cpu")
 
@@ -40,10 +41,8 @@ def test_a_pattern_that_repeats_nothing_has_no_applications():
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", ["[qfa]3", "q[af]2[x]2", "[q[f]2]2a"])
-@pytest.mark.parametrize("settings", [{}, {"maps": MAPS}])
+@pytest.mark.parametrize("settings", [{}, {"maps": MAPS}, {"ngrams": BIGRAMS}])
 def test_unshared_says_the_same_and_each_application_has_its_own(pattern, settings):
-    if settings and "f" in pattern:
-        settings = {"maps": {**MAPS, "feed_forward": {**MAPS["feed_forward"], "dense_first": 0}}}
     model = small_model(pattern, settings)
     apart = unshare_blocks(model)
     assert apart.config.pattern == unshared(pattern)
@@ -104,9 +103,35 @@ def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
         ({"model": {"pattern": "[fq]3"}, "training": {"init_block": 0}}, "begin at 1, 3, not at 0"),
         ({"model": {"pattern": "[qa]3"}, "training": {"init_block": 0}}, "has no blocks qa in a row"),
         ({"model": {"pattern": "[qf]3", "hidden_size": 24}, "training": {"init_block": 0}}, "model.hidden_size"),
+        ({"model": {"pattern": "[qf]3", "ngrams": BIGRAMS}, "training": {"init_block": 0}}, "model.ngrams.heads"),
+        ({"model": {"pattern": "{qf}3"}, "training": {"init_block": 0}}, "run|weft merge first"),
+        ({"training": {"init_block": "first"}}, "a block is a number from 0, or 'best', not 'first'"),
+        ({"training": {"teacher": {"run": str(parent)}, "compile": "on"}}, "with a teacher nothing is compiled"),
     ):
         with pytest.raises(UserError, match=words):
             train(merge(tiny(), changes), tmp_path / "child", init_from=parent)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "maps", "child", "fitting"),
+    [
+        ("(qf)3", {"feed_forward": {"kind": "low_rank", "rank": 4}}, "[qf]3", [0]),  # the others are not dense
+        ("(qf)3", {"qrnn": {"kind": "low_rank", "rank": 4}}, "[qf]3", [0, 2, 4]),
+        ("{qf}4", {}, "{qf}3", [0, 2]),
+    ],
+)
+def test_blocks_of_structured_and_shared_maps(tiny, tmp_path, pattern, maps, child, fitting):
+    train(tiny(model={"pattern": pattern, "maps": maps}, training={"samples": 0, "steps": 4}), tmp_path / "parent")
+    parent = load_model(tmp_path / "parent")
+    config = parent.config.model_copy(update={"pattern": child})
+    start = lambda block: transferred(config, tmp_path / "parent", block, None, 0, print)  # noqa: E731
+    for first in fitting:
+        ours = start(first)
+        for block in range(len(ours.blocks)):
+            theirs = dict(parent.blocks[first + block].named_parameters())
+            assert all(torch.equal(x, theirs[name]) for name, x in ours.blocks[block].named_parameters())
+    with pytest.raises(UserError, match=f"begin at {', '.join(map(str, fitting))}, not at 1"):
+        start(1)
 
 
 def test_blocks_of_no_run_are_told():

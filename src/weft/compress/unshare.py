@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from weft.config import ROLES, MapConfig, ModelConfig
 from weft.folder import assign
 from weft.model import WeftModel
 from weft.pattern import expand, unshared
@@ -22,6 +25,19 @@ def unshare_blocks(model: WeftModel) -> WeftModel:
         own = {name.removeprefix(within): x for name, x in named.items() if name.startswith(within)}
         tensors |= {f"blocks.{new}.{name}": x.detach().clone() for name, x in own.items()}
     with torch.device("meta"):
-        apart = WeftModel(model.config.model_copy(update={"pattern": pattern}))
+        apart = WeftModel(_of_copies(model.config, pattern, copies))
     assign(apart, tensors)
     return apart.eval()
+
+
+def _of_copies(config: ModelConfig, pattern: str, copies: Mapping[int, int]) -> ModelConfig:
+    """Return ``config`` with another pattern, whose block n has the maps of block ``copies[n]``."""
+    before, apart = config.of_blocks(), config.model_copy(update={"pattern": pattern})
+    kinds, changed = apart.block_kinds, {}
+    for role, having in ROLES.items():
+        own: MapConfig = getattr(config.maps, role)
+        blocks = [block for block, kind in enumerate(kinds) if kind in having and block not in apart.centrals]
+        dense = [n for n, block in enumerate(blocks) if getattr(before[copies[block]].maps, role).kind == "dense"]
+        if own.kind != "dense":
+            changed[role] = own.model_copy(update={"dense_first": 0, "dense_blocks": tuple(dense)})
+    return apart.model_copy(update={"maps": config.maps.model_copy(update=changed)})

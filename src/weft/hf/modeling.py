@@ -158,13 +158,14 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
 
     def _latent_ids(self, input_ids: Tensor | None) -> Tensor | None:
         """Return the tokens' latent ids (B, T, H), where the model has bigrams; in training their centroids move."""
-        if self.ngrams is None:
+        if self.ngrams is None or not self.ngrams.remembers:
             return None
         if input_ids is None:
             raise UserError("This model has latent bigrams, which are of tokens: give input_ids, not inputs_embeds.")
         ids_BTH = self.ngrams.ids(input_ids, vectors(self.embedding))
         if self.training:
-            self.ngrams.observe(input_ids, vectors(self.embedding))
+            padded = None if self.config.padding_id is None else input_ids == self.config.padding_id
+            self.ngrams.observe(input_ids, vectors(self.embedding), _summed, padded)
         return ids_BTH
 
     def _read(
@@ -300,3 +301,10 @@ class WeftForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
             raise UserError(f"The weights of '{path}' do not fit its config.json: it was changed or only half copied.")
         model._set_generation_defaults()
         return (model, info) if with_info else model
+
+
+def _summed(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes that train, if there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value

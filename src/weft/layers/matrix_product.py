@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from math import prod
+from math import prod, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +80,17 @@ class MatrixProduct(StructuredMap):
         return [*chain(*self.adapter), *self.before, *self.after, self.central_aijd]
 
     def initialise(self, std: float) -> None:
-        """Start as a dense map's N(0, std^2): a central of such numbers between orthogonal auxiliary tensors."""
+        """Start as a dense map's N(0, std^2): a normal central between orthogonal auxiliary tensors.
+
+        These keep the norm, so where bonds are cut and the central is smaller than the matrix its numbers are larger.
+        """
         for tensor in self.before:
             orthogonal_(tensor.detach().view(-1, tensor.shape[-1]), 1.0)
         for tensor in self.after:
             orthogonal_(tensor.detach().view(tensor.shape[0], -1), 1.0)
-        nn.init.normal_(self.central_aijd, std=std)
+        nn.init.normal_(
+            self.central_aijd, std=std * sqrt(self.in_features * self.out_features / self.central_aijd.numel())
+        )
         for down_RN, up_MR in self.adapter:
             nn.init.normal_(down_RN, std=ADAPTER_STD)
             nn.init.zeros_(up_MR)
@@ -97,13 +102,15 @@ class MatrixProduct(StructuredMap):
         Algorithm 1 of the paper: singular value decompositions from the left to the right, in float64. Then the middle
         tensor takes what the last one would hold, so that all others are orthogonal.
         """
-        tensors = decomposed(weight_MN, self.out_parts, self.in_parts, self.bonds)
-        for mine, found in zip(self.tensors, tensors, strict=True):
+        for mine, found in zip(
+            self.tensors, decomposed(weight_MN, self.out_parts, self.in_parts, self.bonds), strict=True
+        ):
             mine.copy_(found)
         for _, up_MR in self.adapter:
             nn.init.zeros_(up_MR)
         whole = weight_MN.double()
-        return float((multiplied_out(tensors) - whole).norm() / whole.norm().clamp(min=1e-30))
+        kept = multiplied_out([tensor.double() for tensor in self.tensors])
+        return float((kept - whole).norm() / whole.norm().clamp(min=1e-30))
 
     def flops(self) -> int:
         """Return those of the product with W, and of the adapter: W itself is made once for all tokens."""

@@ -127,17 +127,25 @@ class LatentBigrams(nn.Module):
             return torch.baddbmm(squares_H1K, x_HVE, centroids_HKE.transpose(1, 2), alpha=-2).argmin(-1).T.contiguous()
 
     @torch.no_grad()
-    def observe(self, tokens_BT: Tensor, weight_VD: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+    def observe(
+        self,
+        tokens_BT: Tensor,
+        weight_VD: Tensor,
+        summed: Callable[[Tensor], Tensor] = lambda x: x,
+        padded_BT: Tensor | None = None,
+    ) -> None:
         """Move each centroid towards the mean of those of ``tokens_BT`` that are nearest to it, if there are any.
 
-        Frozen tables keep their centroids. ``summed`` adds a tensor up over all processes.
+        Frozen tables keep their centroids. ``summed`` adds a tensor up over all processes; ``padded_BT`` is True where
+        there is no token.
         """
         if not self.remembers or not self.tables_NW.requires_grad:
             return
         tokens_N = tokens_BT.flatten()
         # Nothing here waits for a GPU, as bincount or one_hot would.
         counts_V = torch.zeros_like(weight_VD[:, 0], dtype=torch.float32)
-        counts_V.index_add_(0, tokens_N, torch.ones_like(tokens_N, dtype=torch.float32))
+        counted_N = torch.ones_like(tokens_N) if padded_BT is None else ~padded_BT.flatten()
+        counts_V.index_add_(0, tokens_N, counted_N.float())
         x_HVE = self._by_head(weight_VD.detach().float()).transpose(0, 1)
         clusters_K1 = torch.arange(self.config.clusters, device=weight_VD.device)[:, None]
         with torch.autocast(weight_VD.device.type, enabled=False):

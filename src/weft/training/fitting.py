@@ -197,8 +197,8 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
     """Return the model of another run, in which only what has no parameters may change."""
     before, after = load_config(origin), load_config(origin, recipe.model.settings())
     free = {"dropout", "zoneout", "memory"}
-    old, new = flat(before.model_dump()), flat(after.model_dump())
-    changed = [f"model.{key}" for key in new if new[key] != old[key] and key.split(".")[-1] not in free]
+    old, new, missing = flat(before.model_dump()), flat(after.model_dump()), object()
+    changed = [f"model.{key}" for key in new if new[key] != old.get(key, missing) and key.split(".")[-1] not in free]
     model, block = recipe.model, recipe.training.init_block
     if block is not None and not model.pattern:
         raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")

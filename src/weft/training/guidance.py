@@ -10,7 +10,6 @@ guide with probability s alone, and else computes the structured map by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch.optim import Optimizer
@@ -40,7 +39,7 @@ class Guides:
         for part in self.maps:
             part.guide(part.dense_weight(), self.share)
 
-    def advance(self, done: float, optimizers: Sequence[Optimizer]) -> None:
+    def advance(self, done: float, optimizers: list[Optimizer]) -> None:
         """Set the guides' share where ``done`` of the budget is used; once it is 0, take them away."""
         if self.config is None or not self.maps or self.maps[0].guide_MN is None:
             return
@@ -53,11 +52,12 @@ class Guides:
         for part in self.maps:
             part.guided = guided
 
-    def _end(self, optimizers: Sequence[Optimizer]) -> None:
-        """Free the guides and what the optimizers know of them."""
+    def _end(self, optimizers: list[Optimizer]) -> None:
+        """Free the guides and what the optimizers know of them; an optimizer of guides alone goes too."""
         guides = {id(part.guide_MN) for part in self.maps}
         for optimizer in optimizers:
             forget(optimizer, guides)
+        optimizers[:] = [each for each in optimizers if any(group["params"] for group in each.param_groups)]
         for part in self.maps:
             part.guide(None)
 

@@ -114,8 +114,9 @@ class TrainingConfig(FrozenConfig):
     (:mod:`weft.training.dial`); the defaults here are what it starts from.
     ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of
     the budget. ``learning_rate`` is the peak; it means the same for all optimizers, whose updates match in size.
-    ``compile`` (``torch.compile``) is on for a GPU and off for a CPU where it is "auto". ``checkpoint_activations``
-    keeps only what goes into each block and makes the rest again going backwards: less memory, about a third more time.
+    ``compile`` (``torch.compile``) is on for a GPU and off for a CPU, and with a teacher, where it is "auto".
+    ``checkpoint_activations`` keeps only what goes into each block and makes the rest again going backwards: less
+    memory, about a third more time.
     """
 
     steps: PositiveInt | None = None
@@ -125,7 +126,10 @@ class TrainingConfig(FrozenConfig):
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
     optimizer: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
-    muon_takes: tuple[Literal["matrices", "blocks", "tensors"], ...] = ("matrices", "blocks")  # of structured maps
+    muon_takes: tuple[Literal["matrices", "blocks", "tensors"], ...] = (
+        "matrices",
+        "blocks",
+    )  # of the maps in blocks; AdamW has the rest
     learning_rate: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.99)  # docs/study.md, "What decided"
@@ -159,6 +163,13 @@ class TrainingConfig(FrozenConfig):
     def _count(cls, value: Any) -> Any:
         return parse_count(value) if isinstance(value, str) else value
 
+    @field_validator("init_block", mode="before")
+    @classmethod
+    def _block(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "best":
+            raise ValueError(f"a block is a number from 0, or 'best', not '{value}'")
+        return value
+
     @field_validator("compile", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
@@ -181,6 +192,8 @@ class TrainingConfig(FrozenConfig):
     def _check(self) -> Self:
         if self.init_block is not None and self.init_from is None:
             raise ValueError("init_block says which blocks of another run to take: name the run (--init-from)")
+        if self.teacher and self.compile == "on":
+            raise ValueError("with a teacher nothing is compiled: leave out training.compile=on")
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(

@@ -22,7 +22,7 @@ from weft.evaluation.figures import Figures
 from weft.files import alone_in, disk_errors, write_atomic
 from weft.folder import WEIGHTS, load_tokenizer
 from weft.launch import is_main
-from weft.peers import LanguageModel, load_any
+from weft.peers import LanguageModel, Peer, load_any
 from weft.signals import stop_signals
 from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
@@ -113,16 +113,12 @@ def train(
         told = Told(listener)
         if not begun:
             recipe = _shortened(fit(recipe, prepared, processes, told.message), most_steps)
-        if recipe.model.peer and processes.sharded:
-            raise UserError("A peer trains data-parallel only: launch it without the FSDP configuration.")
-        if recipe.model.ngrams and processes.sharded:
-            raise UserError("Latent bigrams train data-parallel only: launch without the FSDP configuration.")
-        if "{" in (recipe.model.pattern or "") and processes.sharded:
-            raise UserError("Blocks in '{ }' train data-parallel only: launch without the FSDP configuration.")
         if begun:
             model = resumed_model(out, recipe.training.seed)
         else:
             model = make_model(recipe, prepared, origin, listener.message)
+        if processes.sharded:
+            check_sharded(model)
         now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
         trainer = _trainer(now, model, prepared, out, listener, processes)
         processes.wait()  # all have seen the folder as it was
@@ -135,6 +131,19 @@ def train(
             else:
                 trainer.wrap()
             return _train(trainer, recipe, resumed=begun)
+
+
+def check_sharded(model: LanguageModel) -> None:
+    """Raise UserError where the parameters of ``model`` cannot be shared among processes."""
+    what = None
+    if isinstance(model, Peer):
+        what = "A peer trains"
+    elif model.ngrams and model.ngrams.remembers:
+        what = "Latent bigrams train"
+    elif model.config.centrals:
+        what = "Blocks in '{ }' train"
+    if what:
+        raise UserError(f"{what} data-parallel only: launch without the FSDP configuration.")
 
 
 @contextmanager

@@ -6,18 +6,21 @@ and last norm come along.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from weft.blocks import BLOCKS
 from weft.config import ModelConfig
 from weft.data import PreparedData
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import first_part, score
 from weft.folder import WEIGHTS, load_config, load_into, load_weights
+from weft.layers.matrix_product import is_central
 from weft.model import WeftModel, build
 
 LOOKED_AT = 20_000  # validation tokens that tell which blocks are best
@@ -35,21 +38,24 @@ def transferred(
 
     "best" tries all that fit and takes those with which a part of the validation text needs the fewest bits as it is.
     """
-    kinds, theirs = config.block_kinds, load_config(origin).block_kinds
-    fitting = [first for first in range(len(theirs)) if theirs[first : first + len(kinds)] == kinds]
+    parent, kinds = load_config(origin), config.block_kinds
+    weights = load_weights(origin / WEIGHTS)
+    fitting = _fitting(config, parent, weights)
     if not fitting:
         raise UserError(
-            f"'{origin}' has no blocks {''.join(kinds)} in a row: give a pattern with some of {''.join(theirs)}."
+            f"'{origin}' has no blocks {''.join(kinds)} in a row whose maps are made as this pattern's: give a pattern "
+            f"with some of {''.join(parent.block_kinds)}, or make its maps dense by weft merge first."
         )
     if block != "best" and block not in fitting:
         places = ", ".join(map(str, fitting))
         what = f"Blocks {''.join(kinds)} of '{origin}'"
         raise UserError(f"{what} begin at {places}, not at {block}: give --init-block one of these.")
-    weights = load_weights(origin / WEIGHTS)
 
     def start(first: int) -> WeftModel:
         model = build(config, seed=seed)
-        load_into(model, taken(weights, first, len(kinds)), origin / WEIGHTS)
+        named = [name for name, _ in model.named_parameters()]
+        found = taken(parent, weights, first, len(kinds))
+        load_into(model, {name: found[name] for name in named}, origin / WEIGHTS)
         return model
 
     if block != "best":
@@ -62,13 +68,32 @@ def transferred(
     return start(best)
 
 
-def taken(weights: dict[str, Tensor], first: int, count: int) -> dict[str, Tensor]:
+def taken(parent: ModelConfig, weights: Mapping[str, Tensor], first: int, count: int) -> dict[str, Tensor]:
     """Return the parameters of ``count`` blocks from ``first`` on under the numbers from 0, and those of no block."""
-    found = {}
-    for name, tensor in weights.items():
-        place, _, rest = name.removeprefix("blocks.").partition(".")
-        if not name.startswith("blocks."):
-            found[name] = tensor
-        elif first <= int(place) < first + count:
-            found[f"blocks.{int(place) - first}.{rest}"] = tensor
+    found = {name: tensor for name, tensor in weights.items() if not name.startswith("blocks.")}
+    for number in range(count):
+        own = _of_block(parent, weights, first + number)
+        found |= {f"blocks.{number}.{name}": tensor for name, tensor in own.items()}
     return found
+
+
+def _of_block(parent: ModelConfig, weights: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+    """Return the parameters of a block, with the central tensors that it shares with another."""
+    shared, own = f"blocks.{parent.centrals.get(block, block)}.", f"blocks.{block}."
+    centrals = {name: x for name, x in weights.items() if name.startswith(shared) and is_central(name)}
+    found = {name.removeprefix(shared): x for name, x in centrals.items()}
+    return found | {name.removeprefix(own): x for name, x in weights.items() if name.startswith(own)}
+
+
+def _fitting(config: ModelConfig, parent: ModelConfig, weights: Mapping[str, Tensor]) -> list[int]:
+    """Return the numbers of the blocks of ``parent`` from which on its parameters are those of ``config``."""
+    with torch.device("meta"):
+        blocks = [BLOCKS[kind](own) for kind, own in zip(config.block_kinds, config.of_blocks(), strict=True)]
+    wanted = [{name: parameter.shape for name, parameter in block.named_parameters()} for block in blocks]
+    theirs = [
+        {name: tensor.shape for name, tensor in _of_block(parent, weights, block).items()}
+        for block in range(len(parent.block_kinds))
+    ]
+    letters = zip(config.block_kinds, wanted, strict=True), zip(parent.block_kinds, theirs, strict=True)
+    ours, others = map(list, letters)
+    return [first for first in range(len(others)) if others[first : first + len(ours)] == ours]

@@ -146,8 +146,9 @@ def test_the_loss_of_a_student_by_hand():
     targets = torch.randint(0, 11, (2, 9))
     targets[:, 3] = -100
     state = (empty_state(student, 2, CPU), empty_state(teacher, 2, CPU))
-    loss, _ = Distillation(student, teacher, config).loss(tokens, targets, state, tokens == 12)
-    (ours, _), (theirs, _) = student.hidden(tokens), teacher.hidden(tokens)
+    reset = tokens == 3  # where documents begin
+    loss, _ = Distillation(student, teacher, config).loss(tokens, targets, state, reset)
+    (ours, _), (theirs, _) = student.hidden(tokens, None, reset), teacher.hidden(tokens, None, reset)
     scored = targets >= 0
     logs = F.log_softmax(student.embedding.logits(ours) / 2, -1)
     soft = -(F.softmax(teacher.embedding.logits(theirs) / 2, -1) * logs).sum(-1)[scored].mean()

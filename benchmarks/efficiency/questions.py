@@ -13,6 +13,7 @@ WIDTH = "model.hidden_size=160"
 SIZE = "model.parameters=1M"
 LOW_RANK = ("model.maps.feed_forward.kind=low_rank", "model.maps.feed_forward.share=0.32")
 BLOCKS_BY_ADAMW = 'training.muon_takes=["matrices"]'
+NO_SHIFT = "model.token_shift=false"  # which by itself tells each block of the position before
 MUON_FOR_ALL = 'training.muon_takes=["matrices", "blocks", "tensors"]'
 
 
@@ -88,6 +89,9 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
         "bigrams": bigrams("clusters=128"),
         "bigrams, rate twice": Contender((*bigrams("clusters=128").settings, "training.ngrams_rate=2")),
         "bigrams, smaller": bigrams("clusters=64", "table_size=2048", "width=8"),
+        "no token shift": Contender((SIZE, NO_SHIFT)),
+        "the norm alone, no token shift": Contender((*bigrams("table_size=0").settings, NO_SHIFT)),
+        "bigrams, no token shift": Contender((*bigrams("clusters=128").settings, NO_SHIFT)),
     },
     "stacking": {
         PARENT: Contender((WIDTH, "model.pattern=(qfaf)3"), budget=4),

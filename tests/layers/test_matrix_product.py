@@ -114,6 +114,22 @@ def test_a_map_is_its_dense_matrix(adapter):
         torch.testing.assert_close(one, other)
 
 
+@torch.no_grad()
+def test_the_matrix_is_made_once_until_a_tensor_changes():
+    layer, x = a_product(16, 24).eval(), torch.randn(3, 16)
+    layer.initialise(1.0)
+    first = layer(x)
+    kept = layer._whole()
+    assert layer._whole() is kept
+    layer.before[0].mul_(2)
+    torch.testing.assert_close(layer(x), 2 * first)
+    layer.central_aijd.data = layer.central_aijd.data.clone().mul_(2)
+    torch.testing.assert_close(layer(x), 4 * first)
+    assert layer.train()._whole() is not layer._whole()
+    with torch.enable_grad():
+        assert layer.eval()(x).requires_grad
+
+
 def test_a_new_adapter_adds_nothing():
     layer = a_product(16, 24, adapter=3)
     layer.initialise(0.1)

@@ -46,6 +46,7 @@ class MatrixProduct(StructuredMap):
         rank = config.adapter
         self.down_RN = nn.Parameter(torch.empty(rank, in_features)) if rank else None
         self.up_MR = nn.Parameter(torch.empty(out_features, rank)) if rank else None
+        self._known: tuple[object, Tensor] | None = None
 
     @property
     def adapter(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
@@ -59,10 +60,21 @@ class MatrixProduct(StructuredMap):
 
     def product(self, x: Tensor) -> Tensor:
         """Multiply the tensors out and then by ``x``: a batch has many more positions than the tensors have bonds."""
-        y = F.linear(x, self.product_weight())
+        y = F.linear(x, self._whole())
         for down_RN, up_MR in self.adapter:
             y = y + F.linear(F.linear(x, down_RN), up_MR)
         return y
+
+    def _whole(self) -> Tensor:
+        """Return W; outside training it is kept until a tensor changes, as a token at a time needs it each time."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._known = None
+            return self.product_weight()
+        now = [(x.data_ptr(), 0 if x.is_inference() else x._version, x.device, x.dtype) for x in self.tensors]
+        now_and_how = (now, torch.is_autocast_enabled(self.central_aijd.device.type))
+        if self._known is None or self._known[0] != now_and_how:
+            self._known = now_and_how, self.product_weight()
+        return self._known[1]
 
     def product_weight(self) -> Tensor:
         """Return W (M, N), without the adapter."""

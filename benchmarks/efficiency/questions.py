@@ -79,7 +79,7 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
     "sharing-size": {
         "own layers": pattern("qfaf", fixed=SIZE),
         "own layers, three": pattern("(qfaf)3", fixed=SIZE),
-        "central shared, three": pattern("{qfaf}3", fixed=SIZE),
+        "central shared, three": pattern("{qfaf}3", MUON_FOR_ALL, fixed=SIZE),
         "all shared, three": pattern("[qfaf]3", fixed=SIZE),
         "all shared, two": pattern("[qfaf]2", fixed=SIZE),
     },

@@ -12,9 +12,9 @@ from typing import NamedTuple
 WIDTH = "model.hidden_size=160"
 SIZE = "model.parameters=1M"
 LOW_RANK = ("model.maps.feed_forward.kind=low_rank", "model.maps.feed_forward.share=0.32")
-BLOCKS_BY_ADAMW = 'training.muon_takes=["matrices"]'
+BLOCKS_BY_ADAMW = 'training.muon_takes=["matrices", "tensors"]'
 NO_SHIFT = "model.token_shift=false"  # which by itself tells each block of the position before
-MUON_FOR_ALL = 'training.muon_takes=["matrices", "blocks", "tensors"]'
+TENSORS_BY_ADAMW = 'training.muon_takes=["matrices", "blocks"]'
 
 
 class Contender(NamedTuple):
@@ -71,15 +71,16 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
     "sharing-depth": {
         "own layers": pattern("(qfaf)3"),
         "central shared": pattern("{qfaf}3"),
-        "central shared, Muon": pattern("{qfaf}3", MUON_FOR_ALL),
         "central shared, adapters": pattern("{qfaf}3", *ADAPTER),
+        "central shared, tensors by AdamW": pattern("{qfaf}3", TENSORS_BY_ADAMW),
+        "central shared, adapters, tensors by AdamW": pattern("{qfaf}3", *ADAPTER, TENSORS_BY_ADAMW),
         "all shared": pattern("[qfaf]3"),
         "one copy": pattern("qfaf"),
     },
     "sharing-size": {
         "own layers": pattern("qfaf", fixed=SIZE),
         "own layers, three": pattern("(qfaf)3", fixed=SIZE),
-        "central shared, three": pattern("{qfaf}3", MUON_FOR_ALL, fixed=SIZE),
+        "central shared, three": pattern("{qfaf}3", fixed=SIZE),
         "all shared, three": pattern("[qfaf]3", fixed=SIZE),
         "all shared, two": pattern("[qfaf]2", fixed=SIZE),
     },

@@ -46,7 +46,7 @@ VARIANTS = {
     },
     "nothing but guides for Muon": {  # which is there no more when the run is resumed
         "model": {"pattern": "{qf}2"},
-        "training": {"guide": {"until": 0.3}},
+        "training": {"guide": {"until": 0.3}, "muon_takes": ["matrices"]},
     },
     "structured, guided": {
         "model": {"pattern": "fqaf", "maps": MAPS},

@@ -107,6 +107,9 @@ class TeacherConfig(FrozenConfig):
     hidden: NonNegativeFloat = 0.0
 
 
+MuonTakes = Literal["matrices", "blocks", "tensors"]  # maps of blocks: dense or low rank, block-diagonal, products
+
+
 class TrainingConfig(FrozenConfig):
     """How to train. Exactly one of ``steps``, ``tokens`` and ``minutes`` is the budget (10 minutes when none is given).
 
@@ -126,10 +129,7 @@ class TrainingConfig(FrozenConfig):
     length: PositiveInt = 128
     accumulation: PositiveInt = 1
     optimizer: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
-    muon_takes: tuple[Literal["matrices", "blocks", "tensors"], ...] = (
-        "matrices",
-        "blocks",
-    )  # of the maps in blocks; AdamW has the rest
+    muon_takes: tuple[MuonTakes, ...] = ("matrices", "blocks", "tensors")  # docs/efficiency.md, "What Muon takes"
     learning_rate: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.99)  # docs/study.md, "What decided"

@@ -25,6 +25,7 @@ from weft.blocks import BLOCKS
 from weft.config import PRESETS, ROLES, MapConfig, MapsConfig, ModelConfig, NGramsConfig, merge
 from weft.errors import UserError
 from weft.layers.adaptive import make_embedding
+from weft.layers.linear import TooNarrowError
 from weft.layers.matrix_product import is_central
 from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
@@ -167,11 +168,13 @@ def _unit(settings: Mapping[str, Any]) -> int:
 
 def _least(settings: Mapping[str, Any]) -> int:
     """Return the narrowest width that the settings allow."""
-    ngrams = settings.get("ngrams")
-    if not ngrams:
-        return 1
-    config = NGramsConfig.parse(ngrams, where="model.ngrams")
-    return config.heads * (config.width if config.table_size else 1)
+    maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
+    used: list[MapConfig] = [getattr(maps, role) for role in ROLES]
+    least = max(own.rank or 1 if own.kind in ("low_rank", "block_dense") else 1 for own in used)
+    if not settings.get("ngrams"):
+        return least
+    config = NGramsConfig.parse(settings["ngrams"], where="model.ngrams")
+    return max(least, config.heads * (config.width if config.table_size else 1))
 
 
 def _blocks(config: MapsConfig, *roles: str) -> int:
@@ -256,7 +259,10 @@ def _scaled(
 
     def fits(steps: int) -> bool:
         widths = {key: width * steps / widest for key, width in free.items()}
-        return count_parameters(_with_widths(base, widths, settings, 1)) <= budget
+        try:
+            return count_parameters(_with_widths(base, widths, settings, 1)) <= budget
+        except TooNarrowError:  # the rank asks for more
+            return True
 
     steps = max(1, _last(fits, 8 * MAX_WIDTH))
     return {key: width * steps / widest for key, width in free.items()}

@@ -158,6 +158,15 @@ def test_widths_are_found_that_go_into_many_blocks(kind):
     assert abs(count_parameters(config) / 500_000 - 1) <= 0.01
 
 
+def test_a_width_is_found_that_has_the_rank():
+    """The first model of docs/efficiency.md."""
+    maps = {"feed_forward": {"kind": "low_rank"}, "qrnn": {"kind": "block_dense", "rank": 64, "blocks": 2}}
+    config = sized("hybrid", parameters=1e6, vocab_size=2048, settings={"maps": maps})
+    assert abs(count_parameters(config) / 1e6 - 1) <= 0.01
+    with pytest.raises(UserError, match="has at least"):
+        sized("hybrid", parameters=5e4, vocab_size=300, settings={"maps": maps})
+
+
 def test_the_map_starts_at_nothing_where_the_dense_one_does():
     shuffled = {"kind": "block_shuffle", "dense_first": 0, "blocks": 2}
     model = build(small_config("qfaf", {"maps": {"qrnn": {"kind": "low_rank"}, "feed_forward": shuffled}}))

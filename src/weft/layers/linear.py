@@ -14,6 +14,10 @@ from weft.layers.matrix_product import MatrixProduct
 COARSE = 8  # a rank above four times as much is a multiple of it: rows of whole vectors are quicker
 
 
+class TooNarrowError(UserError):
+    """A map has fewer features than the rank that it was given."""
+
+
 def make_map(
     config: MapConfig, in_features: int, out_features: int, *, bias: bool = False, adds_bias: bool = True
 ) -> StructuredMap | None:
@@ -51,7 +55,7 @@ def rank_of(config: MapConfig, in_features: int, out_features: int) -> int:
         if config.rank % blocks:
             raise UserError(f"A rank of {config.rank} does not go into {blocks} blocks: choose a multiple of {blocks}.")
         if config.rank > min(in_features, out_features):
-            raise UserError(
+            raise TooNarrowError(
                 f"A map from {in_features} to {out_features} features cannot have a rank of {config.rank}: choose at "
                 f"most {min(in_features, out_features)}."
             )

@@ -65,6 +65,9 @@ class Peer(nn.Module):
         """The most tokens that it sees at once."""
         return int(self.config.max_position_embeddings)
 
+    def observe(self, tokens: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        """Take nothing in: a peer learns by its gradients alone."""
+
     @property
     def blocks(self) -> nn.ModuleList:
         """The decoder layers."""

@@ -36,8 +36,9 @@ def _of_copies(config: ModelConfig, pattern: str, copies: Mapping[int, int]) -> 
     kinds, changed = apart.block_kinds, {}
     for role, having in ROLES.items():
         own: MapConfig = getattr(config.maps, role)
+        if own.kind == "dense":
+            continue
         blocks = [block for block, kind in enumerate(kinds) if kind in having and block not in apart.centrals]
         dense = [n for n, block in enumerate(blocks) if getattr(before[copies[block]].maps, role).kind == "dense"]
-        if own.kind != "dense":
-            changed[role] = own.model_copy(update={"dense_first": 0, "dense_blocks": tuple(dense)})
+        changed[role] = own.model_copy(update={"dense_first": 0, "dense_blocks": tuple(dense)})
     return apart.model_copy(update={"maps": config.maps.model_copy(update=changed)})

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from weft.config import MapConfig
 from weft.layers.maps import StructuredMap, orthogonal_
+from weft.layers.versions import versions
 
 ADAPTER_STD = 0.02
 
@@ -70,10 +71,9 @@ class MatrixProduct(StructuredMap):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._known = None
             return self.product_weight()
-        now = [(x.data_ptr(), 0 if x.is_inference() else x._version, x.device, x.dtype) for x in self.tensors]
-        now_and_how = (now, torch.is_autocast_enabled(self.central_aijd.device.type))
-        if self._known is None or self._known[0] != now_and_how:
-            self._known = now_and_how, self.product_weight()
+        now = versions(self.tensors), torch.is_autocast_enabled(self.central_aijd.device.type)
+        if self._known is None or self._known[0] != now:
+            self._known = now, self.product_weight()
         return self._known[1]
 
     def product_weight(self) -> Tensor:
@@ -114,9 +114,8 @@ class MatrixProduct(StructuredMap):
         Algorithm 1 of the paper: singular value decompositions from the left to the right, in float64. Then the middle
         tensor takes what the last one would hold, so that all others are orthogonal.
         """
-        for mine, found in zip(
-            self.tensors, decomposed(weight_MN, self.out_parts, self.in_parts, self.bonds), strict=True
-        ):
+        tensors = decomposed(weight_MN, self.out_parts, self.in_parts, self.bonds)
+        for mine, found in zip(self.tensors, tensors, strict=True):
             mine.copy_(found)
         for _, up_MR in self.adapter:
             nn.init.zeros_(up_MR)

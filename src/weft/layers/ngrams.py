@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from weft.config import NGramsConfig
 from weft.layers.embedding import TABLE_STD
+from weft.layers.versions import versions
 
 EPS = 1e-5
 
@@ -112,7 +113,7 @@ class LatentBigrams(nn.Module):
             return self._nearest(weight_VD)
         if torch.compiler.is_compiling() and self._known:  # a program that is exported holds the table
             return self._known[1]
-        now = [(x.data_ptr(), 0 if x.is_inference() else x._version, x.device) for x in (weight_VD, self.centroids_HKE)]
+        now = versions((weight_VD, self.centroids_HKE))
         if self._known is None or self._known[0] != now:
             self._known = now, self._nearest(weight_VD)
         return self._known[1]

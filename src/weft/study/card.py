@@ -86,9 +86,9 @@ def _summary(run: RunRecords) -> str:
     bits = number(section(run.results, "test").get("bits_per_byte"))
     score = f" It needs **{bits:.4f} bits per byte** of the held-out test text." if bits is not None else ""
     training = section(run.recipe, "training")
-    teacher = section(training, "teacher").get("run")
-    begun = f"trained from the run {Path(str(origin)).name}" if (origin := training.get("init_from")) else "trained"
-    begun += " from scratch" if not (origin or teacher) else ""
+    origin, teacher = training.get("init_from"), section(training, "teacher").get("run")
+    begun = "trained" if origin or teacher else "trained from scratch"
+    begun += f" from the run {Path(str(origin)).name}" if origin else ""
     taught = f", with the run {Path(str(teacher)).name} as its teacher" if teacher else ""
     return f"A small language model{size}, {begun}{trained} with Weft{taught}.{score}"
 

@@ -26,7 +26,7 @@ from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
 from weft.layers.maps import is_guide
 from weft.layers.state import tensors
-from weft.model import ModelState, WeftModel
+from weft.model import ModelState
 from weft.peers import LanguageModel
 from weft.training.compilation import training_loss
 from weft.training.distillation import make_distillation
@@ -230,8 +230,7 @@ class Trainer:
         self.tokens += batch.tokens_BT.numel() * self.processes.count
         with self._autocast():
             loss, *state = self.module(*batch, *tensors(self.state))
-        if isinstance(self.model, WeftModel):
-            self.model.observe(batch.tokens_BT, self.processes.summed)
+        self.model.observe(batch.tokens_BT, self.processes.summed)
         if self.config.carry_state:
             self.state = rebuild(self.empty, state)
         assert isinstance(loss, Tensor)

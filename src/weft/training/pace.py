@@ -13,7 +13,6 @@ from statistics import median
 import torch
 
 from weft.layers.state import tensors
-from weft.model import WeftModel
 from weft.peers import LanguageModel
 from weft.training.optimizer import make_optimizers
 from weft.training.parallel import Processes
@@ -58,8 +57,7 @@ def _step(model: LanguageModel, config: TrainingConfig, device: torch.device) ->
         for _ in range(config.accumulation):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss, *after = step(tokens_BT, tokens_BT, tokens_BT < 0, *tensors(state))
-            if isinstance(model, WeftModel):
-                model.observe(tokens_BT)
+            model.observe(tokens_BT)
             state = rebuild(state, after)
             torch.autograd.backward(loss / config.accumulation)
         apply_gradients(model, optimizers, loss.detach(), config.clip).tolist()  # which waits for the device

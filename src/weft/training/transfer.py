@@ -6,7 +6,7 @@ and last norm come along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -88,12 +88,15 @@ def _of_block(parent: ModelConfig, weights: Mapping[str, Tensor], block: int) ->
 def _fitting(config: ModelConfig, parent: ModelConfig, weights: Mapping[str, Tensor]) -> list[int]:
     """Return the numbers of the blocks of ``parent`` from which on its parameters are those of ``config``."""
     with torch.device("meta"):
-        blocks = [BLOCKS[kind](own) for kind, own in zip(config.block_kinds, config.of_blocks(), strict=True)]
-    wanted = [{name: parameter.shape for name, parameter in block.named_parameters()} for block in blocks]
+        ours = [
+            (kind, _shapes(BLOCKS[kind](own).named_parameters()))
+            for kind, own in zip(config.block_kinds, config.of_blocks(), strict=True)
+        ]
     theirs = [
-        {name: tensor.shape for name, tensor in _of_block(parent, weights, block).items()}
-        for block in range(len(parent.block_kinds))
+        (kind, _shapes(_of_block(parent, weights, block).items())) for block, kind in enumerate(parent.block_kinds)
     ]
-    letters = zip(config.block_kinds, wanted, strict=True), zip(parent.block_kinds, theirs, strict=True)
-    ours, others = map(list, letters)
-    return [first for first in range(len(others)) if others[first : first + len(ours)] == ours]
+    return [first for first in range(len(theirs)) if theirs[first : first + len(ours)] == ours]
+
+
+def _shapes(named: Iterable[tuple[str, Tensor]]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in named}

@@ -45,8 +45,8 @@ def bigrams(*settings: str) -> Contender:
 ROLES = ("feed_forward", "attention", "qrnn")
 ADAPTER = tuple(f"model.maps.{role}.{how}" for role in ROLES for how in ("kind=matrix_product", "adapter=8"))
 PARENT = "parent, four times the tokens"
-STACKED = "model.pattern=[qfaf]3"
-TRANSFER = (STACKED, "training.init_from={run}", "training.init_block=best")
+STACKED, ONE_COPY = "model.pattern=[qfaf]3", "model.pattern=qfaf"
+START = ("training.init_from={run}", "training.init_block=best")
 TEACHER = "training.teacher.run={run}"
 QUESTIONS: dict[str, dict[str, Contender]] = {
     "structured": {
@@ -99,8 +99,14 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
         "three copies": pattern("(qfaf)3"),
         "one copy": pattern("qfaf"),
         "shared, from scratch": Contender((WIDTH, STACKED)),
-        "shared, transfer": Contender(TRANSFER, PARENT),
-        "shared, transfer and teacher": Contender((*TRANSFER, TEACHER), PARENT),
+        "shared, transfer": Contender((STACKED, *START), PARENT),
+        "shared, transfer and teacher": Contender((STACKED, *START, TEACHER), PARENT),
         "shared, teacher": Contender((WIDTH, STACKED, TEACHER), PARENT),
+        "one copy, transfer": Contender((ONE_COPY, *START), PARENT),
+        "one copy, transfer and teacher": Contender((ONE_COPY, *START, TEACHER), PARENT),
+        "one copy, teacher": Contender((WIDTH, ONE_COPY, TEACHER), PARENT),
+        # About as long as the parent and one of its children take together.
+        "one copy, seven times the tokens": Contender((WIDTH, ONE_COPY), budget=7),
+        "shared, three times the tokens": Contender((WIDTH, STACKED), budget=3),
     },
 }

@@ -40,6 +40,11 @@ def test_a_budget_that_no_width_meets(name, parameters, vocab_size):
         sized(name, parameters=parameters, vocab_size=vocab_size)
 
 
+def test_a_budget_that_tables_of_bigrams_fill():
+    with pytest.raises(UserError, match=r"262,144 of them bigrams' tables \(model.ngrams.table_size\)"):
+        sized("hybrid", parameters=250_000, vocab_size=300, settings={"ngrams": {}})
+
+
 def test_a_width_that_misses_the_budget_is_told():
     settings = {
         "hidden_size": 64,

@@ -266,10 +266,15 @@ class ModelConfig(FrozenConfig):
         """The blocks in ``{ }``, and for each the block whose central tensors it uses."""
         return {each.block: each.central for each in self.applications if each.central is not None}
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether some maps may be made of factors: ``maps`` asks for them, or the pattern's ``{ }``."""
+        return self.maps != MapsConfig() or bool(self.centrals)
+
     def of_blocks(self) -> tuple[ModelConfig, ...]:
         """Return the configuration that each block with parameters of its own has: maps may differ by depth."""
         kinds, centrals = self.block_kinds, self.centrals
-        if self.maps == MapsConfig() and not centrals:
+        if not self.has_factors:
             return (self,) * len(kinds)
         seen = dict.fromkeys(ROLES, 0)
         configs = []

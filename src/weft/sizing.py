@@ -71,7 +71,8 @@ def sized(
         smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": narrowest}))
         raise UserError(
             f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has "
-            f"at least {smallest:,}; ask for more parameters, a smaller vocabulary or fewer blocks."
+            f"at least {smallest:,}{_of_bigrams(settings)}; ask for more parameters, a smaller vocabulary or fewer "
+            "blocks."
         )
     return _stretch(pattern, vocab_size, {**settings, "hidden_size": width}, budget)
 
@@ -162,8 +163,8 @@ def _size(module: torch.nn.Module, *, copy: bool = False) -> int:
 def _unit(settings: Mapping[str, Any]) -> int:
     """Return what must divide the model's width."""
     maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
-    ngrams = NGramsConfig.parse(settings.get("ngrams") or {}, where="model.ngrams")
-    return math.lcm(_blocks(maps, *ROLES), ngrams.heads if settings.get("ngrams") else 1)
+    ngrams = _ngrams(settings)
+    return math.lcm(_blocks(maps, *ROLES), ngrams.heads if ngrams else 1)
 
 
 def _least(settings: Mapping[str, Any]) -> int:
@@ -171,10 +172,21 @@ def _least(settings: Mapping[str, Any]) -> int:
     maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
     used: list[MapConfig] = [getattr(maps, role) for role in ROLES]
     least = max(own.rank or 1 if own.kind in ("low_rank", "block_dense") else 1 for own in used)
-    if not settings.get("ngrams"):
-        return least
-    config = NGramsConfig.parse(settings["ngrams"], where="model.ngrams")
-    return max(least, config.heads * (config.width if config.table_size else 1))
+    ngrams = _ngrams(settings)
+    return max(least, ngrams.heads * (ngrams.width if ngrams.table_size else 1)) if ngrams else least
+
+
+def _of_bigrams(settings: Mapping[str, Any]) -> str:
+    """Tell the parameters of bigrams' tables, which no width changes."""
+    if not (ngrams := _ngrams(settings)) or not ngrams.table_size:
+        return ""
+    return f", {ngrams.heads * ngrams.table_size * ngrams.width:,} of them bigrams' tables (model.ngrams.table_size)"
+
+
+def _ngrams(settings: Mapping[str, Any]) -> NGramsConfig | None:
+    """Return the bigrams that the settings ask for; an empty section asks for those of the defaults."""
+    given = settings.get("ngrams")
+    return None if given is None else NGramsConfig.parse(given, where="model.ngrams")
 
 
 def _blocks(config: MapsConfig, *roles: str) -> int:

@@ -104,7 +104,10 @@ def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
         ({"model": {"pattern": "[qa]3"}, "training": {"init_block": 0}}, "has no blocks qa in a row"),
         ({"model": {"pattern": "[qf]3", "hidden_size": 24}, "training": {"init_block": 0}}, "model.hidden_size"),
         ({"model": {"pattern": "[qf]3", "ngrams": BIGRAMS}, "training": {"init_block": 0}}, "model.ngrams.heads"),
-        ({"model": {"pattern": "{qf}3"}, "training": {"init_block": 0}}, "run|weft merge first"),
+        (
+            {"model": {"pattern": "{qf}3"}, "training": {"init_block": 0}},
+            "with some of qfqfqf, or leave model.maps and { } out",
+        ),
         ({"model": {"pattern": "[qf]3", "parameters": 50_000}, "training": {"init_block": 0}}, "model.parameters"),
         ({"training": {"init_block": "first"}}, "a block is a number from 0, or 'best', not 'first'"),
         ({"training": {"teacher": {"run": str(parent)}, "compile": "on"}}, "with a teacher nothing is compiled"),

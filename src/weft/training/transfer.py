@@ -44,7 +44,7 @@ def transferred(
     if not fitting:
         raise UserError(
             f"'{origin}' has no blocks {''.join(kinds)} in a row whose maps are made as this pattern's: give a pattern "
-            f"with some of {''.join(parent.block_kinds)}, or make its maps dense by weft merge first."
+            f"with some of {''.join(parent.block_kinds)}{_dense_instead(config, parent)}."
         )
     if block != "best" and block not in fitting:
         places = ", ".join(map(str, fitting))
@@ -66,6 +66,13 @@ def transferred(
     best = min(nats, key=lambda first: nats[first])
     tell(f"Starting from block {best} of '{origin}', of {', '.join(map(str, fitting))} the best as it is.")
     return start(best)
+
+
+def _dense_instead(config: ModelConfig, parent: ModelConfig) -> str:
+    """Say what else would make blocks fit, where maps are not dense on one side."""
+    if parent.has_factors:
+        return ", or make its maps dense by weft merge first"
+    return ", or leave model.maps and { } out, as its maps are dense" if config.has_factors else ""
 
 
 def taken(parent: ModelConfig, weights: Mapping[str, Tensor], first: int, count: int) -> dict[str, Tensor]:

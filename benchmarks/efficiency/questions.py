@@ -14,6 +14,7 @@ SIZE = "model.parameters=1M"
 LOW_RANK = ("model.maps.feed_forward.kind=low_rank", "model.maps.feed_forward.share=0.32")
 BLOCKS_BY_ADAMW = 'training.muon_takes=["matrices", "tensors"]'
 NO_SHIFT = "model.token_shift=false"  # which by itself tells each block of the position before
+ATTENTION = "model.pattern=afafaf"
 TENSORS_BY_ADAMW = 'training.muon_takes=["matrices", "blocks"]'
 
 
@@ -93,6 +94,10 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
         "no token shift": Contender((SIZE, NO_SHIFT)),
         "the norm alone, no token shift": Contender((*bigrams("table_size=0").settings, NO_SHIFT)),
         "bigrams, no token shift": Contender((*bigrams("clusters=128").settings, NO_SHIFT)),
+        # A model that is told of the position before by attention alone.
+        "attention": Contender((SIZE, NO_SHIFT, ATTENTION)),
+        "attention, the norm alone": Contender((*bigrams("table_size=0").settings, NO_SHIFT, ATTENTION)),
+        "attention, bigrams": Contender((*bigrams("clusters=128").settings, NO_SHIFT, ATTENTION)),
     },
     "stacking": {
         PARENT: Contender((WIDTH, "model.pattern=(qfaf)3"), budget=4),

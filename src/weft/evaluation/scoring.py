@@ -68,7 +68,8 @@ def pieces(
 ) -> Iterator[Piece]:
     """Yield the documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
 
-    Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane).
+    Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane); there are fewer where
+    one document is longer than a lane would be.
     """
     everything = np.arange(len(split.tokens))
     order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, lanes)]
@@ -96,9 +97,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def _deal(split: TokenizedSplit, lanes: int) -> list[list[NDArray[np.int64]]]:
-    """Deal the documents' places to lanes, longest first to the shortest lane, so that lanes end together."""
+    """Deal the documents' places to lanes, longest first to the shortest lane, so that lanes end together.
+
+    No lane ends before the longest document does, so there are at most so many as fill that time: others would compute
+    on padding alone.
+    """
     lengths = np.diff(split.offsets)
-    dealt: list[list[NDArray[np.int64]]] = [[] for _ in range(min(lanes, split.documents))]
+    filled_by_longest = -(-int(lengths.sum()) // int(lengths.max()))
+    dealt: list[list[NDArray[np.int64]]] = [[] for _ in range(min(lanes, filled_by_longest))]
     heap = [(0, lane) for lane in range(len(dealt))]
     for document in np.argsort(-lengths, kind="stable"):
         filled, lane = heapq.heappop(heap)

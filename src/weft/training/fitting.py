@@ -209,5 +209,6 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
     if model.pattern and block is None and expand(model.pattern) != expand(before.pattern):
         changed.append("model.pattern")
     if changed:
-        raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}.")
+        instead = ", or take some of its blocks by --init-block best" if "model.pattern" in changed else ""
+        raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}{instead}.")
     return after if block is None else after.model_copy(update={"pattern": model.pattern})

@@ -401,7 +401,7 @@ def test_a_run_resumes_without_what_it_began_from(tiny, tmp_path):
     ("changes", "named"),
     [
         ({"model": {"parameters": 90_000, "hidden_size": None}}, "model.parameters"),
-        ({"model": {"pattern": "qf"}}, "leave out model.pattern, or take some of its blocks by --init-block best"),
+        ({"model": {"pattern": "qf"}}, "model.pattern, or take some of its blocks by --init-block best"),
         ({"data": {"tokenizer": "bpe"}}, "data.tokenizer"),
         ({"data": {"vocab_size": 300}}, "data.vocab_size"),
     ],

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from benchmarks.efficiency import __main__ as harness
+from benchmarks.efficiency import picture
 from benchmarks.efficiency.questions import PARENT, QUESTIONS
 
 from weft.training.fitting import make_model
@@ -99,3 +100,31 @@ def test_every_contender_is_a_recipe_and_those_of_one_size_are_equal_to_a_percen
             model = make_model(recipe, prepared, None)
             if recipe.model.parameters:
                 assert model.parameter_count == pytest.approx(1e6, rel=0.01), name
+
+
+def test_the_picture_holds_each_contender_against_its_control(tmp_path, monkeypatch):
+    """At its best rate, by the mean of its seeds; a file without the control says nothing."""
+
+    def run(name, rate, seed, bits, parameters=100):
+        return {"contender": name, "rate": rate, "seed": seed, "validation": bits, "parameters": parameters}
+
+    runs = [run("dense", "4e-3", 0, 2.0), run("dense", "4e-3", 1, 2.2), run("dense", "8e-3", 0, 3.0)]
+    runs += [run("low_rank", "4e-3", 0, 2.5, 60), run("low_rank", "8e-3", 0, 2.31, 60)]
+    (tmp_path / "efficiency").mkdir()
+    for name, found in (("slv-bytes-2M-tokens", runs), ("hy-2M-tokens", runs[3:])):
+        (tmp_path / "efficiency" / f"structured-{name}.json").write_text(
+            json.dumps({"runs": dict(enumerate(found))}), encoding="utf-8"
+        )
+    monkeypatch.setattr(picture, "RESULTS", tmp_path)
+    found = picture.lines("structured")
+    assert list(found) == ["dense", "low-rank (60 % of its size)"]
+    (point,) = found["low-rank (60 % of its size)"]
+    assert (point.text, point.bytes, point.budget) == ("slv", True, "2M-tokens")
+    assert point.percent == pytest.approx(10)  # 2.31 over 2.1
+
+
+def test_the_picture_is_of_all_questions(tmp_path):
+    found = {question: picture.lines(question) for question in QUESTIONS}
+    assert all(found.values())
+    picture.draw(found, tmp_path / "all.png")
+    assert (tmp_path / "all.png").stat().st_size > 1000

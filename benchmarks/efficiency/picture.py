@@ -86,15 +86,18 @@ def _figures(runs: Any) -> dict[str, tuple[float, int]]:
 
 def _by_budget(question: str, found: dict[str, list[Found]]) -> dict[str, list[Found]]:
     """Label the lines: with the budget where a question has several, with the size where it is not the control's."""
-    told: dict[str, list[Found]] = {}
+    told: dict[str, list[Found]] = defaultdict(list)
     for name, points in found.items():
-        size = max(points, key=lambda point: abs(point.size - 1)).size
-        label = name.replace("_", "-") + (f" ({100 * size:.0f} % of its size)" if abs(size - 1) > 0.02 else "")
+        size = max((point.size for point in points), key=lambda size: abs(size - 1))
+        label = _words(name) + (f" ({100 * size:.0f} % of its size)" if abs(size - 1) > 0.02 else "")
         for point in points:
-            budget = {"guided": point.budget.split("-")[0] + " tokens", "wide": f"equal {point.budget.split('-')[1]}"}
-            apart = f"{label}, {budget[question]}" if question in budget else label
-            told.setdefault(apart, []).append(point)
-    return told
+            tokens, equal = point.budget.split("-")
+            told[label + {"guided": f", {tokens} tokens", "wide": f", equal {equal}"}.get(question, "")].append(point)
+    return dict(told)
+
+
+def _words(contender: str) -> str:
+    return contender.replace("_", "-")
 
 
 def draw(found: dict[str, dict[str, list[Found]]], path: Path) -> None:
@@ -139,7 +142,7 @@ def _panel(ax: Axes, title: str, control: str, found: dict[str, list[Found]]) ->
     ax.set_yticks(range(len(found)), list(found), fontsize=8, color=INK)
     ax.set_ylim(len(found) - 0.4, -0.6)
     ax.set_title(title, fontsize=9, loc="left", color=INK)
-    told = f"bits per byte against '{control.replace('_', '-')}' in percent; left is better"
+    told = f"bits per byte against '{_words(control)}' in percent; left is better"
     ax.set_xlabel(told, fontsize=7.5, color=INK)
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", labelsize=7.5)

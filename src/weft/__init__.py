@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from weft.waiting import wait_briefly
+
 if TYPE_CHECKING:
     from weft.api import Comparison, compare, evaluate, generate, load, train
     from weft.config import ModelConfig
@@ -67,6 +69,9 @@ __all__ = [
     "sized",
     "train",
 ]
+
+
+wait_briefly()  # before torch is imported
 
 
 def __getattr__(name: str) -> Any:

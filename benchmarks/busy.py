@@ -3,7 +3,7 @@
     python -m benchmarks.busy --programs 0,1,2 --minutes 0.2
 
 Every run is a process of its own, as OpenMP reads its settings when it starts. "default" is as torch has it, "ours" as
-weft.waiting sets it, "passive" sleeps at once. Results go to benchmarks/results/busy-cpu.json.
+weft.waiting sets it, "passive" sleeps at once. Results go into benchmarks/results/busy-cpu.json, beside those of other numbers of programs.
 """
 
 from __future__ import annotations
@@ -50,8 +50,14 @@ def main() -> None:
         told = ", ".join(f"{way} {median(each):,.0f}" for way, each in speeds.items())
         print(f"{programs} other programs: {told} tokens/s", flush=True)
     command = " ".join(["python -m benchmarks.busy", *sys.argv[1:]])
-    told_all = {"command": command, "machine": describe("cpu"), "revision": revision(), "tokens_per_second": found}
-    RESULTS.write_text(json.dumps(told_all, indent=1) + "\n")
+    before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"commands": [], "tokens_per_second": {}}
+    now = {
+        "commands": [*(each for each in before["commands"] if each != command), command],
+        "machine": describe("cpu"),
+        "revision": revision(),
+        "tokens_per_second": before["tokens_per_second"] | found,
+    }
+    RESULTS.write_text(json.dumps(now, indent=1) + "\n")
 
 
 def _speed(settings: dict[str, str], minutes: float) -> float:

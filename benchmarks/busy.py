@@ -3,7 +3,8 @@
     python -m benchmarks.busy --programs 0,1,2 --minutes 0.2
 
 Every run is a process of its own, as OpenMP reads its settings when it starts. "default" is as torch has it, "ours" as
-weft.waiting sets it, "passive" sleeps at once. Results go into benchmarks/results/busy-cpu.json, beside those of other numbers of programs.
+weft.waiting sets it, "passive" sleeps at once. Results go into benchmarks/results/busy-cpu.json, beside those of other
+numbers of programs.
 """
 
 from __future__ import annotations

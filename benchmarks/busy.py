@@ -19,13 +19,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.machine import describe, revision
+from benchmarks.machine import commands, describe
 from weft.waiting import POLICY, SPINS, TURNS
 
 RESULTS = Path(__file__).parent / "results" / "busy-cpu.json"
 WAYS = {"default": {SPINS: "300000"}, "ours": {SPINS: TURNS}, "passive": {POLICY: "passive"}}
 SETTINGS = ("training.samples=0", "training.validations=1", "training.lanes=8", "training.log_every=1")
-
 STARTING = 20  # seconds
 
 
@@ -50,12 +49,10 @@ def main() -> None:
         found[str(programs)] = speeds
         told = ", ".join(f"{way} {median(each):,.0f}" for way, each in speeds.items())
         print(f"{programs} other programs: {told} tokens/s", flush=True)
-    command = " ".join(["python -m benchmarks.busy", *sys.argv[1:]])
     before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"commands": [], "tokens_per_second": {}}
     now = {
-        "commands": [*(each for each in before["commands"] if each != command), command],
+        "commands": commands(before["commands"], "benchmarks.busy"),
         "machine": describe("cpu"),
-        "revision": revision(),
         "tokens_per_second": before["tokens_per_second"] | found,
     }
     RESULTS.write_text(json.dumps(now, indent=1) + "\n")

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,15 @@ def compiler_here(device: str) -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "cl"))
 
 
-def command() -> str:
+def command(module: str = "benchmarks.speed") -> str:
     """Return how this process was started, without the paths of this machine."""
-    return " ".join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
+    return " ".join(["python", "-m", module, *sys.argv[1:]])
+
+
+def commands(before: Iterable[str], module: str) -> list[str]:
+    """Return the commands that a result file has with that of this process at the end, where it stands once."""
+    now = command(module)
+    return [*(each for each in before if each != now), now]
 
 
 def _native_bf16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from benchmarks.tables import lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MET, MISSED, ASKED, INK = "#2a7f9e", "#d1622b", "#222222", "#333333"
 LINE_INCHES = 0.27
@@ -18,33 +20,42 @@ TITLES = {"at least": "at least: more is better", "at most": "at most: less is b
 
 def draw(results: dict[str, Any], kind: str, path: Path) -> bool:
     """Write the picture; return False where there is nothing to draw."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
     lines = [line for row in results["rows"].values() for line in lines_of(row) if line.bar and line.ratio]
     panels = {sense: [line for line in lines if line.bar and line.bar.sense == sense] for sense in TITLES}
     panels = {sense: found for sense, found in panels.items() if found}
     if not panels:
         return False
-    heights = [len(found) + 1.5 for found in panels.values()]
-    figure, axes = plt.subplots(
-        len(panels),
-        1,
-        figsize=(11, LINE_INCHES * sum(heights) + 1.2),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
-    for ax, (sense, found) in zip(axes[:, 0], panels.items(), strict=True):
+    heights = [LINE_INCHES * (len(found) + 1.5) for found in panels.values()]
+    canvas, axes = stacked(heights, width=11, title=1.2)
+    for ax, (sense, found) in zip(axes, panels.items(), strict=True):
         _panel(ax, TITLES[sense], found)
     title = f"Measured ratios, {kind.upper()}: thick marks are the bars asked, thin lines 95 % intervals"
-    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    canvas.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    save(canvas, path)
     return True
+
+
+def stacked(heights: Sequence[float], *, width: float, title: float) -> tuple[Figure, list[Axes]]:
+    """Return a picture of panels one below the other, their ``heights`` and that of a title above in inches."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    size = (width, sum(heights) + title)
+    canvas, axes = plt.subplots(
+        len(heights), 1, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
+    )
+    return canvas, list(axes[:, 0])
+
+
+def save(canvas: Figure, path: Path) -> None:
+    """Write a picture and let it go."""
+    from matplotlib import pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, dpi=110)
+    plt.close(canvas)
 
 
 def _panel(ax: Axes, title: str, lines: list[Line]) -> None:

@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, median
@@ -25,7 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.efficiency.questions import QUESTIONS
-from benchmarks.machine import describe, revision
+from benchmarks.efficiency.rates import at_best_rate
+from benchmarks.machine import commands, describe, revision
 from benchmarks.paces import paces
 from benchmarks.study.runs import share_of_cores, weft
 from weft.pattern import parse_count
@@ -75,9 +75,8 @@ class Comparison:
         self.contenders, self.threads = QUESTIONS[given.question], share_of_cores(given.jobs)
         self.work = given.work / path.stem
         self.told: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
-        command = " ".join(["python -m benchmarks.efficiency", *sys.argv[1:]])
         self.told |= {
-            "commands": [*(each for each in self.told.get("commands", ()) if each != command), command],
+            "commands": commands(self.told.get("commands", ()), "benchmarks.efficiency"),
             "machine": describe("cpu") | {"threads": self.threads, "jobs": given.jobs},
             "revision": revision(),
         }
@@ -168,8 +167,7 @@ class Comparison:
 
     def best_rate(self, name: str) -> str:
         """Return the rate with the best validation figure, seed 0."""
-        runs = [run for run in self._runs() if run["contender"] == name and run["seed"] == 0]
-        return str(min(runs, key=lambda run: run["validation"])["rate"])
+        return str(at_best_rate(self._runs())[name][0]["rate"])
 
     def table(self) -> str:
         """Return the Markdown table, each contender at its best rate, means over seeds."""
@@ -177,13 +175,10 @@ class Comparison:
             "| | rate | validation | test | nats a token | parameters | without embeddings | tokens | seconds |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
-        names = dict.fromkeys(run["contender"] for run in self._runs())
-        for name in names:
-            rate = self.best_rate(name)
-            runs = [run for run in self._runs() if (run["contender"], run["rate"]) == (name, rate)]
+        for name, runs in at_best_rate(self._runs()).items():
             of = {key: mean(run[key] for run in runs) for key, value in runs[0].items() if not isinstance(value, str)}
             lines.append(
-                f"| {name} | {rate} | {of['validation']:.4f} | {of['test']:.4f} | "
+                f"| {name} | {runs[0]['rate']} | {of['validation']:.4f} | {of['test']:.4f} | "
                 f"{of['validation_nats_per_token']:.4f} | {of['parameters']:,.0f} | {of['body_parameters']:,.0f} | "
                 f"{of['training_tokens']:,.0f} | {of['training_seconds']:,.0f} |"
             )

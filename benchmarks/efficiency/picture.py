@@ -13,9 +13,11 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.efficiency.questions import QUESTIONS
+from benchmarks.efficiency.rates import at_best_rate
+from benchmarks.plot import save, stacked
 from benchmarks.study.tables import COLORS, CORPORA, NOISE, spreads
 from weft.pattern import parse_count
 
@@ -59,12 +61,13 @@ def lines(question: str) -> dict[str, list[Found]]:
     paths = (RESULTS / "efficiency").glob(f"{question}-*.json")
     for path in sorted(paths, key=lambda path: parse_count(path.stem.split("-")[-2])):
         *name, tokens, equal = path.stem.removeprefix(f"{question}-").split("-")
-        figures = _figures(json.loads(path.read_text())["runs"].values())
-        control = figures.get(control_of(question))
-        if control is None:
+        best = at_best_rate(json.loads(path.read_text())["runs"].values())
+        bits = {contender: mean(run["validation"] for run in runs) for contender, runs in best.items()}
+        if (control := control_of(question)) not in best:
             continue
-        for contender, (bits, parameters) in figures.items():
-            percent, size = 100 * (bits / control[0] - 1), parameters / control[1]
+        for contender, runs in best.items():
+            percent = 100 * (bits[contender] / bits[control] - 1)
+            size = runs[0]["parameters"] / best[control][0]["parameters"]
             by_contender[contender].append(Found(name[0], "bytes" in name, f"{tokens}-{equal}", percent, size))
     ordered = {name: by_contender[name] for name in QUESTIONS[question] if name in by_contender}
     return _by_budget(question, ordered)
@@ -73,15 +76,6 @@ def lines(question: str) -> dict[str, list[Found]]:
 def control_of(question: str) -> str:
     """Return the contender that a question's others are held against."""
     return CONTROLS.get(question, next(iter(QUESTIONS[question])))
-
-
-def _figures(runs: Any) -> dict[str, tuple[float, int]]:
-    """Return the mean validation figure at the best rate of each contender, and its parameters."""
-    by_rate: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        by_rate[run["contender"]][run["rate"]].append(run)
-    best = {name: min(rates.values(), key=lambda each: each[0]["validation"]) for name, rates in by_rate.items()}
-    return {name: (mean(run["validation"] for run in each), each[0]["parameters"]) for name, each in best.items()}
 
 
 def _by_budget(question: str, found: dict[str, list[Found]]) -> dict[str, list[Found]]:
@@ -102,31 +96,18 @@ def _words(contender: str) -> str:
 
 def draw(found: dict[str, dict[str, list[Found]]], path: Path) -> None:
     """Write the picture."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
     apart = max(spreads(json.loads((RESULTS / "study" / f"{NOISE}.json").read_text())).values())
-    heights = [len(each) + 2.2 for each in found.values()]
-    canvas, axes = plt.subplots(
-        len(found),
-        1,
-        figsize=(10, LINE_INCHES * sum(heights) + 0.8),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
-    for ax, (question, each) in zip(axes[:, 0], found.items(), strict=True):
+    heights = [LINE_INCHES * (len(each) + 2.2) for each in found.values()]
+    canvas, axes = stacked(heights, width=10, title=0.8)
+    for ax, (question, each) in zip(axes, found.items(), strict=True):
         ax.axvspan(-apart, apart, color=GRID, zorder=0)
         _panel(ax, TITLES[question], control_of(question), each)
     marks = [Line2D([], [], marker="o", ls="", color=color, label=CORPORA[text]) for text, color in COLORS.items()]
     marks.append(Line2D([], [], marker="o", ls="", color=INK, fillstyle="none", label="read as bytes"))
     canvas.legend(handles=marks, fontsize=8, frameon=False, ncols=4, loc="outside upper left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, dpi=110)
-    plt.close(canvas)
+    save(canvas, path)
 
 
 def _panel(ax: Axes, title: str, control: str, found: dict[str, list[Found]]) -> None:

@@ -202,9 +202,8 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
     model, block = recipe.model, recipe.training.init_block
     if block is not None and not model.pattern:
         raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")
-    if model.parameters and block is None and abs(count_parameters(before) / model.parameters - 1) > TOLERANCE:
-        changed.append("model.parameters")
-    if model.parameters and block is not None:  # the run's blocks have its width
+    blocks_alone = block is not None  # which have the run's width, whatever their number
+    if model.parameters and (blocks_alone or abs(count_parameters(before) / model.parameters - 1) > TOLERANCE):
         changed.append("model.parameters")
     if model.pattern and block is None and expand(model.pattern) != expand(before.pattern):
         changed.append("model.pattern")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import NonNegativeInt, field_validator, model_validator
 
 from weft.config import FrozenConfig
 from weft.data.published import PUBLISHED, PublishedCorpus
@@ -12,10 +12,13 @@ from weft.data.published import PUBLISHED, PublishedCorpus
 TokenizerKind = Literal["bytes", "characters", "words", "bpe", "unigram", "closed-words"]
 CLOSED: Final = "closed-words"
 SplitName = Literal["train", "validation", "test"]
-SplitRule = Literal["documents", "lines", "bytes"]
+SplitRule = Literal["documents", "numbered", "blocks", "tail", "bytes"]
 
 DEFAULT_SEPARATOR = "\n\n\n"
+LINE_SEPARATOR = "\n"  # each line is a document
+LONGEST_DOCUMENT = 8192  # bytes, two or three thousand tokens
 HUB = "hf:"
+BUNDLED = "weft:"
 
 
 class DataConfig(FrozenConfig):
@@ -25,6 +28,11 @@ class DataConfig(FrozenConfig):
     files replace that split, and whatever the split rule would have held out for it is trained on.
     ``document_separator`` parts the documents of a text file ("" makes each file one document);
     ``text_key`` names the text in a JSONL record; ``vocab_size`` includes the two special tokens.
+    ``split`` is one of the rules of :class:`weft.data.splits.Corpus`; "auto" is what suits the text, and a run's recipe
+    then says which that was.
+    Training documents of more than ``longest_document`` bytes are cut into pieces of about that size at line ends, each
+    of which begins with the boundary token, so that the model learns how a text begins; 0 cuts nothing. Where it is
+    None, it is :data:`LONGEST_DOCUMENT`, or 0 for a published corpus, whose figures are of uncut text.
 
     Two kinds of source stand alone: the name of a published corpus (:data:`weft.data.published.PUBLISHED`; ``path``
     is where its file, archive or folder is, for those who have it), and ``hf:...``, a dataset that streams
@@ -35,7 +43,8 @@ class DataConfig(FrozenConfig):
     path: str | None = None
     text_key: str = "text"
     document_separator: str = DEFAULT_SEPARATOR
-    split: Literal["auto", "documents", "lines", "bytes"] = "auto"
+    split: Literal["auto", "documents", "numbered", "blocks", "tail", "bytes"] = "auto"
+    longest_document: NonNegativeInt | None = None
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     tokenizer: Literal["auto", "bytes", "characters", "words", "bpe", "unigram", "closed-words"] = "auto"
@@ -50,6 +59,12 @@ class DataConfig(FrozenConfig):
             return names
         return tuple(name.rstrip("/") or name if isinstance(name, str) else name for name in names)
 
+    @field_validator("split", mode="before")
+    @classmethod
+    def _older_name(cls, value: Any) -> Any:
+        """Read ``lines``, as ``tail`` was once called."""
+        return "tail" if value == "lines" else value
+
     @property
     def tokenizer_kind(self) -> TokenizerKind:
         """The kind of tokenizer to train; ``auto`` is that of a published corpus, else ``bpe``."""
@@ -61,6 +76,18 @@ class DataConfig(FrozenConfig):
     def published(self) -> PublishedCorpus | None:
         """The published corpus that the only source names, if it names one."""
         return PUBLISHED.get(self.sources[0]) if len(self.sources) == 1 else None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the only source is a corpus that comes with the package, which has a split of its own."""
+        return len(self.sources) == 1 and self.sources[0].startswith(BUNDLED)
+
+    @property
+    def cut_above(self) -> int:
+        """The bytes from which on a training document is cut; 0 where none is."""
+        if self.longest_document is not None:
+            return self.longest_document
+        return 0 if self.published else LONGEST_DOCUMENT
 
     @property
     def streamed(self) -> bool:

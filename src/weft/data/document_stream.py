@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from weft.data.documents import Fragment
+from weft.data.pieces import cut_documents
 from weft.data.stream import IGNORED, Segment
 from weft.data.streamed import StreamedSplit
 from weft.data.tokenizers import Tokenizer
@@ -31,13 +32,17 @@ class _Place(NamedTuple):
 
 
 class _Document(NamedTuple):
+    """A document, or a piece of one; it ``ends`` unless it was cut there."""
+
     place: _Place
     data: bytes
+    ends: bool
 
 
 class _Read(NamedTuple):
     place: _Place
     tokens: NDArray[np.int32]
+    ends: bool
 
 
 class _Mark(NamedTuple):
@@ -67,16 +72,18 @@ class _Lane:
         waiting = self.read[0].place if self.read else self.texts[0].place if self.texts else _Place(block, 0)
         return waiting if self.read or self.texts else max(waiting, self.begin)
 
-    def peek(self, count: int) -> NDArray[np.int64]:
-        """Return the next ``count`` tokens."""
+    def peek(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the next ``count`` tokens, and which of them come right behind a document that was cut."""
         parts, start, missing = [], self.offset, count
+        behind_a_cut = np.zeros(count, dtype=np.bool_)
         for document in self.read:
             part = document.tokens[start : start + missing]
             parts.append(part)
             start, missing = 0, missing - len(part)
             if not missing:
                 break
-        return np.concatenate(parts).astype(np.int64)
+            behind_a_cut[count - missing] = not document.ends
+        return np.concatenate(parts).astype(np.int64), behind_a_cut
 
     def advance(self, count: int) -> None:
         """Be done with ``count`` tokens."""
@@ -94,10 +101,11 @@ class DocumentStream(Iterator[Segment]):
     tokens only of its own lanes' documents. A lane reads whole documents one after another, each behind its boundary;
     a segment is its next T tokens, so that state can be carried from one to the next.
 
-    The target is the next token of the lane; -100 where that is a boundary (unless ``predict_boundary``). ``reset``
-    marks boundaries. ``state`` goes on where :attr:`state` was, or those of all ranks joined
-    (:func:`weft.data.stream.join_states`), which is needed where lanes change their rank. With another G, the blocks
-    that were being read are dealt anew. Only blocks that are not wholly used are read again when a state is taken up.
+    The target is the next token of the lane; -100 where that is a boundary, unless ``predict_boundary``: then the
+    boundary behind each document that ends, and is not cut there, is a target. ``reset`` marks boundaries. ``state``
+    goes on where :attr:`state` was, or those of all ranks joined (:func:`weft.data.stream.join_states`), which is needed
+    where lanes change their rank. With another G, the blocks that were being read are dealt anew. Only blocks that are
+    not wholly used are read again when a state is taken up.
     """
 
     def __init__(
@@ -143,13 +151,16 @@ class DocumentStream(Iterator[Segment]):
 
     def __next__(self) -> Segment:
         self._fill()
-        tokens = np.stack([lane.peek(self._length + 1) for lane in self._own.values()])
+        peeked = [lane.peek(self._length + 1) for lane in self._own.values()]
+        tokens = np.stack([read for read, _ in peeked])
         for lane in self._own.values():
             lane.advance(self._length)
         self._forget()
         inputs_BT, targets_BT = np.ascontiguousarray(tokens[:, :-1]), tokens[:, 1:].copy()
-        if not self._predict_boundary:
-            targets_BT[targets_BT == self._tokenizer.boundary_id] = IGNORED
+        passed_over = targets_BT == self._tokenizer.boundary_id
+        if self._predict_boundary:
+            passed_over &= np.stack([cut for _, cut in peeked])[:, 1:]
+        targets_BT[passed_over] = IGNORED
         return Segment(inputs_BT, targets_BT, inputs_BT == self._tokenizer.boundary_id)
 
     def _fill(self) -> None:
@@ -169,10 +180,10 @@ class DocumentStream(Iterator[Segment]):
                 parts.append([self._boundary])
             parts[-1].append(ids)
         for lane, document, whole in zip(lanes, documents, parts, strict=True):
-            lane.read.append(_Read(document.place, np.concatenate(whole)))
+            lane.read.append(_Read(document.place, np.concatenate(whole), document.ends))
 
     def _deal(self) -> None:
-        """Read a block and deal it; at the end of the text begin again."""
+        """Read a block and deal it, long documents in pieces; at the end of the text begin again."""
         documents = self._reader.block()
         if not documents:
             if not self._reader.read_bytes:
@@ -180,17 +191,21 @@ class DocumentStream(Iterator[Segment]):
             self._epoch += 1
             self._reader = self._split.read()
             documents = self._reader.block()
+        whole = (Fragment(True, document) for document in documents)
+        pieces = list(cut_documents(whole, self._split.cut_above))
         heap = [(load, lane) for lane, load in enumerate(self._loads_G)]
         heapq.heapify(heap)
         numbers_G = [0] * len(self._loads_G)
-        order = np.random.default_rng((self._seed, self._block)).permutation(len(documents))
-        for data in map(documents.__getitem__, order):
+        order = np.random.default_rng((self._seed, self._block)).permutation(len(pieces))
+        for index in order:
+            data = pieces[index].data
+            ends = index + 1 == len(pieces) or not pieces[index + 1].continues
             load, lane = heapq.heappop(heap)
             heapq.heappush(heap, (load + len(data), lane))
             place = _Place(self._block, numbers_G[lane])
             numbers_G[lane] += 1
             if (own := self._own.get(lane)) and place >= own.begin:
-                own.texts.append(_Document(place, data))
+                own.texts.append(_Document(place, data, ends))
         least = heap[0][0]  # only differences matter
         self._loads_G = [load - least for load, _ in sorted(heap, key=lambda entry: entry[1])]
         self._block += 1

@@ -16,10 +16,15 @@ LINE_ENDS = b"\r\n"
 
 
 class Fragment(NamedTuple):
-    """A part of a document, of a few MiB at most; ``first`` where the document begins."""
+    """A part of a document, of a few MiB at most; ``first`` where the document begins.
+
+    ``continues``, which only a first part has, says that this begins amid a document, at a cut: what stands before it
+    has not ended there.
+    """
 
     first: bool
     data: bytes
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,12 @@ def join_fragments(fragments: Iterable[Fragment]) -> Iterator[bytes]:
         parts.append(fragment.data)
     if parts:
         yield b"".join(parts)
+
+
+def from_the_middle(fragments: Iterable[Fragment]) -> Iterator[Fragment]:
+    """Pass on what was read from the middle of a file: its first document may have begun before."""
+    for number, fragment in enumerate(fragments):
+        yield fragment._replace(continues=True) if number == 0 else fragment
 
 
 def split_documents(blocks: Iterable[bytes], separator: str) -> Iterator[Fragment]:

@@ -1,13 +1,14 @@
-"""Cutting long documents into pieces that are encoded on their own.
+"""Cutting long documents: into pieces that are encoded on their own, and into pieces that a model reads on their own.
 
 The cuts depend on nothing but the document's bytes, so a document that streams by in blocks of any size gives
-the same tokens as one that is there whole.
+the same pieces as one that is there whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from weft.data.documents import Fragment
 
@@ -15,41 +16,76 @@ PIECE_BYTES = 1 << 16
 LONGEST_PIECE_BYTES = 1 << 20
 _LINE_END = re.compile(rb"\n(?=[^\s])")
 _ANY_LINE_END = re.compile(rb"\n")
+_BLANKS = (b" ", b"\t", b"\n")
+_PATIENCE = 4  # how many times the asked length a document goes on where no line ends
 
 
 def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) -> Iterator[Fragment]:
-    """Yield the pieces of each document, ``first`` being the one that begins it.
+    """Yield the pieces of each document that are encoded on their own, ``first`` being the one that begins it.
 
     A piece ends after the first line end from 64 KiB on that is not followed by white space (in none of our
     tokenizers does a token span that place); where there is none before 1 MiB, it ends there, or at the last
     beginning of a UTF-8 character before it. ``between_words`` is for tokenizers that cut at white space and nowhere
     else: any line end will do, and where there is none the piece ends after the last blank.
     """
-    first, rest = True, b""
+    find_cut = partial(
+        _find_cut,
+        shortest=PIECE_BYTES,
+        longest=LONGEST_PIECE_BYTES,
+        line_end=_ANY_LINE_END if between_words else _LINE_END,
+        at_blanks=between_words,
+    )
+    return _cut(fragments, find_cut)
+
+
+def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragment]:
+    """Yield documents of about ``length`` bytes at most: longer ones are cut, and each piece is a document of its own.
+
+    A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or where no line
+    ends for long after the last blank. What begins at such a cut ``continues``.
+    """
+    if not length:
+        yield from fragments
+        return
+    longest = _PATIENCE * length
+    find_cut = partial(_find_cut, shortest=length, longest=longest, line_end=_LINE_END, at_blanks=True)
+    for piece in _cut(fragments, find_cut):
+        yield piece if piece.first else Fragment(True, piece.data, continues=True)
+
+
+def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -> Iterator[Fragment]:
+    """Yield the pieces of documents; ``find_cut`` tells where what begins at a place ends, 0 if that is not known yet."""
+    first = True
+    continues = False
+    rest = b""
     for fragment in fragments:
-        if fragment.first and rest:
-            yield Fragment(first, rest)
-            rest = b""
-        first = first or fragment.first
-        data, start = rest + fragment.data, 0
-        while cut := _find_cut(data, start, between_words):
-            yield Fragment(first, data[start:cut])
-            first, start = False, cut
+        if fragment.first:
+            if rest:
+                yield Fragment(first, rest, continues)
+            first, continues, rest = True, fragment.continues, b""
+        data = rest + fragment.data
+        start = 0
+        while cut := find_cut(data, start):
+            yield Fragment(first, data[start:cut], continues)
+            first, continues, start = False, False, cut
         rest = data[start:]
     if rest:
-        yield Fragment(first, rest)
+        yield Fragment(first, rest, continues)
 
 
-def _find_cut(data: bytes, start: int, between_words: bool) -> int:
+def _find_cut(
+    data: bytes, start: int, *, shortest: int, longest: int, line_end: re.Pattern[bytes], at_blanks: bool
+) -> int:
     """Return where the piece that begins at ``start`` ends, or 0 where that is not known yet."""
-    limit = start + LONGEST_PIECE_BYTES
-    line_end = _ANY_LINE_END if between_words else _LINE_END
-    match = line_end.search(data, start + PIECE_BYTES - 1, limit)
+    limit = start + longest
+    match = line_end.search(data, start + shortest - 1, limit)
     if match:
         return match.end()
     if len(data) <= limit:
         return 0
-    if between_words and (blank := max(data.rfind(byte, start, limit) for byte in (b" ", b"\t", b"\n"))) >= 0:
-        return blank + 1
+    if at_blanks:
+        blank = max(data.rfind(byte, start, limit) for byte in _BLANKS)
+        if blank >= 0:
+            return blank + 1
     back = next((i for i in range(4) if data[limit - i] & 0xC0 != 0x80), 0)
     return limit - back

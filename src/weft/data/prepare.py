@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from weft.data.cache import cached, content_key
 from weft.data.closed_words import train_closed_words
 from weft.data.config import CLOSED, DEFAULT_SEPARATOR, HUB, DataConfig
 from weft.data.documents import Fragment, Layout
-from weft.data.pieces import cut_pieces
+from weft.data.likeness import remark_on_likeness
+from weft.data.pieces import cut_documents, cut_pieces
 from weft.data.prepare_streamed import prepare_streamed, tokenize_dataset
 from weft.data.prepared import PreparedData, TokenizedSplit, cache_settings, open_split, summarize, write_split
 from weft.data.published_corpus import PublishedText
+from weft.data.repeats import Repeats, remark_on_repeats, repeated_lines
 from weft.data.sources import resolve_sources
 from weft.data.splits import SPLITS, Corpus, iter_files, open_corpus
 from weft.data.streamed import SAMPLE_BYTES
@@ -47,8 +50,11 @@ def prepare(
     entry, told = cached(key, lambda folder: _build(folder, corpus, config, tokenizer, tell))
     train, validation, test = (open_split(entry, name, told[name]) for name in SPLITS)
     tell(told["summary"])
+    for remark in told["remarks"]:
+        tell(remark)
     tokenizer = tokenizer or Tokenizer.load(entry)
-    return PreparedData(tokenizer, train, validation, test, told["summary"])
+    settled = {**told["settled"], "longest_document": config.cut_above}
+    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, tuple(told["remarks"]))
 
 
 def tokenize_sources(
@@ -83,15 +89,34 @@ def _build(
         tell(f"Training the tokenizer ({config.tokenizer_kind}).")
         tokenizer = _train(corpus, config)
         tokenizer.save(folder)
+    repeated = None
+    if isinstance(corpus, Corpus) and tokenizer.kind != CLOSED:
+        held_out = chain(corpus.fragments("validation"), corpus.fragments("test"))
+        repeated = repeated_lines(cut_pieces(held_out), cut_pieces(corpus.fragments("train")))
     told: dict[str, Any] = {}
     for split in SPLITS:
         tell(f"Tokenizing the {split} split.")
         line_ends = isinstance(corpus, PublishedText) and corpus.counts_line_ends
-        told[split] = write_split(folder, split, corpus.fragments(split), tokenizer, line_ends=line_ends)
+        fragments = corpus.fragments(split)
+        if split == "train":
+            fragments = cut_documents(fragments, config.cut_above)
+        repeats = None if repeated is None or split == "train" else Repeats(repeated, tokenizer)
+        told[split] = write_split(folder, split, fragments, tokenizer, line_ends=line_ends, repeats=repeats)
         if isinstance(corpus, PublishedText):
             corpus.require_words(split, told[split]["words"])
     told["summary"] = summarize([told[split] for split in SPLITS], tokenizer, corpus.describe_rule())
+    told["settled"] = corpus.settled() if isinstance(corpus, Corpus) else {}
+    told["remarks"] = _remarks(folder, told)
     return told
+
+
+def _remarks(folder: Path, told: dict[str, Any]) -> list[str]:
+    """Return sentences on what may make the figures of these splits misleading."""
+    train, validation, test = (open_split(folder, name, told[name]) for name in SPLITS)
+    remarks = []
+    for name, split in (("validation", validation), ("test", test)):
+        remarks += remark_on_repeats(name, split, told[name]["repeated_lines"])
+    return [*remarks, *remark_on_likeness(train, validation, test)]
 
 
 def _train(corpus: Corpus | PublishedText, config: DataConfig) -> Tokenizer:

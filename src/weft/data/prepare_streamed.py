@@ -54,9 +54,11 @@ def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Prog
         documents=told["documents"],
         tokens_per_byte=told["tokens_per_byte"],
         identity=told["identity"],
+        cut_above=config.cut_above,
     )
     validation, test = (open_split(entry, part, told[part]) for part in FOLDS)
-    return PreparedData(tokenizer or Tokenizer.load(entry), train, validation, test, told["summary"])
+    settled = {"longest_document": config.cut_above}
+    return PreparedData(tokenizer or Tokenizer.load(entry), train, validation, test, told["summary"], settled)
 
 
 def tokenize_dataset(sources: Sequence[str], tokenizer: Tokenizer, text_key: str) -> TokenizedSplit:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import zlib
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ import numpy as np
 
 from weft.data.config import CLOSED
 from weft.data.documents import Fragment
+from weft.data.repeats import Repeats
 from weft.data.streamed import StreamedSplit
 from weft.data.tokenizers import UNKNOWN_WORD, Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class TokenizedSplit:
     ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
     corpora whose published figure counts line ends, and over closed words, ``words`` counts each line end as one more.
     ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown).
+    ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, so that the one before has
+    not ended (None: none is). ``repeated`` (as ``tokens``) tells which tokens are of lines that stand in the training
+    text too, and ``repeated_bytes`` is what they come to (None where that is not known).
     """
 
     tokens: NDArray[Any]
@@ -41,11 +46,26 @@ class TokenizedSplit:
     characters: int | None
     words: int | None
     unknown_words: int | None = None
+    continues: NDArray[np.bool_] | None = None
+    repeated: NDArray[np.bool_] | None = None
+    repeated_bytes: int = 0
 
     @property
     def documents(self) -> int:
-        """The number of documents."""
+        """The number of documents, pieces of a cut one counted each."""
         return len(self.offsets) - 1
+
+    @cached_property
+    def ends(self) -> NDArray[np.bool_]:
+        """Which of the documents (n) end where the text ends, and not at a cut."""
+        if self.continues is None:
+            return np.ones(self.documents, dtype=np.bool_)
+        return np.append(~self.continues[1:], True)
+
+    @property
+    def ending_documents(self) -> int:
+        """The number of documents that end where the text ends."""
+        return int(self.ends.sum())
 
     @property
     def scored_tokens(self) -> int:
@@ -68,48 +88,73 @@ class TokenizedSplit:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A corpus that is ready to train on; ``summary`` is one line for people."""
+    """A corpus that is ready to train on; ``summary`` is one line for people.
+
+    ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of "auto" it
+    is split the same way again. ``remarks`` are sentences on what about the text may make the figures misleading.
+    """
 
     tokenizer: Tokenizer
     train: TokenizedSplit | StreamedSplit
     validation: TokenizedSplit
     test: TokenizedSplit
     summary: str
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def write_split(
-    folder: Path, name: str, fragments: Iterable[Fragment], tokenizer: Tokenizer, *, line_ends: bool = False
+    folder: Path,
+    name: str,
+    fragments: Iterable[Fragment],
+    tokenizer: Tokenizer,
+    *,
+    line_ends: bool = False,
+    repeats: Repeats | None = None,
 ) -> dict[str, Any]:
     """Write the tokens and offsets of one split as they come; return what is to be told of it.
 
-    ``line_ends`` counts each line end as a word.
+    ``line_ends`` counts each line end as a word; ``repeats`` marks the tokens of lines that stand in the training text.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
     offsets, position, counter = array("q"), 0, _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
+    continues = array("B")
     unknown = tokenizer.unknown_id
-    with (folder / f"{name}.tokens").open("wb") as stream:
+    with ExitStack() as files:
+        stream = files.enter_context((folder / f"{name}.tokens").open("wb"))
+        marks = files.enter_context((folder / f"{name}.repeated").open("wb")) if repeats else None
         for piece, ids in tokenizer.encode_stream(tokenizer.cut(fragments)):
             if piece.first:
                 offsets.append(position)
+                continues.append(piece.continues)
                 position += 1
                 stream.write(boundary)
             stream.write(ids.astype(dtype).tobytes())
             position += len(ids)
             counter.add(piece, 0 if unknown is None else int((ids == unknown).sum()))
+            if repeats and marks:
+                if piece.first:
+                    marks.write(b"\0")  # the boundary is no text
+                marks.write(repeats.mark(piece, ids).tobytes())
     offsets.append(position)
     (folder / f"{name}.offsets").write_bytes(np.array(offsets, dtype=np.int64).tobytes())
+    (folder / f"{name}.continues").write_bytes(continues.tobytes())
     return {
         "dtype": np.dtype(dtype).name,
         "documents": len(offsets) - 1,
+        "whole_documents": len(continues) - sum(continues),
         "tokens": position,
         **counter.told(),
         "unknown": None if unknown is None else counter.unknown,
+        "repeated_lines": repeats.lines if repeats else 0,
+        "repeated_bytes": repeats.bytes if repeats else 0,
     }
 
 
 def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
     """Return a split that :func:`write_split` wrote and told of; its tokens stay on the disk."""
+    marks = folder / f"{name}.repeated"
     return TokenizedSplit(
         tokens=np.memmap(folder / f"{name}.tokens", dtype=told["dtype"], mode="r"),
         offsets=np.fromfile(folder / f"{name}.offsets", dtype=np.int64),
@@ -117,6 +162,9 @@ def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
         characters=told["characters"],
         words=told["words"],
         unknown_words=told.get("unknown"),
+        continues=np.fromfile(folder / f"{name}.continues", dtype=np.bool_),
+        repeated=np.fromfile(marks, dtype=np.bool_) if marks.exists() else None,
+        repeated_bytes=told["repeated_bytes"],
     )
 
 
@@ -165,8 +213,8 @@ def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[
 
 def summarize(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> str:
     """Return one line for people on splits that :func:`write_split` wrote."""
-    documents, size, stored = (sum(split[name] for split in splits) for name in ("documents", "bytes", "tokens"))
-    tokens = stored - documents
+    documents, size, stored = (sum(split[name] for split in splits) for name in ("whole_documents", "bytes", "tokens"))
+    tokens = stored - sum(split["documents"] for split in splits)
     if unknown := sum(split.get("unknown") or 0 for split in splits):
         rule = f"{rule}; {unknown:,} words outside the vocabulary are read as {UNKNOWN_WORD}"
     return (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from weft.data.config import BUNDLED
 from weft.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ BLOCK_BYTES = 1 << 20
 COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
 ZIP = ".zip"
 TEXT_SUFFIXES = (".txt", ".jsonl")
-BUNDLED = "weft:"
 
 
 @dataclass(frozen=True)

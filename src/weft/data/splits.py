@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
-from weft.data.config import DataConfig, SplitName, SplitRule
-from weft.data.documents import Fragment, Layout, join_fragments, read_fragments, whole_document
+from weft.data.blocks import block_borders, read_ranges
+from weft.data.config import DEFAULT_SEPARATOR, LINE_SEPARATOR, DataConfig, SplitName, SplitRule
+from weft.data.documents import (
+    Fragment,
+    Layout,
+    from_the_middle,
+    join_fragments,
+    read_fragments,
+    whole_document,
+)
 from weft.data.published_corpus import PublishedText
+from weft.data.sentences import Shape, shape_of
 from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources
 from weft.errors import UserError
 
@@ -16,6 +28,13 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 DOCUMENTS_FOR_SPLIT = 200
 FOLD, VALIDATION_FOLD, TEST_FOLD = 20, 7, 13
 CUTS_PERCENT = (90, 95)
+_RULES: dict[SplitRule, str] = {
+    "documents": "documents (by a hash of what they say)",
+    "numbered": "documents (by their number)",
+    "blocks": "blocks (spread over each file)",
+    "tail": "tail (each file's end is held out)",
+    "bytes": "bytes (each file's end is held out)",
+}
 
 
 class Corpus:
@@ -25,21 +44,26 @@ class Corpus:
     when the first document is asked for. ``any_bytes`` says that the tokenizer takes any bytes, so that text
     need not be UTF-8.
 
-    The rules, for what is not given in files of its own:
+    The rules, for what is not given in files of its own, where fold i is validation if i mod 20 is 7, test if it is 13,
+    and else training:
 
-    - ``documents``: document i, from 0 over all sources in order, is validation where i mod 20 is 7, test
-      where it is 13, else training. The rule of ``auto`` from 200 documents on.
-    - ``lines``: of each file of n (decompressed) bytes, [0, 90%) is training, [90%, 95%) validation and the
-      rest test; p% is at floor(n * p / 100), moved forward to the next line end unless it is at one.
+    - ``documents``: a document's fold is a hash of its content, so that equal ones fall on one side and a new file
+      moves no other document. The rule of ``auto`` from 200 documents on, and where all files are lists of sentences
+      (:mod:`weft.data.sentences`), whose lines are then the documents.
+    - ``blocks``: each file is cut into a hundred blocks of lines (:mod:`weft.data.blocks`), a block's fold is its
+      number. The rule of ``auto`` for everything else.
+    - ``numbered``: a document's fold is its number, from 0 over all sources in order. The split of the bundled corpus.
+    - ``tail``: of each file of n (decompressed) bytes, [0, 90%) is training, [90%, 95%) validation and the
+      rest test; p% is at floor(n * p / 100), moved forward to the next line end unless it is at one. Right for text in
+      order of time.
     - ``bytes``: the same without moving, and each part is one document, separators and all. Unless
       ``any_bytes``, a cut inside a UTF-8 character is moved forward to the end of that character.
 
-    A JSONL record is never cut: ``bytes`` is ``lines`` for such files.
+    A JSONL record is never cut: ``bytes`` is ``tail`` for such files.
     """
 
     def __init__(self, config: DataConfig, *, any_bytes: bool) -> None:
         self.any_bytes = any_bytes
-        self.layout = Layout(config.document_separator, config.text_key)
         self.given: dict[SplitName, tuple[SourceFile, ...]] = {}
         if config.validation:
             self.given["validation"] = resolve_sources(config.validation)
@@ -47,19 +71,44 @@ class Corpus:
             self.given["test"] = resolve_sources(config.test)
         held_out = {file.path.resolve() for files in self.given.values() for file in files}
         self.sources = tuple(f for f in resolve_sources(config.sources) if f.path.resolve() not in held_out)
-        self._asked = config.split
+        self._config = config
+        self._borders_of: dict[tuple[SourceFile, SplitRule], tuple[int, ...]] = {}
         if not self.sources:
             raise UserError("All of the sources are validation or test files: give other files to train on.")
 
     @cached_property
+    def _plan(self) -> _Plan:
+        """Read and check every file, and settle where the documents are and how they are split."""
+        config = self._config
+        layout = Layout(config.document_separator, config.text_key)
+        folds = {file: self._check(file, layout) for file in self.sources}
+        for file in chain(*self.given.values()):
+            self._check(file, layout)
+        if config.split != "auto":
+            return _Plan(config.split, layout, folds)
+        if config.bundled:
+            return _Plan("numbered", layout, folds)
+        if sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT:
+            return _Plan("documents", layout, folds)
+        if shape := self._list_of_sentences():
+            layout = Layout(LINE_SEPARATOR, config.text_key)
+            folds = {file: _folds(file, read_blocks(file), layout) for file in self.sources}
+            return _Plan("documents", layout, folds, shape)
+        return _Plan("blocks", layout, folds)
+
+    @property
     def rule(self) -> SplitRule:
         """The split rule that holds, after ``auto``; reading it checks every file."""
-        documents = sum(self._check(file) for file in self.sources)
-        for file in chain(*self.given.values()):
-            self._check(file)
-        if self._asked != "auto":
-            return self._asked
-        return "documents" if documents >= DOCUMENTS_FOR_SPLIT else "lines"
+        return self._plan.rule
+
+    @property
+    def layout(self) -> Layout:
+        """Where the documents are."""
+        return self._plan.layout
+
+    def settled(self) -> dict[str, Any]:
+        """Return the fields of the configuration that ``auto`` has settled."""
+        return {"split": self.rule, "document_separator": self.layout.document_separator}
 
     def groups(self) -> dict[str, tuple[SourceFile, ...]]:
         """Return all files, by what they are for."""
@@ -67,14 +116,16 @@ class Corpus:
 
     def describe_rule(self) -> str:
         """Say in a few words how the text is split."""
+        lines = f"a list of sentences: {self._plan.shape.describe()}; " if self._plan.shape else ""
         if len(self.given) == 2:
-            return "validation and test given"
+            return f"{lines}validation and test given"
         names = "".join(f", {name} given" for name in self.given)
-        return f"split by {self.rule}{names}"
+        return f"{lines}split by {_RULES[self.rule]}{names}"
 
     def fragments(self, split: SplitName) -> Iterator[Fragment]:
         """Yield the documents of one split, in fragments; UserError where there are none."""
-        rule, empty = self.rule, True
+        rule = self.rule
+        empty = True
         for fragment in self._given(split) if split in self.given else self._ruled(split, rule):
             empty = False
             yield fragment
@@ -89,13 +140,19 @@ class Corpus:
         for split in SPLITS:
             next(self.fragments(split))
 
-    def _check(self, file: SourceFile) -> int:
-        """Read a file through; return the number of its documents."""
-        blocks = checked(file, read_blocks(file), any_bytes=self.any_bytes)
-        count = sum(fragment.first for fragment in read_fragments(file, blocks, self.layout))
-        if not count:
+    def _check(self, file: SourceFile, layout: Layout) -> bytes:
+        """Read a file through; return the folds of its documents, a byte each."""
+        folds = _folds(file, checked(file, read_blocks(file), any_bytes=self.any_bytes), layout)
+        if not folds:
             raise UserError(f"'{file.path}' has no document that is not empty: give a file with text.")
-        return count
+        return folds
+
+    def _list_of_sentences(self) -> Shape | None:
+        """Return the shape of a file where all of them are lists of sentences, and nobody said what parts documents."""
+        if self._config.document_separator != DEFAULT_SEPARATOR or any(file.is_jsonl for file in self.sources):
+            return None
+        shapes = [shape_of(read_blocks(file)) for file in self.sources]
+        return shapes[0] if all(shape.is_list for shape in shapes) else None
 
     def _given(self, split: SplitName) -> Iterator[Fragment]:
         for file in self.given[split]:
@@ -108,19 +165,26 @@ class Corpus:
         return read_fragments(file, blocks, self.layout)
 
     def _ruled(self, split: SplitName, rule: SplitRule) -> Iterator[Fragment]:
-        if rule == "documents":
-            yield from self._numbered(split)
+        if rule in ("documents", "numbered"):
+            yield from self._dealt(split, rule)
             return
         for file in self.sources:
-            for start, stop in self._ranges(file, split, rule):
-                yield from self._read(file, read_blocks(file, start, stop))
+            ranges = self._ranges(file, split, rule)
+            for (start, _), blocks in zip(ranges, read_ranges(file, ranges), strict=True):
+                fragments = self._read(file, blocks)
+                yield from from_the_middle(fragments) if start and not file.is_jsonl else fragments
 
-    def _numbered(self, split: SplitName) -> Iterator[Fragment]:
-        index = -1
+    def _dealt(self, split: SplitName, rule: SplitRule) -> Iterator[Fragment]:
+        """Yield the documents that are dealt to ``split``, each whole."""
+        number = -1
         for file in self.sources:
+            folds = self._plan.folds[file]
+            place = -1
             for fragment in read_fragments(file, read_blocks(file), self.layout):
-                index += fragment.first
-                if self._owner(_split_of_document(index)) == split:
+                number += fragment.first
+                place += fragment.first
+                fold = folds[place] if rule == "documents" else number % FOLD
+                if self._owner(_split_of_fold(fold)) == split:
                     yield fragment
 
     def _owner(self, natural: SplitName) -> SplitName:
@@ -131,7 +195,8 @@ class Corpus:
         """Return the byte ranges of ``file`` in ``split``, neighbours made one."""
         borders = self._borders(file, rule)
         ranges: list[tuple[int, int]] = []
-        for natural, start, stop in zip(SPLITS, borders, borders[1:], strict=False):
+        for index, (start, stop) in enumerate(pairwise(borders)):
+            natural = _split_of_fold(index % FOLD) if rule == "blocks" else SPLITS[index]
             if self._owner(natural) != split or start == stop:
                 continue
             if ranges and ranges[-1][1] == start:
@@ -140,9 +205,17 @@ class Corpus:
         return ranges
 
     def _borders(self, file: SourceFile, rule: SplitRule) -> tuple[int, ...]:
+        """Return where the parts of a file begin, and its size."""
+        if (file, rule) not in self._borders_of:
+            self._borders_of[file, rule] = self._find_borders(file, rule)
+        return self._borders_of[file, rule]
+
+    def _find_borders(self, file: SourceFile, rule: SplitRule) -> tuple[int, ...]:
         size = self._size(file)
+        if rule == "blocks":
+            return block_borders(file, size)
         cuts = [size * percent // 100 for percent in CUTS_PERCENT]
-        if rule == "lines" or file.is_jsonl:
+        if rule == "tail" or file.is_jsonl:
             cuts = [_line_end(file, cut, size) for cut in cuts]
         elif not self.any_bytes:
             cuts = [_character_start(file, cut) for cut in cuts]
@@ -150,6 +223,31 @@ class Corpus:
 
     def _size(self, file: SourceFile) -> int:
         return sum(len(block) for block in read_blocks(file)) if file.compression else file.path.stat().st_size
+
+
+class _Plan(NamedTuple):
+    """What ``auto`` has come to; ``folds`` has a byte for each document of a file."""
+
+    rule: SplitRule
+    layout: Layout
+    folds: dict[SourceFile, bytes]
+    shape: Shape | None = None  # of a list of sentences
+
+
+def _folds(file: SourceFile, blocks: Iterable[bytes], layout: Layout) -> bytes:
+    """Return the fold of each document, by a hash of its content."""
+    folds = array("B")
+    digest = None
+    for fragment in read_fragments(file, blocks, layout):
+        if fragment.first:
+            if digest is not None:
+                folds.append(int.from_bytes(digest.digest()) % FOLD)
+            digest = hashlib.blake2b(digest_size=8)
+        assert digest is not None
+        digest.update(fragment.data)
+    if digest is not None:
+        folds.append(int.from_bytes(digest.digest()) % FOLD)
+    return folds.tobytes()
 
 
 def open_corpus(
@@ -178,9 +276,10 @@ def iter_files(files: Iterable[SourceFile], layout: Layout, *, any_bytes: bool) 
         yield from read_fragments(file, blocks, layout)
 
 
-def _split_of_document(index: int) -> SplitName:
-    fold = index % FOLD
-    return "validation" if fold == VALIDATION_FOLD else "test" if fold == TEST_FOLD else "train"
+def _split_of_fold(fold: int) -> SplitName:
+    if fold == VALIDATION_FOLD:
+        return "validation"
+    return "test" if fold == TEST_FOLD else "train"
 
 
 def _line_end(file: SourceFile, position: int, size: int) -> int:

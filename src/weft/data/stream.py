@@ -113,10 +113,10 @@ class TokenStream(Iterator[Segment]):
     [kT, (k + 1)T), so that state can be carried from one to the next; what is left at the end of a lane, less
     than T tokens, waits for another epoch.
 
-    The target is the next token of the text; -100 where that is a boundary (unless ``predict_boundary``) and
-    at the very end. ``reset`` marks boundaries and the first token of a lane in an epoch. ``state`` goes on
-    where :attr:`state` of another stream with the same arguments was. Raises UserError where the text is too
-    short.
+    The target is the next token of the text; -100 at the very end and where that is a boundary, unless
+    ``predict_boundary``: then the boundary behind each document that ends, and is not cut there, is a target.
+    ``reset`` marks boundaries and the first token of a lane in an epoch. ``state`` goes on where :attr:`state` of
+    another stream with the same arguments was. Raises UserError where the text is too short.
     """
 
     def __init__(
@@ -172,6 +172,7 @@ class TokenStream(Iterator[Segment]):
         order = random.permutation(self._split.documents)
         lengths = np.diff(self._split.offsets)[order]
         self._ends = np.cumsum(lengths)
+        self._cut = ~self._split.ends[order]
         # From a position in the shuffled text to one in the stored text, for each document.
         self._shift = self._split.offsets[order] - (self._ends - lengths)
         self._rotation = int(random.integers(len(self._split.tokens)))
@@ -180,19 +181,22 @@ class TokenStream(Iterator[Segment]):
         lanes = self._first_lane + np.arange(self._lanes)
         starts_B = lanes * self._lane_length + index * self._length
         positions = starts_B[:, None] + np.arange(self._length + 1)
-        tokens = self._tokens_at(positions)
-        inputs_BT, targets_BT = tokens[:, :-1], tokens[:, 1:].copy()
+        tokens, documents = self._read(positions)
+        inputs_BT = tokens[:, :-1]
+        targets_BT = tokens[:, 1:].copy()
         reset_BT = inputs_BT == self._boundary_id
         if index == 0:
             reset_BT[:, 0] = True
         targets_BT[positions[:, 1:] == len(self._split.tokens)] = IGNORED
-        if not self._predict_boundary:
-            targets_BT[targets_BT == self._boundary_id] = IGNORED
+        passed_over = targets_BT == self._boundary_id
+        if self._predict_boundary:
+            passed_over &= self._cut[documents[:, :-1]]
+        targets_BT[passed_over] = IGNORED
         return Segment(np.ascontiguousarray(inputs_BT), targets_BT, reset_BT)
 
-    def _tokens_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the tokens of the shuffled and rotated text, without ever laying it out."""
+    def _read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the tokens of the shuffled and rotated text, without ever laying it out, and their documents."""
         rotated = (positions + self._rotation) % len(self._split.tokens)
         document = np.searchsorted(self._ends, rotated, side="right")
-        tokens: NDArray[np.int64] = self._split.tokens[rotated + self._shift[document]].astype(np.int64)
-        return tokens
+        tokens = self._split.tokens[rotated + self._shift[document]].astype(np.int64)
+        return tokens, document

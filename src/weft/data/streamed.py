@@ -35,6 +35,12 @@ class StreamedSplit:
     documents: int
     tokens_per_byte: float
     identity: str
+    cut_above: int = 0
+
+    @property
+    def ending_documents(self) -> int:
+        """The number of documents, each of which ends, in one pass; estimated."""
+        return self.documents
 
     @property
     def scored_tokens(self) -> int:

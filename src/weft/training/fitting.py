@@ -20,7 +20,7 @@ from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
 from weft.training.dial import Text, left_open, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
-from weft.training.recipe import DEFAULT_MINUTES, ModelRecipe, Recipe, flat
+from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
 from weft.training.transfer import transferred
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def fit(
     for option, run in given.items():
         if run and (other := _other_tokenizer(data, tokenizer)):
             raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")
-    data = data.model_copy(update={"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size})
+    known = {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
+    data = data.model_copy(update={**known, **prepared.settled})
+    if training.predict_boundary is None:
+        ends = prepared.train.ending_documents >= LEAST_ENDS
+        training = training.model_copy(update={"predict_boundary": ends})
     if training.steps is None and training.tokens is None and training.minutes is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
     recipe = Recipe(model=recipe.model, data=data, training=training)

@@ -97,7 +97,7 @@ class Trainer:
             lanes=self.config.lanes,
             length=self.config.length,
             seed=self.config.seed,
-            predict_boundary=self.config.predict_boundary,
+            predict_boundary=bool(self.config.predict_boundary),
             rank=self.processes.rank,
             world_size=self.processes.count,
             state=state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from weft.files import write_atomic
 from weft.pattern import parse_count
 
 DEFAULT_MINUTES = 10.0
+LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
 # What a saved recipe tells beside itself.
 PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by")
 # What may differ when a run is resumed: how long it goes on and how it reports.
@@ -143,7 +145,7 @@ class TrainingConfig(FrozenConfig):
     only: Literal["auxiliary"] | None = None  # of blocks, all but the central tensors of matrix products; no embedding
     ngrams_rate: PositiveFloat = 1.0  # the learning rate of the tables of latent bigrams, by that of the rest
     carry_state: bool = True
-    predict_boundary: bool = False
+    predict_boundary: bool | None = None  # None: where enough training documents end (LEAST_ENDS)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_activations: bool = False
@@ -225,11 +227,26 @@ def load_recipe(path: Path) -> dict[str, Any]:
     values = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"The recipe '{path}' is not YAML")
     if not isinstance(values or {}, dict):
         raise UserError(f"The recipe '{path}' must hold the sections model, data and training.")
-    given = {key: value for key, value in (values or {}).items() if value is not None and key not in PROVENANCE}
+    values = _upgraded(values or {})
+    given = {key: value for key, value in values.items() if value is not None and key not in PROVENANCE}
     for name in Recipe.model_fields:
         if not isinstance(given.get(name, {}), dict):
             raise UserError(f"The section '{name}' of the recipe '{path}' must hold keys and values.")
     return given
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a run's recipe, of which an older one says only in ``prepared`` how its text is split.
+
+    Then ``documents`` was what is ``numbered`` now, and no document was cut.
+    """
+    data = values.get("data")
+    if "prepared" not in values or not isinstance(data, dict) or "longest_document" in data:
+        return values
+    told = re.search(r"split by (documents|lines|bytes)", str(values["prepared"]))
+    rule = told.group(1) if told else data.get("split", "auto")
+    renamed = {"documents": "numbered", "lines": "tail"}.get(rule, rule)
+    return {**values, "data": {**data, "split": renamed, "longest_document": 0}}
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:

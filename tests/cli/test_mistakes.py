@@ -51,7 +51,7 @@ BAD_OPTIONS = {
     "large vocabulary": (["--vocab-size", 60_000], ["supports at most", "not 60000", "or less"]),
     "small vocabulary": (["--vocab-size", 100], ["too small", "258 or more"]),
     "two budgets": (["--steps", 5, "--minutes", 1], ["given twice", "steps and minutes"]),
-    "unknown split rule": (["--split", "pages"], ["'data.split' is 'pages'", "'lines'"]),
+    "unknown split rule": (["--split", "pages"], ["'data.split' is 'pages'", "'tail'"]),
     "unknown tokenizer": (["--tokenizer", "letters"], ["'data.tokenizer' is 'letters'", "'bpe'"]),
     "unknown architecture": (["--architecture", "lstm"], ["'lstm' is neither", "hybrid"]),
     "missing recipe": (["--recipe", "none.yaml"], ["There is no recipe 'none.yaml'"]),

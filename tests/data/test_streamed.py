@@ -129,6 +129,26 @@ def test_the_lanes_hold_the_documents_that_are_not_held_out(tmp_path: Path, kind
     assert seen != training[: len(seen)]
 
 
+def test_long_documents_that_stream_are_cut_as_others_are(tmp_path: Path) -> None:
+    data = prepared(write(tmp_path, "parquet"), longest_document=40)
+    stream = opened(data, lanes=1, length=64, predict_boundary=True)
+    read: list[Segment] = []
+    while stream.epoch < 1:
+        read.append(next(stream))
+    again = opened(data, lanes=1, length=64, predict_boundary=True, state=passed_on(stream.state))
+    assert same(next(stream), next(again))
+    inputs, targets, _ = (np.concatenate(parts, axis=1)[0] for parts in zip(*read, strict=True))
+    boundary = data.tokenizer.boundary_id
+    places = np.flatnonzero(inputs[1:] == boundary)
+    assert np.diff(places).max() <= 1 + 4 * 40
+    predicted = targets[places] == boundary
+    assert 0 < predicted.sum() < len(places)
+    for place in places[1:]:  # where the end is a target, a document ends
+        start = places[places < place].max() + 2
+        piece = data.tokenizer.decode(inputs[start : place + 1])
+        assert any(text.endswith(piece) for text in DOCUMENTS) == (targets[place] == boundary)
+
+
 def test_targets_follow_and_resets_stand_at_boundaries(data: PreparedData) -> None:
     boundary = data.tokenizer.boundary_id
     for predict in (False, True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import weft
 from tests.conftest import small_config, small_model
 from weft.data import TokenizedSplit, train_tokenizer
 from weft.evaluation import scoring
+from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import figures
 from weft.folder import save_model
 from weft.model import WeftModel
@@ -55,6 +58,21 @@ def known(request):
 def assert_equal_nats(nats, expected, size):
     np.testing.assert_allclose(nats, expected, atol=2e-4)
     assert abs(nats.sum(dtype=np.float64) - expected.sum()) / math.log(2) / size < 1e-5
+
+
+def test_the_ends_of_documents_are_scored_beside_the_text(known):
+    model, split, expected = known
+    cut = np.zeros(split.documents, dtype=bool)
+    cut[3] = True
+    split = replace(split, continues=cut)  # so the document before has not ended
+    ends = np.full(split.documents, np.nan, dtype=np.float32)
+    nats = scoring.score(model, split, boundary_id=BOUNDARY, ends=ends)
+    assert_equal_nats(nats, expected, split.bytes)
+    followed = np.concatenate([np.append(split.document(i), BOUNDARY) for i in range(split.documents)])
+    offsets = split.offsets + np.arange(split.documents + 1)
+    alone = token_by_token(model, followed, offsets)[offsets[1:] - 1]
+    alone[2] = np.nan
+    np.testing.assert_allclose(ends, alone, atol=2e-4)
 
 
 def test_every_token_is_scored_as_if_fed_alone(known):
@@ -204,3 +222,22 @@ def test_a_longer_memory_matters_only_beyond_the_shorter_one(byte_model):
     reach = model.config.attention.memory  # positions 0 to `memory` see the same; each predicts the token after it
     np.testing.assert_allclose(short[: reach + 2], long[: reach + 2], atol=1e-5)
     assert (np.abs(short - long)[reach + 2 :] > 1e-5).all()
+
+
+def test_figures_leave_ends_out_and_tell_of_repeated_lines(tmp_path):
+    model, split = small_model("qf"), split_of((30, 20, 10))
+    tokenizer = SimpleNamespace(boundary_id=BOUNDARY)
+    plain = evaluate_split(model, tokenizer, split)
+    assert plain.bits_per_end is not None
+    assert plain.bits_per_end > 0
+    assert plain.bits_per_byte_new is None
+    assert "repeated_bytes" not in plain.to_json()
+    repeated = np.zeros(len(split.tokens), dtype=bool)
+    repeated[1:31] = True  # the first document, of two bytes a token
+    told = evaluate_split(model, tokenizer, replace(split, repeated=repeated, repeated_bytes=60))
+    assert told.bits_per_byte == plain.bits_per_byte
+    nats = scoring.score(model, split, boundary_id=BOUNDARY)
+    assert told.bits_per_byte_new == pytest.approx(float(nats[31:].sum()) / math.log(2) / 60)
+    everything = evaluate_split(model, tokenizer, replace(split, repeated=repeated | True, repeated_bytes=split.bytes))
+    assert everything.bits_per_byte_new is None
+    assert everything.repeated_bytes == everything.bytes

@@ -103,7 +103,7 @@ def test_what_the_dial_chooses_for_a_large_vocabulary_can_be_built(tiny, tmp_pat
     prepared = prepare(recipe.data)
     wide = SimpleNamespace(vocab_size=60_000, kind="bpe", boundary_id=0, padding_id=1)
     monkeypatch.setattr(fitting, "seconds_per_token", lambda model, *_: 1e-6 * model.parameter_count)
-    fitted = fitting.fit(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train), None)
+    fitted = fitting.fit(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train, settled={}), None)
     assert fitted.model.parameters > 60_000 * 8
     assert fitting.make_model(fitted, SimpleNamespace(tokenizer=wide), None).parameter_count > 60_000 * 8
 

@@ -346,7 +346,7 @@ def test_a_new_run_can_start_from_another_one(tiny, tmp_path):
     train(tiny(), tmp_path / "first")
     shutil.rmtree(tmp_path / "first" / "checkpoints")
     other = tmp_path / "other.txt"
-    other.write_text("Another text in the same bytes.\n" * 300)
+    other.write_text("".join(f"Another text in the same bytes, line {i}.\n" for i in range(300)))
     values = {
         "data": {"sources": [str(other)]},
         "training": {"steps": 1, "learning_rate": 1e-9, "lanes": 2, "length": 32},

@@ -23,7 +23,13 @@ Tokenizer = Annotated[
 VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size.", show_default="fits the corpus")]
 Validation = Annotated[list[str] | None, typer.Option(help="Text to validate on, instead of a split.")]
 Test = Annotated[list[str] | None, typer.Option(help="Text to test on, instead of a split.")]
-Split = Annotated[str | None, typer.Option(help="documents, lines or bytes.", show_default="auto")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="documents, blocks, tail, bytes or numbered: how the text is cut into three parts (docs/texts.md).",
+        show_default="what suits the text",
+    ),
+]
 DocumentSeparator = Annotated[
     str | None, typer.Option(help="What parts documents in a file ('' for nothing).", show_default=r"\n\n\n")
 ]

@@ -103,9 +103,9 @@ class DocumentStream(Iterator[Segment]):
 
     The target is the next token of the lane; -100 where that is a boundary, unless ``predict_boundary``: then the
     boundary behind each document that ends, and is not cut there, is a target. ``reset`` marks boundaries. ``state``
-    goes on where :attr:`state` was, or those of all ranks joined (:func:`weft.data.stream.join_states`), which is needed
-    where lanes change their rank. With another G, the blocks that were being read are dealt anew. Only blocks that are
-    not wholly used are read again when a state is taken up.
+    goes on where :attr:`state` was, or those of all ranks joined (:func:`weft.data.stream.join_states`), which is
+    needed where lanes change their rank. With another G, the blocks that were being read are dealt anew. Only blocks
+    that are not wholly used are read again when a state is taken up.
     """
 
     def __init__(

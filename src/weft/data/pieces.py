@@ -54,7 +54,7 @@ def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragme
 
 
 def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -> Iterator[Fragment]:
-    """Yield the pieces of documents; ``find_cut`` tells where what begins at a place ends, 0 if that is not known yet."""
+    """Yield the pieces of documents; ``find_cut`` tells where what begins at a place ends, 0 if that is unknown yet."""
     first = True
     continues = False
     rest = b""

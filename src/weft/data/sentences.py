@@ -24,14 +24,14 @@ MOST_EMPTY = 0.02  # of the lines are empty
 # And one of three holds: lines end as sentences do, and hardly any holds two; ...
 LEAST_ENDING = 0.6
 MOST_INNER_ENDS = 0.5  # ends of sentences within a line, on average
-# ... or a line shares no more words with the next one than with one far away (0.99 to 1.02 in shuffled lists, 1.27 and
-# more in running text, wrapped or not); ...
+# ... or lengths vary more than those of wrapped lines do, and a line shares no more words with the next one than with
+# one far away (0.97 to 1.03 in shuffled lists, 1.24 and more in running text, wrapped or not); ...
+LEAST_SPREAD = 1.5  # the length that 95 % of the lines stay below, over the median
 MOST_COHESION = 1.1
 FAR = (97, 101, 151)  # lines
-# ... or, in a sorted list of titles or queries, no line ends with a sign, and lengths vary more than wrapped lines do.
+# ... or lengths vary so and no line ends with a sign, as in a sorted list of titles or queries.
 MOST_WITHOUT = 0.02
 MOST_TITLE = 80  # characters, the median
-LEAST_SPREAD = 1.6  # the length that 95 % of the lines stay below, over the median
 
 _CLOSING = "\"'»”’)]}』」›“«‹*_ \t\r"
 _NO_END = frozenset(",:;-*#@&%/\\'\"·、，：；")
@@ -65,12 +65,15 @@ class Shape(NamedTuple):
 
     @property
     def _is_shuffled(self) -> bool:
-        return self.cohesion is not None and self.cohesion <= MOST_COHESION
+        return self._varies and self.cohesion is not None and self.cohesion <= MOST_COHESION
 
     @property
     def _are_titles(self) -> bool:
-        varied = self.long >= LEAST_SPREAD * self.median
-        return self.ending <= MOST_WITHOUT and self.median <= MOST_TITLE and varied
+        return self._varies and self.ending <= MOST_WITHOUT and self.median <= MOST_TITLE
+
+    @property
+    def _varies(self) -> bool:
+        return self.long >= LEAST_SPREAD * self.median
 
     def describe(self) -> str:
         """Say how a list of sentences was told."""

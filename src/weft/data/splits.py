@@ -130,8 +130,9 @@ class Corpus:
             empty = False
             yield fragment
         if empty:
+            alike = ", or all its documents are equal," if rule == "documents" else ""
             raise UserError(
-                f"The text is too short to have a {split} part when split by {rule}: give more text, "
+                f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
                 "or files of their own with --validation and --test."
             )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weft.data import TokenizedSplit, Tokenizer
 from weft.evaluation.adaptation import Adapt, Adaptation, score_dynamically
 from weft.evaluation.figures import Figures, figures
 from weft.evaluation.scoring import score
 from weft.peers import LanguageModel
+
+Nats = NDArray[np.float32]
 
 
 def evaluate_split(
@@ -28,9 +32,12 @@ def evaluate_split(
     tells the other; the model's weights are left as they were.
     """
     started = time.perf_counter()
-    frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
+    ends = np.full(split.documents, np.nan, dtype=np.float32)
+    frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress, ends=ends)
+    per_end = _bits_per_end(ends)
     if adapt is None:
-        return figures(total_nats(frozen), split, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return figures(total_nats(frozen), split, seconds, new=_bits_of_new(frozen, split), per_end=per_end)
     if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
         started = time.perf_counter()
     adapted = score_dynamically(
@@ -38,9 +45,23 @@ def evaluate_split(
     )
     seconds = time.perf_counter() - started
     bits = figures(total_nats(frozen), split, seconds).bits_per_byte
-    return figures(total_nats(adapted), split, seconds, frozen=bits)
+    return figures(total_nats(adapted), split, seconds, frozen=bits, new=_bits_of_new(adapted, split), per_end=per_end)
 
 
-def total_nats(nats: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+def _bits_per_end(nats_D: Nats) -> float | None:
+    """Return the mean bits of the documents' ends, of which those that are not known are NaN."""
+    known = nats_D[~np.isnan(nats_D)]
+    return total_nats(known) / math.log(2) / len(known) if len(known) else None
+
+
+def _bits_of_new(nats_N: Nats, split: TokenizedSplit) -> float | None:
+    """Return the bits per byte of the lines that are not in the training text; None where none or all of them are."""
+    new_bytes = split.bytes - split.repeated_bytes
+    if split.repeated is None or not split.repeated_bytes or not new_bytes:
+        return None
+    return total_nats(nats_N[~split.repeated]) / math.log(2) / new_bytes
+
+
+def total_nats(nats: Nats) -> float:
     """Return the sum, in float64."""
     return float(nats.sum(dtype=np.float64))

@@ -22,6 +22,10 @@ class Figures:
         bytes: bytes scored.
         seconds: wall time of the scoring.
         bits_per_byte_frozen: with dynamic evaluation, the figure of the weights as trained (else None).
+        bits_per_end: what it costs to tell that a document ends, on average, with the weights as trained (None where no
+            document ends, and for a peer). It is in none of the other figures.
+        repeated_bytes: bytes of lines that stand in the training text too, as far as that is known.
+        bits_per_byte_new: bits per byte of the other lines, where some are repeated (else None).
     """
 
     bits_per_byte: float
@@ -32,14 +36,30 @@ class Figures:
     bytes: int
     seconds: float
     bits_per_byte_frozen: float | None = None
+    bits_per_end: float | None = None
+    repeated_bytes: int = 0
+    bits_per_byte_new: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; the frozen figure only where there is one."""
-        return {key: value for key, value in asdict(self).items() if key != "bits_per_byte_frozen" or value is not None}
+        """Return plain data; what is not always known only where it is, and repeated bytes where there are some."""
+        optional = ("bits_per_byte_frozen", "bits_per_end", "repeated_bytes", "bits_per_byte_new")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
 
-def figures(nats: float, split: TokenizedSplit, seconds: float, frozen: float | None = None) -> Figures:
-    """Return the figures of ``split`` whose tokens cost ``nats`` together; ``frozen`` is the frozen bits per byte."""
+def figures(
+    nats: float,
+    split: TokenizedSplit,
+    seconds: float,
+    frozen: float | None = None,
+    *,
+    new: float | None = None,
+    per_end: float | None = None,
+) -> Figures:
+    """Return the figures of ``split`` whose tokens cost ``nats`` together.
+
+    ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have, ``per_end``
+    the bits of the end of a document.
+    """
     bits = nats / math.log(2)
     return Figures(
         bits_per_byte=bits / split.bytes,
@@ -50,6 +70,9 @@ def figures(nats: float, split: TokenizedSplit, seconds: float, frozen: float | 
         bytes=split.bytes,
         seconds=seconds,
         bits_per_byte_frozen=frozen,
+        bits_per_end=per_end,
+        repeated_bytes=split.repeated_bytes,
+        bits_per_byte_new=new,
     )
 
 

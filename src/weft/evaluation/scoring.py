@@ -24,18 +24,31 @@ Progress = Callable[[int], None]
 
 
 class Piece(NamedTuple):
-    """A piece of every lane, on the model's device; ``places_BT`` index the targets in ``split.tokens`` (-1: none)."""
+    """A piece of every lane, on the model's device.
+
+    ``places_BT`` index the targets that are text in ``split.tokens`` (-1: none), ``ends_BT`` the documents that end
+    before the target (-1: none does).
+    """
 
     inputs_BT: Tensor
     targets_BT: Tensor
     reset_BT: Tensor
     places_BT: NDArray[np.int64]
+    ends_BT: NDArray[np.int64]
 
 
 def score(
-    model: nn.Module, split: TokenizedSplit, *, boundary_id: int, progress: Progress | None = None
+    model: nn.Module,
+    split: TokenizedSplit,
+    *,
+    boundary_id: int,
+    progress: Progress | None = None,
+    ends: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
+
+    ``ends`` (a number for each document) takes in the nats of the boundary behind each document, which is where a text
+    ends; those of documents that were cut, and all where the model is a peer, stay as they are.
 
     ``model`` is a Weft model, or a module with its ``surprisal``: state is carried through each document. A peer, which
     has none, is scored by a sliding window. ``progress`` is called with the number of tokens done since the last call.
@@ -47,10 +60,21 @@ def score(
     surprisal: Any = model.surprisal
     training, state = model.training, None
     model.eval()
-    for piece in pieces(split, lanes=LANES, length=SEGMENT, boundary_id=boundary_id, device=device_of(model)):
+    for piece in pieces(
+        split,
+        lanes=LANES,
+        length=SEGMENT,
+        boundary_id=boundary_id,
+        device=device_of(model),
+        score_ends=ends is not None,
+    ):
         cost_BT, state = surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
+        cost = cost_BT.float().cpu().numpy()
         scored = piece.places_BT >= 0
-        nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
+        nats[piece.places_BT[scored]] = cost[scored]
+        if ends is not None:
+            ended = piece.ends_BT >= 0
+            ends[piece.ends_BT[ended]] = cost[ended]
         if progress:
             progress(int(scored.sum()))
     model.train(training)
@@ -65,11 +89,13 @@ def pieces(
     boundary_id: int,
     device: torch.device,
     in_order: bool = False,
+    score_ends: bool = False,
 ) -> Iterator[Piece]:
     """Yield the documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
 
     Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane); there are fewer where
-    one document is longer than a lane would be.
+    one document is longer than a lane would be. With ``score_ends`` the boundary behind a document is a target too, but
+    where the document was cut.
     """
     everything = np.arange(len(split.tokens))
     order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, lanes)]
@@ -83,11 +109,19 @@ def pieces(
         tokens = np.where(places >= 0, np.asarray(split.tokens)[places], boundary_id).astype(np.int64)
         first = tokens == boundary_id
         targets = np.where(first, IGNORED, tokens)[:, 1:]
+        scored = np.where(targets != IGNORED, places[:, 1:], -1)
+        ends = np.full_like(scored, -1)
+        if score_ends:
+            at_end = first[:, 1:] & (places[:, :-1] >= 0)
+            document = np.searchsorted(split.offsets, places[:, :-1][at_end], side="right") - 1
+            ends[at_end] = np.where(split.ends[document], document, -1)
+            targets = np.where(ends >= 0, boundary_id, targets)
         yield Piece(
             torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])).to(device),
             torch.from_numpy(np.ascontiguousarray(targets)).to(device),
             torch.from_numpy(np.ascontiguousarray(first[:, :-1])).to(device),
-            np.where(targets != IGNORED, places[:, 1:], -1),
+            scored,
+            ends,
         )
 
 

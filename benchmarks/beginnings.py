@@ -1,0 +1,123 @@
+"""What a sentence costs by itself beside what it costs in its text, by how long training documents are cut.
+
+    python -m benchmarks.beginnings weft:sewiki --name "Northern Sami" --longest 0,8192 --tokens 1.3M
+    python -m benchmarks.beginnings slv.txt --name Slovene --longest 0,2048,8192,32768 --tokens 1.3M
+
+Each length is a run of its own, all else is what `weft train` takes by default; 0 cuts nothing. The sentences are of
+the validation text: "in its text" are their bits where the text is read from its beginning, "alone" where each is a
+document. Results go into benchmarks/results/beginnings.json, beside those of other texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import weft
+from benchmarks.machine import commands, describe
+from weft.data import TokenizedSplit, Tokenizer, prepare
+from weft.evaluation.scoring import score
+from weft.pattern import parse_count
+from weft.training.run import saved_recipe
+
+RESULTS = Path(__file__).parent / "results" / "beginnings.json"
+SENTENCE = re.compile(rb"[^\s][^\n]*?(?:[.!?\xe2\x80\xa6][\"')\xc2\xbb\xe2\x80\x9d]*(?=\s)|(?=\n)|$)")
+SHORTEST, LONGEST = 20, 400  # bytes of a sentence
+MOST_SENTENCES = 2000
+
+
+def main() -> None:
+    """Train a run for each length; print and write what its sentences cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--longest", default="0,8192", help="bytes of the longest training document; 0 cuts nothing")
+    parser.add_argument("--tokens", default="1.3M")
+    parser.add_argument("--split", default="auto")
+    parser.add_argument("--lines", action="store_true", help="each line is a document")
+    parser.add_argument("--parameters", help="what the text and the tokens ask for, unless given")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    data: dict[str, Any] = {"split": given.split}
+    if given.lines:
+        data["document_separator"] = "\n"
+    found = {}
+    for longest in map(int, given.longest.split(",")):
+        with TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            training = {"tokens": parse_count(given.tokens), "seed": given.seed, "validations": 4, "samples": 0}
+            settings: dict[str, Any] = {"data": {**data, "longest_document": longest}, "training": training}
+            if given.parameters:
+                settings["model"] = {"parameters": given.parameters}
+            result = weft.train(given.text, out=run, settings=settings)
+            found[str(longest)] = told = {
+                "validation": result.validation.bits_per_byte,
+                "test": result.test.bits_per_byte,
+                "bits_per_end": result.validation.bits_per_end,
+                "parameters": result.parameters,
+                **sentences(run),
+                "from_nothing": weft.generate(run, ["", "", ""], max_new_tokens=40),
+            }
+            print(
+                f"{given.name}, documents of at most {longest} bytes: {json.dumps(told, ensure_ascii=False)}",
+                flush=True,
+            )
+    before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"commands": [], "texts": {}}
+    texts = before["texts"]
+    texts[given.name] = texts.get(given.name, {}) | found
+    now = {
+        "commands": commands(before["commands"], "benchmarks.beginnings"),
+        "machine": describe("cpu"),
+        "texts": texts,
+    }
+    RESULTS.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sentences(run: Path) -> dict[str, float]:
+    """Return the bits per byte of sentences of the validation text, in their text and each alone."""
+    model, tokenizer = weft.load(run), weft.load_tokenizer(run)
+    validation = prepare(saved_recipe(run).data, tokenizer=tokenizer).validation
+    nats = score(model, validation, boundary_id=tokenizer.boundary_id)
+    chosen = _choose(validation, tokenizer)
+    within = sum(float(nats[first:end].sum()) for first, end, _ in chosen)
+    alone = _alone([text for _, _, text in chosen], tokenizer)
+    cost = float(score(model, alone, boundary_id=tokenizer.boundary_id).sum(dtype=np.float64))
+    size = sum(len(text) for _, _, text in chosen)
+    in_text, by_itself = (value / math.log(2) / size for value in (within, cost))
+    return {"sentences": len(chosen), "in_text": in_text, "alone": by_itself, "ratio": by_itself / in_text}
+
+
+def _choose(split: TokenizedSplit, tokenizer: Tokenizer) -> list[tuple[int, int, bytes]]:
+    """Return sentences, evenly spread over the text: their first token, the one behind their last, their bytes."""
+    found = []
+    for document in range(split.documents):
+        tokens: NDArray[Any] = split.document(document)
+        sizes = np.array([len(tokenizer.token_bytes(int(token))) for token in tokens])
+        ends = np.cumsum(sizes)  # of the bytes of each token
+        text = tokenizer.decode_bytes(tokens)
+        for match in SENTENCE.finditer(text):
+            start, stop = match.span()
+            first, end = np.searchsorted(ends, [start, stop - 1], side="right") + np.array([0, 1])
+            if SHORTEST <= stop - start <= LONGEST:
+                place = int(split.offsets[document])
+                found.append((place + int(first), place + int(end), text[start:stop]))
+    return found[:: -(-len(found) // MOST_SENTENCES)]
+
+
+def _alone(texts: list[bytes], tokenizer: Tokenizer) -> TokenizedSplit:
+    """Return a split of which each text is a document."""
+    documents = [np.append(tokenizer.boundary_id, tokenizer.encode_bytes(text)) for text in texts]
+    offsets = np.cumsum([0, *map(len, documents)])
+    return TokenizedSplit(np.concatenate(documents), offsets, sum(map(len, texts)), None, None)
+
+
+if __name__ == "__main__":
+    main()

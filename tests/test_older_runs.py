@@ -1,0 +1,51 @@
+"""A run that version 0.1.0 wrote, before texts were split in blocks and long documents cut, is read as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+import weft
+from weft.training.run import saved_recipe
+
+OLDER = Path(__file__).parent / "older" / "run-0.1.0"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, corpus_text) -> Path:
+    """The run of ``weft train texts/sami.txt --out run``, in a folder where its text is."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "texts" / "sami.txt"
+    path.parent.mkdir()
+    path.write_text(corpus_text, encoding="utf-8")
+    return Path(shutil.copytree(OLDER, tmp_path / "run"))
+
+
+def test_its_text_is_split_as_it_was(run):
+    data = saved_recipe(run).data
+    assert (data.split, data.longest_document) == ("tail", 0)
+    assert saved_recipe(run).training.predict_boundary is False
+    told = json.loads((OLDER / "results.json").read_text(encoding="utf-8"))
+    for split in ("validation", "test"):
+        figures = weft.evaluate(run, split=split)
+        assert figures.bits_per_byte == pytest.approx(told[split]["bits_per_byte"], rel=1e-5)
+        assert (figures.bytes, figures.tokens) == (told[split]["bytes"], told[split]["tokens"])
+
+
+def test_it_goes_on_from_its_checkpoint_to_the_model_that_it_came_to(run):
+    (run / "results.json").unlink()
+    result = weft.train(out=run, resume=True)
+    assert result.steps == 12
+    for name, tensor in load_file(OLDER / "model.safetensors").items():
+        assert_close(load_file(run / "model.safetensors")[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_its_recipe_makes_another_run_with_the_same_text(run, tmp_path):
+    result = weft.train(out=tmp_path / "again", recipe=run / "recipe.yaml", settings={"training": {"steps": 1}})
+    assert result.test.bytes == json.loads((OLDER / "results.json").read_text(encoding="utf-8"))["test"]["bytes"]
+    assert saved_recipe(tmp_path / "again").data == saved_recipe(run).data

@@ -16,7 +16,7 @@ from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamic
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.evaluation.scoring import score
-from weft.files import disk_errors
+from weft.files import alone_in, disk_errors
 from weft.folder import check_folder, load_model, load_tokenizer
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
@@ -45,18 +45,22 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
+    finish: Callable[[runs.TrainingResult], object] | None = None,
 ) -> runs.TrainingResult:
     """Train a model on ``sources`` (files, folders, globs) and leave it in the folder ``out``.
 
     ``recipe`` is a YAML file or its values; ``settings`` are nested values laid over it, such as
     ``{"model": {"parameters": "2M"}, "training": {"minutes": 30}}``. See :class:`weft.training.recipe.Recipe`.
+    ``finish`` is called with the result while ``out`` is still this process's alone, so that it may write there.
     Raises UserError (a ValueError) for what a caller can put right.
     """
     values = _recipe_values(recipe, settings or {})
     if names := _names(sources):
         values = merge(values, {"data": {"sources": names}})
     origin = None if init_from is None else Path(init_from)
-    return runs.train(values, Path(out), init_from=origin, resume=resume, overwrite=overwrite, listener=listener)
+    return runs.train(
+        values, Path(out), init_from=origin, resume=resume, overwrite=overwrite, listener=listener, finish=finish
+    )
 
 
 def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,8 +222,10 @@ def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[Weft
 
     check_free(Path(out))
     origin = load_model(Path(run))
-    model, error = transform(origin)
-    write_made(model, Path(run), Path(out), f"weft {verb} {run}")
+    with disk_errors(Path(out)), alone_in(Path(out), make=True):
+        check_free(Path(out))  # nobody was quicker
+        model, error = transform(origin)
+        write_made(model, Path(run), Path(out), f"weft {verb} {run}")
     return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)
 
 

@@ -17,7 +17,7 @@ from weft.folder import load_model, load_tokenizer
 from weft.generation import Sampling, generate
 from weft.study.finish import finish_run
 from weft.training.listener import Listener
-from weft.training.run import TrainingResult, saved_recipe, train
+from weft.training.run import RESULTS, TrainingResult, saved_recipe, train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +77,19 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
     values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 4}}
-    result = train(values, out, overwrite=overwrite, listener=listener)
+    shown: list[Demonstration] = []
+    train(
+        values,
+        out,
+        overwrite=overwrite,
+        listener=listener,
+        finish=lambda result: shown.append(_demonstrate(result, out, listener)),
+    )
+    return shown[0]
+
+
+def _demonstrate(result: TrainingResult, out: Path, listener: Listener) -> Demonstration:
+    """Compare the run in ``out`` with compressors, let it adapt and write, and leave the figures with its results."""
     data = saved_recipe(out).data
     listener.message("Compressing with xz and PPMd ...")
     parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}
@@ -89,6 +101,6 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
     adaptive = evaluate(out, adapt=True)
     sample = generate(load_model(out), load_tokenizer(out), [PROMPT], max_new_tokens=100, sampling=Sampling(seed=1))[0]
     told = result.to_json() | {"test_adaptive": adaptive.to_json(), "baselines": baselines}
-    write_atomic(out / "results.json", json.dumps(told, indent=2) + "\n")
+    write_atomic(out / RESULTS, json.dumps(told, indent=2) + "\n")
     report = finish_run(out)
     return Demonstration(result=result, adaptive=adaptive, baselines=baselines, sample=sample, report=report)

@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class DamagedError(UserError):
+    """A file of a run that does not hold what was written there; whoever can make it anew does."""
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
     """Training stopped on request; a checkpoint was written and the message says how to go on."""
 

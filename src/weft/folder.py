@@ -19,8 +19,8 @@ from torch import nn
 from weft import __version__
 from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
-from weft.errors import UserError
-from weft.files import write_atomic
+from weft.errors import DamagedError, UserError
+from weft.files import json_object, write_atomic
 from weft.model import WeftModel
 from weft.pattern import reapplied
 
@@ -106,7 +106,9 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load(path.read_bytes())
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"'{path}' is damaged ({error}): restore it, or resume the run from its checkpoints.") from None
+        raise DamagedError(
+            f"'{path}' is damaged ({error}): restore it, or resume the run from its checkpoints."
+        ) from None
 
 
 def save_model(model: WeftModel, tokenizer: Tokenizer, folder: Path) -> None:
@@ -125,12 +127,14 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelCo
 
 def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
     """Read ``config.json`` of a folder that need not hold weights yet."""
-    try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"'{folder / CONFIG}' is damaged: it is not JSON.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"'{folder / CONFIG}' is damaged: it is not a JSON object.")
+    if not (folder / CONFIG).is_file():
+        raise DamagedError(f"'{folder}' is not a run directory: it has no {CONFIG}.")
+    values = json_object((folder / CONFIG).read_bytes())
+    if values is None:
+        raise DamagedError(
+            f"'{folder / CONFIG}' is damaged: it is not JSON that describes a model; restore it, or make it anew by "
+            "resuming the run."
+        )
     if values.get("model_type") != "weft":
         raise UserError(f"'{folder}' holds a model of type '{values.get('model_type')}', not a Weft model.")
     check_format(values, f"'{folder}'")

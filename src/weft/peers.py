@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from weft.data import TokenizedSplit
 from weft.errors import UserError
-from weft.files import write_atomic
+from weft.files import json_object, write_atomic
 from weft.folder import CONFIG, WEIGHTS, check_folder, load_into, load_model, load_weights
 from weft.layers.cross_entropy import cross_entropy, surprisal
 from weft.model import WeftModel
@@ -286,10 +286,10 @@ def save_peer_config(config: LlamaConfig, folder: Path) -> None:
 def is_peer(folder: Path) -> bool:
     """Return whether ``folder`` holds the configuration of a peer."""
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = json_object((folder / CONFIG).read_bytes()) or {}
+    except OSError:
         return False
-    return isinstance(values, dict) and values.get("model_type") in PEERS
+    return values.get("model_type") in PEERS
 
 
 def load_peer_config(folder: Path) -> LlamaConfig:

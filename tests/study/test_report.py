@@ -195,15 +195,28 @@ def test_missing_figures_are_dashes(page):
 
 
 @pytest.mark.parametrize("name", ["config.json", "recipe.yaml", "results.json", "metrics.jsonl"])
-@pytest.mark.parametrize("damage", ["missing", "half", "wrong"])
+@pytest.mark.parametrize("damage", ["missing", "half", "wrong", "nested", "date", "folder"])
 def test_a_run_with_a_damaged_file_still_has_a_page(run, name, damage):
     whole = (run / name).read_bytes()
-    if damage == "missing":
-        (run / name).unlink()
-    else:
-        (run / name).write_bytes({"half": whole[: len(whole) // 2], "wrong": b'["\xff", 1]'}[damage])
+    others = {
+        "half": whole[: len(whole) // 2],
+        "wrong": b'["\xff", 1]',
+        "nested": b"[" * 100_000,
+        "date": b"2026-13-45",
+    }
+    (run / name).unlink()
+    if damage == "folder":
+        (run / name).mkdir()
+    elif damage != "missing":
+        (run / name).write_bytes(others[damage])
     if name != "metrics.jsonl":
         forget_curves(run)
+    assert "my-run" in page_of(run).text
+
+
+def test_a_step_beyond_all_numbers_is_left_out(run):
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    (run / "metrics.jsonl").write_text(lines + json.dumps({"event": "train", "step": 10**400}) + "\n")
     assert "my-run" in page_of(run).text
 
 

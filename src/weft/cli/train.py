@@ -84,6 +84,7 @@ def train(
     from weft.config import merge
     from weft.launch import is_main
     from weft.study.finish import finish_run
+    from weft.study.report import REPORT
     from weft.training.recipe import parse_settings
 
     if architecture and pattern:
@@ -119,10 +120,11 @@ def train(
         resume=resume,
         overwrite=overwrite,
         listener=terminal.listener(err if as_json else out),
+        finish=lambda _: finish_run(out_folder),
     )
-    if not is_main():  # of several processes one speaks and writes
+    if not is_main():  # of several processes one speaks
         return
-    report = finish_run(out_folder)
+    report = out_folder / REPORT
     if as_json:
         print_json({"run": str(out_folder), "report": str(report)} | result.to_json())
         return

@@ -22,6 +22,7 @@ from weft.data.documents import Fragment
 from weft.data.pieces import PIECE_BYTES, cut_pieces
 from weft.data.published import LINE_END_WORD
 from weft.errors import UserError
+from weft.files import write_atomic
 
 if TYPE_CHECKING:
     import tokenizers
@@ -148,7 +149,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._with_boundary(), encoding="utf-8")
+        write_atomic(folder / "tokenizer.json", self._with_boundary())
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
@@ -160,7 +161,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "weft_kind": self.kind,
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_atomic(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
     def _with_boundary(self) -> str:
         """Return the JSON of a tokenizer that begins each text with the boundary token, as training does."""
@@ -184,7 +185,7 @@ class Tokenizer:
         try:
             config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise UserError(
                 f"'{folder}' has no readable tokenizer.json and tokenizer_config.json: give a folder that Weft saved."
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +45,27 @@ class Figures:
         """Return plain data; what is not always known only where it is, and repeated bytes where there are some."""
         optional = ("bits_per_byte_frozen", "bits_per_end", "repeated_bytes", "bits_per_byte_new")
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
+
+
+def read_figures(values: Mapping[str, Any]) -> Figures:
+    """Return the figures that :meth:`Figures.to_json` gave; KeyError, TypeError or ValueError where they are none."""
+    return Figures(
+        bits_per_byte=float(values["bits_per_byte"]),
+        bits_per_character=_optional(values["bits_per_character"]),
+        perplexity_per_token=float(values["perplexity_per_token"]),
+        perplexity_per_word=_optional(values["perplexity_per_word"]),
+        tokens=int(values["tokens"]),
+        bytes=int(values["bytes"]),
+        seconds=float(values["seconds"]),
+        bits_per_byte_frozen=_optional(values.get("bits_per_byte_frozen")),
+        bits_per_end=_optional(values.get("bits_per_end")),
+        repeated_bytes=int(values.get("repeated_bytes", 0)),
+        bits_per_byte_new=_optional(values.get("bits_per_byte_new")),
+    )
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def figures(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from weft.config import ModelConfig
 from weft.errors import UserError
+from weft.files import json_object
 
 Event = Mapping[str, Any]
 
@@ -60,9 +60,13 @@ def read_run(run: Path) -> RunRecords:
 
 def number(value: object) -> float | None:
     """Return ``value`` as a float where it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return None
+    return found if math.isfinite(found) else None
 
 
 def section(values: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
@@ -81,11 +85,7 @@ def _text(path: Path) -> str:
 
 
 def _object(text: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    return json_object(text) or {}
 
 
 def _config(values: Mapping[str, Any]) -> ModelConfig | None:
@@ -100,7 +100,7 @@ def _config(values: Mapping[str, Any]) -> ModelConfig | None:
 def _recipe(text: str) -> Mapping[str, Any]:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

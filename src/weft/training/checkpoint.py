@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from weft.errors import UserError
-from weft.files import disk_errors, sync_folder
+from weft.files import disk_errors, json_object, sweep, sync_folder, temporary
 from weft.training.parallel import like
 
 KEPT = 2
@@ -40,24 +40,25 @@ class Checkpoint:
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write ``checkpoint`` under ``folder`` and drop all but the last two; return its path."""
     final = folder / f"step-{step:08d}"
-    aside = folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    aside, before = temporary(final), temporary(folder / f"{final.name}.before")
     with disk_errors(final):
         try:
             _write(aside, checkpoint)
             if final.exists():
-                shutil.rmtree(final)
+                final.rename(before)
             aside.rename(final)
             sync_folder(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    for unfinished in folder.parent.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-        shutil.rmtree(unfinished, ignore_errors=True)
+    if folder.exists():  # of a process that was killed, whose number this one has
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     files = {f"{name}.safetensors": _bytes(tensors) for name, tensors in checkpoint.groups.items()}
     files["progress.json"] = json.dumps({"format": FORMAT} | checkpoint.progress, indent=1).encode()
@@ -97,7 +98,7 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
 def _read(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in ``folder``, None where anything in it is not as it was written."""
     try:
-        sums = json.loads((folder / MANIFEST).read_bytes())
+        sums = json_object((folder / MANIFEST).read_bytes()) or {}
         files = {name: (folder / name).read_bytes() for name in sums}
         if any(hashlib.sha256(data).hexdigest() != sums[name] for name, data in files.items()):
             return None
@@ -119,6 +120,11 @@ def discard(folder: Path, names: list[str]) -> None:
 def has_checkpoint(folder: Path) -> bool:
     """Return whether a checkpoint was ever written under ``folder``."""
     return bool(_all(folder))
+
+
+def sweep_checkpoints(folder: Path) -> None:
+    """Remove what killed processes left half written under ``folder``."""
+    sweep(folder, "step-*")
 
 
 def _all(folder: Path) -> list[Path]:

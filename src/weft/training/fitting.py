@@ -11,7 +11,7 @@ from weft import words
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
-from weft.errors import UserError
+from weft.errors import DamagedError, UserError
 from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.model import build
 from weft.pattern import expand
@@ -125,9 +125,17 @@ def make_model(
     return model
 
 
-def resumed_model(out: Path, seed: int) -> LanguageModel:
-    """Return the model of a run that has begun, as it was at its start."""
-    return build_peer(load_peer_config(out), seed=seed) if is_peer(out) else build(read_config(out), seed=seed)
+def resumed_model(out: Path, recipe: Recipe, prepared: PreparedData) -> LanguageModel:
+    """Return the model of a run that has begun, which the weights of a checkpoint fit.
+
+    It is as its ``config.json`` says; where that is missing or damaged, as the recipe does.
+    """
+    seed = recipe.training.seed
+    try:
+        return build_peer(load_peer_config(out), seed=seed) if is_peer(out) else build(read_config(out), seed=seed)
+    except DamagedError:
+        origin = Path(recipe.training.init_from) if recipe.training.init_from else None
+        return make_model(recipe, prepared, origin)
 
 
 def save_description(model: LanguageModel, out: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from weft.errors import UserError
-from weft.files import disk_errors, write_atomic
+from weft.files import disk_errors, json_object, set_aside, write_atomic
+
+METRICS = "metrics.jsonl"
 
 
 class Status(NamedTuple):
@@ -58,7 +60,7 @@ class Metrics:
     """``metrics.jsonl`` in the run directory, one record a line, and TensorBoard if asked for."""
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
         self.writer = _tensorboard() if tensorboard else None
         self.board: Any = None
 
@@ -73,19 +75,47 @@ class Metrics:
                     self.board.add_scalar(f"{record['event']}/{key}", value, record["step"])
             self.board.flush()
 
-    def truncate(self, step: int) -> None:
-        """Drop what was written after ``step``, and a half-written last line."""
+    def truncate(self, step: int) -> list[str]:
+        """Drop what was written after ``step``, and lines that are no records; return what there is to tell of these.
+
+        A last line that is half written is not told: that is what a kill leaves.
+        """
         if not self.path.is_file():
-            return
-        kept = [line for line in self.path.read_text(encoding="utf-8").split("\n") if _upto(line, step)]
-        write_atomic(self.path, "".join(f"{line}\n" for line in kept))
+            return []
+        log = read_metrics(self.path)
+        news = []
+        if log.damaged:
+            place = set_aside(self.path)
+            news = [
+                f"{METRICS} had damaged lines ({log.damaged}), which were left out; as it was it is '{place.name}'."
+            ]
+        kept = [record for record in log.records if _step(record) <= step]
+        write_atomic(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        return news
 
 
-def _upto(line: str, step: int) -> bool:
-    try:
-        return int(json.loads(line).get("step", 0)) <= step
-    except ValueError:
-        return False
+class MetricsLog(NamedTuple):
+    """What a log holds: its records, and how many lines are none (but for a last one that is half written)."""
+
+    records: list[dict[str, Any]]
+    damaged: int
+
+
+def read_metrics(path: Path) -> MetricsLog:
+    """Read a log of metrics; one that is missing is empty."""
+    if not path.is_file():
+        return MetricsLog([], 0)
+    *lines, last = path.read_bytes().split(b"\n")
+    records = [json_object(line) for line in (*lines, last)]
+    whole = [record for record in records if record is not None and _step(record) >= 0]
+    half_written = last.startswith(b"{") and records[-1] is None
+    return MetricsLog(whole, len(lines) + bool(last) - len(whole) - half_written)
+
+
+def _step(record: dict[str, Any]) -> int:
+    """Return the step of a record, 0 where it has none, -1 where it has none that can be."""
+    step = record.get("step", 0)
+    return step if isinstance(step, int) and not isinstance(step, bool) else -1
 
 
 def _tensorboard() -> Any:

@@ -78,6 +78,7 @@ class Trainer:
         torch.manual_seed(config.seed + 1000 * self.processes.rank)
         self.stream = self.open_stream(None)
         self.step = self.tokens = self.bad_steps = self.best_step = 0
+        self.saved_step = -1  # of the newest checkpoint
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
         self.validation_split = first_part(prepared.validation, config.validation_tokens, prepared.tokenizer)
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
@@ -89,6 +90,10 @@ class Trainer:
     def request_stop(self) -> None:
         """Let :meth:`run` end after the present step (on a GPU, after the steps that are queued)."""
         self.stop_requested = True
+
+    def forget_best(self) -> None:
+        """Let the best model be that of the next validation, as the file of the one so far is lost."""
+        self.best, self.best_step, self.saved_step = math.inf, 0, -1
 
     def open_stream(self, state: Any) -> Feed:
         """Return the training segments from where ``state`` stands (None: from the start)."""
@@ -174,6 +179,8 @@ class Trainer:
         stop, seen = False, self.done  # what was used at the last look
         self.queue.start_clock()
         try:
+            if self.done >= 1 and not self.best_step:  # what was best is lost
+                self._validate()
             while self.done < 1 and not stop:
                 self._update(learning_rate_factor(self.config, self.done) * self.config.learning_rate)
                 if self._due(seen):

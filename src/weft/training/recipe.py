@@ -29,7 +29,7 @@ from weft.pattern import parse_count
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
 # What a saved recipe tells beside itself.
-PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by")
+PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by", "overwriting")
 # What may differ when a run is resumed: how long it goes on and how it reports.
 RESUMABLE = (
     "training.steps",
@@ -218,7 +218,7 @@ def read_yaml(path: Path, *, missing: str, broken: str) -> Any:
         raise UserError(f"{missing}: give a YAML file.")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{broken}: {str(error).splitlines()[0]}.") from None
 
 
@@ -289,11 +289,18 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
     return Recipe.parse(values)
 
 
-def save_recipe(recipe: Recipe, path: Path, *, prepared: str = "", chosen: Sequence[str] = ()) -> None:
-    """Write the resolved recipe with the package version, the git revision and ``chosen``: what was chosen and why."""
+def save_recipe(
+    recipe: Recipe, path: Path, *, prepared: str = "", chosen: Sequence[str] = (), overwriting: bool = False
+) -> None:
+    """Write the resolved recipe with the package version, the git revision and ``chosen``: what was chosen and why.
+
+    ``overwriting`` says that the folder still holds files of an earlier run.
+    """
     values = recipe.model_dump(mode="json")
     values |= {"weft_version": __version__, "git_revision": git_revision()}
     values |= {"prepared": prepared, "chosen": list(chosen)}
+    if overwriting:
+        values["overwriting"] = True
     write_atomic(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from weft.config import merge
 from weft.data import PreparedData, Tokenizer, prepare
-from weft.errors import Interrupted, UserError
+from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
-from weft.evaluation.figures import Figures
-from weft.files import alone_in, disk_errors, write_atomic
+from weft.evaluation.figures import Figures, read_figures
+from weft.files import alone_in, disk_errors, json_object, set_aside, write_atomic
 from weft.folder import WEIGHTS, load_tokenizer
 from weft.launch import is_main
 from weft.peers import LanguageModel, Peer, load_any
@@ -33,17 +32,31 @@ from weft.training.fitting import (
     make_model,
     name_of,
     resumed_model,
-    save_description,
     shape_of,
 )
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
 from weft.training.parallel import Processes
-from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, read_yaml, save_recipe
+from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
+from weft.training.run_folder import RECIPE as RECIPE
+from weft.training.run_folder import RESULTS as RESULTS
+from weft.training.run_folder import (
+    begin,
+    begin_again,
+    check_apart,
+    check_contents,
+    check_not_lost,
+    check_request,
+    clear_places,
+    lost_best,
+    mend,
+    raw_recipe,
+    saved_tokenizer,
+    sweep_run,
+    was_overwriting,
+)
+from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.snapshot import restore_snapshot
-
-RECIPE = "recipe.yaml"
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,53 +97,89 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
+    finish: Callable[[TrainingResult], object] | None = None,
 ) -> TrainingResult:
     """Train the model of the recipe ``values`` (nested, as in YAML) and leave everything in the folder ``out``.
 
     ``init_from`` starts from the model and tokenizer of another run. ``resume`` goes on from the last checkpoint in
     ``out``, with the values saved there; ``overwrite`` replaces the run in ``out`` once the new one is ready to start.
+    ``out`` is held from before anything is written until ``finish`` (which the main process calls) has the result.
     Raises :class:`UserError` for what a user can put right, and :class:`Interrupted` when SIGINT or SIGTERM came.
     """
     listener = listener if listener and is_main() else Silent()
-    most_steps = _most_steps()
     if init_from:
         values = merge(values, {"training": {"init_from": str(init_from)}})
     with disk_errors(out):
-        _check_out(out, resume, overwrite)
-        recipe = _resumed_recipe(values, out) if resume else make_recipe(values)
-        if not recipe.data.sources:
-            raise UserError("There is nothing to train on: name files, folders or globs of text.")
-        check_model(recipe.model)
-        begun = resume and has_checkpoint(out / "checkpoints")
-        origin = Path(recipe.training.init_from) if recipe.training.init_from and not begun else None
+        check_request(out, resume=resume, overwrite=overwrite)
+        with alone_in(out, make=not resume) if is_main() else nullcontext():
+            check_contents(out, resume=resume, overwrite=overwrite)
+            if is_main():
+                sweep_run(out)
+                for line in clear_places(out) if resume else ():
+                    listener.message(line)
+            started = _start(values, out, resume, listener)
+            with _memory_errors(out):
+                result = _train(started)
+            if finish and started.trainer.main:
+                finish(result)
+            return result
+
+
+class _Started(NamedTuple):
+    """A run that is ready to train: ``lost`` says what is wrong with the best model of one that has ``begun``."""
+
+    trainer: Trainer
+    recipe: Recipe
+    begun: bool
+    lost: str | None
+
+
+def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listener) -> _Started:
+    """Read the text, make the model, and write or mend what a run begins with."""
+    most_steps = _most_steps()
+    recipe = _resumed_recipe(values, out) if resume else make_recipe(values)
+    if not recipe.data.sources:
+        raise UserError("There is nothing to train on: name files, folders or globs of text.")
+    check_model(recipe.model)
+    begun = resume and has_checkpoint(out / CHECKPOINTS) and not was_overwriting(out)
+    if not begun:
+        check_apart(recipe, out)
+    if resume and not begun:
+        check_not_lost(out, saved_recipe(out).training.checkpoint_every)
+        listener.message("There is no checkpoint yet: this run begins again, from its recipe.")
+    origin = Path(recipe.training.init_from) if recipe.training.init_from else None
+    tokenizer = saved_tokenizer(out) if begun else None
+    if tokenizer is None:
         teacher = recipe.training.teacher
-        tokenizer = Tokenizer.load(out) if begun else _given_tokenizer(origin, Path(teacher.run) if teacher else None)
-        processes = Processes()
-        if processes.device.type == "cpu":
-            keep_memory()
-        with processes.main_first():
-            prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
-        told = Told(listener)
-        if not begun:
-            recipe = _shortened(fit(recipe, prepared, processes, told.message), most_steps)
-        if begun:
-            model = resumed_model(out, recipe.training.seed)
-        else:
-            model = make_model(recipe, prepared, origin, listener.message)
-        if processes.sharded:
-            check_sharded(model)
-        now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
-        trainer = _trainer(now, model, prepared, out, listener, processes)
-        processes.wait()  # all have seen the folder as it was
-        if trainer.main and not begun:
-            _begin(out, recipe, model, prepared, overwrite, [] if origin else told.lines)
-        with alone_in(out) if trainer.main else nullcontext(), _memory_errors(out):
-            if begun:
-                for news in restore_snapshot(trainer):
-                    listener.message(news)
-            else:
-                trainer.wrap()
-            return _train(trainer, recipe, resumed=begun)
+        tokenizer = _given_tokenizer(origin, Path(teacher.run) if teacher else None)
+    processes = Processes()
+    if processes.device.type == "cpu":
+        keep_memory()
+    with processes.main_first():
+        prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
+    told = Told(listener)
+    if begun:
+        model = resumed_model(out, recipe, prepared)
+    else:
+        fitted = fit(recipe, prepared, processes, told.message)
+        recipe = fitted if resume else _shortened(fitted, most_steps)
+        model = make_model(recipe, prepared, origin, listener.message)
+    if processes.sharded:
+        check_sharded(model)
+    lost = lost_best(out, model) if begun else None
+    now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
+    trainer = _trainer(now, model, prepared, out, listener, processes)
+    processes.wait()  # all have seen the folder as it was
+    if not trainer.main:
+        return _Started(trainer, recipe, begun, lost)
+    if begun:
+        for line in mend(out, model, prepared.tokenizer):
+            listener.message(line)
+    elif resume:
+        begin_again(out, recipe, model, prepared)
+    else:
+        begin(out, recipe, model, prepared, [] if origin else told.lines)
+    return _Started(trainer, recipe, begun, lost)
 
 
 def check_sharded(model: LanguageModel) -> None:
@@ -175,23 +224,33 @@ def _trainer(
     return Trainer(training, model, prepared, out, listener, processes)
 
 
-def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult:
+def _train(started: _Started) -> TrainingResult:
+    trainer, recipe, resumed = started.trainer, started.recipe, started.begun
     out, listener = trainer.folder, trainer.listener
+    if resumed:
+        _restore(trainer, started.lost)
+    else:
+        trainer.wrap()
     together = f", {trainer.processes.count} processes" if trainer.processes.count > 1 else ""
     listener.message(
         f"{name_of(recipe)}: {shape_of(trainer.model)}, {trainer.model.parameter_count:,} parameters, on "
         f"{trainer.device.type} in {'bf16' if trainer.bf16 else 'fp32'}{together}"
     )
-    if resumed and trainer.done >= 1 and (out / RESULTS).is_file():
-        listener.message("This run is finished: nothing to do (ask for more with --steps, --tokens or --minutes).")
-        return read_result(out)
+    if resumed and trainer.done >= 1 and trainer.best_step and (out / RESULTS).is_file():
+        try:
+            result = read_result(out)
+        except DamagedError as damage:
+            listener.message(f"{damage} They are made anew.")
+        else:
+            listener.message("This run is finished: nothing to do (ask for more with --steps, --tokens or --minutes).")
+            return result
     if resumed and recipe.training.budget != saved_recipe(out).training.budget:
         listener.message(
             f"For {recipe.training.budget} now; size, learning rate, weight decay, dropout and the tokens of a step "
             "stay as they were chosen when the run began."
         )
     if resumed and trainer.main:
-        chosen = _raw_recipe(out).get("chosen") or ()
+        chosen = raw_recipe(out).get("chosen") or ()
         save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary, chosen=chosen)
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
     with stop_signals(trainer.request_stop) as received:
@@ -211,6 +270,21 @@ def _train(trainer: Trainer, recipe: Recipe, *, resumed: bool) -> TrainingResult
     if trainer.main:
         write_atomic(out / RESULTS, json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def _restore(trainer: Trainer, lost: str | None) -> None:
+    """Take ``trainer`` to its newest checkpoint; ``lost`` says what is wrong with the file of the best model."""
+    for news in restore_snapshot(trainer):
+        trainer.listener.message(news)
+    if not lost or not trainer.best_step:
+        return
+    path = trainer.folder / WEIGHTS
+    aside = f", now '{set_aside(path).name}'," if trainer.main and path.exists() else ""
+    trainer.listener.message(
+        f"'{path}'{aside} is {lost}, and with it the best model so far, of step {trainer.best_step}: the best from "
+        f"step {trainer.step} on takes its place."
+    )
+    trainer.forget_best()
 
 
 def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
@@ -234,39 +308,47 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
 
 
 def read_result(run: Path) -> TrainingResult:
-    """Return the result of a finished run."""
+    """Return the result of a finished run; UserError where there is none, DamagedError where it cannot be read."""
     path = run / RESULTS
     if not path.is_file():
         raise UserError(f"'{run}' has no results yet: finish its training with --resume.")
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return TrainingResult(
-        run=run,
-        parameters=told["parameters"],
-        body_parameters=told["body_parameters"],
-        steps=told["training_steps"],
-        tokens=told["training_tokens"],
-        seconds=told["training_seconds"],
-        tokens_per_second=told["tokens_per_second"],
-        best_step=told["best_step"],
-        validation=Figures(**told["validation"]),
-        test=Figures(**told["test"]),
-    )
+    told = json_object(path.read_bytes()) or {}
+    try:
+        return TrainingResult(
+            run=run,
+            parameters=int(told["parameters"]),
+            body_parameters=int(told["body_parameters"]),
+            steps=int(told["training_steps"]),
+            tokens=int(told["training_tokens"]),
+            seconds=float(told["training_seconds"]),
+            tokens_per_second=float(told["tokens_per_second"]),
+            best_step=int(told["best_step"]),
+            validation=read_figures(told["validation"]),
+            test=read_figures(told["test"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise DamagedError(f"The results in '{path}' are damaged.") from None
 
 
 def saved_recipe(run: Path) -> Recipe:
     """Return the resolved recipe of a run directory."""
     if not (run / RECIPE).is_file():
         raise UserError(f"'{run}' is not a run directory: it has no {RECIPE}.")
+    raw_recipe(run)
     return make_recipe(load_recipe(run / RECIPE))
 
 
 def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
     """Return the saved recipe with a new budget, if one is given; refuse other changes."""
-    if not (out / RECIPE).is_file():
-        raise UserError(f"There is no run to resume in '{out}': leave --resume out to start one.")
-    saved = saved_recipe(out)
-    if made_by := _raw_recipe(out).get("made_by"):
+    raw = raw_recipe(out)
+    if made_by := raw.get("made_by"):
         raise UserError(f"'{out}' was made by '{made_by}', not trained: train on from it with --init-from {out}.")
+    if missing := {*Recipe.model_fields, "weft_version"} - raw.keys():  # what is not there would be as usual, unsaid
+        raise DamagedError(
+            f"'{out / RECIPE}' is damaged, it lacks {', '.join(sorted(missing))}: restore it, or start again with "
+            "--overwrite."
+        )
+    saved = saved_recipe(out)
     asked = make_recipe(load_recipe(out / RECIPE), _decided(values))
     if changed := differences(saved, asked):
         raise UserError(
@@ -274,13 +356,6 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
             f"(weft train --out {out} --resume is enough), or start another run."
         )
     return asked
-
-
-def _raw_recipe(out: Path) -> dict[str, Any]:
-    """Return all that the recipe of a run says, also what is beside the recipe itself."""
-    path = out / RECIPE
-    values: dict[str, Any] = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"'{path}' is not YAML")
-    return values
 
 
 class Told:
@@ -319,47 +394,3 @@ def _shortened(recipe: Recipe, most_steps: int | None) -> Recipe:
         return recipe
     update = {"steps": min(most_steps, recipe.training.steps or most_steps), "tokens": None, "minutes": None}
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=update)})
-
-
-def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse an ``out`` that holds something which nobody asked to resume or replace."""
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other: keep one.")
-    if resume:
-        return
-    if not out.exists():
-        _check_place(out)
-        return
-    if not out.is_dir():
-        raise UserError(f"'{out}' is a file: give --out a folder.")
-    if not any(out.iterdir()):
-        return
-    if not (out / RECIPE).is_file():
-        raise UserError(f"'{out}' holds something that is not a run: give --out another folder.")
-    if not overwrite:
-        raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
-
-
-def _check_place(out: Path) -> None:
-    """Refuse a place where no folder can be made, before anything is read."""
-    above = next(parent for parent in out.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"'{out}' cannot be made: '{above}' is a file; choose another place.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"'{out}' cannot be made: nothing can be written in '{above}'; choose another place.")
-
-
-def _begin(
-    out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, overwrite: bool, chosen: list[str]
-) -> None:
-    """Make the run directory: recipe first, so that whatever happens later can be resumed."""
-    if overwrite and out.exists():
-        with alone_in(out):
-            shutil.rmtree(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # a file system that makes no folders, such as /proc
-        raise UserError(f"'{out}' cannot be made: choose another place.") from None
-    save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen)
-    save_description(model, out)
-    prepared.tokenizer.save(out)

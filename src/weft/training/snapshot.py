@@ -21,6 +21,7 @@ from weft.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from weft.training.listener import METRICS, read_metrics
 from weft.training.parallel import like, whole
 from weft.training.step import rebuild
 
@@ -32,7 +33,9 @@ _COUNTERS = ("step", "tokens", "seconds", "bad_steps", "best_step")
 
 
 def save_snapshot(trainer: Trainer) -> None:
-    """Write a checkpoint of ``trainer``; with several processes, the main one writes for all."""
+    """Write a checkpoint of ``trainer``, unless that of this step stands; the main process writes for all."""
+    if trainer.saved_step == trainer.step:
+        return
     groups: dict[str, Tensors] = {"model": {name: p.detach() for name, p in trainer.model.named_parameters()}}
     groups |= {f"optimizer-{i}": optimizer_tensors(optimizer) for i, optimizer in enumerate(trainer.optimizers)}
     if trainer.average:
@@ -54,6 +57,7 @@ def save_snapshot(trainer: Trainer) -> None:
     }
     if trainer.main:
         write_checkpoint(trainer.folder / FOLDER, trainer.step, Checkpoint(told, groups))
+    trainer.saved_step = trainer.step
     trainer.processes.wait()
 
 
@@ -65,14 +69,15 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     """
     found = read_checkpoint(trainer.folder / FOLDER)
     if found is None:
-        if trainer.main:
-            trainer.metrics.truncate(0)
         trainer.wrap()
         return []
     checkpoint, damaged = found
     told = checkpoint.progress
     if told["corpus"] != trainer.prepared.train.identity:
-        raise UserError("The texts have changed since this run began: restore them, or start again with --overwrite.")
+        raise UserError(
+            "The texts have changed since this run began (or its tokenizer): restore them, or start again with "
+            "--overwrite."
+        )
     _deal_lanes(trainer, told["lanes"])
     for name in _COUNTERS:
         setattr(trainer, name, told[name])
@@ -80,12 +85,15 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     trainer.validation = math.nan if told["validation"] is None else told["validation"]
     trainer.recent = [(loss, seconds) for loss, seconds in told["recent"]]
     trainer.stream = trainer.open_stream(told["stream"])
+    news = [f"The checkpoint {name} is damaged: went back to the one before it." for name in damaged]
     if trainer.main:
-        trainer.metrics.truncate(trainer.step)
+        news += trainer.metrics.truncate(trainer.step)
+        if trainer.step >= trainer.config.log_every and not read_metrics(trainer.metrics.path).records:
+            news.append(f"{METRICS} holds nothing of the steps up to {trainer.step}: it begins there.")
         discard(trainer.folder / FOLDER, damaged)
     trainer.processes.wait()
     _restore_tensors(trainer, checkpoint.groups, told["average_updates"])
-    news = [f"The checkpoint {name} is damaged: went back to the one before it." for name in damaged]
+    trainer.saved_step = trainer.step
     if told["processes"] != trainer.processes.count:
         news.append(
             f"Saved by {told['processes']} and resumed by {trainer.processes.count}: each process now has "

@@ -1,0 +1,193 @@
+"""The folder of a run: who may write there, how a run begins in it, and what a killed or damaged one is mended with.
+
+Whoever writes holds the folder (:func:`weft.files.alone_in`) from before the first byte. The recipe is the first file
+of a run and the last of the one before it, so that at any moment the folder holds one run that can be resumed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.data import PreparedData, Tokenizer
+from weft.errors import DamagedError, UserError
+from weft.files import json_object, remove, set_aside, sweep, temporaries
+from weft.folder import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights, read_config
+from weft.layers.maps import is_guide
+from weft.peers import LanguageModel, Peer, is_peer
+from weft.training.checkpoint import sweep_checkpoints
+from weft.training.fitting import save_description
+from weft.training.listener import METRICS, read_metrics
+from weft.training.recipe import Recipe, read_yaml, save_recipe
+from weft.training.snapshot import FOLDER as CHECKPOINTS
+
+RECIPE = "recipe.yaml"
+RESULTS = "results.json"
+# What training and its report write, beside the checkpoints.
+_FILES = (RECIPE, CONFIG, GENERATION, SHIM, WEIGHTS, TOKENIZER, "tokenizer_config.json", METRICS, RESULTS)
+_PAGES = ("report.html", "README.md")
+
+
+def check_request(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse what cannot be, before a folder is made; UserError."""
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: keep one.")
+    if resume:
+        if not (out / RECIPE).is_file():
+            raise UserError(f"There is no run to resume in '{out}': leave --resume out to start one.")
+    elif not out.exists():
+        _check_place(out)
+    elif not out.is_dir():
+        raise UserError(f"'{out}' is a file: give --out a folder.")
+
+
+def check_contents(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse an ``out`` that holds something which nobody asked to resume or replace; UserError.
+
+    What it holds can be told only by the one who holds it.
+    """
+    check_request(out, resume=resume, overwrite=overwrite)
+    if resume or not out.exists() or not set(out.iterdir()) - set(temporaries(out, *_FILES, *_PAGES)):
+        return
+    if not (out / RECIPE).is_file():
+        raise UserError(f"'{out}' holds something that is not a run: give --out another folder.")
+    if not overwrite:
+        raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place where no folder can be made, before anything is read."""
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"'{out}' cannot be made: '{above}' is a file; choose another place.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"'{out}' cannot be made: nothing can be written in '{above}'; choose another place.")
+
+
+def check_apart(recipe: Recipe, out: Path) -> None:
+    """Refuse to begin a run in the folder of the one that it starts from or learns from, which must stay; UserError."""
+    training = recipe.training
+    given = {"--init-from": training.init_from, "--teacher": training.teacher.run if training.teacher else None}
+    for option, run in given.items():
+        if run and Path(run).resolve() == out.resolve():
+            raise UserError(f"{option} and --out are one folder, '{out}': give --out another.")
+
+
+def raw_recipe(run: Path) -> dict[str, Any]:
+    """Return all that the recipe of a run says, also what is beside the recipe itself."""
+    path = run / RECIPE
+    values = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"'{path}' is not YAML")
+    if not isinstance(values, dict) or not values:
+        raise DamagedError(f"'{path}' is damaged, it holds no recipe: restore it, or start again with --overwrite.")
+    return values
+
+
+def was_overwriting(run: Path) -> bool:
+    """Tell whether the run was killed before all of the one that it replaces was gone."""
+    return bool(raw_recipe(run).get("overwriting"))
+
+
+def begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, chosen: Sequence[str]) -> None:
+    """Write what a run begins with in place of all that is in ``out``, the recipe first.
+
+    From when the recipe stands, the run can be resumed; it says so where the rest of an earlier one is still there.
+    """
+    others = [path for path in out.iterdir() if path.name != RECIPE]
+    if others:
+        save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen, overwriting=True)
+    _write_start(others, out, recipe, model, prepared, chosen)
+
+
+def begin_again(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData) -> None:
+    """Begin a run anew that was killed before its first checkpoint; what is not of it stays."""
+    said = raw_recipe(out)
+    own = (*_FILES, *_PAGES, CHECKPOINTS, "tensorboard")
+    others = [path for path in out.iterdir() if path.name != RECIPE and (said.get("overwriting") or path.name in own)]
+    _write_start(others, out, recipe, model, prepared, said.get("chosen") or ())
+
+
+def _write_start(
+    others: Sequence[Path],
+    out: Path,
+    recipe: Recipe,
+    model: LanguageModel,
+    prepared: PreparedData,
+    chosen: Sequence[str],
+) -> None:
+    for path in others:
+        remove(path)
+    save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen)
+    save_description(model, out)
+    prepared.tokenizer.save(out)
+
+
+def check_not_lost(out: Path, checkpoint_every: int) -> None:
+    """Refuse to begin a run again that has come far, but has lost its checkpoints; UserError."""
+    if was_overwriting(out):  # what is there is of the run before
+        return
+    steps = [record["step"] for record in read_metrics(out / METRICS).records if isinstance(record.get("step"), int)]
+    if (out / RESULTS).is_file() or max(steps, default=0) > checkpoint_every:
+        raise UserError(
+            f"The checkpoints of '{out}' are gone: train on from its model with --init-from {out}, or start again with "
+            "--overwrite."
+        )
+
+
+def sweep_run(out: Path) -> None:
+    """Remove what killed processes left half written in a run's folder."""
+    sweep(out, *_FILES, *_PAGES)
+    sweep_checkpoints(out / CHECKPOINTS)
+
+
+def clear_places(out: Path) -> Iterator[str]:
+    """Set aside what stands where a file or folder of a run belongs and is none; yield what there is to tell."""
+    for name in (*_FILES, *_PAGES, CHECKPOINTS):
+        path = out / name
+        wrong = not path.is_dir() if name == CHECKPOINTS else not path.is_file()
+        if wrong and os.path.lexists(path):
+            kind = "folder" if name == CHECKPOINTS else "file"
+            yield f"'{path}' was no {kind}: it is now '{set_aside(path).name}'."
+
+
+def saved_tokenizer(out: Path) -> Tokenizer | None:
+    """Return the tokenizer of a run that has begun; None where its files are missing or damaged."""
+    try:
+        return Tokenizer.load(out)
+    except UserError:
+        return None
+
+
+def lost_best(out: Path, model: LanguageModel) -> str | None:
+    """Say what is wrong with the best model of a run whose model is like ``model``; None where nothing is."""
+    path = out / WEIGHTS
+    if not path.is_file():
+        return "missing"
+    try:
+        found = {name: tensor.shape for name, tensor in load_weights(path).items()}
+    except DamagedError:
+        return "damaged"
+    wanted = {name: parameter.shape for name, parameter in model.named_parameters() if not is_guide(name)}
+    return None if found == wanted else "damaged"
+
+
+def mend(out: Path, model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
+    """Write what describes a run that has begun where that is missing or damaged; yield what there is to tell."""
+    if not _described(out, model):
+        save_description(model, out)
+        yield f"{CONFIG}, or what belongs to it, was missing or damaged: it was made anew."
+    if saved_tokenizer(out) is None:
+        tokenizer.save(out)
+        yield f"{TOKENIZER}, or what belongs to it, was missing or damaged: it was made anew."
+
+
+def _described(out: Path, model: LanguageModel) -> bool:
+    if isinstance(model, Peer):
+        return is_peer(out)
+    try:
+        read_config(out)
+    except DamagedError:
+        return False
+    generation = out / GENERATION
+    return (out / SHIM).is_file() and generation.is_file() and json_object(generation.read_bytes()) is not None

@@ -21,6 +21,7 @@ import pytest
 from tests.command import Ran, run_weft
 from tests.training.test_run import StopAt
 from weft.errors import Interrupted
+from weft.files import alone_in
 from weft.folder import load_weights
 from weft.study import jobs
 from weft.training.recipe import load_recipe
@@ -227,11 +228,42 @@ def test_unfinished_runs_are_gone_on_with(study, text):
         assert tensor.equal(weights[name])
 
 
-def test_damaged_results_are_told(study, text):
-    path = study / results(study)["rows"][0]["run"] / "results.json"
-    path.write_text("{")
-    told = compare(text, study, *PEER_AND_SEEDS)
-    assert (told.code, "results.json' is damaged: delete it" in told.err) == (2, True)
+def test_damaged_results_are_made_anew(study, text):
+    before = results(study)
+    run = study / before["rows"][0]["run"]
+    models = files(study)
+    (run / "results.json").write_text("{")
+    (run / "metrics.jsonl").write_bytes(b"null\n" + (run / "metrics.jsonl").read_bytes())
+    assert compare(text, study, *PEER_AND_SEEDS).code == 0
+    for ours, theirs in zip(results(study)["rows"], before["rows"], strict=True):
+        assert ours["bits_per_byte"] == theirs["bits_per_byte"]
+    assert not trained(models, files(study))
+
+
+@pytest.mark.parametrize("lines", [b"null\n5\n[]\n", b"\xff\xfe\n", b'{"step": 3}\n', b""])
+def test_a_damaged_log_does_not_end_a_comparison(tmp_path, lines):
+    job = jobs.Job("name", tmp_path / "run", [], 1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(lines)
+    assert job.progress() == {}
+    told = {"event": "train", "step": 2}
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(json.dumps(told).encode() + b"\n" + lines)
+    assert job.progress() == told
+
+
+def test_two_comparisons_in_one_folder_are_refused(study, text, tmp_path):
+    before = files(study)
+    with alone_in(study):
+        for options in ((), ("--overwrite",)):
+            told = compare(text, study, *PEER_AND_SEEDS, *options)
+            assert (told.code, "Another process is at work in" in told.err) == (2, True)
+    assert files(study) == before
+    dead = 2**22 + 1
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / f".study.yaml.{dead}.tmp").write_text("half")  # as a killed one leaves it
+    one = ("--architectures", "q", "--learning-rates", "8e-3")
+    assert compare(text, tmp_path / "new", *one, asked=(*SIZE, *SET)).code == 0
+    assert not list((tmp_path / "new").glob(".*"))
 
 
 def test_a_rate_that_diverges_is_told_and_the_rest_goes_on(tmp_path, text, quick):

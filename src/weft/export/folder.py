@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from weft.errors import UserError
 from weft.export.check import Check, check_program
 from weft.export.programs import OPSET, ProgramName, input_names, output_names, write_program
 from weft.export.states import StateLayout
-from weft.files import disk_errors, sync_folder, write_atomic
+from weft.files import alone_in, disk_errors, sweep, sync_folder, temporary, write_atomic
 from weft.folder import load_model, load_tokenizer
 from weft.model import WeftModel
 
@@ -56,7 +57,8 @@ def export_folder(run: Path, out: Path, progress: Callable[[str], None]) -> Expo
     model, tokenizer = load_model(run).requires_grad_(False), load_tokenizer(run)
     layout = StateLayout(model)
     checks: list[Check] = []
-    with _aside(out) as folder:
+    with disk_errors(out), alone_in(out, make=True), _aside(out) as folder:
+        _check_place(out)  # nobody was quicker
         for name in PROGRAMS:
             path = folder / f"{name}.onnx"
             progress(f"Exporting {path.name}")
@@ -85,23 +87,24 @@ def _check_place(out: Path) -> None:
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """Give a new folder that takes the place of ``out`` when all went well, and is removed otherwise."""
-    new, old = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("new", "old"))
-    with disk_errors(out):
-        try:
-            new.mkdir(parents=True)
-            yield new
-            for path in new.iterdir():
-                _sync(path)
-            sync_folder(new)
-            if out.exists():
-                out.rename(old)
-            new.rename(out)
-            sync_folder(out.parent)
-        finally:
-            if old.exists() and not out.exists():  # stopped between the two renames
-                old.rename(out)
-            for folder in (new, old):
-                shutil.rmtree(folder, ignore_errors=True)
+    new, old = temporary(out), temporary(out.with_name(f"{out.name}.before"))
+    sweep(out.parent, escape(out.name))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for path in new.iterdir():
+            _sync(path)
+        sync_folder(new)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+        sync_folder(out.parent)
+        sweep(out.parent, escape(f"{out.name}.before"))  # an earlier one, where a process was killed between the two
+    finally:
+        if old.exists() and not out.exists():  # stopped between the two renames
+            old.rename(out)
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

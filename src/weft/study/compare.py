@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ import torch
 import yaml
 
 from weft.data import DataConfig, PreparedData, prepare
-from weft.errors import Interrupted, UserError
-from weft.files import write_atomic
-from weft.study.comparison_report import write_comparison
-from weft.study.comparison_results import measure_generation, read_results, write_results
+from weft.errors import DamagedError, Interrupted, UserError
+from weft.files import alone_in, remove, sweep, write_atomic
+from weft.study.comparison_report import REPORT, TABLE, write_comparison
+from weft.study.comparison_results import CURVES, SPEED, measure_generation, read_results, write_results
 from weft.study.jobs import Job, run_jobs
-from weft.study.plan import Plan, Trial, check_folder, recipe_of, save_plan
+from weft.study.plan import PLAN, VARIANTS, Plan, Trial, check_folder, recipe_of, save_plan
 from weft.study.records import number, section
 from weft.training.fitting import fit, make_model
 from weft.training.recipe import Recipe
@@ -63,13 +62,21 @@ class Study:
         Raises UserError for what a user can put right, Interrupted when a signal to stop came; then the results and
         the report tell what there is so far.
         """
+        if not self.folder.is_dir():
+            check_folder(self.plan, self.folder, overwrite=overwrite)  # it may be a file
+        with alone_in(self.folder, make=True):
+            sweep_study(self.folder)
+            return self._run(overwrite)
+
+    def _run(self, overwrite: bool) -> Path:
         check_folder(self.plan, self.folder, overwrite=overwrite)
         first = self.plan.seeds[0]
         trials = [Trial(c, rate, first) for c in self.plan.contenders for rate in self.plan.learning_rates]
         self.summary = self._prepare(self._recipe(trials[0]).data).summary
         self._tell_sizes()  # before anything is trained or replaced
-        if overwrite and self.folder.is_dir():
-            shutil.rmtree(self.folder)
+        if overwrite:  # the folder stays, as it is held; the plan goes last, as it says what the rest is
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == PLAN):
+                remove(path)
         self._go_on()
         save_plan(self.plan, self.folder)
         try:
@@ -173,7 +180,7 @@ class Study:
     def failure(self, trial: Trial) -> str | None:
         """Return why a trial failed; None where it did not."""
         path = self.run_of(trial) / FAILED
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+        return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
     def result(self, trial: Trial) -> TrainingResult | None:
         """Return what a trial has come to; None where it has not ended well."""
@@ -182,8 +189,8 @@ class Study:
             return self._results.get(trial)
         try:
             return self._results.setdefault(trial, read_result(path.parent))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"'{path}' is damaged: delete it, and the same command scores the run again.") from None
+        except DamagedError:  # the run is resumed, which scores it again
+            return None
 
     def best_rate(self, contender: str) -> float:
         """Return the learning rate with the fewest bits per byte on the validation text, with the first seed.
@@ -217,6 +224,14 @@ class Study:
     def chosen(self) -> list[Trial]:
         """Return the trials at the best learning rates, which are the rows of the comparison."""
         return [t for t in self.trials() if self.result(t) and t.learning_rate == self.best_rate(t.contender)]
+
+
+def sweep_study(folder: Path) -> None:
+    """Remove what killed processes left half written in a comparison's folder; each run sweeps its own."""
+    sweep(folder, PLAN, VARIANTS, RESULTS, CURVES, TABLE, REPORT)
+    sweep(folder / "recipes", "*.yaml")
+    for run in (folder / "runs").glob("*"):
+        sweep(run, FAILED, SPEED)
 
 
 def _threads(jobs: int) -> int:

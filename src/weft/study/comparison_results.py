@@ -15,7 +15,7 @@ import torch
 from weft import __version__
 from weft.description import STATE_CONTEXTS, describe
 from weft.evaluation.speed import generation_speed
-from weft.files import write_atomic
+from weft.files import json_object, write_atomic
 from weft.folder import load_config, load_tokenizer
 from weft.peers import Peer, is_peer, load_any
 from weft.signals import stop_signals
@@ -79,10 +79,9 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json_object(path.read_bytes()) or {}
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _settings(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:

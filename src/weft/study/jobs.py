@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from weft.errors import Interrupted
+from weft.files import json_object
 from weft.signals import SIGNALS, stop_signals
+from weft.training.listener import METRICS
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0  # that an interrupted run has to save itself
@@ -55,11 +56,11 @@ class Job:
     def progress(self) -> dict[str, Any]:
         """Return the last record of training in the run's metrics; empty before the first."""
         try:
-            lines = (self.run / "metrics.jsonl").read_text(encoding="utf-8").rstrip().split("\n")
-            records: list[dict[str, Any]] = [json.loads(line) for line in lines[-10:]]
-        except (OSError, ValueError):
+            lines = (self.run / METRICS).read_bytes().rstrip().split(b"\n")
+        except OSError:
             return {}
-        return next((record for record in reversed(records) if record["event"] == "train"), {})
+        records = [json_object(line) or {} for line in lines[-10:]]
+        return next((record for record in reversed(records) if record.get("event") == "train"), {})
 
     def complaint(self, code: int) -> str:
         """Return in one line why the command failed, as it said it; ``code`` is its exit code."""

@@ -173,7 +173,7 @@ def save_plan(plan: Plan, study: Path) -> None:
 def _saved_values(path: Path) -> Mapping[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise UserError(f"'{path}' is damaged: give --overwrite to begin the comparison anew.")

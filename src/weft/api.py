@@ -15,6 +15,7 @@ from weft.errors import UserError
 from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamically
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
+from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.files import alone_in, disk_errors
 from weft.folder import check_folder, load_model, load_tokenizer
@@ -238,18 +239,20 @@ def evaluate(
     applications: int | None = None,
     adapt: bool | Adapt = False,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> Figures:
     """Score ``files``, or a split of the run's own corpus; with ``adapt``, by dynamic evaluation.
 
     True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
     (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
-    ``memory`` and ``applications`` are those of :func:`load`.
+    ``memory`` and ``applications`` are those of :func:`load`. ``progress`` is called with the number of tokens done
+    since the last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`).
     """
     run = Path(run)
     check_folder(run)
     tokenizer = load_tokenizer(run)
     text, model = read_split(run, tokenizer, files, split), load_any(run, memory=memory, applications=applications)
-    return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress)
+    return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress, watch=watch)
 
 
 def token_bits(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from weft.description import Description
     from weft.evaluation.figures import Figures
+    from weft.evaluation.progress import Progress as Far
     from weft.study.compare import Listener as StudyListener
     from weft.study.jobs import Job
     from weft.training.listener import Listener, Status
@@ -57,6 +59,11 @@ class _Lines:
             self.last = time.monotonic()
             self.message(describe_status(status))
 
+    def scoring(self, text: str, progress: Far) -> None:
+        if time.monotonic() - max(self.last, progress.started) >= PLAIN_SECONDS:
+            self.last = time.monotonic()
+            self.message(describe_scoring(text, progress))
+
     def event(self, record: dict[str, Any]) -> None:
         if record["event"] == "validation":
             best = " (best so far)" if record["best"] else ""
@@ -69,24 +76,43 @@ class _Lines:
 
 
 class _Bar(_Lines):
-    """A progress bar with step, speed, time left and bits per byte."""
+    """A progress bar with step, speed, time left and bits per byte; while a text is scored, one that then goes."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.progress: Progress | None = None
 
     def status(self, status: Status) -> None:
+        self.show(status.done, describe_status(status))
+
+    def scoring(self, text: str, progress: Far) -> None:
+        self.show(progress.share, describe_scoring(text, progress), stays=False)
+
+    def show(self, done: float, description: str, stays: bool = True) -> None:
+        """Show a bar of which ``done`` is full; it ``stays`` on the terminal after its end or not."""
         if self.progress is None:
             columns: list[ProgressColumn] = [BarColumn(bar_width=24), TextColumn("{task.description}")]
-            self.progress = Progress(*columns, console=self.console)
+            self.progress = Progress(*columns, console=self.console, transient=not stays)
             self.task = self.progress.add_task("", total=1.0)
             self.progress.start()
-        self.progress.update(self.task, completed=status.done, description=describe_status(status))
+        self.progress.update(self.task, completed=done, description=description)
 
     def finish(self) -> None:
         if self.progress:
             self.progress.stop()
             self.progress = None
+
+
+@contextmanager
+def scoring(console: Console) -> Iterator[Callable[[Far], None]]:
+    """Show how far the scoring of a text is; yield what is to be told."""
+    shown = _Bar(console) if console.is_terminal else _Lines(console)
+    try:
+        if isinstance(shown, _Bar):
+            shown.show(0.0, "reading the text", stays=False)
+        yield lambda progress: shown.scoring("the text", progress)
+    finally:
+        shown.finish()
 
 
 def study_listener(console: Console) -> StudyListener:
@@ -118,6 +144,12 @@ def describe_status(status: Status) -> str:
         f"step {status.step}, {status.tokens_per_second:,.0f} tokens/s, {clock(left)} left, "
         f"bits per byte: training {status.train:.3f}{validation}"
     )
+
+
+def describe_scoring(text: str, progress: Far) -> str:
+    """Return how far the scoring of ``text`` is in one line."""
+    left = "" if math.isnan(progress.seconds_left) else f", {clock(progress.seconds_left)} left"
+    return f"scoring {text}: {progress.share:.0%}{left}"
 
 
 def clock(seconds: float) -> str:

@@ -128,6 +128,43 @@ def test_the_first_part_is_scored_as_in_the_whole(known):
         assert part.bytes == split.bytes if part is split else part.bytes == part.scored_tokens
 
 
+@pytest.mark.parametrize("tokens", [1, 40, 1024, 3000, 20_000, 70_000])
+@pytest.mark.parametrize(
+    "lengths", [(99_999,), (40,) * 2000, (1,) * 50_000, (30_000, *[7] * 4000, 20_000, 15_000)], ids=len
+)
+def test_a_spread_part_comes_from_all_over_the_text(lengths, tokens):
+    split = split_of(lengths)
+    part = scoring.spread_part(split, tokens, OneByteATokens)
+    assert 0.5 * tokens <= len(part.tokens) <= max(3, tokens) < len(split.tokens)
+    assert (part.tokens[part.offsets[:-1]] == BOUNDARY).all()
+    assert (np.diff(part.offsets) > 1).all()  # no document without text
+    assert part.bytes == part.scored_tokens == (part.tokens != BOUNDARY).sum()
+    again = scoring.spread_part(split, tokens, OneByteATokens)
+    np.testing.assert_array_equal(part.tokens, again.tokens)
+
+
+def test_a_text_that_drifts_is_spread_evenly_and_not_its_head():
+    places = np.concatenate([[60_000], np.arange(50_000)]).astype(np.uint16)  # each token tells where it stands
+    split = TokenizedSplit(places, np.array([0, 50_001]), 50_000, 50_000, None)
+    part = scoring.spread_part(split, 10_000, SimpleNamespace(decode_bytes=lambda tokens: b"x" * len(tokens)))
+    text = part.tokens[part.tokens < 60_000].astype(int)
+    assert (np.diff(text) > 0).all()
+    ninths = np.histogram(text, bins=9, range=(0, 50_000))[0]
+    assert ninths.sum() >= 9_900
+    assert ninths.min() > 1000
+
+
+def test_whole_documents_of_a_spread_part_are_scored_as_in_the_whole(known):
+    model, _, _ = known
+    split = split_of([3 + n % 9 for n in range(400)])
+    part = scoring.spread_part(split, 1100, OneByteATokens)
+    whole, nats = (scoring.score(model, each, boundary_id=BOUNDARY) for each in (split, part))
+    first = int(part.offsets[0])
+    size = int(np.diff(part.offsets[:20]).sum())
+    np.testing.assert_allclose(nats[first : first + size], whole[:size], atol=2e-4)
+    assert scoring.spread_part(split, len(split.tokens), OneByteATokens) is split
+
+
 def test_scoring_leaves_the_model_as_it_was(known):
     _, split, expected = known
     model = small_model("qfaf", {"dropout": 0.5}).train()

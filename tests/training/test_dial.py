@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -33,8 +34,9 @@ from weft.training.dial import (
     size_for_time,
     turn,
 )
-from weft.training.pace import Pace, seconds_per_token
+from weft.training.pace import TURNS, Pace, PaceCheck, seconds_per_token
 from weft.training.parallel import Processes
+from weft.training.queue import Queue
 from weft.training.recipe import TrainingConfig, make_recipe
 from weft.training.run import saved_recipe, train
 
@@ -73,7 +75,46 @@ def test_the_size_is_the_best_of_all_though_few_are_measured(machine, text, seco
     allowed = [size for size in SIZES if size <= MOST_PER_BYTE * text.bytes]
     best = min(allowed, key=lambda other: text.bits(other, seconds / machine(other)))
     assert best / 1.5 < size < best * 1.5  # its neighbours at most: the pace is drawn between measurements
-    assert len(asked) == len(set(asked)) <= 7
+    assert len(set(asked)) <= 7
+    assert {asked.count(size) for size in asked} == {TURNS}
+
+
+@pytest.mark.parametrize("machine", [linear, flat])
+@pytest.mark.parametrize("busy", [1, 2])
+def test_a_busy_moment_while_sizes_are_timed_does_not_move_the_choice(machine, busy):
+    """Whenever it comes: ``busy`` measurements after one another take five times as long."""
+
+    def chosen(since: int) -> int | None:
+        number = count()
+        return size_for_time(
+            Pace(lambda size: machine(size) * (5 if 0 <= next(number) - since < busy else 1)), 300, TEXT
+        )
+
+    assert {chosen(since) for since in range(20)} == {chosen(-busy)}
+
+
+def test_a_busy_moment_does_not_change_the_plan_of_a_size_that_is_given():
+    recipe, number = recipe_with({"training": {"minutes": 5}, "model": {"parameters": 1_000_000}}), count()
+    busy = turn(recipe, TEXT, lambda recipe: steady(recipe) * (5 if next(number) == 1 else 1))
+    assert busy == turn(recipe, TEXT, steady)
+
+
+def test_sizes_are_timed_in_turns():
+    asked = []
+
+    def measure(size: int) -> float:
+        asked.append(size)
+        return linear(size)
+
+    pace = Pace(measure)
+    for size in (100, 200, 300):
+        pace.learn(size)
+    assert pace.take_turns()
+    assert asked == [100, 200, 300] * TURNS
+    assert not pace.take_turns()
+    pace.learn(400)  # who comes later is not timed alone
+    assert pace.take_turns()
+    assert asked[3 * TURNS + 1 :] == [100, 200, 300, 400] * (TURNS - 1)
 
 
 def test_a_size_that_no_model_has_is_neither_measured_nor_chosen():
@@ -86,7 +127,7 @@ def test_a_size_that_no_model_has_is_neither_measured_nor_chosen():
     size = size_for_time(Pace(measure), 60, TEXT, lambda size: size >= 2_500_000)  # as with a large vocabulary
     assert size == min(asked) == min(size for size in SIZES if size >= 2_500_000)
     assert size_for_time(Pace(linear), 60, Text(1000, 400), lambda size: size >= 2_500_000) == size
-    given, lines = turn(recipe_with({"training": {"tokens": 1000}}), Text(1000, 400), refuse, 1, is_of(1_000_000))
+    given, lines, _ = turn(recipe_with({"training": {"tokens": 1000}}), Text(1000, 400), refuse, 1, is_of(1_000_000))
     assert given.model.parameters == 1_000_000
     assert any(line.startswith("Size: 1M") for line in lines)
 
@@ -143,7 +184,7 @@ def test_a_plan_is_of_the_lanes_that_were_measured(training, processes):
         return seconds
 
     recipe = recipe_with({"training": {"minutes": 5} | training, "model": {"parameters": 1_000_000}})
-    turned, lines = turn(recipe, TEXT, measure, processes)
+    turned, lines, _ = turn(recipe, TEXT, measure, processes)
     lanes = turned.training.lanes
     assert lanes < 8
     tokens = 300 / paces[lanes, 1_000_000]
@@ -155,14 +196,14 @@ def test_lanes_that_go_back_and_forth_end_with_the_fewer():
     def measure(recipe) -> float:  # a machine for which larger steps are much slower
         return 1e-5 if recipe.training.lanes < 16 else 1e-3
 
-    turned, _ = turn(recipe_with({"model": {"parameters": 500_000}, "training": {"minutes": 100}}), MORE, measure)
+    turned, *_ = turn(recipe_with({"model": {"parameters": 500_000}, "training": {"minutes": 100}}), MORE, measure)
     assert lanes_for(6000 / 1e-5, 128) > 8 == lanes_for(6000 / 1e-3, 128)
     assert turned.training.lanes == 8
 
 
 def test_a_text_that_fills_few_lanes_is_planned_with_those():
     few = Text(bytes=3000, tokens=900, lanes=5)
-    turned, lines = turn(recipe_with({"training": {"minutes": 10}}), few, steady)
+    turned, lines, _ = turn(recipe_with({"training": {"minutes": 10}}), few, steady)
     assert turned.training.lanes == 5
     assert any("Steps: 5 segments" in line for line in lines)
 
@@ -199,7 +240,7 @@ def steady(recipe) -> float:
 
 def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_asked_for():
     steps = recipe_with({"training": {"steps": 10, "lanes": 2, "length": 32, "accumulation": 3}})
-    told, lines = turn(steps, TEXT, refuse)
+    told, lines, _ = turn(steps, TEXT, refuse)
     assert (told.training.lanes, told.model.parameters) == (2, size_for_text(TEXT.bytes))
     assert f"{10 * 2 * 32 * 3 / 1e6:.3g}M tokens" in "\n".join(lines)
     assert turn(recipe_with({"training": {"steps": 10**6}}), TEXT, refuse)[0].training.lanes == 8
@@ -211,14 +252,14 @@ def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_as
 def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
     given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "weight_decay": 0.01}}
     recipe = recipe_with(given)
-    turned, lines = turn(recipe, TEXT, steady)
+    turned, lines, _ = turn(recipe, TEXT, steady)
     assert (turned.model.dropout, turned.training.weight_decay) == (0.25, 0.01)
     assert turned.model.parameters
     assert turned.training.lanes > recipe.training.lanes
     assert any("weight decay 0.01 (given), dropout 0.25 (given)" in line for line in lines)
     whole = recipe_with(turned.model_dump())
     assert left_open(whole) == set()
-    assert turn(whole, TEXT, refuse) == (whole, [])
+    assert turn(whole, TEXT, refuse) == (whole, [], None)
 
 
 @pytest.mark.parametrize("model", [{"parameters": 700_000}, {"hidden_size": 64}])
@@ -229,7 +270,7 @@ def test_a_size_that_is_given_is_what_is_measured(model):
         asked.append((recipe.model.parameters, recipe.model.hidden_size))
         return steady(recipe)
 
-    turned, lines = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
+    turned, lines, _ = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
     assert set(asked) == {(model.get("parameters"), model.get("hidden_size"))}
     expected = recipe_with({"model": model | {"dropout": turned.model.dropout}})  # the dial's one choice in the model
     assert turned.model.model_dump() == expected.model.model_dump()
@@ -317,7 +358,7 @@ def test_measuring_leaves_the_random_numbers_as_they_were_and_moves_the_model(tr
 
 
 def test_a_step_of_several_segments_is_measured_whole(monkeypatch):
-    monkeypatch.setattr(pace_module, "_times", lambda take: (take(), 6.0)[1])
+    monkeypatch.setattr(pace_module, "_fastest", lambda take: (take(), 6.0)[1])
     passes = []
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     loss = model.loss
@@ -331,9 +372,91 @@ def test_a_device_that_runs_out_of_memory_is_infinitely_slow(monkeypatch):
     def run_out(_: object) -> float:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(pace_module, "_times", run_out)
+    monkeypatch.setattr(pace_module, "_fastest", run_out)
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     assert seconds_per_token(model, TrainingConfig(lanes=2, length=16), Processes()) == math.inf
+
+
+def a_turn(*step_seconds: float) -> tuple[float, float]:
+    """The seconds that a token is said to take, and those of the turn, by a clock that these steps move."""
+    now, steps = [0.0], iter(step_seconds)
+
+    def take() -> None:
+        now[0] += next(steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        return pace_module._fastest(take), now[0]
+
+
+def test_a_turn_is_short_and_its_fastest_step_counts():
+    assert a_turn(3.0, 1.0) == (1.0, 4.0)  # one that finds its memory, and one more
+    assert a_turn(0.2, 0.1, 0.1) == (pytest.approx(0.1), pytest.approx(0.4))
+    assert a_turn(*[0.01] * 5) == (pytest.approx(0.01), pytest.approx(0.05))
+
+
+def minutes(**training) -> TrainingConfig:
+    return TrainingConfig(minutes=10, **training)
+
+
+def heard_of(check: PaceCheck, speed: float, config=None, start: float = 0.0) -> list[str]:
+    """What is said of a run that reads ``speed`` tokens a second, from ``start`` of its time on."""
+    told = []
+    for part in range(round(100 * start), 101):
+        seconds = 6.0 * part
+        news = check.news(config or minutes(), done=part / 100, tokens=round(speed * seconds), seconds=seconds)
+        told += [(part, news)] if news else []
+    return told
+
+
+@pytest.mark.parametrize("speed", [700, 1000, 1400])
+def test_a_run_that_goes_about_as_planned_is_left_alone(speed):
+    assert heard_of(PaceCheck(1000.0), speed) == []
+    assert heard_of(PaceCheck(None), speed) == []
+
+
+def test_a_run_that_is_off_the_plan_is_told_once_after_a_tenth_and_what_to_do():
+    ((part, slow),) = heard_of(PaceCheck(1000.0), 500)
+    assert part == 10
+    assert "500 tokens a second, 2.0 times slower than was timed" in slow
+    assert "300k tokens will be read, not 600k" in slow
+    assert "--resume --minutes 20." in slow
+    assert "\n" not in slow
+    assert "The teacher, which was not timed" in heard_of(PaceCheck(1000.0), 500, minutes(teacher={"run": "x"}))[0][1]
+    ((part, fast),) = heard_of(PaceCheck(1000.0), 3000)
+    assert part == 10
+    assert "3.0 times faster" in fast
+    assert "1.80M tokens will be read, not 600k. A larger model" in fast
+    assert heard_of(PaceCheck(1000.0), 500, TrainingConfig(steps=100)) == []  # which have no hurry
+
+
+def test_a_run_that_is_resumed_is_held_against_the_plan_by_what_it_does_now():
+    check = PaceCheck(1000.0)
+    check.news(minutes(), done=0.5, tokens=600_000, seconds=300.0)  # it was fast before
+    assert check.news(minutes(), done=0.58, tokens=605_000, seconds=348.0) is None
+    told = check.news(minutes(), done=0.6, tokens=606_000, seconds=360.0)
+    assert "100 tokens a second, 10.0 times slower" in told
+    assert heard_of(PaceCheck(1000.0), 100, start=0.95) == []  # too little to tell by
+
+
+def test_a_run_that_is_off_the_plan_tells_it_also_when_it_is_resumed(tiny, tmp_path, monkeypatch):
+    read = Queue.read
+    monkeypatch.setattr(fitting, "seconds_per_token", lambda *_: 1e-4)
+    monkeypatch.setattr(Queue, "read", lambda queue: (read(queue)[0], 0.1))  # a step of 32 tokens
+    values = tiny(training={"steps": None, "minutes": 0.1, "lanes": 2, "length": 16}, model={"hidden_size": None})
+    lines: list[str] = []
+
+    class Heard(StopAt):
+        def message(self, text: str) -> None:
+            lines.append(text)
+
+    with pytest.raises(Interrupted):
+        train(values, tmp_path / "run", listener=Heard(2, signal.SIGINT))
+    assert not any("than was timed" in line for line in lines)
+    train({}, tmp_path / "run", resume=True, listener=Heard(0, signal.SIGINT))
+    (told,) = (line for line in lines if "than was timed" in line)
+    assert told.startswith("320 tokens a second, 31.2 times slower than was timed at the start: about 1.92k tokens")
+    assert told.endswith("--resume --minutes 4.")
 
 
 def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_path, monkeypatch):

@@ -54,14 +54,8 @@ def evaluate(
         else:
             sys.stdout.writelines(f"{bits:8.3f}  {token!r}\n" for token, bits in pairs)
         return
-    with err.status("Scoring ...") as status:
-        done = [0]
-
-        def progress(count: int) -> None:
-            done[0] += count
-            status.update(f"Scoring ... {done[0]:,} tokens")
-
-        figures = api.evaluate(run, files or (), progress=progress, **how)
+    with terminal.scoring(err) as watch:
+        figures = api.evaluate(run, files or (), watch=watch, **how)
     if as_json:
         print_json(figures.to_json())
     else:

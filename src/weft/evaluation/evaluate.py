@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from weft.data import TokenizedSplit, Tokenizer
 from weft.evaluation.adaptation import Adapt, Adaptation, score_dynamically
 from weft.evaluation.figures import Figures, figures
+from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.peers import LanguageModel
 
 Nats = NDArray[np.float32]
+LEARNING = 10  # what a token costs a learner, in tokens that are scored with frozen weights; about
 
 
 def evaluate_split(
@@ -25,15 +27,28 @@ def evaluate_split(
     *,
     adapt: Adapt | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> Figures:
     """Return the figures of ``split``: every byte is scored, with state carried through each document.
 
     With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and ``bits_per_byte_frozen``
-    tells the other; the model's weights are left as they were.
+    tells the other; the model's weights are left as they were. ``progress`` is called with the number of tokens done
+    since the last call, ``watch`` with how far the whole is.
     """
+    learners = 0 if adapt is None else 1 if isinstance(adapt, Adaptation) else len(adapt)
+    far = Progress(split.scored_tokens * (1 + LEARNING * learners), watch or (lambda _: None))
+
+    def done(weight: int) -> Callable[[int], None]:
+        def hear(tokens: int) -> None:
+            far(weight * tokens)
+            if progress:
+                progress(tokens)
+
+        return hear
+
     started = time.perf_counter()
     ends = np.full(split.documents, np.nan, dtype=np.float32)
-    frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress, ends=ends)
+    frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=done(1), ends=ends)
     per_end = _bits_per_end(ends)
     if adapt is None:
         seconds = time.perf_counter() - started
@@ -41,7 +56,7 @@ def evaluate_split(
     if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
         started = time.perf_counter()
     adapted = score_dynamically(
-        model, split, adapt, boundary_id=tokenizer.boundary_id, frozen_N=frozen, progress=progress
+        model, split, adapt, boundary_id=tokenizer.boundary_id, frozen_N=frozen, progress=done(LEARNING)
     )
     seconds = time.perf_counter() - started
     bits = figures(total_nats(frozen), split, seconds).bits_per_byte

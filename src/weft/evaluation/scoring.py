@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from weft.peers import Peer
 
 LANES = 16
 SEGMENT = 512
-Progress = Callable[[int], None]
+PLACES, PIECE = 64, 1024  # of a spread part: at most so many places, pieces of at least so many tokens
 
 
 class Piece(NamedTuple):
@@ -42,7 +43,7 @@ def score(
     split: TokenizedSplit,
     *,
     boundary_id: int,
-    progress: Progress | None = None,
+    progress: Callable[[int], None] | None = None,
     ends: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
@@ -159,3 +160,34 @@ def first_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> Toke
     offsets = np.append(split.offsets[split.offsets < tokens], tokens)
     part = split.tokens[:tokens]
     return TokenizedSplit(part, offsets, len(tokenizer.decode_bytes(part)), None, None)
+
+
+def spread_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> TokenizedSplit:
+    """Return about ``tokens`` tokens of ``split``, from places all over it, as a split of its own.
+
+    Texts drift: their beginning says little about the rest. The text is divided evenly, and a piece is taken from each
+    division, from the first document that begins in it on; where none does in time, from its start on, after a boundary
+    of its own. Documents may be cut. The same part every time; ``bytes`` are those of its tokens, characters and words
+    are not counted.
+    """
+    if tokens >= len(split.tokens):
+        return split
+    places = min(PLACES, max(1, tokens // PIECE))
+    length = max(3, tokens // places)
+    borders = np.linspace(0, len(split.tokens), places + 1).astype(np.int64)
+    pieces = [_piece(split, start, stop, length) for start, stop in pairwise(borders.tolist())]
+    part = np.concatenate(pieces)
+    offsets = np.append(np.flatnonzero(part == split.tokens[0]), len(part))
+    return TokenizedSplit(part, offsets, len(tokenizer.decode_bytes(part)), None, None)
+
+
+def _piece(split: TokenizedSplit, start: int, stop: int, length: int) -> NDArray[Any]:
+    """Return at most ``length`` tokens of the division [start, stop), beginning and not ending with a boundary."""
+    boundary = split.tokens[:1]
+    begin = int(split.offsets[np.searchsorted(split.offsets, start)])
+    if begin + length <= stop:
+        piece = split.tokens[begin : begin + length]
+    else:
+        piece = np.concatenate([boundary, split.tokens[start : start + length - 1]])
+        piece = piece[int(piece[1] == boundary[0]) :]  # a document begins right there
+    return piece[:-1] if piece[-1] == boundary[0] else piece

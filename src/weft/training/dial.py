@@ -17,12 +17,12 @@ is never turned.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft import words
 from weft.errors import UserError
-from weft.training.pace import Pace
+from weft.training.pace import TURNS, Pace
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
 
 SIZE_SHARE, SIZE_POWER = 0.206, 0.419  # a, p
@@ -71,6 +71,15 @@ class Plan(NamedTuple):
     cramped: bool
 
 
+class Turned(NamedTuple):
+    """A recipe with what it left open, lines on what was chosen and why, and the tokens a second that were planned with
+    (None where nothing was timed)."""
+
+    recipe: Recipe
+    lines: list[str]
+    pace: float | None = None
+
+
 def expected_bits(size: float, read: float, different: float) -> float:
     """Return what the law says for ``read`` bytes, ``different`` of them different, without k and c."""
     worth = min(read, different)
@@ -97,6 +106,14 @@ def size_for_time(
     def bits(size: int) -> float:
         return text.bits(size, seconds / pace.at(size))
 
+    while True:
+        best = _best_size(pace, sizes, bits)
+        if best is None or not pace.take_turns():  # once it is known better, another may be the best
+            return best
+
+
+def _best_size(pace: Pace, sizes: Sequence[int], bits: Callable[[int], float]) -> int | None:
+    """Return the size with the fewest ``bits``, near to one that was measured; None where memory holds none."""
     while sizes := [size for size in sizes if size < pace.too_large]:
         if not pace.measured:  # memory held no probe
             pace.learn(sizes[0])
@@ -154,15 +171,16 @@ def dropout_for(epochs: float) -> float:
 
 def turn(
     recipe: Recipe, text: Text, measure: Measure, processes: int = 1, buildable: Buildable = lambda _: True
-) -> tuple[Recipe, list[str]]:
+) -> Turned:
     """Return ``recipe`` with what it leaves open, and in a few lines what was chosen and why.
 
     ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not hold it; it
-    is asked where the budget is time. ``buildable`` tells whether there is a model of the size that a recipe asks for.
-    Raises UserError where memory holds no model at all.
+    is asked where the budget is time, and several times for each recipe, of which the fastest counts. ``buildable``
+    tells whether there is a model of the size that a recipe asks for. Raises UserError where memory holds no model at
+    all.
     """
     if not (left := left_open(recipe)):
-        return recipe, []
+        return Turned(recipe, [])
     plan = _plan(recipe, text, _Machine(measure, buildable, processes), left)
     training = _with(recipe, {"training.lanes": plan.lanes}).training
     steps = plan.tokens / (training.step_tokens * processes)
@@ -175,7 +193,8 @@ def turn(
         "model.dropout": dropout_for(plan.epochs),
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
-    return turned, _explain(plan, turned, text, left)
+    pace = plan.tokens / (60 * training.minutes) if training.minutes else None
+    return Turned(turned, _explain(plan, turned, text, left), pace)
 
 
 def left_open(recipe: Recipe) -> set[str]:
@@ -243,7 +262,7 @@ def _budget(recipe: Recipe, text: Text, machine: _Machine, size_open: bool) -> P
             size, cramped = size_for_time(pace, seconds, text, buildable), math.isfinite(pace.too_large)
             tokens = seconds / pace.at(size) if size else 0.0
         else:
-            tokens = seconds / machine.measure(recipe)
+            tokens = seconds / min(machine.measure(recipe) for _ in range(TURNS))
             cramped = not tokens
     return Plan(size, tokens, tokens / text.tokens, training.lanes, cramped)
 

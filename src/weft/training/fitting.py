@@ -32,11 +32,13 @@ def fit(
     prepared: PreparedData,
     processes: Processes | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    planned: Callable[[float], None] = lambda _: None,
 ) -> Recipe:
     """Fill in the tokenizer, the vocabulary, the budget, and what the dial turns (:mod:`weft.training.dial`).
 
     A few steps of training are timed on ``processes`` where that depends on the time; ``tell`` hears what was chosen
-    and why. For a run that starts from another's model the dial turns nothing: it was measured from random weights.
+    and why, ``planned`` the tokens a second that the choice counts on. For a run that starts from another's model the
+    dial turns nothing: it was measured from random weights.
     """
     data, training = recipe.data, recipe.training
     tokenizer, vocabulary_given = prepared.tokenizer, recipe.data.vocab_size is not None
@@ -70,7 +72,9 @@ def fit(
     cut = {"length": length} if "training.lanes" in left else {"length": length, "lanes": lanes}
     recipe = recipe.model_copy(update={"training": training.model_copy(update=cut)})
     text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
-    recipe, lines = turn(recipe, text, measure, processes.count, partial(_buildable, prepared=prepared))
+    recipe, lines, pace = turn(recipe, text, measure, processes.count, partial(_buildable, prepared=prepared))
+    if pace:
+        planned(pace)
     if lines:
         vocabulary = f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind})"
         tell(f"{vocabulary}, {'as given' if vocabulary_given else f'for {words.size(train.bytes)} of training text'}.")

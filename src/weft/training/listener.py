@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from weft.errors import UserError
+from weft.evaluation.progress import Progress
 from weft.files import disk_errors, json_object, set_aside, write_atomic
 
 METRICS = "metrics.jsonl"
@@ -36,8 +37,11 @@ class Listener(Protocol):
     def event(self, record: dict[str, Any]) -> None:
         """Hear of everything that is written to ``metrics.jsonl``."""
 
+    def scoring(self, text: str, progress: Progress) -> None:
+        """Hear how far the scoring of the validation or the test ``text`` is, when the training is done."""
+
     def finish(self) -> None:
-        """Hear that the loop has ended, however it ended."""
+        """Hear that the loop has ended, however it ended, or the scoring of a text."""
 
 
 class Silent:
@@ -50,6 +54,9 @@ class Silent:
         """Say nothing."""
 
     def event(self, record: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def scoring(self, text: str, progress: Progress) -> None:
         """Say nothing."""
 
     def finish(self) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.data import IGNORED, PreparedData, open_stream
+from weft.data import IGNORED, PreparedData, TokenizedSplit, open_stream
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.figures import figures
-from weft.evaluation.scoring import first_part, score
+from weft.evaluation.progress import Progress
+from weft.evaluation.scoring import score
 from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
 from weft.layers.maps import is_guide
@@ -34,6 +35,7 @@ from weft.training.feed import Feed
 from weft.training.guidance import Guides
 from weft.training.listener import Listener, Metrics, Status
 from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate, train_auxiliaries
+from weft.training.pace import PaceCheck
 from weft.training.parallel import Processes, whole
 from weft.training.precision import use_bf16
 from weft.training.queue import Queue, StepResult, longest_queue
@@ -49,6 +51,7 @@ from weft.training.step import (
     empty_state,
     rebuild,
 )
+from weft.training.validation import Sample, announced, choose_sample
 
 MOST_BAD_STEPS = 5
 SAMPLE_TOKENS = 64
@@ -80,7 +83,10 @@ class Trainer:
         self.step = self.tokens = self.bad_steps = self.best_step = 0
         self.saved_step = -1  # of the newest checkpoint
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
-        self.validation_split = first_part(prepared.validation, config.validation_tokens, prepared.tokenizer)
+        self.sample: Sample | None = None  # what is scored while training, once that is chosen
+        self.validation_split: TokenizedSplit | None = None
+        self.scoring_pace = math.nan  # seconds a token, of the fastest validation
+        self.planned_pace: float | None = None  # tokens a second that the dial counted on
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
         self.guides = Guides(model, config.guide, self.processes.count)
         self.distillation = make_distillation(model, config.teacher)
@@ -177,6 +183,8 @@ class Trainer:
     def run(self) -> bool:
         """Train until the budget is used (True) or a stop is requested (False); either way a checkpoint is left."""
         stop, seen = False, self.done  # what was used at the last look
+        pace = PaceCheck(self.planned_pace)
+        self._tell_pace(pace)
         self.queue.start_clock()
         try:
             if self.done >= 1 and not self.best_step:  # what was best is lost
@@ -185,6 +193,7 @@ class Trainer:
                 self._update(learning_rate_factor(self.config, self.done) * self.config.learning_rate)
                 if self._due(seen):
                     self._look()
+                    self._tell_pace(pace)
                     stop = self.processes.most(float(self.stop_requested))[0] > 0  # all at the same step
                     self._pause(seen)
                     seen = self.done
@@ -193,6 +202,12 @@ class Trainer:
             self.stream.close()
         save_snapshot(self)
         return self.done >= 1
+
+    def _tell_pace(self, pace: PaceCheck) -> None:
+        """Say it where the run turns out to be far off the plan."""
+        news = pace.news(self.config, done=self.done, tokens=self.tokens, seconds=self.seconds)
+        if news:
+            self.listener.message(news)
 
     def _pause(self, seen: float) -> None:
         """Do what is due now that ``seen`` of the budget has become ``self.done``; it does not count as training."""
@@ -299,11 +314,25 @@ class Trainer:
         )
         self.recent.clear()
 
+    def _validation_text(self) -> TokenizedSplit:
+        """Return what is scored while training: chosen when it is first asked for, and the same from then on."""
+        if self.sample is None:
+            trained = self.tokens / self.done  # at the end
+            self.sample = choose_sample(self.config, trained, bf16=self.bf16, processes=self.processes.count)
+        if self.validation_split is None:
+            self.validation_split = self.sample.of(self.prepared.validation, self.prepared.tokenizer)
+        return self.validation_split
+
     def _validate(self) -> None:
         """Score the validation text; keep the model in the run directory if it is the best so far."""
-        split = self.validation_split
+        first = self.sample is None
+        split = self._validation_text()
+        timed = Progress(split.scored_tokens)
         with self._averaged():
-            nats = score(self.scorer, split, boundary_id=self.prepared.tokenizer.boundary_id)
+            nats = score(self.scorer, split, boundary_id=self.prepared.tokenizer.boundary_id, progress=timed)
+            self.scoring_pace = min(timed.seconds_per_token, self.scoring_pace)
+            for line in announced(self.prepared, split, self.scoring_pace) if first else ():
+                self.listener.message(line)
             self.validation = self.processes.of_main(figures(total_nats(nats), split, 0.0).bits_per_byte)
             best = self.validation < self.best
             if best:

@@ -1,6 +1,8 @@
 """How fast this machine trains: the seconds that a token takes, measured on a few steps over random tokens.
 
-Shapes: B lanes, T positions of a segment.
+Other programs come and go while it is measured. So models are timed in turns, each several times for a moment, and the
+fastest counts: who was slowed down once is quick in another turn. What a run then does is held against it
+(:class:`PaceCheck`). Shapes: B lanes, T positions of a segment.
 """
 
 from __future__ import annotations
@@ -8,10 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 
+from weft import words
 from weft.layers.state import tensors
 from weft.peers import LanguageModel
 from weft.training.optimizer import make_optimizers
@@ -20,22 +22,25 @@ from weft.training.precision import use_bf16
 from weft.training.recipe import TrainingConfig
 from weft.training.step import Step, apply_gradients, checkpoint_activations, empty_state, rebuild
 
-WARM_STEPS = 2  # the first ones find kernels and memory
-FEWEST_STEPS, MOST_STEPS = 3, 12
-ENOUGH_SECONDS = 1.0
+TURNS = 3  # of each model
+FEWEST_STEPS, MOST_STEPS = 2, 5  # in a turn, of which the first finds kernels and memory
+ENOUGH_SECONDS = 0.4  # for a turn
+
+CHECKED_AFTER = 0.1  # of a run: when its pace is held against the plan
+CLOSE_TO_PLAN = 1.5  # times faster or slower: nothing is said
 
 
 def seconds_per_token(model: LanguageModel, config: TrainingConfig, processes: Processes) -> float:
     """Return the seconds that a training token takes all ``processes`` together; ``model`` is spoilt by it.
 
-    The median of a few optimizer steps, on this process's device alone: what the processes tell each other is not in
-    it, nor what ``torch.compile`` gains on a GPU, as compiling each size would take longer than it saves. Infinite
-    where the device's memory does not hold a step.
+    One turn: the fastest of a few optimizer steps, on this process's device alone. What the processes tell each other
+    is not in it, nor what ``torch.compile`` gains on a GPU, as compiling each size would take longer than it saves.
+    Infinite where the device's memory does not hold a step.
     """
     device = processes.device
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            taken = _times(_step(model.to(device).train(), config, device))
+            taken = _fastest(_step(model.to(device).train(), config, device))
     except torch.OutOfMemoryError:
         taken = math.inf
     seconds: float = processes.most(taken)[0] / (config.step_tokens * processes.count)
@@ -65,37 +70,49 @@ def _step(model: LanguageModel, config: TrainingConfig, device: torch.device) ->
     return take
 
 
-def _times(take: Callable[[], None]) -> float:
-    """Return the median seconds of ``take``, warmed up."""
-    for _ in range(WARM_STEPS):
-        take()
+def _fastest(take: Callable[[], None]) -> float:
+    """Return the least seconds of ``take`` in one turn."""
     times: list[float] = []
     while len(times) < FEWEST_STEPS or (len(times) < MOST_STEPS and sum(times) < ENOUGH_SECONDS):
         begun = time.perf_counter()
         take()
         times.append(time.perf_counter() - begun)
-    return median(times)
+    return min(times)
 
 
 class Pace:
     """The seconds a token takes by model size: ``measure`` is asked for a few sizes, the rest is drawn through them.
 
-    ``measured`` has what is known, ``too_large`` the smallest size that did not fit into memory.
+    ``measured`` has the fastest of what is known, ``too_large`` the smallest size that did not fit into memory.
     """
 
     def __init__(self, measure: Callable[[int], float]) -> None:
         self._measure = measure
+        self._turns: dict[int, int] = {}
         self.measured: dict[int, float] = {}
         self.too_large = math.inf
 
     def learn(self, size: int) -> None:
-        """Measure ``size``, if it is not known."""
+        """Give ``size`` its first turn, if it is not known."""
         if size in self.measured or size >= self.too_large:
             return
         if math.isfinite(seconds := self._measure(size)):
-            self.measured[size] = seconds
+            self.measured[size], self._turns[size] = seconds, 1
         else:
             self.too_large = size
+
+    def take_turns(self) -> bool:
+        """Measure all that is known once more, and again, until each has had its turns; False where all have had them.
+
+        Also those that have had theirs take part where one came later: in turns it is told from what else goes on.
+        """
+        if min(self._turns.values(), default=TURNS) >= TURNS:
+            return False
+        while min(self._turns.values()) < TURNS:
+            for size, fastest in self.measured.items():
+                self.measured[size] = min(fastest, self._measure(size))
+                self._turns[size] += 1
+        return True
 
     def at(self, size: int) -> float:
         """Return the seconds a token at ``size`` parameters: on the line through the two nearest measurements.
@@ -114,3 +131,59 @@ class Pace:
         low = known[known.index(high) - 1]
         slope = (self.measured[high] - self.measured[low]) / (high - low)
         return self.measured[high] + (size - high) * (slope if size < high else max(0.0, slope))
+
+
+class PaceCheck:
+    """Holds the pace of a run against the plan by which it was made, once, after a tenth of the run.
+
+    ``planned`` is in tokens a second, None where nothing was planned; a run that is resumed is looked at anew, as the
+    machine may be another or no longer busy.
+    """
+
+    def __init__(self, planned: float | None) -> None:
+        self.planned = planned
+        self._began: tuple[float, int, float] | None = None
+
+    def news(self, config: TrainingConfig, *, done: float, tokens: int, seconds: float) -> str | None:
+        """Return what there is to say after ``tokens`` in ``seconds``, ``done`` of the budget; mostly nothing."""
+        if self.planned is None or config.minutes is None:
+            return None
+        if self._began is None:
+            self._began = done, tokens, seconds
+        before, tokens_before, seconds_before = self._began
+        if done - before < CHECKED_AFTER - 1e-9:
+            return None
+        planned, self.planned = self.planned, None  # said once
+        found = (tokens - tokens_before) / max(seconds - seconds_before, 1e-9)
+        if 1 / CLOSE_TO_PLAN <= found / planned <= CLOSE_TO_PLAN:
+            return None
+        left = max(0.0, 60 * config.minutes - seconds)
+        return _off_plan(config, found, planned, tokens, left)
+
+
+def _off_plan(config: TrainingConfig, found: float, planned: float, tokens: int, left: float) -> str:
+    """Say in one line that a run reads ``found`` tokens a second and not ``planned``, what it means and what to do.
+
+    ``tokens`` were read, and ``left`` seconds are.
+    """
+    assert config.minutes is not None
+    will, wanted = tokens + found * left, planned * 60 * config.minutes
+    slower = found < planned
+    factor, than = (planned / found, "slower") if slower else (found / planned, "faster")
+    told = (
+        f"{found:,.0f} tokens a second, {factor:.1f} times {than} than was timed at the start: about "
+        f"{words.count(will)} tokens will be read, not {words.count(wanted)}."
+    )
+    if not slower:
+        return (
+            f"{told} A larger model would make more of them: start again with --overwrite, which times anew, or let "
+            "it be."
+        )
+    minutes = math.ceil(config.minutes + (wanted - will) / found / 60)
+    cause = "If another program keeps the machine busy, end that"
+    if config.teacher or config.guide:
+        cause = f"The {'teacher' if config.teacher else 'guide'}, which was not timed, takes its share"
+    return (
+        f"{told} What was chosen (above) is for more, as a model that is too large. {cause}; or stop it and give it "
+        f"the time: --resume --minutes {minutes}."
+    )

@@ -8,13 +8,15 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from weft import words
 from weft.config import merge
-from weft.data import PreparedData, Tokenizer, prepare
+from weft.data import PreparedData, TokenizedSplit, Tokenizer, prepare
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures, read_figures
@@ -57,6 +59,7 @@ from weft.training.run_folder import (
 )
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.snapshot import restore_snapshot
+from weft.training.validation import LONG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     if begun:
         model = resumed_model(out, recipe, prepared)
     else:
-        fitted = fit(recipe, prepared, processes, told.message)
+        fitted = fit(recipe, prepared, processes, told.message, told.planned)
         recipe = fitted if resume else _shortened(fitted, most_steps)
         model = make_model(recipe, prepared, origin, listener.message)
     if processes.sharded:
@@ -169,6 +172,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     lost = lost_best(out, model) if begun else None
     now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
     trainer = _trainer(now, model, prepared, out, listener, processes)
+    trainer.planned_pace = told.pace
     processes.wait()  # all have seen the folder as it was
     if not trainer.main:
         return _Started(trainer, recipe, begun, lost)
@@ -292,8 +296,15 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
     model = load_any(trainer.folder).to(trainer.device)
     scored = {}
     for name in ("validation", "test"):
-        listener.message(f"Scoring the {name} text ...")
-        scored[name] = evaluate_split(model, trainer.prepared.tokenizer, getattr(trainer.prepared, name))
+        split: TokenizedSplit = getattr(trainer.prepared, name)
+        seconds = split.scored_tokens * trainer.scoring_pace  # NaN where no validation was timed
+        about = f" (about {words.duration(seconds)})" if seconds >= LONG else ""
+        listener.message(f"Scoring the {name} text{about} ...")
+        watch = partial(listener.scoring, f"the {name} text")
+        try:
+            scored[name] = evaluate_split(model, trainer.prepared.tokenizer, split, watch=watch)
+        finally:
+            listener.finish()
     return TrainingResult(
         run=trainer.folder,
         parameters=model.parameter_count,
@@ -364,12 +375,17 @@ class Told:
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.lines: list[str] = []
+        self.pace: float | None = None
 
     def message(self, line: str) -> None:
         """Pass a line on."""
         self.listener.message(line)
         if not line.endswith("..."):
             self.lines.append(line)
+
+    def planned(self, pace: float) -> None:
+        """Keep the tokens a second that the choice counts on."""
+        self.pace = pace
 
 
 def _decided(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ from weft.training.checkpoint import (
 from weft.training.listener import METRICS, read_metrics
 from weft.training.parallel import like, whole
 from weft.training.step import rebuild
+from weft.training.validation import Sample, older_sample
 
 if TYPE_CHECKING:
     from weft.training.loop import Trainer
@@ -50,6 +51,8 @@ def save_snapshot(trainer: Trainer) -> None:
         "validation": _finite(trainer.validation),
         "stream": join_states(trainer.processes.gather(trainer.stream.state)),
         "recent": trainer.recent,
+        "sample": trainer.sample,
+        "planned_pace": trainer.planned_pace,
         "average_updates": trainer.average.updates if trainer.average else 0,
         "corpus": trainer.prepared.train.identity,
         "processes": trainer.processes.count,
@@ -84,6 +87,8 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     trainer.best = math.inf if told["best"] is None else told["best"]
     trainer.validation = math.nan if told["validation"] is None else told["validation"]
     trainer.recent = [(loss, seconds) for loss, seconds in told["recent"]]
+    trainer.sample = _sample(trainer, told)
+    trainer.planned_pace = told.get("planned_pace")
     trainer.stream = trainer.open_stream(told["stream"])
     news = [f"The checkpoint {name} is damaged: went back to the one before it." for name in damaged]
     if trainer.main:
@@ -105,6 +110,13 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     if "cuda" in random and trainer.device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"], trainer.device)
     return news
+
+
+def _sample(trainer: Trainer, told: dict[str, Any]) -> Sample | None:
+    """Return what a run validates on: the choice may not have been made yet, and older versions did not tell it."""
+    if "sample" not in told:
+        return older_sample(trainer.config)
+    return Sample(*told["sample"]) if told["sample"] else None
 
 
 def _deal_lanes(trainer: Trainer, lanes: int) -> None:

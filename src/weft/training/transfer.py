@@ -18,7 +18,7 @@ from weft.config import ModelConfig
 from weft.data import PreparedData
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
-from weft.evaluation.scoring import first_part, score
+from weft.evaluation.scoring import score, spread_part
 from weft.folder import WEIGHTS, load_config, load_into, load_weights
 from weft.layers.matrix_product import is_central
 from weft.model import WeftModel, build
@@ -60,7 +60,7 @@ def transferred(
 
     if block != "best":
         return start(block)
-    split = first_part(prepared.validation, LOOKED_AT, prepared.tokenizer)
+    split = spread_part(prepared.validation, LOOKED_AT, prepared.tokenizer)
     boundary = prepared.tokenizer.boundary_id
     nats = {first: total_nats(score(start(first), split, boundary_id=boundary)) for first in fitting}
     best = min(nats, key=lambda first: nats[first])

@@ -419,14 +419,14 @@ def test_a_run_that_is_off_the_plan_is_told_once_after_a_tenth_and_what_to_do():
     ((part, slow),) = heard_of(PaceCheck(1000.0), 500)
     assert part == 10
     assert "500 tokens a second, 2.0 times slower than was timed" in slow
-    assert "300k tokens will be read, not 600k" in slow
+    assert "300k tokens will be read, not 600k, for which" in slow
     assert "--resume --minutes 20." in slow
     assert "\n" not in slow
-    assert "The teacher, which was not timed" in heard_of(PaceCheck(1000.0), 500, minutes(teacher={"run": "x"}))[0][1]
+    assert "The teacher was not timed" in heard_of(PaceCheck(1000.0), 500, minutes(teacher={"run": "x"}))[0][1]
     ((part, fast),) = heard_of(PaceCheck(1000.0), 3000)
     assert part == 10
     assert "3.0 times faster" in fast
-    assert "1.80M tokens will be read, not 600k. A larger model" in fast
+    assert "1.80M tokens will be read, not 600k, for which the run was made. A larger model" in fast
     assert heard_of(PaceCheck(1000.0), 500, TrainingConfig(steps=100)) == []  # which have no hurry
 
 

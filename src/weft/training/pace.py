@@ -172,18 +172,12 @@ def _off_plan(config: TrainingConfig, found: float, planned: float, tokens: int,
     factor, than = (planned / found, "slower") if slower else (found / planned, "faster")
     told = (
         f"{found:,.0f} tokens a second, {factor:.1f} times {than} than was timed at the start: about "
-        f"{words.count(will)} tokens will be read, not {words.count(wanted)}."
+        f"{words.count(will)} tokens will be read, not {words.count(wanted)}, for which the run was made."
     )
     if not slower:
-        return (
-            f"{told} A larger model would make more of them: start again with --overwrite, which times anew, or let "
-            "it be."
-        )
+        return f"{told} A larger model would do better: start again with --overwrite, which times anew, or let it be."
     minutes = math.ceil(config.minutes + (wanted - will) / found / 60)
-    cause = "If another program keeps the machine busy, end that"
+    cause = "If another program keeps the machine busy, end it"
     if config.teacher or config.guide:
-        cause = f"The {'teacher' if config.teacher else 'guide'}, which was not timed, takes its share"
-    return (
-        f"{told} What was chosen (above) is for more, as a model that is too large. {cause}; or stop it and give it "
-        f"the time: --resume --minutes {minutes}."
-    )
+        cause = f"The {'teacher' if config.teacher else 'guide'} was not timed, and takes its share"
+    return f"{told} {cause}; or stop this run (Ctrl-C) and give it more time: --resume --minutes {minutes}."

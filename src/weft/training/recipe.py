@@ -150,7 +150,7 @@ class TrainingConfig(FrozenConfig):
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_activations: bool = False
     validations: PositiveInt = 10
-    validation_tokens: PositiveInt | None = None  # as many as take a tenth of the training, at most 200,000
+    validation_tokens: PositiveInt | None = None  # as many as a tenth of the training affords, at most 200,000
     samples: int = Field(default=4, ge=0)
     checkpoint_every: PositiveInt = 200
     log_every: PositiveInt = 10

@@ -76,3 +76,9 @@ def test_a_softmax_of_its_own_is_told_apart():
 def test_state_does_not_grow_beyond_the_window():
     described = describe(small_config("qa"))
     assert len({described.state_bytes[n] for n in STATE_CONTEXTS}) == 1
+
+
+@pytest.mark.parametrize(("pattern", "memory", "tokens"), [("qa", 5, 5), ("af", 256, 256), ("qf", 5, 1)])
+def test_it_is_told_from_where_on_the_state_grows_no_more(pattern, memory, tokens):
+    config = small_config(pattern, {"attention": {"memory": memory}})
+    assert describe(config).full_after == tokens

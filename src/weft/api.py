@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from weft.config import MapConfig, MapsConfig, merge
-from weft.data import DataConfig, StreamedSplit, TokenizedSplit, Tokenizer, prepare, tokenize_sources
+from weft.data import DataConfig, TokenizedSplit, Tokenizer, tokenize_sources
 from weft.errors import UserError
 from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamically
 from weft.evaluation.evaluate import evaluate_split
@@ -27,6 +27,8 @@ from weft.peers import LanguageModel, load_any
 from weft.training import run as runs
 from weft.training.listener import Listener
 from weft.training.recipe import load_recipe
+from weft.training.run_folder import raw_recipe
+from weft.training.texts import places_of, read_part, read_texts
 
 if TYPE_CHECKING:
     from weft.study.compare import Listener as StudyListener
@@ -238,20 +240,25 @@ def evaluate(
     memory: int | None = None,
     applications: int | None = None,
     adapt: bool | Adapt = False,
+    text_key: str | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Figures:
-    """Score ``files``, or a split of the run's own corpus; with ``adapt``, by dynamic evaluation.
+    """Score ``files``, or a split of the run's own corpus as it was; with ``adapt``, by dynamic evaluation.
 
     True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
     (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
-    ``memory`` and ``applications`` are those of :func:`load`. ``progress`` is called with the number of tokens done
-    since the last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`).
+    ``memory`` and ``applications`` are those of :func:`load`; ``text_key`` names the text in records or the column of
+    tables, where it is not that of the run's texts. ``progress`` is called with the number of tokens done since the
+    last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell`` hears what is to be
+    known of the text: which files are read, and in what its form is another than that of the training text.
     """
     run = Path(run)
     check_folder(run)
     tokenizer = load_tokenizer(run)
-    text, model = read_split(run, tokenizer, files, split), load_any(run, memory=memory, applications=applications)
+    text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
+    model = load_any(run, memory=memory, applications=applications)
     return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress, watch=watch)
 
 
@@ -263,11 +270,13 @@ def token_bits(
     memory: int | None = None,
     applications: int | None = None,
     adapt: bool | Adapt = False,
+    text_key: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[tuple[str, float]]:
-    """Return every token of the text, as text, with its surprisal in bits."""
+    """Return every token of the text, as text, with its surprisal in bits; arguments are those of :func:`evaluate`."""
     run = Path(run)
     tokenizer, model = load_tokenizer(run), load_any(run, memory=memory, applications=applications)
-    text = read_split(run, tokenizer, files, split)
+    text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
     how = _learners(adapt, model)
     boundary = tokenizer.boundary_id
     nats = (
@@ -289,18 +298,56 @@ def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
     return how
 
 
-def read_split(run: Path, tokenizer: Tokenizer, files: Paths, split: Split) -> TokenizedSplit:
-    """Return the tokens of ``files``, or where there are none of a split of the run's corpus."""
+def read_split(
+    run: Path,
+    tokenizer: Tokenizer,
+    files: Paths,
+    split: Split,
+    *,
+    text_key: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> TokenizedSplit:
+    """Return the tokens of ``files``, or where there are none of a split of the run's corpus as it was.
+
+    The text is read as the run's own was. Raises UserError where the corpus is another now
+    (:mod:`weft.training.texts`).
+    """
     names = _names(files)
     if not names and not (run / runs.RECIPE).is_file():
         raise UserError(f"'{run}' does not say what it was trained on: name files to evaluate.")
-    data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
+    data = _data_of(run)
+    remembered = read_texts(run)
     if names:
-        return tokenize_sources(names, tokenizer, document_separator=data.document_separator, text_key=data.text_key)
-    chosen: TokenizedSplit | StreamedSplit = getattr(prepare(data, tokenizer=tokenizer), split)
-    if isinstance(chosen, StreamedSplit):
-        raise UserError("The training text of this run streams and is not kept: name text to score instead.")
-    return chosen
+        text = tokenize_sources(
+            names,
+            tokenizer,
+            document_separator=data.document_separator,
+            text_key=text_key or data.text_key,
+            unify=data.unify,
+            progress=tell,
+        )
+    else:
+        places = places_of(raw_recipe(run))
+        text = read_part(run, data, places, split, tokenizer, tell)
+    if text.form:
+        trained = remembered.form if remembered else None
+        for line in text.form.facts() if trained is None else text.form.unlike(trained):
+            tell(line)
+    return text
+
+
+def _data_of(run: Path) -> DataConfig:
+    """Return what the run's recipe says of its text."""
+    return runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
+
+
+def as_read(run: Path, prompts: Sequence[str]) -> list[str]:
+    """Return prompts in the form in which the run reads every text; as they are where its recipe cannot be read."""
+    try:
+        unify = _data_of(run).unify
+    except UserError:
+        return list(prompts)
+    return [unify.text(prompt) for prompt in prompts]
 
 
 @overload
@@ -334,10 +381,11 @@ def generate(
 ) -> str | list[str]:
     """Continue one prompt or several; return the continuations without the prompts.
 
-    A text ends before the first of the strings ``stop`` in it. ``applications`` are those of :func:`load`.
+    A text ends before the first of the strings ``stop`` in it. ``applications`` are those of :func:`load`. A prompt is
+    read in the form in which the run reads every text (``data.normalize``, ``data.line_ends``).
     """
     run = Path(run)
-    many = [prompts] if isinstance(prompts, str) else list(prompts)
+    many = as_read(run, [prompts] if isinstance(prompts, str) else prompts)
     model, tokenizer = load_any(run, applications=applications), load_tokenizer(run)
     written = generate_texts(model, tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
     return written[0] if isinstance(prompts, str) else written

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +19,7 @@ from weft.model import WeftModel
 from weft.pattern import KINDS
 
 STATE_CONTEXTS = (1_024, 16_384, 65_536)
+_ENDLESS = 1 << 40  # more tokens than any window has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class BlockRow:
 class Description:
     """A model in figures. ``parameters`` counts shared storage once, ``body_parameters`` leaves the embeddings out.
 
+    ``full_after`` are the tokens after which the state grows no more (None where it always does).
     ``softmax_parameters`` are those among ``embedding_parameters`` that only the softmax has (0 where it is tied).
     """
 
@@ -54,6 +58,7 @@ class Description:
     softmax_parameters: int
     flops_per_token: int
     state_bytes: dict[int, int]
+    full_after: int | None
     blocks: tuple[BlockRow, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -72,6 +77,10 @@ def describe(config: ModelConfig) -> Description:
     rows = _rows(model)
     parameters, body = model.parameter_count, model.body_parameter_count
     used = [model.blocks[block] for block in model.schedule]
+
+    def state(context: int) -> int:
+        return sum(block.state_bytes(context) for block in used if isinstance(block, Block)) + _ngram_bytes(config)
+
     return Description(
         pattern=config.pattern,
         vocab_size=config.vocab_size,
@@ -83,12 +92,18 @@ def describe(config: ModelConfig) -> Description:
         embedding_shape=embedding_shape(config),
         softmax_parameters=model.embedding.softmax_parameters(),
         flops_per_token=sum(row.flops for row in rows) + model.embedding.flops(),
-        state_bytes={
-            n: sum(block.state_bytes(n) for block in used if isinstance(block, Block)) + _ngram_bytes(config)
-            for n in STATE_CONTEXTS
-        },
+        state_bytes={n: state(n) for n in STATE_CONTEXTS},
+        full_after=_full_after(state),
         blocks=rows,
     )
+
+
+def _full_after(state: Callable[[int], int]) -> int | None:
+    """Return the fewest tokens after which the bytes of ``state``, which never fall, are the most that they will be."""
+    largest = state(_ENDLESS)
+    if state(_ENDLESS // 2) < largest:
+        return None
+    return bisect_left(range(_ENDLESS), largest, lo=1, key=state)
 
 
 def _rows(model: WeftModel) -> tuple[BlockRow, ...]:

@@ -266,3 +266,19 @@ def test_the_version():
 def test_the_numbers_are_finite(run):
     told = run_weft("evaluate", run, "--json").json()
     assert all(math.isfinite(value) and value > 0 for value in told.values())
+
+
+def test_evaluate_tells_of_the_text_beside_the_figures(run, tmp_path):
+    windows = tmp_path / "windows.txt"
+    windows.write_text("A line,\nand another.\n" * 9, encoding="utf-8", newline="\r\n")
+    ran = run_weft("evaluate", run, windows, "--json")
+    assert "lines of this text end in CR LF" in ran.err
+    assert ran.json()["bytes"] > 0
+    table = tmp_path / "a.csv"
+    table.write_text("id,said\n1,The weaver\n", encoding="utf-8")
+    assert "--text-key" in run_weft("evaluate", run, table).err
+    assert run_weft("evaluate", run, table, "--text-key", "said", "--json").json()["bytes"] == len("The weaver")
+
+
+def test_describe_says_from_where_on_the_state_is_full():
+    assert "from 256 tokens on" in run_weft("describe", "hybrid").out

@@ -100,6 +100,12 @@ def test_a_damaged_compressed_file_is_an_error(tmp_path: Path, suffix: str, dama
         read(path)
 
 
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_compressed_file_that_is_not_there_is_not_called_damaged(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(UserError, match="Cannot read"):
+        read(tmp_path / f"a.txt{suffix}")
+
+
 def test_zst_without_zstandard_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt.zst"
     path.write_bytes(COMPRESS[".zst"](b"text"))

@@ -249,6 +249,12 @@ def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_as
     assert few.training.lanes < many.training.lanes
 
 
+def test_what_nobody_gave_is_not_called_given():
+    _, lines = turn(recipe_with({"training": {"steps": 10, "optimizer": "adamw"}}), Text(1000, 400), lambda _: 1.0)
+    assert "(given)" not in " ".join(lines)
+    assert "8 segments of 128 tokens (as usual), learning rate 0.004 (as usual)" in lines[-1]
+
+
 def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
     given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "weight_decay": 0.01}}
     recipe = recipe_with(given)

@@ -12,8 +12,8 @@ from weft.cli.app import unescape
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Files, folders or globs: .txt, .jsonl, also .gz .xz .bz2 .zst. Or one of enwik8, text8, wikitext-103 "
-        "and wikitext-2, or a Hugging Face dataset, hf:NAME.",
+        help="Files, folders or globs: .txt, .jsonl, also .gz .xz .bz2 .zst; .csv and .tsv by name. Or one of enwik8, "
+        "text8, wikitext-103 and wikitext-2, or a Hugging Face dataset, hf:NAME.",
         show_default=False,
     ),
 ]
@@ -37,7 +37,9 @@ CorpusPath = Annotated[
     str | None,
     typer.Option("--path", help="Where a published corpus is (file, archive, folder), instead of downloading it."),
 ]
-TextKey = Annotated[str | None, typer.Option(help="The text's key in JSONL records.", show_default="text")]
+TextKey = Annotated[
+    str | None, typer.Option(help="The text's key in JSONL records, its column in tables.", show_default="text")
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe (YAML); options go over it.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any value of the recipe: training.learning_rate=2e-3.")

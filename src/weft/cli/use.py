@@ -38,6 +38,9 @@ def evaluate(
             "times as long.",
         ),
     ] = False,
+    text_key: Annotated[
+        str | None, typer.Option(help="The text's key in JSONL records, or its column.", show_default="the run's")
+    ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +50,7 @@ def evaluate(
     if split not in ("train", "validation", "test"):
         raise UserError(f"There is no split '{split}': choose train, validation or test.")
     how: dict[str, Any] = {"split": split, "memory": memory, "applications": applications, "adapt": adapt}
+    how |= {"text_key": text_key, "tell": _tell}
     if tokens:
         pairs = api.token_bits(run, files or (), **how)
         if as_json:
@@ -60,6 +64,11 @@ def evaluate(
         print_json(figures.to_json())
     else:
         out.print(terminal.figures_table(figures, ", ".join(files) if files else f"{split} split"))
+
+
+def _tell(line: str) -> None:
+    """Say something of the text beside the figures."""
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -87,6 +96,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
+    from weft.api import as_read
     from weft.folder import load_tokenizer
     from weft.generation import Sampling, in_order, stream_all
     from weft.generation import generate as generate_texts
@@ -98,11 +108,11 @@ def generate(
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": strings}
     tokenizer, model = load_tokenizer(run), load_any(run, applications=applications)
     if as_json:
-        texts = generate_texts(model, tokenizer, prompts, **settings)
+        texts = generate_texts(model, tokenizer, as_read(run, prompts), **settings)
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])
         return
     print(prompts[0], end="", flush=True)
-    for piece in in_order(stream_all(model, tokenizer, prompts, **settings)):
+    for piece in in_order(stream_all(model, tokenizer, as_read(run, prompts), **settings)):
         print(piece.text, end="", flush=True)
         if piece.last:
             following = prompts[piece.lane + 1 : piece.lane + 2]
@@ -164,7 +174,8 @@ def describe(
     sizes = described.state_bytes
     state = ", ".join(f"{size:,} after {context:,} tokens" for context, size in sizes.items())
     if len(set(sizes.values())) == 1:
-        state = f"{max(sizes.values()):,}, from {min(sizes):,} tokens on"
+        tokens = described.full_after or min(sizes)
+        state = f"{max(sizes.values()):,}, from {tokens:,} token{'s' if tokens > 1 else ''} on"
     out.print(f"bytes of state per sequence: {state}", highlight=False)
 
 

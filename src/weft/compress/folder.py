@@ -12,7 +12,8 @@ from weft.files import disk_errors, write_atomic
 from weft.folder import load_tokenizer, save_model
 from weft.model import WeftModel
 from weft.training.recipe import load_recipe
-from weft.training.run import RECIPE
+from weft.training.run_folder import RECIPE, raw_recipe
+from weft.training.texts import FOUND_AT, TEXTS, places_of
 
 
 def check_free(out: Path) -> None:
@@ -31,4 +32,8 @@ def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
         if (source / RECIPE).is_file():
             data = load_recipe(source / RECIPE).get("data", {})
             values = {"data": data, "weft_version": __version__, "made_by": made_by}
+            if places := places_of(raw_recipe(source)):
+                values[FOUND_AT] = places
             write_atomic(out / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        if (source / TEXTS).is_file():
+            write_atomic(out / TEXTS, (source / TEXTS).read_bytes())

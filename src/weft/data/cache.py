@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from weft.errors import UserError
 from weft.files import cache_dir
 
 META = "meta.json"
+_KEY = re.compile("[0-9a-f]{32}")
 # clear_cache() deletes these only; their names are ours alone, since WEFT_CACHE may point to any folder.
 _ENTRIES, _DOWNLOADS, _KERNELS = "weft-prepared", "weft-downloads", "weft-kernels"
 
@@ -43,10 +46,40 @@ def content_key(settings: dict[str, Any], groups: Mapping[str, Iterable[SourceFi
 
 
 def _describe(file: SourceFile) -> list[str]:
+    return [file.compression, kind_of(file), content_hash(file)]
+
+
+def kind_of(file: SourceFile) -> str:
+    """Return how a file is read once it is decompressed."""
+    if file.delimiter:
+        return file.inner_suffix
+    return "jsonl" if file.is_jsonl else "text"
+
+
+def content_hash(file: SourceFile) -> str:
+    """Return a hash of a file as it lies on the disk; a process reads it once as long as nobody has written to it."""
+    try:
+        told = file.path.stat()
+    except OSError:
+        return _content_hash(file.path, ())
+    return _content_hash(file.path, (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns))
+
+
+@lru_cache(maxsize=1 << 16)
+def _content_hash(path: Path, _version: tuple[int, ...]) -> str:
     digest = hashlib.blake2b(digest_size=32)
-    for block in read_raw(file):
+    for block in read_raw(SourceFile(path)):
         digest.update(block)
-    return [file.compression, "jsonl" if file.is_jsonl else "text", digest.hexdigest()]
+    return digest.hexdigest()
+
+
+def kept(key: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return an entry of the cache, as :func:`cached` does, where it is there and whole."""
+    if not _KEY.fullmatch(key):
+        return None
+    entry = cache_dir() / _ENTRIES / key
+    told = _intact(entry)
+    return None if told is None else (entry, told)
 
 
 def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:

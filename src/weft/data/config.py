@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, field_validator, model_validator
 
 from weft.config import FrozenConfig
 from weft.data.published import PUBLISHED, PublishedCorpus
+from weft.data.unify import Unify
 
 TokenizerKind = Literal["bytes", "characters", "words", "bpe", "unigram", "closed-words"]
 CLOSED: Final = "closed-words"
@@ -27,7 +28,11 @@ class DataConfig(FrozenConfig):
     ``sources``, ``validation`` and ``test`` are files, folders or globs. Given ``validation`` or ``test``
     files replace that split, and whatever the split rule would have held out for it is trained on.
     ``document_separator`` parts the documents of a text file ("" makes each file one document);
-    ``text_key`` names the text in a JSONL record; ``vocab_size`` includes the two special tokens.
+    ``text_key`` names the text in a JSONL record, or the column of a table; ``vocab_size`` includes the two special
+    tokens.
+    ``normalize`` and ``line_ends`` write every text that is read in one way (:mod:`weft.data.unify`): what is scored,
+    and every byte that is counted, is then of that form. ``verbatim`` reads every file but ``.jsonl`` as plain text,
+    byte-order marks included, as runs of earlier versions did.
     ``split`` is one of the rules of :class:`weft.data.splits.Corpus`; "auto" is what suits the text, and a run's recipe
     then says which that was.
     Training documents of more than ``longest_document`` bytes are cut into pieces of about that size at line ends, each
@@ -43,6 +48,9 @@ class DataConfig(FrozenConfig):
     path: str | None = None
     text_key: str = "text"
     document_separator: str = DEFAULT_SEPARATOR
+    normalize: Literal["nfc"] | None = None
+    line_ends: Literal["lf"] | None = None
+    verbatim: bool = False
     split: Literal["auto", "documents", "numbered", "blocks", "tail", "bytes"] = "auto"
     longest_document: NonNegativeInt | None = None
     validation: tuple[str, ...] = ()
@@ -71,6 +79,11 @@ class DataConfig(FrozenConfig):
         if self.tokenizer != "auto":
             return self.tokenizer
         return self.published.tokenizer if self.published else "bpe"
+
+    @property
+    def unify(self) -> Unify:
+        """What is made one in the text as it is read."""
+        return Unify(self.normalize, self.line_ends, self.verbatim)
 
     @property
     def published(self) -> PublishedCorpus | None:
@@ -107,6 +120,8 @@ class DataConfig(FrozenConfig):
 
     def _check_published(self, corpus: PublishedCorpus) -> None:
         alone = f"to treat the file in your own way, give its path as the source instead of '{corpus.name}'"
+        if self.normalize or self.line_ends:
+            raise ValueError(f"{corpus.name} is scored as published: leave out normalize and line_ends, or {alone}")
         if self.validation or self.test:
             raise ValueError(f"{corpus.name} has published validation and test parts: leave yours out, or {alone}")
         if self.split not in ("auto", "bytes" if corpus.cuts else "auto"):

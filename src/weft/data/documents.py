@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from weft.data.config import DEFAULT_SEPARATOR
-from weft.data.sources import BLOCK_BYTES, SourceFile
+from weft.data.formats import BLOCK_BYTES
+from weft.data.sources import SourceFile
 from weft.errors import UserError
 
 LINE_ENDS = b"\r\n"
+MOST_NAMES, LONGEST_NAME = 8, 40  # that a message tells of the keys of a record
 
 
 class Fragment(NamedTuple):
@@ -39,7 +41,7 @@ def read_fragments(file: SourceFile, blocks: Iterable[bytes], layout: Layout) ->
     """Yield the documents of (a part of) ``file``, whose decompressed bytes are ``blocks``."""
     if file.is_jsonl:
         return _records(file, blocks, layout.text_key)
-    return split_documents(blocks, layout.document_separator)
+    return split_documents(blocks, file.unify.text(layout.document_separator))
 
 
 def join_fragments(fragments: Iterable[Fragment]) -> Iterator[bytes]:
@@ -139,17 +141,28 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _record_text(file: SourceFile, number: int, line: bytes, text_key: str) -> bytes:
-    where = f"Line {number} of '{file.path}'"
+    where = f"{'Record' if file.delimiter else 'Line'} {number} of '{file.path}'"
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise UserError(f"{where} is not JSON: a .jsonl file has one JSON record a line.") from None
     if not isinstance(record, dict) or text_key not in record:
-        raise UserError(f"{where} has no '{text_key}': name the key that holds the text with --text-key.")
+        what = "column" if file.delimiter else "key"
+        raise UserError(
+            f"{where} has no '{text_key}'{_keys(record)}: name the {what} that holds the text with --text-key."
+        )
     text = record[text_key]
     if not isinstance(text, str):
         raise UserError(f"{where} has something else than text in '{text_key}': it must be a string.")
     try:
-        return text.encode()
+        return file.unify.document(text).encode()
     except UnicodeEncodeError:
         raise UserError(f"{where} holds half a surrogate pair, which is not text: put the record right.") from None
+
+
+def _keys(record: object) -> str:
+    """Say what a record has; "" where it is none."""
+    if not isinstance(record, dict) or not record:
+        return ""
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in list(record)[:MOST_NAMES]]
+    return f", but {', '.join(names)}{', ...' if len(record) > MOST_NAMES else ''}"

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from weft.data.config import HUB
+from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
 
 HELD_OUT_BYTES = 2_000_000
@@ -77,10 +78,14 @@ def _number(text: str) -> int:
 
 
 class HubDataset:
-    """The splits of a dataset, opened for streaming: nothing of their text is written to the disk."""
+    """The splits of a dataset, opened for streaming: nothing of their text is written to the disk.
 
-    def __init__(self, source: HubSource) -> None:
+    ``unify`` is what is made one in its texts.
+    """
+
+    def __init__(self, source: HubSource, unify: Unify = AS_IT_IS) -> None:
         self.source = source
+        self.unify = unify
         self._splits, self._files = _open(source)
         if source.split not in self._splits:
             raise UserError(self._no_split(source.split))
@@ -94,7 +99,7 @@ class HubDataset:
 
     def texts(self, split: str, position: dict[str, Any] | None = None) -> HubTexts:
         """Return the texts of a split, from a place that :meth:`HubTexts.mark` gave."""
-        return HubTexts(self.source, self._splits[split], position)
+        return HubTexts(self.source, self._splits[split], position, self.unify)
 
     def rows(self, split: str) -> int | None:
         """Return the number of records of a split, where the dataset tells it."""
@@ -127,8 +132,11 @@ class HubDataset:
 class HubTexts(Iterator[str]):
     """The texts of one split, one after another, from a place that :meth:`mark` gave; empty ones are passed over."""
 
-    def __init__(self, source: HubSource, dataset: Any, position: dict[str, Any] | None) -> None:
+    def __init__(
+        self, source: HubSource, dataset: Any, position: dict[str, Any] | None, unify: Unify = AS_IT_IS
+    ) -> None:
         self._source = source
+        self._unify = unify
         self._dataset = copy.deepcopy(dataset)
         if position:
             self._dataset.load_state_dict(position)
@@ -169,7 +177,7 @@ class HubTexts(Iterator[str]):
                 f"The column '{column}' of the dataset '{self._source.name}' holds {type(text).__name__}, not text: "
                 f"name another with {HUB}...?column=NAME."
             )
-        return text or ""
+        return self._unify.document(text or "")
 
 
 def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, ...]]]]:

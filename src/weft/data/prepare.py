@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,23 @@ from weft.data.documents import Fragment, Layout
 from weft.data.likeness import remark_on_likeness
 from weft.data.pieces import cut_documents, cut_pieces
 from weft.data.prepare_streamed import prepare_streamed, tokenize_dataset
-from weft.data.prepared import PreparedData, TokenizedSplit, cache_settings, open_split, summarize, write_split
+from weft.data.prepared import (
+    PreparedData,
+    TokenizedSplit,
+    cache_settings,
+    form_remarks,
+    open_split,
+    summarize,
+    write_split,
+)
 from weft.data.published_corpus import PublishedText
 from weft.data.repeats import Repeats, remark_on_repeats, repeated_lines
-from weft.data.sources import resolve_sources
+from weft.data.sources import left_out, resolve_sources
 from weft.data.splits import SPLITS, Corpus, iter_files, open_corpus
 from weft.data.streamed import SAMPLE_BYTES
 from weft.data.tokenizer_training import default_vocab_size, train_tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, Tokenizer
+from weft.data.unify import AS_IT_IS, Unify
 
 Progress = Callable[[str], None]
 
@@ -41,6 +51,9 @@ def prepare(
         return prepare_streamed(config, tokenizer, tell)
     kind = tokenizer.kind if tokenizer else config.tokenizer_kind
     corpus = open_corpus(config, any_bytes=kind == "bytes", progress=tell)
+    named = () if config.published else (*config.sources, *config.validation, *config.test)
+    if others := left_out(named):
+        tell(others)
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
     if config.published:
         settings["published"] = config.published.name
@@ -49,12 +62,15 @@ def prepare(
     key = content_key(settings, corpus.groups())
     entry, told = cached(key, lambda folder: _build(folder, corpus, config, tokenizer, tell))
     train, validation, test = (open_split(entry, name, told[name]) for name in SPLITS)
+    for line in form_remarks(train, validation, test):
+        tell(line)
     tell(told["summary"])
     for remark in told["remarks"]:
         tell(remark)
     tokenizer = tokenizer or Tokenizer.load(entry)
     settled = {**told["settled"], "longest_document": config.cut_above}
-    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, tuple(told["remarks"]))
+    remarks = tuple(told["remarks"])
+    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, remarks, key)
 
 
 def tokenize_sources(
@@ -63,13 +79,21 @@ def tokenize_sources(
     *,
     document_separator: str = DEFAULT_SEPARATOR,
     text_key: str = "text",
+    unify: Unify = AS_IT_IS,
+    progress: Progress = lambda _: None,
 ) -> TokenizedSplit:
-    """Tokenize all documents of ``sources`` (files, folders, globs) without a split, through the cache."""
+    """Tokenize all documents of ``sources`` (files, folders, globs) without a split, through the cache.
+
+    ``unify`` is what is made one in the text; ``progress`` is told which files of a folder are not read.
+    """
     if any(source.startswith(HUB) for source in sources):
-        return tokenize_dataset(sources, tokenizer, text_key)
+        return tokenize_dataset(sources, tokenizer, text_key, unify)
     layout = Layout(document_separator, text_key)
-    settings = cache_settings({"document_separator": document_separator, "text_key": text_key}, tokenizer)
-    files = resolve_sources(sources)
+    values = {"document_separator": document_separator, "text_key": text_key, **asdict(unify)}
+    settings = cache_settings(values, tokenizer)
+    files = resolve_sources(sources, unify)
+    if others := left_out(sources):
+        progress(others)
     any_bytes = tokenizer.kind == "bytes"
 
     def build(folder: Path) -> dict[str, Any]:
@@ -104,7 +128,8 @@ def _build(
         told[split] = write_split(folder, split, fragments, tokenizer, line_ends=line_ends, repeats=repeats)
         if isinstance(corpus, PublishedText):
             corpus.require_words(split, told[split]["words"])
-    told["summary"] = summarize([told[split] for split in SPLITS], tokenizer, corpus.describe_rule())
+    rule = f"{corpus.describe_rule()}{config.unify.note()}"
+    told["summary"] = summarize([told[split] for split in SPLITS], tokenizer, rule)
     told["settled"] = corpus.settled() if isinstance(corpus, Corpus) else {}
     told["remarks"] = _remarks(folder, told)
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,17 @@ from typing import Any
 from weft.data.cache import cached, content_key
 from weft.data.config import CLOSED, HUB, DataConfig, SplitName
 from weft.data.documents import Fragment, Layout
+from weft.data.forms import Form, FormWatch
 from weft.data.hub import HubDataset, parse_source
-from weft.data.prepared import PreparedData, TokenizedSplit, cache_settings, open_split, summarize, write_split
+from weft.data.prepared import (
+    PreparedData,
+    TokenizedSplit,
+    cache_settings,
+    form_remarks,
+    open_split,
+    summarize,
+    write_split,
+)
 from weft.data.sources import SourceFile, resolve_sources
 from weft.data.splits import iter_files
 from weft.data.streamed import (
@@ -25,6 +35,7 @@ from weft.data.streamed import (
 )
 from weft.data.tokenizer_training import default_vocab_size, train_tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, Tokenizer
+from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
 
 MEASURED_BYTES = 2_000_000  # of the sample, to learn how many tokens a byte makes
@@ -38,15 +49,14 @@ def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Prog
     is never written anywhere.
     """
     tell("Opening the dataset.")
-    dataset = HubDataset(parse_source(config.sources[0], config.text_key))
-    given = {part: resolve_sources(files) for part in FOLDS if (files := getattr(config, part))}
+    dataset = HubDataset(parse_source(config.sources[0], config.text_key), config.unify)
+    given = {part: resolve_sources(files, config.unify) for part in FOLDS if (files := getattr(config, part))}
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
     settings |= {"dataset": asdict(dataset.source), "files": dataset.fingerprint(dates=True)}
     if tokenizer is None:
         settings["tokenizer"] = config.tokenizer_kind
     key = content_key(settings, {str(part): files for part, files in given.items()})
     entry, told = cached(key, lambda folder: _build(folder, dataset, given, config, tokenizer, tell))
-    tell(told["summary"])
     train = StreamedSplit(
         dataset=dataset,
         held={int(fold): stop for fold, stop in told["held"].items()},
@@ -55,20 +65,26 @@ def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Prog
         tokens_per_byte=told["tokens_per_byte"],
         identity=told["identity"],
         cut_above=config.cut_above,
+        form=Form.from_json(told["form"]),
     )
     validation, test = (open_split(entry, part, told[part]) for part in FOLDS)
+    for line in form_remarks(train, validation, test):
+        tell(line)
+    tell(told["summary"])
     settled = {"longest_document": config.cut_above}
-    return PreparedData(tokenizer or Tokenizer.load(entry), train, validation, test, told["summary"], settled)
+    tokenizer = tokenizer or Tokenizer.load(entry)
+    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, key=key)
 
 
-def tokenize_dataset(sources: Sequence[str], tokenizer: Tokenizer, text_key: str) -> TokenizedSplit:
+def tokenize_dataset(
+    sources: Sequence[str], tokenizer: Tokenizer, text_key: str, unify: Unify = AS_IT_IS
+) -> TokenizedSplit:
     """Tokenize one split of a dataset without holding anything out, through the cache: text to score."""
     if len(sources) > 1:
         raise UserError(f"A source '{HUB}...' stands alone: leave the others out.")
-    dataset = HubDataset(parse_source(sources[0], text_key))
-    settings = cache_settings(
-        {"dataset": asdict(dataset.source), "files": dataset.fingerprint(dates=True), "whole": True}, tokenizer
-    )
+    dataset = HubDataset(parse_source(sources[0], text_key), unify)
+    values = {"dataset": asdict(dataset.source), "files": dataset.fingerprint(dates=True), "whole": True}
+    settings = cache_settings(values | asdict(unify), tokenizer)
 
     def build(folder: Path) -> dict[str, Any]:
         return write_split(folder, "all", own_split(dataset, dataset.source.split), tokenizer)
@@ -106,13 +122,17 @@ def _build(
         else:
             fragments = (Fragment(True, document) for document in beginning.held_out[part])
         told[part] = write_split(folder, part, fragments, tokenizer)
+    watch = FormWatch()
+    deque(watch.passing(Fragment(True, document) for document in beginning.sample), maxlen=0)
+    form = watch.form()
     about = "" if beginning.whole else "about "
-    rule = f"held out; the training text streams ({about}{size:,} bytes)"
+    rule = f"held out; the training text streams ({about}{size:,} bytes){config.unify.note()}"
     return told | {
         "held": beginning.held,
         "bytes": size,
         "documents": documents,
         "tokens_per_byte": _tokens_per_byte(beginning, tokenizer),
+        "form": None if form is None else form.to_json(),
         "identity": sample_identity(dataset, beginning, tokenizer.to_json()),
         "summary": summarize([told[part] for part in FOLDS], tokenizer, rule),
     }

@@ -16,6 +16,7 @@ import numpy as np
 
 from weft.data.config import CLOSED
 from weft.data.documents import Fragment
+from weft.data.forms import Form, FormWatch
 from weft.data.repeats import Repeats
 from weft.data.streamed import StreamedSplit
 from weft.data.tokenizers import UNKNOWN_WORD, Tokenizer
@@ -37,7 +38,8 @@ class TokenizedSplit:
     ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown).
     ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, so that the one before has
     not ended (None: none is). ``repeated`` (as ``tokens``) tells which tokens are of lines that stand in the training
-    text too, and ``repeated_bytes`` is what they come to (None where that is not known).
+    text too, and ``repeated_bytes`` is what they come to (None where that is not known). ``form`` is the form of the
+    text (None where it is not UTF-8).
     """
 
     tokens: NDArray[Any]
@@ -49,6 +51,7 @@ class TokenizedSplit:
     continues: NDArray[np.bool_] | None = None
     repeated: NDArray[np.bool_] | None = None
     repeated_bytes: int = 0
+    form: Form | None = None
 
     @property
     def documents(self) -> int:
@@ -92,6 +95,7 @@ class PreparedData:
 
     ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of "auto" it
     is split the same way again. ``remarks`` are sentences on what about the text may make the figures misleading.
+    ``key`` names the entry of the cache.
     """
 
     tokenizer: Tokenizer
@@ -101,6 +105,7 @@ class PreparedData:
     summary: str
     settled: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    key: str = ""
 
 
 def write_split(
@@ -120,11 +125,11 @@ def write_split(
     boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
     offsets, position, counter = array("q"), 0, _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
     continues = array("B")
-    unknown = tokenizer.unknown_id
+    unknown, watch = tokenizer.unknown_id, FormWatch()
     with ExitStack() as files:
         stream = files.enter_context((folder / f"{name}.tokens").open("wb"))
         marks = files.enter_context((folder / f"{name}.repeated").open("wb")) if repeats else None
-        for piece, ids in tokenizer.encode_stream(tokenizer.cut(fragments)):
+        for piece, ids in tokenizer.encode_stream(tokenizer.cut(watch.passing(fragments))):
             if piece.first:
                 offsets.append(position)
                 continues.append(piece.continues)
@@ -140,11 +145,13 @@ def write_split(
     offsets.append(position)
     (folder / f"{name}.offsets").write_bytes(np.array(offsets, dtype=np.int64).tobytes())
     (folder / f"{name}.continues").write_bytes(continues.tobytes())
+    form = watch.form()
     return {
         "dtype": np.dtype(dtype).name,
         "documents": len(offsets) - 1,
         "whole_documents": len(continues) - sum(continues),
         "tokens": position,
+        "form": None if form is None else form.to_json(),
         **counter.told(),
         "unknown": None if unknown is None else counter.unknown,
         "repeated_lines": repeats.lines if repeats else 0,
@@ -165,6 +172,7 @@ def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
         continues=np.fromfile(folder / f"{name}.continues", dtype=np.bool_),
         repeated=np.fromfile(marks, dtype=np.bool_) if marks.exists() else None,
         repeated_bytes=told["repeated_bytes"],
+        form=Form.from_json(told.get("form")),
     )
 
 
@@ -200,6 +208,16 @@ class _Counter:
             "characters": self.characters if text else None,
             "words": self.words if text else None,
         }
+
+
+def form_remarks(train: TokenizedSplit | StreamedSplit, validation: TokenizedSplit, test: TokenizedSplit) -> list[str]:
+    """Say what of the form of a corpus is not one: within the training text, and between that and the other parts."""
+    if train.form is None:
+        return []
+    told = train.form.remarks()
+    for name, part in (("validation text", validation), ("test text", test)):
+        told += part.form.unlike(train.form, name) if part.form else []
+    return told
 
 
 def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:

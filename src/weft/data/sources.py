@@ -5,32 +5,34 @@ from __future__ import annotations
 import codecs
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
 
 from weft.data.config import BUNDLED
+from weft.data.decompression import COMPRESSIONS, ZIP, decompressed
+from weft.data.formats import BLOCK_BYTES, MARK, TABLES, encoding_of, require_text, table_records
+from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
 
-if TYPE_CHECKING:
-    from gzip import GzipFile
-
-BLOCK_BYTES = 1 << 20
-COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
-ZIP = ".zip"
-TEXT_SUFFIXES = (".txt", ".jsonl")
+RECORD_SUFFIXES = (".jsonl", ".ndjson")
+TEXT_SUFFIXES = (".txt", *RECORD_SUFFIXES)
+LARGE_BYTES = 1 << 25  # of such a file a few places are looked at before it is read through
+GLANCES, GLANCE_BYTES = 32, 1 << 12
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of text; its name says how it is compressed and whether it is JSONL.
+    """One file of text; its name says how it is compressed and whether it is JSONL, or a table that is read as such.
 
-    ``member`` is the name of the file within, where ``path`` is a zip archive.
+    ``member`` is the name of the file within, where ``path`` is a zip archive. ``unify`` is what is made one in its
+    text as it is read.
     """
 
     path: Path
     member: str = ""
+    unify: Unify = AS_IT_IS
 
     @property
     def compression(self) -> str:
@@ -48,11 +50,23 @@ class SourceFile:
 
     @property
     def is_jsonl(self) -> bool:
-        """Whether every line is a JSON record."""
-        return self.inner_suffix == ".jsonl"
+        """Whether every line is a JSON record, as it is read: the rows of a table are, too."""
+        if self.unify.verbatim:
+            return self.inner_suffix == ".jsonl"
+        return self.inner_suffix in (*RECORD_SUFFIXES, *TABLES)
+
+    @property
+    def delimiter(self) -> str:
+        """What stands between the cells of a table, or "" where the file is none."""
+        return "" if self.unify.verbatim else TABLES.get(self.inner_suffix, "")
+
+    @property
+    def is_seekable(self) -> bool:
+        """Whether the text lies on the disk as it is read, so that reading can begin anywhere."""
+        return not (self.compression or self.delimiter or (self.unify.changes and not self.is_jsonl))
 
 
-def resolve_sources(names: Sequence[str]) -> tuple[SourceFile, ...]:
+def resolve_sources(names: Sequence[str], unify: Unify = AS_IT_IS) -> tuple[SourceFile, ...]:
     """Return the files that ``names`` (files, folders, globs) stand for, in order, each once.
 
     A folder gives its .txt and .jsonl files (also compressed), sorted by path, with those of its
@@ -65,7 +79,7 @@ def resolve_sources(names: Sequence[str]) -> tuple[SourceFile, ...]:
     found: dict[Path, SourceFile] = {}
     for name in names:
         for path in _expand(name):
-            found.setdefault(path.resolve(), SourceFile(path))
+            found.setdefault(path.resolve(), SourceFile(path, unify=unify))
     return tuple(found.values())
 
 
@@ -75,7 +89,7 @@ def _expand(name: str) -> list[Path]:
         return _bundled(name.removeprefix(BUNDLED))
     path = Path(name).expanduser()
     if path.is_dir():
-        return _in_folder(path) or _no_files(f"The folder '{name}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst)")
+        return _in_folder(path) or _no_files(_no_text_in(path))
     if path.exists():
         return [path]
     if not glob.has_magic(name):
@@ -100,13 +114,46 @@ def _no_files(what: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Return the text files under ``folder``, sorted; links to folders are not followed."""
+    """Return the text files under ``folder``, sorted."""
+    return [path for path in _visible(folder) if SourceFile(path).inner_suffix in TEXT_SUFFIXES]
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return all files under ``folder`` that are not hidden, sorted; links to folders are not followed."""
     files: list[Path] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (Path(root) / name for name in names if not name.startswith("."))
-        files.extend(path for path in visible if SourceFile(path).inner_suffix in TEXT_SUFFIXES)
+        files.extend(Path(root) / name for name in names if not name.startswith("."))
     return sorted(files)
+
+
+def _no_text_in(folder: Path) -> str:
+    others = _visible(folder)
+    there = f"; it has {_by_suffix(others)}, which are taken where they are named" if others else ""
+    return f"The folder '{folder}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst){there}"
+
+
+def left_out(names: Sequence[str]) -> str:
+    """Say in a sentence which files of the folders among ``names`` are not read; "" where there are none."""
+    folders = [path for name in names if name and (path := Path(name).expanduser()).is_dir()]
+    taken = {file.path for file in resolve_sources(names)} if folders else set()
+    others = [path for folder in folders for path in _visible(folder) if path not in taken]
+    if not others:
+        return ""
+    shown = ", ".join(path.name for path in others[:3])
+    more = ", ..." if len(others) > 3 else ""
+    return (
+        f"Not read, as their names do not end in .txt or .jsonl: {_by_suffix(others)} ({shown}{more}); a file that is "
+        "named is read."
+    )
+
+
+def _by_suffix(files: Sequence[Path]) -> str:
+    """Count files by what their names end in, the most frequent first."""
+    counts = Counter(file.suffix.lower() or "without a suffix" for file in files)
+    told = [f"{count:,} {suffix}" for suffix, count in counts.most_common(4)]
+    rest = len(files) - sum(count for _, count in counts.most_common(4))
+    return ", ".join([*told, *[f"{rest:,} others"] * bool(rest)])
 
 
 def read_raw(file: SourceFile, start: int = 0) -> Iterator[bytes]:
@@ -117,15 +164,64 @@ def read_raw(file: SourceFile, start: int = 0) -> Iterator[bytes]:
             while block := stream.read(BLOCK_BYTES):
                 yield block
     except OSError as error:
-        raise UserError(f"Cannot read '{file.path}' ({error.strerror}): check the file and its permissions.") from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: SourceFile, error: OSError) -> UserError:
+    return UserError(f"Cannot read '{file.path}' ({error.strerror}): check the file and its permissions.")
 
 
 def read_blocks(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """Yield bytes [start, stop) of the decompressed file, in blocks; UserError when it is damaged."""
-    if file.compression:
-        yield from _window(_decompressed(file), start, stop)
+    """Yield bytes [start, stop) of the text in the file, in blocks; UserError when it is damaged.
+
+    The text is what is decompressed, without a byte-order mark at its start, in the form that is asked for; that of a
+    table is its rows as JSON records.
+    """
+    if file.is_seekable:
+        yield from _window(read_raw(file, start + _mark_bytes(file)), 0, None if stop is None else stop - start)
     else:
-        yield from _window(read_raw(file, start), 0, None if stop is None else stop - start)
+        yield from _window(_converted(file), start, stop)
+
+
+def text_size(file: SourceFile) -> int:
+    """Return the number of bytes that :func:`read_blocks` reads of the file."""
+    if file.is_seekable:
+        return file.path.stat().st_size - _mark_bytes(file)
+    return sum(len(block) for block in read_blocks(file))
+
+
+def _converted(file: SourceFile) -> Iterator[bytes]:
+    """Yield the text of a file in which it does not lie as it is."""
+    raw = decompressed(file.path, file.compression, file.member) if file.compression else read_raw(file)
+    blocks = raw if file.unify.verbatim else _without_mark(raw)
+    if not file.is_jsonl:
+        return file.unify.blocks(blocks)
+    if not file.delimiter:
+        return blocks  # what is made one is the text of each record
+    return table_records(str(file.path), checked(file, blocks, any_bytes=False), file.delimiter)
+
+
+def _mark_bytes(file: SourceFile) -> int:
+    """Return the length of the byte-order mark that a plain file begins with: 0 or 3."""
+    if file.unify.verbatim:
+        return 0
+    try:
+        with file.path.open("rb") as stream:
+            return len(MARK) if stream.read(len(MARK)) == MARK else 0
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Drop the byte-order mark at the start of a text."""
+    start = b""
+    for block in blocks:
+        start += block
+        if len(start) >= len(MARK):
+            break
+    if text := start.removeprefix(MARK):
+        yield text
+    yield from blocks
 
 
 def _window(blocks: Iterator[bytes], start: int, stop: int | None) -> Iterator[bytes]:
@@ -140,96 +236,21 @@ def _window(blocks: Iterator[bytes], start: int, stop: int | None) -> Iterator[b
             yield part
 
 
-def _decompressed(file: SourceFile) -> Iterator[bytes]:
-    import lzma
-    import zipfile
-    import zlib
-
-    damage: tuple[type[Exception], ...] = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
-    if file.compression == ".zst":
-        damage = (*damage, _zstandard().ZstdError)
-    try:
-        yield from _OPENERS[file.compression](file)
-    except UserError:
-        raise
-    except damage as error:
-        what = str(error).rstrip(".") or "it ends too early"
-        raise UserError(f"'{file.path}' is damaged ({what}): fetch or compress it again.") from None
-
-
-def _gzip(file: SourceFile) -> Iterator[bytes]:
-    import gzip
-
-    with gzip.open(file.path) as stream:
-        yield from _blocks(stream)
-
-
-def _xz(file: SourceFile) -> Iterator[bytes]:
-    import lzma
-
-    with lzma.open(file.path) as stream:
-        yield from _blocks(stream)
-
-
-def _bz2(file: SourceFile) -> Iterator[bytes]:
-    import bz2
-
-    with bz2.open(file.path) as stream:
-        yield from _blocks(stream)
-
-
-def _zip(file: SourceFile) -> Iterator[bytes]:
-    import zipfile
-
-    with zipfile.ZipFile(file.path) as archive, archive.open(file.member) as stream:
-        yield from _blocks(stream)
-
-
-def _zst(file: SourceFile) -> Iterator[bytes]:
-    """Yield all frames; zstandard's own reader would take a file that ends too early for a whole one."""
-    make = _zstandard().ZstdDecompressor().decompressobj
-    frame = make()
-    for block in read_raw(file):
-        rest = block
-        while rest:
-            frame = make() if frame.eof else frame
-            yield frame.decompress(rest)
-            rest = frame.unused_data
-    if not frame.eof:
-        raise EOFError
-
-
-_OPENERS: dict[str, Callable[[SourceFile], Iterator[bytes]]] = {
-    ".gz": _gzip,
-    ".xz": _xz,
-    ".bz2": _bz2,
-    ".zst": _zst,
-    ZIP: _zip,
-}
-
-
-def _blocks(stream: IO[bytes] | GzipFile) -> Iterator[bytes]:
-    while block := stream.read(BLOCK_BYTES):
-        yield block
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise UserError("Reading .zst files needs zstandard: pip install 'weft[zstd]'.") from None
-    return zstandard
-
-
 def checked(file: SourceFile, blocks: Iterator[bytes], *, any_bytes: bool) -> Iterator[bytes]:
     """Pass the blocks of a whole file through, raising UserError where it is empty, binary or not UTF-8.
 
     ``any_bytes`` (the byte tokenizer) takes NUL bytes and undecodable ones in plain text as they are.
     """
+    if not file.unify.verbatim:
+        require_text(str(file.path), file.inner_suffix, any_bytes=any_bytes)
     strict = not any_bytes or file.is_jsonl
+    if strict and not file.compression:
+        _glance(file)
     position, tail, blank = 0, b"", True
     for block in blocks:
         if strict:
+            if not position and (name := encoding_of(block)):
+                raise _other_encoding(file, name)
             tail = _decodable(file, tail + block, position - len(tail))
         blank = blank and not block.strip()
         position += len(block)
@@ -241,19 +262,41 @@ def checked(file: SourceFile, blocks: Iterator[bytes], *, any_bytes: bool) -> It
         raise UserError(f"'{file.path}' {what}: give a file with text.")
 
 
+def _glance(file: SourceFile) -> None:
+    """Raise UserError where one of a few places of a large file holds a NUL, before all of it is read."""
+    size = file.path.stat().st_size
+    if size < LARGE_BYTES:
+        return
+    for number in range(1, GLANCES + 1):
+        place = (size - GLANCE_BYTES) * number // GLANCES
+        nul = next(read_raw(file, place))[:GLANCE_BYTES].find(0)
+        if nul >= 0:
+            raise _binary(file, place + nul)
+
+
 def _decodable(file: SourceFile, data: bytes, offset: int) -> bytes:
     """Return the bytes of an unfinished character at the end of ``data``, which lies at ``offset``."""
     nul = data.find(0)
     if nul >= 0:
-        raise UserError(
-            f"'{file.path}' looks binary (a NUL at byte {offset + nul}): give UTF-8 text, or train "
-            "with --tokenizer bytes, which takes any."
-        )
+        raise _binary(file, offset + nul)
     try:
         _, used = codecs.utf_8_decode(data, "strict", False)
     except UnicodeDecodeError as error:
         raise _undecodable(file, offset + error.start) from None
     return data[used:]
+
+
+def _binary(file: SourceFile, offset: int) -> UserError:
+    return UserError(
+        f"'{file.path}' looks binary (a NUL at byte {offset}): give UTF-8 text, or train with --tokenizer bytes, "
+        "which takes any."
+    )
+
+
+def _other_encoding(file: SourceFile, name: str) -> UserError:
+    copy = file.path.with_name(f"{file.path.stem}-utf8{file.path.suffix}")
+    hint = f"such as by: iconv -f {name} -t UTF-8 '{file.path}' > '{copy}'"
+    return UserError(f"'{file.path}' is {name}, not UTF-8: convert it{'' if file.compression else f', {hint}'}.")
 
 
 def _undecodable(file: SourceFile, offset: int) -> UserError:

@@ -19,9 +19,10 @@ from weft.data.documents import (
     read_fragments,
     whole_document,
 )
+from weft.data.formats import why_uncut
 from weft.data.published_corpus import PublishedText
 from weft.data.sentences import Shape, shape_of
-from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources
+from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources, text_size
 from weft.errors import UserError
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -66,11 +67,12 @@ class Corpus:
         self.any_bytes = any_bytes
         self.given: dict[SplitName, tuple[SourceFile, ...]] = {}
         if config.validation:
-            self.given["validation"] = resolve_sources(config.validation)
+            self.given["validation"] = resolve_sources(config.validation, config.unify)
         if config.test:
-            self.given["test"] = resolve_sources(config.test)
+            self.given["test"] = resolve_sources(config.test, config.unify)
         held_out = {file.path.resolve() for files in self.given.values() for file in files}
-        self.sources = tuple(f for f in resolve_sources(config.sources) if f.path.resolve() not in held_out)
+        sources = resolve_sources(config.sources, config.unify)
+        self.sources = tuple(file for file in sources if file.path.resolve() not in held_out)
         self._config = config
         self._borders_of: dict[tuple[SourceFile, SplitRule], tuple[int, ...]] = {}
         if not self.sources:
@@ -132,9 +134,17 @@ class Corpus:
         if empty:
             alike = ", or all its documents are equal," if rule == "documents" else ""
             raise UserError(
-                f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
+                self._uncut()
+                or f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
                 "or files of their own with --validation and --test."
             )
+
+    def _uncut(self) -> str:
+        """Say which file has no lines to be cut at; "" where all have, or need none."""
+        if self.rule == "bytes":
+            return ""
+        files = (file for file in self.sources if not file.is_jsonl)
+        return next(filter(None, (why_uncut(str(f.path), next(read_blocks(f), b"")) for f in files)), "")
 
     def require_all_splits(self) -> None:
         """Raise UserError unless every split has a document."""
@@ -223,7 +233,7 @@ class Corpus:
         return (0, *cuts, size)
 
     def _size(self, file: SourceFile) -> int:
-        return sum(len(block) for block in read_blocks(file)) if file.compression else file.path.stat().st_size
+        return text_size(file)
 
 
 class _Plan(NamedTuple):

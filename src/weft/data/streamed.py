@@ -9,6 +9,7 @@ from typing import Any
 
 from weft.data.config import SplitName
 from weft.data.documents import Fragment
+from weft.data.forms import Form
 from weft.data.hub import HELD_OUT_BYTES, HubDataset
 from weft.data.splits import FOLD, TEST_FOLD, VALIDATION_FOLD
 from weft.errors import UserError
@@ -26,7 +27,7 @@ class StreamedSplit:
     ``held`` tells for a fold (document number modulo 20) the first document that is not held out any more. ``bytes``
     and ``documents`` are those of one pass, *estimated* from the beginning unless that was all; ``tokens_per_byte``
     is that of the beginning. ``identity`` changes when the text does, as far as its beginning, the files' sizes and the
-    hub's revision tell.
+    hub's revision tell. ``form`` is the form of the beginning.
     """
 
     dataset: HubDataset
@@ -36,6 +37,7 @@ class StreamedSplit:
     tokens_per_byte: float
     identity: str
     cut_above: int = 0
+    form: Form | None = None
 
     @property
     def ending_documents(self) -> int:

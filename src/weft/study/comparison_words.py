@@ -6,11 +6,11 @@ import json
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from weft.study.comparison_records import Comparison, Contender
 from weft.study.records import number, section
+from weft.study.sharing import without_places
 from weft.words import count, duration
 
 SEEDS_FOR_DEVIATION = 3  # with fewer a standard deviation says less than the figures themselves
@@ -214,7 +214,7 @@ def command(comparison: Comparison) -> str:
     if not comparison.planned:
         return ""
     given = section(settings, "budget")
-    parts: list[str] = ["weft", "compare", *(_public(source) for source in _list(settings.get("sources")))]
+    parts: list[str] = ["weft", "compare", *without_places(_list(settings.get("sources")))]
     options: dict[str, Any] = {
         "architectures": ",".join(_list(settings.get("architectures"))),
         "parameters": _whole(settings.get("parameters")),
@@ -241,12 +241,8 @@ def _values(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _values(value, f"{before}{key}.")
         elif value is not None:
-            yield f"{before}{key}", value if isinstance(value, str) else json.dumps(value)
-
-
-def _public(source: str) -> str:
-    path = PurePath(source)
-    return path.name if path.is_absolute() else source
+            shown = without_places(value)
+            yield f"{before}{key}", shown if isinstance(shown, str) else json.dumps(shown)
 
 
 def _whole(value: object) -> str:

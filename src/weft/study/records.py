@@ -13,6 +13,7 @@ import yaml
 from weft.config import ModelConfig
 from weft.errors import UserError
 from weft.files import json_object
+from weft.study.sharing import shareable
 
 Event = Mapping[str, Any]
 
@@ -21,7 +22,8 @@ Event = Mapping[str, Any]
 class RunRecords:
     """The records of one run; whatever is not there is empty or None.
 
-    ``train``, ``validation`` and ``samples`` are the events of ``metrics.jsonl`` in the order of their steps.
+    ``recipe_text`` names no place of the machine. ``train``, ``validation`` and ``samples`` are the events of
+    ``metrics.jsonl`` in the order of their steps.
     """
 
     name: str
@@ -44,13 +46,13 @@ def read_run(run: Path) -> RunRecords:
     """Read the records of ``run``; UserError where there is no such directory."""
     if not run.is_dir():
         raise UserError(f"There is no run directory '{run}': give the folder that 'weft train --out' wrote.")
-    recipe_text = _text(run / "recipe.yaml")
+    recipe = _recipe(_text(run / "recipe.yaml"))
     events = _without_undone(_events(_text(run / "metrics.jsonl")))
     return RunRecords(
         name=run.resolve().name,
         config=_config(_object(_text(run / "config.json"))),
-        recipe=_recipe(recipe_text),
-        recipe_text=recipe_text,
+        recipe=recipe,
+        recipe_text=shareable(recipe),
         results=_object(_text(run / "results.json")),
         train=_of_kind(events, "train"),
         validation=_of_kind(events, "validation"),

@@ -170,15 +170,21 @@ def dropout_for(epochs: float) -> float:
 
 
 def turn(
-    recipe: Recipe, text: Text, measure: Measure, processes: int = 1, buildable: Buildable = lambda _: True
+    recipe: Recipe,
+    text: Text,
+    measure: Measure,
+    processes: int = 1,
+    buildable: Buildable = lambda _: True,
+    given: set[str] | None = None,
 ) -> Turned:
     """Return ``recipe`` with what it leaves open, and in a few lines what was chosen and why.
 
     ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not hold it; it
     is asked where the budget is time, and several times for each recipe, of which the fastest counts. ``buildable``
-    tells whether there is a model of the size that a recipe asks for. Raises UserError where memory holds no model at
-    all.
+    tells whether there is a model of the size that a recipe asks for. ``given`` are the keys that somebody gave (by
+    default those that are set in ``recipe``). Raises UserError where memory holds no model at all.
     """
+    given = given_in(recipe) if given is None else given
     if not (left := left_open(recipe)):
         return Turned(recipe, [])
     plan = _plan(recipe, text, _Machine(measure, buildable, processes), left)
@@ -194,7 +200,13 @@ def turn(
     }
     turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
     pace = plan.tokens / (60 * training.minutes) if training.minutes else None
-    return Turned(turned, _explain(plan, turned, text, left), pace)
+    return Turned(turned, _explain(plan, turned, text, left, given), pace)
+
+
+def given_in(recipe: Recipe) -> set[str]:
+    """Return the keys of a recipe that are set, and not as they are by default."""
+    sections = {"model": recipe.model, "training": recipe.training}
+    return {f"{name}.{field}" for name, section in sections.items() for field in section.model_fields_set}
 
 
 def left_open(recipe: Recipe) -> set[str]:
@@ -276,12 +288,14 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str]) -> list[str]:
-    """Say what a run will be, and why; what was given is called so."""
+def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str], given: set[str]) -> list[str]:
+    """Say what a run will be, and why; what was given is called so, what is neither open nor given is as usual."""
     model, training = recipe.model, recipe.training
 
     def told(key: str, what: str) -> str:
-        return what if key in left else f"{what} (given)"
+        if key in left:
+            return what
+        return f"{what} ({'given' if key in given else 'as usual'})"
 
     lines = []
     if plan.size is not None and "model.parameters" in left:

@@ -17,7 +17,7 @@ from weft.model import build
 from weft.pattern import expand
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
-from weft.training.dial import Text, left_open, turn
+from weft.training.dial import Text, given_in, left_open, turn
 from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
@@ -65,14 +65,15 @@ def fit(
     def measure(recipe: Recipe) -> float:
         return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
-    train, left = prepared.train, left_open(recipe)
+    train, left, asked = prepared.train, left_open(recipe), given_in(recipe)
     if left and training.minutes:
         tell("Timing a few steps of training ...")
     lanes, length = fit_lanes(prepared, training.lanes, training.length, processes.count)
     cut = {"length": length} if "training.lanes" in left else {"length": length, "lanes": lanes}
     recipe = recipe.model_copy(update={"training": training.model_copy(update=cut)})
     text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
-    recipe, lines, pace = turn(recipe, text, measure, processes.count, partial(_buildable, prepared=prepared))
+    buildable = partial(_buildable, prepared=prepared)
+    recipe, lines, pace = turn(recipe, text, measure, processes.count, buildable, asked)
     if pace:
         planned(pace)
     if lines:

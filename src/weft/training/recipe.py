@@ -29,7 +29,7 @@ from weft.pattern import parse_count
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
 # What a saved recipe tells beside itself.
-PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by", "overwriting")
+PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by", "found_at", "overwriting")
 # What may differ when a run is resumed: how long it goes on and how it reports.
 RESUMABLE = (
     "training.steps",
@@ -236,17 +236,18 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a run's recipe, of which an older one says only in ``prepared`` how its text is split.
+    """Return the values of a run's recipe, so that the texts of one that an earlier version wrote are read as it did.
 
-    Then ``documents`` was what is ``numbered`` now, and no document was cut.
+    Such a recipe says only in ``prepared`` how the text is split; ``documents`` was what is ``numbered`` now, no document
+    was cut, and files were read as they are.
     """
     data = values.get("data")
-    if "prepared" not in values or not isinstance(data, dict) or "longest_document" in data:
+    if not {"prepared", "made_by"} & values.keys() or not isinstance(data, dict) or "longest_document" in data:
         return values
-    told = re.search(r"split by (documents|lines|bytes)", str(values["prepared"]))
+    told = re.search(r"split by (documents|lines|bytes)", str(values.get("prepared")))
     rule = told.group(1) if told else data.get("split", "auto")
     renamed = {"documents": "numbered", "lines": "tail"}.get(rule, rule)
-    return {**values, "data": {**data, "split": renamed, "longest_document": 0}}
+    return {**values, "data": {**data, "split": renamed, "longest_document": 0, "verbatim": True}}
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
@@ -290,15 +291,24 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
 
 
 def save_recipe(
-    recipe: Recipe, path: Path, *, prepared: str = "", chosen: Sequence[str] = (), overwriting: bool = False
+    recipe: Recipe,
+    path: Path,
+    *,
+    prepared: str = "",
+    chosen: Sequence[str] = (),
+    found_at: Mapping[str, str] | None = None,
+    overwriting: bool = False,
 ) -> None:
     """Write the resolved recipe with the package version, the git revision and ``chosen``: what was chosen and why.
 
+    ``found_at`` are the absolute places of its texts, by their names; they are never shown to others.
     ``overwriting`` says that the folder still holds files of an earlier run.
     """
     values = recipe.model_dump(mode="json")
     values |= {"weft_version": __version__, "git_revision": git_revision()}
     values |= {"prepared": prepared, "chosen": list(chosen)}
+    if found_at:
+        values["found_at"] = dict(found_at)
     if overwriting:
         values["overwriting"] = True
     write_atomic(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -16,7 +16,8 @@ import torch
 
 from weft import words
 from weft.config import merge
-from weft.data import PreparedData, TokenizedSplit, Tokenizer, prepare
+from weft.data import DataConfig, PreparedData, TokenizedSplit, Tokenizer, prepare
+from weft.data.record import found_at
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures, read_figures
@@ -59,6 +60,7 @@ from weft.training.run_folder import (
 )
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.snapshot import restore_snapshot
+from weft.training.texts import places_of, require_texts
 from weft.training.validation import LONG
 
 
@@ -129,10 +131,15 @@ def train(
 
 
 class _Started(NamedTuple):
-    """A run that is ready to train: ``lost`` says what is wrong with the best model of one that has ``begun``."""
+    """A run that is ready to train.
+
+    ``data`` is that of ``recipe`` with the names under which its texts were found; ``lost`` says what is wrong with the
+    best model of a run that has ``begun``.
+    """
 
     trainer: Trainer
     recipe: Recipe
+    data: DataConfig
     begun: bool
     lost: str | None
 
@@ -144,6 +151,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     if not recipe.data.sources:
         raise UserError("There is nothing to train on: name files, folders or globs of text.")
     check_model(recipe.model)
+    data = require_texts(out, recipe.data, places_of(raw_recipe(out))) if resume else recipe.data
     begun = resume and has_checkpoint(out / CHECKPOINTS) and not was_overwriting(out)
     if not begun:
         check_apart(recipe, out)
@@ -159,7 +167,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     if processes.device.type == "cpu":
         keep_memory()
     with processes.main_first():
-        prepared = prepare(recipe.data, tokenizer=tokenizer, progress=listener.message)
+        prepared = prepare(data, tokenizer=tokenizer, progress=listener.message)
     told = Told(listener)
     if begun:
         model = resumed_model(out, recipe, prepared)
@@ -175,15 +183,15 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     trainer.planned_pace = told.pace
     processes.wait()  # all have seen the folder as it was
     if not trainer.main:
-        return _Started(trainer, recipe, begun, lost)
+        return _Started(trainer, recipe, data, begun, lost)
     if begun:
         for line in mend(out, model, prepared.tokenizer):
             listener.message(line)
     elif resume:
-        begin_again(out, recipe, model, prepared)
+        begin_again(out, recipe, data, model, prepared)
     else:
-        begin(out, recipe, model, prepared, [] if origin else told.lines)
-    return _Started(trainer, recipe, begun, lost)
+        begin(out, recipe, data, model, prepared, [] if origin else told.lines)
+    return _Started(trainer, recipe, data, begun, lost)
 
 
 def check_sharded(model: LanguageModel) -> None:
@@ -255,7 +263,8 @@ def _train(started: _Started) -> TrainingResult:
         )
     if resumed and trainer.main:
         chosen = raw_recipe(out).get("chosen") or ()
-        save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary, chosen=chosen)
+        places = found_at(recipe.data, started.data)
+        save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary, chosen=chosen, found_at=places)
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
     with stop_signals(trainer.request_stop) as received:
         try:

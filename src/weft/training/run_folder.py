@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.data import PreparedData, Tokenizer
+from weft.data import DataConfig, PreparedData, Tokenizer
+from weft.data.record import found_at
 from weft.errors import DamagedError, UserError
 from weft.files import json_object, remove, set_aside, sweep, temporaries
 from weft.folder import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights, read_config
@@ -22,11 +23,12 @@ from weft.training.fitting import save_description
 from weft.training.listener import METRICS, read_metrics
 from weft.training.recipe import Recipe, read_yaml, save_recipe
 from weft.training.snapshot import FOLDER as CHECKPOINTS
+from weft.training.texts import TEXTS, save_texts
 
 RECIPE = "recipe.yaml"
 RESULTS = "results.json"
 # What training and its report write, beside the checkpoints.
-_FILES = (RECIPE, CONFIG, GENERATION, SHIM, WEIGHTS, TOKENIZER, "tokenizer_config.json", METRICS, RESULTS)
+_FILES = (RECIPE, TEXTS, CONFIG, GENERATION, SHIM, WEIGHTS, TOKENIZER, "tokenizer_config.json", METRICS, RESULTS)
 _PAGES = ("report.html", "README.md")
 
 
@@ -89,36 +91,43 @@ def was_overwriting(run: Path) -> bool:
     return bool(raw_recipe(run).get("overwriting"))
 
 
-def begin(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData, chosen: Sequence[str]) -> None:
+def begin(
+    out: Path, recipe: Recipe, data: DataConfig, model: LanguageModel, prepared: PreparedData, chosen: Sequence[str]
+) -> None:
     """Write what a run begins with in place of all that is in ``out``, the recipe first.
 
-    From when the recipe stands, the run can be resumed; it says so where the rest of an earlier one is still there.
+    ``data`` is that of ``recipe`` with the names under which its texts were found. From when the recipe stands, the run
+    can be resumed; it says so where the rest of an earlier one is still there.
     """
     others = [path for path in out.iterdir() if path.name != RECIPE]
     if others:
-        save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen, overwriting=True)
-    _write_start(others, out, recipe, model, prepared, chosen)
+        places = found_at(recipe.data, data)
+        save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen, found_at=places, overwriting=True)
+    _write_start(others, out, recipe, data, model, prepared, chosen)
 
 
-def begin_again(out: Path, recipe: Recipe, model: LanguageModel, prepared: PreparedData) -> None:
+def begin_again(out: Path, recipe: Recipe, data: DataConfig, model: LanguageModel, prepared: PreparedData) -> None:
     """Begin a run anew that was killed before its first checkpoint; what is not of it stays."""
     said = raw_recipe(out)
     own = (*_FILES, *_PAGES, CHECKPOINTS, "tensorboard")
     others = [path for path in out.iterdir() if path.name != RECIPE and (said.get("overwriting") or path.name in own)]
-    _write_start(others, out, recipe, model, prepared, said.get("chosen") or ())
+    _write_start(others, out, recipe, data, model, prepared, said.get("chosen") or ())
 
 
 def _write_start(
     others: Sequence[Path],
     out: Path,
     recipe: Recipe,
+    data: DataConfig,
     model: LanguageModel,
     prepared: PreparedData,
     chosen: Sequence[str],
 ) -> None:
     for path in others:
         remove(path)
-    save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen)
+    places = found_at(recipe.data, data)
+    save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen, found_at=places)
+    save_texts(out, data, prepared)
     save_description(model, out)
     prepared.tokenizer.save(out)
 

@@ -251,8 +251,8 @@ def evaluate(
     (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
     ``memory`` and ``applications`` are those of :func:`load`; ``text_key`` names the text in records or the column of
     tables, where it is not that of the run's texts. ``progress`` is called with the number of tokens done since the
-    last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell`` hears what is to be
-    known of the text: which files are read, and in what its form is another than that of the training text.
+    last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell`` hears what is
+    to be known of the text: which files are read, and in what its form is another than that of the training text.
     """
     run = Path(run)
     check_folder(run)

@@ -238,8 +238,8 @@ def load_recipe(path: Path) -> dict[str, Any]:
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a run's recipe, so that the texts of one that an earlier version wrote are read as it did.
 
-    Such a recipe says only in ``prepared`` how the text is split; ``documents`` was what is ``numbered`` now, no document
-    was cut, and files were read as they are.
+    Such a recipe says only in ``prepared`` how the text is split; ``documents`` was what is ``numbered`` now, no
+    document was cut, and files were read as they are.
     """
     data = values.get("data")
     if not {"prepared", "made_by"} & values.keys() or not isinstance(data, dict) or "longest_document" in data:

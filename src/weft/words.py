@@ -1,6 +1,23 @@
-"""Numbers as people write them: counts, bytes, times."""
+"""Numbers as people write them (counts, bytes, times), and text that can be shown."""
 
 from __future__ import annotations
+
+import re
+
+_NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+
+
+def valid_text(text: str) -> str:
+    """Return ``text`` without what is no text: bytes that were not UTF-8 (U+FFFD), control characters, surrogates."""
+    return _NOT_TEXT.sub("", text)
+
+
+def figure(value: float, digits: int) -> str:
+    """Return a measurement with ``digits`` after the point, from a million on as 8.8e19."""
+    if value < 1e6:
+        return f"{value:,.{digits}f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def count(value: float) -> str:

@@ -87,6 +87,18 @@ def test_the_body_has_figures_architecture_and_use(run):
         assert command in body
 
 
+def test_the_card_says_how_to_install_and_load_and_how_the_text_was_cut(run):
+    sizes = {"documents": 1234, "bytes": 56789, "tokens": 9876}
+    told = {"rule": "split by documents", "train": sizes, "validation": sizes, "test": sizes | {"documents": 77}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"text": told}))
+    _, body = card_of(run)
+    assert "pip install ." in body
+    assert 'AutoModelForCausalLM.from_pretrained("path/to/my-run", trust_remote_code=True)' in body
+    assert "| training | 1,234 | 56,789 | 9,876 |" in body
+    assert "| test | 77 | 56,789 | 9,876 |" in body
+    assert "How it was cut: split by documents." in body
+
+
 def test_how_it_was_trained_is_told_where_the_recipe_says_it(run):
     assert "## Training\n" not in card_of(run)[1]
     recipe = make_recipe({"training": {"learning_rate": 5.3e-3, "weight_decay": 0.22, "seed": 3, "lanes": 4}})

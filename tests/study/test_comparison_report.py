@@ -144,6 +144,33 @@ def test_an_architecture_of_ours_that_loses_is_told_so():
     assert "sliding window that gives each token at least half of its length as context" in told
 
 
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ({"hybrid": 3, "par": 3}, "; every best learning rate is at the edge of those tried, so rates beyond may"),
+        ({"hybrid": 1, "par": 3}, "; every best learning rate is at the edge"),
+        ({"hybrid": 3, "par": 2}, "; the best learning rate is the largest tried for hybrid, so a rate beyond may"),
+        ({"hybrid": 2, "par": 1}, "; the best learning rate is the smallest tried for par, so a rate beyond may"),
+        ({"hybrid": 2, "par": 2}, ""),
+    ],
+)
+def test_a_best_rate_at_the_edge_is_in_the_sentence(rates, words):
+    done = small({"hybrid": [1.99, 2.01], "par": [2.09, 2.11]})
+    done["rows"] = [
+        one | {"learning_rate": rates[one["architecture"]], "best_at_edge": rates[one["architecture"]] != 2}
+        for one in done["rows"]
+    ]
+    done["trials"] = [trial(one, rate) for one in done["rows"] for rate in (1, 2, 3)]
+    told = finding(comparison("", done))
+    assert "more than the 0.020 by which seeds" in told
+    assert words in told
+    assert ("change the order" in told) == bool(words)
+
+
+def test_one_rate_for_all_is_in_the_sentence():
+    assert "; one learning rate was tried, and another may change the order." in said({"hybrid": [1.0], "par": [2.0]})
+
+
 def test_an_unfinished_study_says_what_is_missing():
     compared = comparison("", results(("hybrid", "par"), (0,)))
     assert finding(compared).startswith("So far (2 of 8 done), hybrid is best")

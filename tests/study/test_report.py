@@ -184,6 +184,55 @@ def test_samples_cannot_break_the_page(page):
     assert "Sápmi lea <script>" in page.text  # the prompt stands once
 
 
+def test_samples_show_valid_text_only(run):
+    write_metrics(run, [sample_event(20, "\ufffd\ufffde\x07\u1e5b\ud800ub\ufffd\n", "")])
+    assert "\ufffd" not in page_of(run).text
+    assert "e\u1e5bub" in page_of(run).text
+
+
+def test_the_report_says_how_large_the_parts_are_and_how_they_were_cut(run):
+    forget_curves(run)
+    sizes = {"documents": 1234, "bytes": 56789, "tokens": 9876}
+    told = {"rule": "in blocks", "train": sizes | {"estimated": True}, "validation": sizes, "test": sizes}
+    (run / "recipe.yaml").write_text(json.dumps({"text": told}))
+    text = page_of(run).text
+    assert "training about 1,234 about 56,789 about 9,876 validation 1,234 56,789 9,876" in text
+    assert "How it was cut: in blocks." in text
+
+
+@pytest.mark.parametrize("told", [None, [], {"train": 3}, {"train": {"documents": None}, "rule": None}])
+def test_damaged_sizes_are_left_out(run, told):
+    forget_curves(run)
+    (run / "recipe.yaml").write_text(json.dumps({"text": told}))
+    assert "How it was cut" not in page_of(run).text
+
+
+def test_perplexity_per_word_is_a_detail_except_over_closed_words(run):
+    forget_curves(run)
+    for figure, shown in ((29_078.5, "29,078.50"), (8.8e19, "8.8e19")):
+        (run / "results.json").write_text(json.dumps({"test": FIGURES | {"perplexity_per_word": figure}}))
+        assert page_of(run).text.count("perplexity per word") == 1
+        assert shown in page_of(run).text
+    (run / "recipe.yaml").write_text("data: {tokenizer: closed-words}\n")
+    assert page_of(run).text.count("perplexity per word") == 2
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"primed_bytes": 5, "notes": ["Of it <5 bytes>."]}, "has read the training text, and goes on learning from"),
+        ({"primed_bytes": 0, "notes": []}, "Each compressor goes on learning from"),
+        ({}, "has read the training text, and goes on learning from"),
+    ],
+)
+def test_what_compressors_have_read_is_told(run, about, words):
+    forget_curves(run)
+    (run / "results.json").write_text(json.dumps(RESULTS | {"baselines_about": about}))
+    text = page_of(run).text
+    assert words in text
+    assert all(note in text for note in about.get("notes", []))
+
+
 def test_colours_come_from_the_page(html):
     assert "var(--train)" in html
     assert "#0a0b" not in html

@@ -70,7 +70,7 @@ def prepare(
     tokenizer = tokenizer or Tokenizer.load(entry)
     settled = {**told["settled"], "longest_document": config.cut_above}
     remarks = tuple(told["remarks"])
-    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, remarks, key)
+    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, remarks, key, told["rule"])
 
 
 def tokenize_sources(
@@ -128,8 +128,8 @@ def _build(
         told[split] = write_split(folder, split, fragments, tokenizer, line_ends=line_ends, repeats=repeats)
         if isinstance(corpus, PublishedText):
             corpus.require_words(split, told[split]["words"])
-    rule = f"{corpus.describe_rule()}{config.unify.note()}"
-    told["summary"] = summarize([told[split] for split in SPLITS], tokenizer, rule)
+    told["rule"] = f"{corpus.describe_rule()}{config.unify.note()}"
+    told["summary"] = summarize([told[split] for split in SPLITS], tokenizer, told["rule"])
     told["settled"] = corpus.settled() if isinstance(corpus, Corpus) else {}
     told["remarks"] = _remarks(folder, told)
     return told

@@ -73,7 +73,7 @@ def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Prog
     tell(told["summary"])
     settled = {"longest_document": config.cut_above}
     tokenizer = tokenizer or Tokenizer.load(entry)
-    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, key=key)
+    return PreparedData(tokenizer, train, validation, test, told["summary"], settled, key=key, rule=told["rule"])
 
 
 def tokenize_dataset(
@@ -134,6 +134,7 @@ def _build(
         "tokens_per_byte": _tokens_per_byte(beginning, tokenizer),
         "form": None if form is None else form.to_json(),
         "identity": sample_identity(dataset, beginning, tokenizer.to_json()),
+        "rule": rule,
         "summary": summarize([told[part] for part in FOLDS], tokenizer, rule),
     }
 

@@ -95,7 +95,7 @@ class PreparedData:
 
     ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of "auto" it
     is split the same way again. ``remarks`` are sentences on what about the text may make the figures misleading.
-    ``key`` names the entry of the cache.
+    ``key`` names the entry of the cache, and ``rule`` says in words how the text was cut into the three parts.
     """
 
     tokenizer: Tokenizer
@@ -106,6 +106,21 @@ class PreparedData:
     settled: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     key: str = ""
+    rule: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """Return, as plain data, how the text was cut, and each part's documents, bytes and tokens.
+
+        Those of a training text that streams are estimates, and say so.
+        """
+        told: dict[str, Any] = {"rule": self.rule}
+        for name in ("train", "validation", "test"):
+            split: TokenizedSplit | StreamedSplit = getattr(self, name)
+            documents = split.documents if isinstance(split, StreamedSplit) else split.ending_documents
+            told[name] = {"documents": documents, "bytes": split.bytes, "tokens": split.scored_tokens}
+            if isinstance(split, StreamedSplit):
+                told[name]["estimated"] = True
+        return told
 
 
 def write_split(

@@ -11,7 +11,7 @@ import yaml
 
 from weft.files import write_atomic
 from weft.study.records import RunRecords, number, read_run, section
-from weft.study.words import FIGURES, PARTS, baselines, figure_cell
+from weft.study.words import FIGURES, PARTS, baselines, baselines_note, figure_cell, parts, split_rule
 from weft.words import count, duration
 
 CARD = "README.md"
@@ -21,6 +21,13 @@ _UNKNOWN_LICENSE = {"license": "other", "license_name": "see-the-training-data"}
 _LICENSES = {
     "cc-by-sa-4.0": "CC BY-SA 4.0 (text of the Northern Sami Wikipedia, by its contributors)",
 }
+_ADAPTER = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)
+batch = tokenizer("...", return_tensors="pt")
+print(tokenizer.decode(model.generate(**batch, max_new_tokens=50)[0], skip_special_tokens=True))"""
 _BREAKS = re.compile(r"[\r\n]+")
 
 
@@ -124,10 +131,18 @@ def _data(run: RunRecords) -> str:
             (
                 f"{_line(str(summary))}." if summary else "",
                 f"Sources: {names}." if names else "",
+                _parts_table(run),
+                _line(split_rule(run.recipe)),
                 f"The licence of the model's text is that of its training data: {known}.",
             ),
         )
     )
+
+
+def _parts_table(run: RunRecords) -> str:
+    """Return how large training, validation and test text are; '' where the recipe does not tell."""
+    rows = [f"| {part.name} | {' | '.join(part.cells())} |" for part in parts(run.recipe)]
+    return "\n".join(["| | documents | bytes | tokens |", "|---|---:|---:|---:|", *rows]) if rows else ""
 
 
 def _training(run: RunRecords) -> str:
@@ -149,32 +164,38 @@ def _training(run: RunRecords) -> str:
 
 
 def _figures(run: RunRecords) -> str:
-    parts = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
-    others = "\n".join(f"| {_line(name)} | {bits:.4f} |" for name, bits in baselines(run.results).items())
-    return "\n\n".join(filter(None, (_table(parts), _baselines_table(others))))
+    taken = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
+    return "\n\n".join(filter(None, (_table(taken), _baselines_table(run))))
 
 
-def _table(parts: list[tuple[str, Any]]) -> str:
-    if not parts:
+def _table(taken: list[tuple[str, Any]]) -> str:
+    if not taken:
         return ""
-    lines = ["| | " + " | ".join(name for name, _ in parts) + " |", "|---" + "|---:" * len(parts) + "|"]
+    lines = ["| | " + " | ".join(name for name, _ in taken) + " |", "|---" + "|---:" * len(taken) + "|"]
     for key, name, digits, _ in FIGURES:
-        lines.append(f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in parts) + " |")
+        lines.append(f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in taken) + " |")
     return "\n".join(lines)
 
 
-def _baselines_table(rows: str) -> str:
+def _baselines_table(run: RunRecords) -> str:
+    rows = [f"| {_line(name)} | {bits:.4f} |" for name, bits in baselines(run.results).items()]
     if not rows:
         return ""
-    note = "The same test text packed by compressors that have read the training text (they learn as they pack):"
-    return f"{note}\n\n| compressor | bits per byte |\n|---|---:|\n{rows}"
+    table = "\n".join(["| compressor | bits per byte |", "|---|---:|", *rows])
+    return f"The same test text, packed. {_line(baselines_note(run.results))}\n\n{table}"
 
 
 def _usage(run: RunRecords) -> str:
     folder = f"path/to/{_line(run.name)}"
     shell = f'weft generate "{folder}" --prompt "..."\nweft evaluate "{folder}" more_text.txt'
     python = f'import weft\n\nprint(weft.generate("{folder}", "..."))\nmodel = weft.load("{folder}")'
-    return f"```sh\n{shell}\n```\n\n```python\n{python}\n```"
+    adapter = _ADAPTER.replace("FOLDER", folder)
+    return (
+        f"Install Weft, from a clone of its repository (Python 3.11 to 3.13, no compiler, no GPU needed):\n\n"
+        f"```sh\npip install .\n```\n\nThen, where `{folder}` is this folder:\n\n"
+        f"```sh\n{shell}\n```\n\n```python\n{python}\n```\n\n"
+        f"With transformers; Weft must be installed there, too:\n\n```python\n{adapter}\n```"
+    )
 
 
 def _limits(run: RunRecords) -> str:

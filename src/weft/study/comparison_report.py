@@ -9,6 +9,7 @@ from weft.files import write_atomic
 from weft.study.comparison_records import Comparison, read_comparison
 from weft.study.comparison_table import (
     EDGE_NOTE,
+    KEY,
     TRIAL_HEADINGS,
     Column,
     all_trials,
@@ -164,17 +165,26 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
 
 
 def _grid(headings: Sequence[str], words: Sequence[bool], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Return a table; ``words`` says which columns hold words, ``rows`` are CSS classes and cells."""
-    sides = [' class="words"' if left else "" for left in words]
+    """Return a table; ``words`` says which columns hold words, ``rows`` are CSS classes and cells.
+
+    A narrow page shows each row as a paragraph (see ``.stacked`` in the style sheet), so each cell says its heading.
+    """
+    sides = [_side(name, left) for name, left in zip(headings, words, strict=True)]
     heads = "".join(f'<th scope="col"{side}>{text(name)}</th>' for name, side in zip(headings, sides, strict=True))
-    body = "".join(f'<tr class="{kind}">{_cells(cells, sides)}</tr>' for kind, cells in rows)
-    return (
-        f'<div class="scroll"><table class="study"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    attributes = [f'{side} data-label="{text(name)}"' for name, side in zip(headings, sides, strict=True)]
+    body = "".join(f'<tr class="{kind}">{_cells(cells, attributes)}</tr>' for kind, cells in rows)
+    table = f'<table class="study stacked"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
-def _cells(cells: Sequence[str], sides: Sequence[str]) -> str:
-    rest = "".join(f"<td{side}>{text(cell)}</td>" for cell, side in zip(cells[1:], sides[1:], strict=True))
+def _side(heading: str, words: bool) -> str:
+    if heading == KEY:
+        return ' class="key"'
+    return ' class="words"' if words else ""
+
+
+def _cells(cells: Sequence[str], attributes: Sequence[str]) -> str:
+    rest = "".join(f"<td{own}>{text(cell)}</td>" for cell, own in zip(cells[1:], attributes[1:], strict=True))
     return f'<th scope="row">{text(cells[0])}</th>{rest}'
 
 

@@ -13,6 +13,7 @@ from weft.words import size
 
 _BREAKS = re.compile(r"[\r\n]+")
 DASH = "–"
+KEY = "test bits per byte"  # the column that a comparison is about
 EDGES = {"largest": " ↑", "smallest": " ↓"}
 EDGE_NOTE = "↑ ↓: the largest, the smallest of the learning rates tried."
 
@@ -41,7 +42,7 @@ def quality_columns(comparison: Comparison) -> list[Column]:
         Column("without embeddings", _counted("body_parameters")),
         Column("learning rate", _rate),
         Column("seeds", lambda one: str(len(one.rows))),
-        Column("test bits per byte", lambda one: _figure(one.mean(), 4)),
+        Column(KEY, lambda one: _figure(one.mean(), 4)),
         Column("least–most of the seeds", spread),
         Column("behind the best", behind),
     ]
@@ -61,7 +62,7 @@ def cost_columns(comparison: Comparison) -> list[Column]:
 def terminal_columns(comparison: Comparison) -> list[Column]:
     """Return the columns that fit beside each other on a terminal."""
     wanted = {
-        "test bits per byte": "mean",
+        KEY: "mean",
         "least–most of the seeds": "least–most",
         "behind the best": "behind",
         "learning rate": "rate",
@@ -71,7 +72,7 @@ def terminal_columns(comparison: Comparison) -> list[Column]:
     return [known[heading]._replace(heading=short) for heading, short in wanted.items()]
 
 
-TRIAL_HEADINGS = ("learning rate", "seed", "validation bits per byte", "test bits per byte", "tokens", "seconds", "")
+TRIAL_HEADINGS = ("learning rate", "seed", "validation bits per byte", KEY, "tokens", "seconds", "")
 
 
 def trial_cells(trial: Event, contender: Contender) -> tuple[str, ...]:

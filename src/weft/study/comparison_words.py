@@ -38,7 +38,7 @@ def finding(comparison: Comparison) -> str:
     else:
         distance = f"{percent(behind / bits)} behind ({behind:.3f})" if bits > 0 else f"{behind:.3f} behind"
         lead = f"{best.label} is best at {bits:.3f} bits per byte; the next, {second.label}, is {distance}"
-    return f"{done}{lead}{_against_noise(best, second, behind)}."
+    return f"{done}{lead}{_against_noise(best, second, behind)}{_against_edges(measured)}."
 
 
 def _against_noise(best: Contender, second: Contender, behind: float) -> str:
@@ -53,6 +53,25 @@ def _against_noise(best: Contender, second: Contender, behind: float) -> str:
     relation = "more than" if behind > spread else "no more than"
     chance = "" if behind > spread else ", so the order of the two may be chance"
     return f", {relation} the {spread:.3f} by which seeds of one architecture differ{chance}"
+
+
+def _against_edges(measured: Sequence[Contender]) -> str:
+    """Say that rates which were not tried could change the order, where a best rate of the first two has no neighbour.
+
+    With one rate for all, none of them is at its best.
+    """
+    if all(edge(one) == "only" for one in measured):
+        return "; one learning rate was tried, and another may change the order"
+    if all(edge(one) for one in measured):
+        return "; every best learning rate is at the edge of those tried, so rates beyond may change the order"
+    said = _edge_words(measured[:2])
+    return f"; the best learning rate is {said}, so a rate beyond may change the order" if said else ""
+
+
+def _edge_words(contenders: Sequence[Contender]) -> str:
+    """Return 'the largest tried for a, b and the smallest tried for c'; '' where no best rate is at the edge."""
+    sides = {side: [one.name for one in contenders if edge(one) == side] for side in ("largest", "smallest")}
+    return " and ".join(f"the {side} tried for {', '.join(names)}" for side, names in sides.items() if names)
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -100,9 +119,8 @@ def _peers(measured: Sequence[Contender]) -> str:
 def _edges(measured: Sequence[Contender]) -> str:
     if all(len(one.rates) == 1 for one in measured):
         return "One learning rate was tried: another may suit some of them better, and change the order."
-    sides = {side: [one.name for one in measured if edge(one) == side] for side in ("largest", "smallest")}
-    said = [f"the {side} tried for {', '.join(names)}" for side, names in sides.items() if names]
-    return f"The best learning rate is {' and '.join(said)}: a rate beyond may do better there." if said else ""
+    said = _edge_words(measured)
+    return f"The best learning rate is {said}: a rate beyond may do better there." if said else ""
 
 
 def edge(contender: Contender) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from weft.data.config import CLOSED
 from weft.files import write_atomic
 from weft.study.page import page, text
 from weft.study.records import Event, RunRecords, number, read_run, section
-from weft.study.words import FIGURES, PARTS, baselines, figure_cell
-from weft.words import count, duration
+from weft.study.words import FIGURES, PARTS, baselines, baselines_note, figure_cell, parts, split_rule
+from weft.words import count, duration, valid_text
 
 REPORT = "report.html"
 SAMPLED_STEPS = 6
@@ -38,6 +38,7 @@ def render(run: RunRecords, command: str) -> str:
     sections = (
         ("", _headline(run)),
         ("Training", _training(run)),
+        ("The text", _text_parts(run)),
         ("What was chosen", _chosen(run)),
         ("The model", _model(run)),
         ("What it writes", _samples(run)),
@@ -105,10 +106,7 @@ def _comparison(run: RunRecords, test: float) -> str:
         f'<span class="bar"><i style="width:{100 * bits / most:.1f}%"></i></span><b>{bits:.3f}</b></li>'
         for name, bits, kind in sorted(bars, key=lambda bar: bar[1])
     )
-    note = (
-        '<p class="note">Shorter is better. Each compressor has read the training text, and goes on learning '
-        "from the test text while it packs it; the model does so only where it is said.</p>"
-    )
+    note = f'<p class="note">Shorter is better. {text(baselines_note(run.results))}</p>'
     return f'<ul class="compare">{rows}</ul>{note if others else ""}'
 
 
@@ -124,7 +122,8 @@ def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
     yield "training time", duration(seconds) if seconds else ""
     yield "training tokens", count(tokens) if tokens else ""
     yield "tokens per second", count(speed) if speed else ""
-    yield "perplexity per word", f"{words:,.1f}" if words and words < 1e5 else ""  # beyond, it says nothing to anyone
+    closed = section(run.recipe, "data").get("tokenizer") == CLOSED  # elsewhere it depends on how a language writes
+    yield "perplexity per word", f"{words:,.1f}" if words and closed else ""
 
 
 def _training(run: RunRecords) -> str:
@@ -142,6 +141,18 @@ def _training(run: RunRecords) -> str:
     plots = "".join(f"<figure>{plot}</figure>" for plot in small if plot)
     loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
     return loss + (f'<div class="plots">{plots}</div>' if plots else "")
+
+
+def _text_parts(run: RunRecords) -> str:
+    """Say how large training, validation and test text are, and how the text was cut into them."""
+    told = parts(run.recipe)
+    if not told:
+        return ""
+    names = ("documents", "bytes", "tokens")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(f'<tr><th scope="row">{part.name}</th>{_labelled(names, part.cells())}</tr>' for part in told)
+    rule = split_rule(run.recipe)
+    return _table(heads, body) + (f'<p class="note">{text(rule)}</p>' if rule else "")
 
 
 def _chosen(run: RunRecords) -> str:
@@ -181,7 +192,7 @@ def _samples_of(step: int, samples: Iterable[Event], run: RunRecords) -> str:
 
 
 def _sample(event: Event) -> str:
-    prompt, written = str(event.get("prompt") or ""), str(event.get("text") or "")
+    prompt, written = valid_text(str(event.get("prompt") or "")), valid_text(str(event.get("text") or ""))
     written = written.removeprefix(prompt)
     if len(written) > SAMPLE_CHARACTERS:
         written = written[:SAMPLE_CHARACTERS] + " …"
@@ -189,20 +200,27 @@ def _sample(event: Event) -> str:
 
 
 def _figures(run: RunRecords) -> str:
-    parts = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
-    if not parts:
+    taken = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
+    if not taken:
         return ""
-    heads = "".join(f'<th scope="col">{name}</th>' for name, _ in parts)
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th>{_cells(parts, key, digits)}<td class="plain">{words}</td></tr>'
-        for key, name, digits, words in FIGURES
-    )
-    head = f"<thead><tr><td></td>{heads}<td></td></tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
+    names = [name for name, _ in taken]
+    rows = []
+    for key, name, digits, words in FIGURES:
+        cells = _labelled(names, [figure_cell(figures, key, digits) for _, figures in taken])
+        rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="plain">{words}</td></tr>')
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return _table(f"{heads}<td></td>", "".join(rows))
 
 
-def _cells(parts: list[tuple[str, Mapping[str, Any]]], key: str, digits: int) -> str:
-    return "".join(f"<td>{figure_cell(figures, key, digits)}</td>" for _, figures in parts)
+def _labelled(names: Sequence[str], cells: Sequence[str]) -> str:
+    """Return the cells of a row, each with the name of its column, which a narrow page shows beside it."""
+    return "".join(f'<td data-label="{name}">{cell}</td>' for name, cell in zip(names, cells, strict=True))
+
+
+def _table(heads: str, rows: str) -> str:
+    """Return a table whose rows are paragraphs on a narrow page (see ``.stacked`` in the style sheet)."""
+    head = f"<thead><tr><td></td>{heads}</tr></thead>"
+    return f'<div class="scroll"><table class="stacked">{head}<tbody>{rows}</tbody></table></div>'
 
 
 def _usage(command: str) -> str:

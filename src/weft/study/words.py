@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from weft.study.records import number
+from weft.study.records import number, section
+from weft.words import figure
 
 # key, name, digits after the point, and what it is in plain words
 FIGURES = (
@@ -17,16 +19,16 @@ FIGURES = (
     ),
     ("bits_per_character", "bits per character", 4, "The same for one character of the text."),
     (
-        "perplexity_per_word",
-        "perplexity per word",
-        2,
-        "How many equally likely words the model is torn between, on average.",
-    ),
-    (
         "perplexity_per_token",
         "perplexity per token",
         3,
-        "The same for one token; depends on the tokenizer, so compare only where it is the same.",
+        "How many equally likely tokens the model is torn between, on average; depends on the tokenizer.",
+    ),
+    (
+        "perplexity_per_word",
+        "perplexity per word",
+        2,
+        "The same for one word (what stands between spaces): huge where words are long or many, as in CSV.",
     ),
     ("tokens", "tokens", 0, "How many tokens were scored."),
     ("bytes", "bytes", 0, "How many bytes of text were scored."),
@@ -44,7 +46,9 @@ PARTS = (
 def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:
     """Return one figure of an evaluation, or a dash where it was not taken."""
     value = number(figures.get(key))
-    return "–" if value is None else f"{value:,.{digits}f}"
+    if value is None:
+        return "–"
+    return figure(value, digits) if digits else f"{value:,.0f}"
 
 
 def baselines(results: Mapping[str, Any]) -> dict[str, float]:
@@ -52,3 +56,49 @@ def baselines(results: Mapping[str, Any]) -> dict[str, float]:
     given = results.get("baselines")
     pairs = given.items() if isinstance(given, Mapping) else ()
     return {str(name): value for name, raw in pairs if (value := number(raw)) is not None}
+
+
+def baselines_note(results: Mapping[str, Any]) -> str:
+    """Return what must be known of the compressors' figures; '' where there is nothing to say."""
+    about = section(results, "baselines_about")
+    primed = number(about.get("primed_bytes"))
+    notes = about.get("notes")
+    said = [str(note) for note in notes] if isinstance(notes, list) else []
+    if baselines(results):
+        read = "" if primed == 0 else "has read the training text, and "
+        learns = f"Each compressor {read}goes on learning from the test text while it packs it"
+        said.insert(0, f"{learns}; the model does so only where it is said.")
+    return " ".join(said)
+
+
+@dataclass(frozen=True)
+class Part:
+    """How large a part of a run's text is; ``estimated`` where it streams."""
+
+    name: str
+    documents: float
+    bytes: float
+    tokens: float
+    estimated: bool
+
+    def cells(self) -> tuple[str, str, str]:
+        """Return documents, bytes and tokens for a table."""
+        about = "about " if self.estimated else ""
+        return f"{about}{self.documents:,.0f}", f"{about}{self.bytes:,.0f}", f"{about}{self.tokens:,.0f}"
+
+
+def parts(recipe: Mapping[str, Any]) -> list[Part]:
+    """Return the sizes of training, validation and test that a run's recipe tells; empty where it tells none."""
+    found = []
+    for key, name in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        told = section(recipe, "text", key)
+        documents, size, tokens = (number(told.get(what)) for what in ("documents", "bytes", "tokens"))
+        if documents is not None and size is not None and tokens is not None:
+            found.append(Part(name, documents, size, tokens, told.get("estimated") is True))
+    return found
+
+
+def split_rule(recipe: Mapping[str, Any]) -> str:
+    """Return in a sentence how the text was cut into the three parts; '' where the recipe does not tell."""
+    rule = section(recipe, "text").get("rule")
+    return f"How it was cut: {' '.join(str(rule).split())}." if rule else ""

@@ -52,6 +52,7 @@ from weft.training.step import (
     rebuild,
 )
 from weft.training.validation import Sample, announced, choose_sample
+from weft.words import valid_text
 
 MOST_BAD_STEPS = 5
 SAMPLE_TOKENS = 64
@@ -359,7 +360,7 @@ class Trainer:
         how = Sampling(seed=1)
         with self._averaged():
             text = generate(self.model, self.prepared.tokenizer, [""], max_new_tokens=SAMPLE_TOKENS, sampling=how)[0]
-        self._event({"event": "sample", "step": self.step, "prompt": "", "text": text})
+        self._event({"event": "sample", "step": self.step, "prompt": "", "text": valid_text(text)})
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ from weft.pattern import parse_count
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
 # What a saved recipe tells beside itself.
-PROVENANCE = ("weft_version", "git_revision", "prepared", "chosen", "made_by", "found_at", "overwriting")
+PROVENANCE = ("weft_version", "git_revision", "prepared", "text", "chosen", "made_by", "found_at", "overwriting")
 # What may differ when a run is resumed: how long it goes on and how it reports.
 RESUMABLE = (
     "training.steps",
@@ -295,18 +295,21 @@ def save_recipe(
     path: Path,
     *,
     prepared: str = "",
+    text: Mapping[str, Any] | None = None,
     chosen: Sequence[str] = (),
     found_at: Mapping[str, str] | None = None,
     overwriting: bool = False,
 ) -> None:
-    """Write the resolved recipe with the package version, the git revision and ``chosen``: what was chosen and why.
+    """Write the resolved recipe with the package version, the git revision, and what a report tells beside.
 
+    ``prepared`` is a line on the text, ``text`` its parts as :meth:`PreparedData.told` gives them, ``chosen`` are lines
+    on what was chosen and why.
     ``found_at`` are the absolute places of its texts, by their names; they are never shown to others.
     ``overwriting`` says that the folder still holds files of an earlier run.
     """
     values = recipe.model_dump(mode="json")
     values |= {"weft_version": __version__, "git_revision": git_revision()}
-    values |= {"prepared": prepared, "chosen": list(chosen)}
+    values |= {"prepared": prepared, "text": dict(text or {}), "chosen": list(chosen)}
     if found_at:
         values["found_at"] = dict(found_at)
     if overwriting:

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ import torch
 from weft import words
 from weft.config import merge
 from weft.data import DataConfig, PreparedData, TokenizedSplit, Tokenizer, prepare
-from weft.data.record import found_at
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures, read_figures
@@ -40,7 +39,7 @@ from weft.training.fitting import (
 from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
 from weft.training.parallel import Processes
-from weft.training.recipe import Recipe, differences, load_recipe, make_recipe, save_recipe
+from weft.training.recipe import Recipe, differences, load_recipe, make_recipe
 from weft.training.run_folder import RECIPE as RECIPE
 from weft.training.run_folder import RESULTS as RESULTS
 from weft.training.run_folder import (
@@ -57,6 +56,7 @@ from weft.training.run_folder import (
     saved_tokenizer,
     sweep_run,
     was_overwriting,
+    write_recipe,
 )
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.snapshot import restore_snapshot
@@ -66,7 +66,10 @@ from weft.training.validation import LONG
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a run has come to. ``tokens_per_second`` and ``seconds`` are of training alone."""
+    """What a run has come to. ``tokens_per_second`` and ``seconds`` are of training alone.
+
+    ``text`` says how the text was cut and how large its parts are, as :meth:`weft.data.PreparedData.told` does.
+    """
 
     run: Path
     parameters: int
@@ -78,6 +81,7 @@ class TrainingResult:
     best_step: int
     validation: Figures
     test: Figures
+    text: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``results.json``."""
@@ -91,6 +95,7 @@ class TrainingResult:
             "best_step": self.best_step,
             "validation": self.validation.to_json(),
             "test": self.test.to_json(),
+            "text": self.text,
         }
 
 
@@ -263,8 +268,7 @@ def _train(started: _Started) -> TrainingResult:
         )
     if resumed and trainer.main:
         chosen = raw_recipe(out).get("chosen") or ()
-        places = found_at(recipe.data, started.data)
-        save_recipe(recipe, out / RECIPE, prepared=trainer.prepared.summary, chosen=chosen, found_at=places)
+        write_recipe(recipe, out, started.data, trainer.prepared, chosen)
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
     with stop_signals(trainer.request_stop) as received:
         try:
@@ -323,6 +327,7 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
         seconds=trainer.seconds,
         tokens_per_second=trainer.tokens / max(trainer.seconds, 1e-9),
         best_step=trainer.best_step,
+        text=trainer.prepared.told(),
         **scored,
     )
 
@@ -345,6 +350,7 @@ def read_result(run: Path) -> TrainingResult:
             best_step=int(told["best_step"]),
             validation=read_figures(told["validation"]),
             test=read_figures(told["test"]),
+            text=dict(told.get("text") or {}),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         raise DamagedError(f"The results in '{path}' are damaged.") from None

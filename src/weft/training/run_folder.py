@@ -101,8 +101,7 @@ def begin(
     """
     others = [path for path in out.iterdir() if path.name != RECIPE]
     if others:
-        places = found_at(recipe.data, data)
-        save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen, found_at=places, overwriting=True)
+        write_recipe(recipe, out, data, prepared, chosen, overwriting=True)
     _write_start(others, out, recipe, data, model, prepared, chosen)
 
 
@@ -125,11 +124,31 @@ def _write_start(
 ) -> None:
     for path in others:
         remove(path)
-    places = found_at(recipe.data, data)
-    save_recipe(recipe, out / RECIPE, prepared=prepared.summary, chosen=chosen, found_at=places)
+    write_recipe(recipe, out, data, prepared, chosen)
     save_texts(out, data, prepared)
     save_description(model, out)
     prepared.tokenizer.save(out)
+
+
+def write_recipe(
+    recipe: Recipe,
+    out: Path,
+    data: DataConfig,
+    prepared: PreparedData,
+    chosen: Sequence[str],
+    *,
+    overwriting: bool = False,
+) -> None:
+    """Write the recipe of a run, with what is known of its texts; ``data`` has the names under which they were found."""
+    save_recipe(
+        recipe,
+        out / RECIPE,
+        prepared=prepared.summary,
+        text=prepared.told(),
+        chosen=chosen,
+        found_at=found_at(recipe.data, data),
+        overwriting=overwriting,
+    )
 
 
 def check_not_lost(out: Path, checkpoint_every: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import json
 import math
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -255,8 +258,25 @@ def test_the_cache_is_shown_and_emptied(run, tmp_path, monkeypatch, ascii_file):
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
     assert size > 0
     assert run_weft("cache").out == f"{cache}: {size:,} bytes\n"
-    assert run_weft("cache", "--clear").out == f"{size:,} bytes freed in {cache}\n"
+    assert_mistake(run_weft("cache", "--clear"), "no terminal", "--yes")
+    assert run_weft("cache").out == f"{cache}: {size:,} bytes\n"
+    assert run_weft("cache", "--clear", "--yes").out == f"{size:,} bytes freed in {cache}\n"
     assert run_weft("cache").out == f"{cache}: 0 bytes\n"
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", True), ("", True), ("y", False)])
+def test_emptying_the_cache_is_asked_about_on_a_terminal(tmp_path, monkeypatch, answer, left):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("WEFT_CACHE", str(tmp_path))
+    kept = tmp_path / "weft-downloads" / "corpus"
+    kept.parent.mkdir()
+    kept.write_text("text")
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    assert run_weft("cache", "--clear").code == 0
+    assert kept.exists() == left
 
 
 def test_the_version():

@@ -181,14 +181,24 @@ def describe(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Empty it.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Empty it, after asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --clear: do not ask.")] = False,
 ) -> None:
     """Show where tokenized texts are kept ($WEFT_CACHE, or ~/.cache/weft), or empty that place."""
     from weft.data import clear_cache
     from weft.files import cache_dir
 
+    if clear and not yes and not _sure(f"Delete tokenized texts, downloads and machine code in {cache_dir()}?"):
+        return
     if clear:
         out.print(f"{clear_cache():,} bytes freed in {cache_dir()}", highlight=False, soft_wrap=True)
         return
     size = sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file())
     out.print(f"{cache_dir()}: {size:,} bytes", highlight=False, soft_wrap=True)
+
+
+def _sure(question: str) -> bool:
+    """Ask on the terminal; UserError where there is none."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask on: add --yes to empty the cache.")
+    return typer.confirm(question, err=True)

@@ -63,7 +63,7 @@ def _speed(settings: dict[str, str], minutes: float) -> float:
     environment = {key: value for key, value in os.environ.items() if key not in (POLICY, SPINS)} | settings
     with TemporaryDirectory() as folder:
         command = ["train", "weft:sewiki", "--out", f"{folder}/run", "--json", "--parameters", "1M"]
-        command += ["--minutes", str(minutes), "--vocab-size", "2048"]
+        command += ["--no-compressors", "--minutes", str(minutes), "--vocab-size", "2048"]
         command += [word for setting in SETTINGS for word in ("--set", setting)]
         # Scoring comes after the last step, and beside others takes long: what matters is written by then.
         with suppress(subprocess.TimeoutExpired):

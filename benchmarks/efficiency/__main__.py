@@ -151,7 +151,7 @@ class Comparison:
     def _command(self, name: str, folder: Path, rate: str, seed: int) -> list[str]:
         given, contender = self.given, self.contenders[name]
         command = ["train", given.source, "--split", given.split, "--out", str(folder), "--overwrite", "--json"]
-        command += ["--tokens", str(self._tokens(name))]
+        command += ["--no-compressors", "--tokens", str(self._tokens(name))]
         if contender.after is None:
             command += ["--tokenizer", given.tokenizer] if given.tokenizer else []
             command += ["--vocab-size", str(given.vocab_size)] if given.vocab_size else []

@@ -162,7 +162,7 @@ class Tuning:
         pace = self.pace["hybrid"] if name.startswith("hybrid") else self.pace[name]
         tokens = round(TOKENS * pace / self.pace["hybrid"])
         command = ["train", self.source, "--split", self.split, "--vocab-size", str(VOCABULARY), "--parameters", SIZE]
-        command += ["--tokens", str(tokens), "--out", str(folder), "--overwrite", "--json"]
+        command += ["--tokens", str(tokens), "--out", str(folder), "--overwrite", "--json", "--no-compressors"]
         fixed = {"training.samples": 0, "training.validations": 3, "training.lanes": LANES, "training.seed": seed}
         for key, value in (fixed | CANDIDATES[name] | settings).items():
             command += ["--set", f"{key}={value}"]

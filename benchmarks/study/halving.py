@@ -107,7 +107,7 @@ class Search:
         command = ["train", self.source, "--split", self.split, "--minutes", f"{minutes:g}", "--out", str(folder)]
         for setting in ("training.samples=0", "training.validations=4", *settings):
             command += ["--set", setting]
-        told = weft([*command, "--overwrite", "--json"], self.threads)
+        told = weft([*command, "--overwrite", "--json", "--no-compressors"], self.threads)
         adaptive = weft(["evaluate", str(folder), "--adapt", "--json"], self.threads) if name == DIAL else {}
         recipe = (folder / "recipe.yaml").read_text()
         shutil.rmtree(folder)

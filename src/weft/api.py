@@ -11,8 +11,11 @@ import numpy as np
 
 from weft.config import MapConfig, MapsConfig, merge
 from weft.data import DataConfig, TokenizedSplit, Tokenizer, tokenize_sources
+from weft.data.config import DEFAULT_SEPARATOR
 from weft.errors import UserError
 from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamically
+from weft.evaluation.compressors import Packed
+from weft.evaluation.compressors import pack as pack_text
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.evaluation.progress import Progress
@@ -260,6 +263,43 @@ def evaluate(
     text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
     model = load_any(run, memory=memory, applications=applications)
     return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress, watch=watch)
+
+
+def pack(
+    run: str | Path,
+    files: Paths = (),
+    *,
+    split: Split = "test",
+    progress: Callable[[str, float], None] | None = None,
+) -> Packed:
+    """Return what xz and PPMd need for the text that :func:`evaluate` scores, after the run's training text.
+
+    Where that text cannot be read, the compressors begin with nothing, and a note says so. ``progress`` is called with
+    the name of a compressor and the share that it has done. Raises UserError for the training split itself.
+    """
+    run = Path(run)
+    check_folder(run)
+    if split == "train" and not _names(files):
+        raise UserError("Compressors read the training text first: choose another split, or name files.")
+    tokenizer = load_tokenizer(run)
+    text = read_split(run, tokenizer, files, split)
+    data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
+    training, why = _training_text(run, data, tokenizer)
+    separator = data.document_separator or DEFAULT_SEPARATOR
+    return pack_text(training, text, tokenizer, separator=separator, unprimed=why, progress=progress)
+
+
+def _training_text(run: Path, data: DataConfig, tokenizer: Tokenizer) -> tuple[TokenizedSplit | None, str]:
+    """Return the training text of ``run``, or None and why there is none to read."""
+    why = "The compressors have read nothing before this text: "
+    if not data.sources:
+        return None, why + "the run does not say what it was trained on."
+    if data.streamed:
+        return None, why + "the training text streams and is not kept."
+    try:
+        return read_split(run, tokenizer, (), "train"), ""
+    except UserError as error:
+        return None, f"{why}the training text cannot be read. {error}"
 
 
 def token_bits(

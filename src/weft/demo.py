@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.api import evaluate
-from weft.data import iter_documents
-from weft.data.config import DEFAULT_SEPARATOR
-from weft.evaluation.compressors import BASELINES, conditional_bits_per_byte
+from weft.api import evaluate, pack
+from weft.evaluation.compressors import BASELINES, Packed
 from weft.evaluation.figures import Figures
 from weft.files import write_atomic
 from weft.folder import load_model, load_tokenizer
 from weft.generation import Sampling, generate
 from weft.study.finish import finish_run
 from weft.training.listener import Listener
-from weft.training.run import RESULTS, TrainingResult, saved_recipe, train
+from weft.training.run import TrainingResult, train
+from weft.words import valid_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,41 +32,29 @@ class Demonstration:
 
     result: TrainingResult
     adaptive: Figures
-    baselines: dict[str, float]
+    packed: Packed
     sample: str
     report: Path
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return self.result.to_json() | {
-            "test_adaptive": self.adaptive.to_json(),
-            "baselines": self.baselines,
-            "sample": self.sample,
-            "report": str(self.report),
-        }
+        told = self.result.to_json() | {"test_adaptive": self.adaptive.to_json()} | self.packed.to_json()
+        return told | {"sample": self.sample, "report": str(self.report)}
 
     def print(self, console: Console) -> None:
         """Print the table that ends the demo."""
-        from rich.table import Table
+        from weft.terminal import print_beside
 
-        table = Table(title="Northern Sami Wikipedia, test text", title_justify="left")
-        table.add_column("")
-        table.add_column("bits per byte", justify="right")
-        table.add_column("", justify="left")
-        rows = [(name, bits, "adapts to the text as it codes it") for name, bits in self.baselines.items()]
-        rows.append(("weft, frozen weights", self.result.test.bits_per_byte, "does not adapt"))
-        rows.append(("weft, dynamic evaluation", self.adaptive.bits_per_byte, "adapts to the text as it reads it"))
-        for name, bits, note in sorted(rows, key=lambda row: -row[1]):
-            table.add_row(name, f"{bits:.4f}", note)
-        console.print(table)
         result = self.result
+        title = "Northern Sami Wikipedia, test text"
+        print_beside(console, self.packed, title, result.test.bits_per_byte, self.adaptive.bits_per_byte)
         console.print(
             f"{result.parameters:,} parameters ({result.body_parameters:,} without embeddings), trained for "
             f"{result.seconds / 60:.1f} minutes at {result.tokens_per_second:,.0f} tokens per second",
             highlight=False,
         )
         console.print(f"\nA sample, from the prompt '{PROMPT}':\n", highlight=False)
-        console.print(PROMPT + self.sample, markup=False, highlight=False)
+        console.print(PROMPT + valid_text(self.sample), markup=False, highlight=False)
         console.print(f"\nThe report: {self.report}", highlight=False, soft_wrap=True)
 
 
@@ -77,30 +64,13 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
     values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 4}}
-    shown: list[Demonstration] = []
-    train(
-        values,
-        out,
-        overwrite=overwrite,
-        listener=listener,
-        finish=lambda result: shown.append(_demonstrate(result, out, listener)),
-    )
-    return shown[0]
-
-
-def _demonstrate(result: TrainingResult, out: Path, listener: Listener) -> Demonstration:
-    """Compare the run in ``out`` with compressors, let it adapt and write, and leave the figures with its results."""
-    data = saved_recipe(out).data
+    result = train(values, out, overwrite=overwrite, listener=listener)
     listener.message("Compressing with xz and PPMd ...")
-    parts = {name: DEFAULT_SEPARATOR.encode().join(iter_documents(data, name)) for name in ("train", "test")}
-    baselines = {
-        name: conditional_bits_per_byte(parts["train"], parts["test"], compressor)
-        for name, compressor in BASELINES.items()
-    }
+    packed = pack(out)
     listener.message("Dynamic evaluation ...")
     adaptive = evaluate(out, adapt=True)
     sample = generate(load_model(out), load_tokenizer(out), [PROMPT], max_new_tokens=100, sampling=Sampling(seed=1))[0]
-    told = result.to_json() | {"test_adaptive": adaptive.to_json(), "baselines": baselines}
-    write_atomic(out / RESULTS, json.dumps(told, indent=2) + "\n")
+    told = result.to_json() | {"test_adaptive": adaptive.to_json()} | packed.to_json()
+    write_atomic(out / "results.json", json.dumps(told, indent=2) + "\n")
     report = finish_run(out)
-    return Demonstration(result=result, adaptive=adaptive, baselines=baselines, sample=sample, report=report)
+    return Demonstration(result=result, adaptive=adaptive, packed=packed, sample=sample, report=report)

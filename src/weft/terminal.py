@@ -13,8 +13,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from weft.words import figure
+
 if TYPE_CHECKING:
     from weft.description import Description
+    from weft.evaluation.compressors import Packed
     from weft.evaluation.figures import Figures
     from weft.evaluation.progress import Progress as Far
     from weft.study.compare import Listener as StudyListener
@@ -169,9 +172,33 @@ def figures_table(figures: Figures, title: str) -> Table:
     return table
 
 
+@contextmanager
+def packing(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """Show how far compressors are; yield what is to be told."""
+    with console.status("Reading the text ...") as status:
+        yield lambda name, done: status.update(f"Compressing with {name}: {done:.0%}")
+
+
+def print_beside(console: Console, packed: Packed, title: str, frozen: float, adaptive: float | None = None) -> None:
+    """Print the model's bits per byte beside those of compressors, worst first, and what to know of them."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("bits per byte", justify="right")
+    table.add_column("")
+    rows = [(name, bits, "adapts to the text as it codes it") for name, bits in packed.bits_per_byte.items()]
+    rows.append(("weft, frozen weights", frozen, "does not adapt"))
+    if adaptive is not None:
+        rows.append(("weft, dynamic evaluation", adaptive, "adapts to the text as it reads it"))
+    for name, bits, note in sorted(rows, key=lambda row: -row[1]):
+        table.add_row(name, f"{bits:.4f}", note)
+    console.print(table)
+    for note in packed.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
 def number(value: float) -> str:
-    """Return a count with separators, or a figure with four decimals (none where it is large)."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}" if value < 1e5 else f"{value:,.0f}"
+    """Return a count with separators, or a figure with four decimals (or as 8.8e19)."""
+    return f"{value:,}" if isinstance(value, int) else figure(value, 4)
 
 
 def description_table(described: Description) -> Table:

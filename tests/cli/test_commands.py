@@ -108,6 +108,35 @@ def test_train_leaves_a_run_with_report_and_card(trained):
     assert ran.err == ""
 
 
+def test_train_shows_what_compressors_need_for_the_test_text(trained):
+    run, ran = trained
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert set(results["baselines"]) == {"xz -9e", "PPMd order 12"}
+    bits = results["baselines"]["xz -9e"]
+    assert re.search(rf"xz -9e +. +{bits:.4f}", ran.out)
+    assert f"{bits:.3f}" in (run / "report.html").read_text(encoding="utf-8")
+    assert f"| xz -9e | {bits:.4f} |" in (run / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_nobody_waits_for_is_left_out_and_made_up_for_later(tmp_path, corpus, monkeypatch):
+    out = tmp_path / "run"
+    assert run_weft("train", corpus, "--out", out, "--steps", 1, *SMALL, *SHORT, "--no-compressors").code == 0
+    assert "baselines" not in json.loads((out / "results.json").read_text(encoding="utf-8"))
+    (out / "report.html").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("weft.api.pack_text", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        assert run_weft("train", "--out", out, "--resume").code == 130
+    assert (out / "report.html").is_file()
+    assert "baselines" in run_weft("train", "--out", out, "--resume", "--json").json()
+
+
+def test_without_pyppmd_one_line_says_what_to_install(run, ascii_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyppmd", None)
+    shown = run_weft("evaluate", run, ascii_file, "--compressors")
+    assert "xz -9e" in shown.out
+    assert "PPMd needs the package pyppmd: install it with pip install 'weft[demo]'.\n" in shown.out
+
+
 def test_train_speaks_json_and_options_go_over_the_recipe(tmp_path, corpus):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"training": {"minutes": 9, "seed": 4, "learning_rate": 0.5}, "model": None}))
@@ -157,6 +186,30 @@ def test_evaluate_adapts_when_asked_to(run, ascii_file):
     assert told.keys() == FIGURES | {"bits_per_byte_frozen"}
     assert told["bits_per_byte_frozen"] == frozen["bits_per_byte"]
     assert "frozen weights" in run_weft("evaluate", run, ascii_file, "--adapt").out
+
+
+def test_evaluate_shows_compressors_beside_the_model(run, ascii_file):
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    told = run_weft("evaluate", run, "--compressors", "--json").json()
+    assert told.keys() == FIGURES | {"baselines", "baselines_about"}
+    assert (told["baselines"], told["baselines_about"]) == (results["baselines"], results["baselines_about"])
+    told = run_weft("evaluate", run, ascii_file, "--compressors", "--json").json()
+    assert told["baselines_about"]["text_bytes"] == len(ascii_file.read_bytes())
+    assert told["baselines_about"]["primed_bytes"] == results["baselines_about"]["primed_bytes"] > 0
+    shown = run_weft("evaluate", run, ascii_file, "--compressors", "--adapt").out
+    for words in ("xz -9e", "PPMd order 12", "weft, frozen weights", "weft, dynamic evaluation"):
+        assert words in shown
+
+
+def test_without_the_training_text_the_compressors_say_that_they_have_read_nothing(run, ascii_file, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["data"]["sources"] = [str(tmp_path / "gone.txt")]
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    told = run_weft("evaluate", copy, ascii_file, "--compressors", "--json").json()
+    assert told["baselines_about"]["primed_bytes"] == 0
+    assert "The compressors have read nothing before this text" in told["baselines_about"]["notes"][0]
 
 
 def test_evaluate_takes_another_memory(run):

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from weft.data import DataConfig, iter_documents, prepare
 from weft.errors import UserError
-from weft.evaluation.compressors import BASELINES, conditional_bits_per_byte, ppmd, xz
+from weft.evaluation.compressors import BASELINES, conditional_bits_per_byte, pack, ppmd, xz
 
 WORDS = ["guolli", "čáhci", "beaivi", "mánnu", "idja", "giella", "sápmi", "eatnu", "várri", "muohta"]
 
@@ -74,6 +75,62 @@ def test_without_pyppmd_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyppmd", None)
     with pytest.raises(UserError, match=r"weft\[demo\]"):
         ppmd(b"text")
+
+
+@pytest.fixture
+def prepared(tmp_path, corpus_text):
+    source = tmp_path / "text.txt"
+    source.write_text(corpus_text, encoding="utf-8")
+    config = DataConfig(
+        sources=(str(source),), tokenizer="bpe", vocab_size=300, document_separator="\n", split="documents"
+    )
+    return config, prepare(config)
+
+
+def test_a_text_is_packed_as_it_stands_in_the_files(prepared):
+    config, data = prepared
+    train, test = (b"\n".join(iter_documents(config, name)) for name in ("train", "test"))
+    shares = []
+    packed = pack(
+        data.train,
+        data.test,
+        data.tokenizer,
+        separator="\n",
+        progress=lambda name, share: shares.append((name, share)),
+    )
+    assert packed.bits_per_byte == {
+        name: conditional_bits_per_byte(train, test, compressor) for name, compressor in BASELINES.items()
+    }
+    assert (packed.primed_bytes, packed.training_bytes) == (len(train), len(train))
+    assert (packed.packed_bytes, packed.text_bytes) == (len(test), len(test))
+    assert packed.notes == ()
+    assert [share for name, share in shares if name == "xz -9e"][-1] == 1
+
+
+def test_of_a_long_text_no_more_is_read_than_is_told(prepared, monkeypatch):
+    monkeypatch.setattr("weft.evaluation.compressors.MOST_BYTES", 2000)
+    _, data = prepared
+    seen = []
+    monkeypatch.setitem(BASELINES, "xz -9e", lambda text, **_: seen.append(text) or xz(text))
+    packed = pack(data.train, data.test, data.tokenizer)
+    assert 1700 < packed.primed_bytes < 2300 < packed.training_bytes
+    assert packed.notes == ("Of the training text the compressors read 2.0 kB of 8.8 kB, evenly from all of it.",)
+    assert len(max(seen, key=len)) == packed.primed_bytes + packed.packed_bytes
+
+
+def test_what_cannot_be_packed_is_told_in_a_sentence(prepared, monkeypatch):
+    def full(text, progress=None):
+        raise MemoryError
+
+    _, data = prepared
+    monkeypatch.setitem(sys.modules, "pyppmd", None)
+    packed = pack(None, data.test, data.tokenizer, unprimed="Nothing was read before.")
+    assert set(packed.bits_per_byte) == {"xz -9e"}
+    assert packed.primed_bytes == 0
+    missing = "PPMd needs the package pyppmd: install it with pip install 'weft[demo]'."
+    assert packed.notes == ("Nothing was read before.", missing)
+    monkeypatch.setitem(BASELINES, "xz -9e", full)
+    assert "There was not enough memory for xz -9e." in pack(data.train, data.test, data.tokenizer).notes
 
 
 def test_importing_is_light():

@@ -42,6 +42,13 @@ def evaluate(
         str | None, typer.Option(help="The text's key in JSONL records, or its column.", show_default="the run's")
     ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
+    compressors: Annotated[
+        bool,
+        typer.Option(
+            "--compressors",
+            help="Show what xz and PPMd need for the same text, after the run's training text (16 MB at most of each).",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score text with a model: bits per byte and other figures, every byte counted."""
@@ -51,6 +58,10 @@ def evaluate(
         raise UserError(f"There is no split '{split}': choose train, validation or test.")
     how: dict[str, Any] = {"split": split, "memory": memory, "applications": applications, "adapt": adapt}
     how |= {"text_key": text_key, "tell": _tell}
+    if compressors and tokens:
+        raise UserError("--compressors and --tokens exclude each other: keep one.")
+    if compressors and split == "train" and not files:
+        raise UserError("Compressors read the training text first: choose another --split, or name files.")
     if tokens:
         pairs = api.token_bits(run, files or (), **how)
         if as_json:
@@ -60,10 +71,18 @@ def evaluate(
         return
     with terminal.scoring(err) as watch:
         figures = api.evaluate(run, files or (), watch=watch, **how)
+    packed = None
+    if compressors:
+        with terminal.packing(err) as told:
+            packed = api.pack(run, files or (), split=how["split"], progress=told)
     if as_json:
-        print_json(figures.to_json())
-    else:
-        out.print(terminal.figures_table(figures, ", ".join(files) if files else f"{split} split"))
+        print_json(figures.to_json() | (packed.to_json() if packed else {}))
+        return
+    out.print(terminal.figures_table(figures, ", ".join(files) if files else f"{split} split"))
+    if packed:
+        adaptive = figures.bits_per_byte if adapt else None
+        frozen = figures.bits_per_byte if figures.bits_per_byte_frozen is None else figures.bits_per_byte_frozen
+        terminal.print_beside(out, packed, "Beside compressors", frozen, adaptive)
 
 
 def _tell(line: str) -> None:

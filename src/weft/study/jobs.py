@@ -35,7 +35,7 @@ class Job:
 
     def start(self) -> None:
         """Start the command; what it prints goes to a log beside the run's folder."""
-        command = [sys.executable, "-m", "weft", "train", "--out", str(self.run), *self.options]
+        command = [sys.executable, "-m", "weft", "train", "--out", str(self.run), "--no-compressors", *self.options]
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log = self.log_path.open("w", encoding="utf-8")
         threads = str(self.threads)

@@ -139,7 +139,7 @@ def write_recipe(
     *,
     overwriting: bool = False,
 ) -> None:
-    """Write the recipe of a run, with what is known of its texts; ``data`` has the names under which they were found."""
+    """Write the recipe of a run, with what is known of its texts; ``data`` has the names that lead to them."""
     save_recipe(
         recipe,
         out / RECIPE,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from weft.cli.app import Json, app, err, given, out, print_json
 from weft.cli.options import (
@@ -23,6 +24,9 @@ from weft.cli.options import (
     data_values,
 )
 from weft.errors import UserError
+
+if TYPE_CHECKING:
+    from weft.evaluation.compressors import Packed
 
 
 @app.command()
@@ -91,7 +95,7 @@ def train(
     from weft import api, terminal
     from weft.config import merge
     from weft.launch import is_main
-    from weft.study.finish import finish_run, has_baselines, save_baselines
+    from weft.study.report import REPORT
     from weft.training.recipe import parse_settings
 
     if architecture and pattern:
@@ -131,18 +135,8 @@ def train(
     )
     if not is_main():  # of several processes one speaks
         return
-    console = err if as_json else out
-    packed = None
-    try:
-        if compressors and not has_baselines(out_folder):
-            terminal.listener(console).message(
-                "Compressing the test text with xz and PPMd, for comparison (--no-compressors leaves it out) ..."
-            )
-            with terminal.packing(console) as progress:
-                packed = api.pack(out_folder, progress=progress)
-            save_baselines(out_folder, packed)
-    finally:  # the model and its figures stand, even if somebody does not wait for the compressors
-        report = finish_run(out_folder)
+    packed = _finish(out_folder, compressors, err if as_json else out)
+    report = out_folder / REPORT
     if as_json:
         told = packed.to_json() if packed else {}
         print_json({"run": str(out_folder), "report": str(report)} | result.to_json() | told)
@@ -151,6 +145,25 @@ def train(
     if packed:
         terminal.print_beside(out, packed, "Beside compressors", result.test.bits_per_byte)
     out.print(f"{result.parameters:,} parameters, {result.tokens_per_second:,.0f} tokens per second; report: {report}")
+
+
+def _finish(run: Path, compressors: bool, console: Console) -> Packed | None:
+    """Write report and card; return what compressors need for the test text, measured here if that is asked for."""
+    from weft import api, terminal
+    from weft.study.finish import finish_run, read_baselines, save_baselines
+
+    packed = read_baselines(run)
+    try:
+        if compressors and packed is None:
+            terminal.listener(console).message(
+                "Compressing the test text with xz and PPMd, for comparison (--no-compressors leaves it out) ..."
+            )
+            with terminal.packing(console) as progress:
+                packed = api.pack(run, progress=progress)
+            save_baselines(run, packed)
+    finally:  # the model and its figures stand, even if somebody does not wait for the compressors
+        finish_run(run)
+    return packed
 
 
 @app.command()

@@ -8,7 +8,7 @@ weights, a compressor goes on learning from the part while it codes it: compare 
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,6 +61,12 @@ class Packed:
             "notes": list(self.notes),
         }
         return {"baselines": self.bits_per_byte, "baselines_about": about}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Packed:
+        """Return what :meth:`to_json` told; KeyError or TypeError where it did not."""
+        about = dict(told["baselines_about"])
+        return cls(bits_per_byte=told["baselines"], notes=tuple(about.pop("notes")), **about)
 
 
 def pack(

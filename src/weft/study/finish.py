@@ -20,9 +20,12 @@ def finish_run(run: Path) -> Path:
     return write_report(run)
 
 
-def has_baselines(run: Path) -> bool:
-    """Return whether ``results.json`` of ``run`` tells what compressors need for the test text."""
-    return "baselines_about" in _results(run)
+def read_baselines(run: Path) -> Packed | None:
+    """Return what ``results.json`` of ``run`` tells of compressors on the test text; None where it tells nothing."""
+    try:
+        return Packed.from_json(_results(run))
+    except (KeyError, TypeError):
+        return None
 
 
 def save_baselines(run: Path, packed: Packed) -> None:

@@ -108,6 +108,20 @@ def test_train_leaves_a_run_with_report_and_card(trained):
     assert ran.err == ""
 
 
+def test_train_leaves_the_sizes_of_the_three_parts_and_how_the_text_was_cut(trained, corpus):
+    run, _ = trained
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    told = results["text"]
+    assert yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["text"] == told
+    assert told["rule"]
+    assert {key: told["test"][key] for key in ("bytes", "tokens")} == {
+        key: results["test"][key] for key in ("bytes", "tokens")
+    }
+    parts = [told[name] for name in ("train", "validation", "test")]
+    assert all(part["documents"] > 0 for part in parts)
+    assert 0.9 * corpus.stat().st_size < sum(part["bytes"] for part in parts) <= corpus.stat().st_size
+
+
 def test_train_shows_what_compressors_need_for_the_test_text(trained):
     run, ran = trained
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))

@@ -508,3 +508,12 @@ def test_a_device_that_runs_out_of_memory_says_what_to_do(tiny, tmp_path, monkey
         with pytest.raises(UserError, match=r"out of memory: go on with weft train --out .* --resume --set"):
             train(tiny(), tmp_path / "run")
     train({"training": {"checkpoint_activations": True}}, tmp_path / "run", resume=True)
+
+
+def test_samples_hold_valid_text_only(tiny, tmp_path):
+    train(tiny(training={"steps": 4}), tmp_path / "run")  # of bytes that nothing was learned of yet
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [event["text"] for event in map(json.loads, lines) if event["event"] == "sample"]
+    assert len(samples) == 4
+    assert any(samples)
+    assert not any(re.search("[\ufffd\x00-\x08]", sample) for sample in samples)

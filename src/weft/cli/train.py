@@ -80,8 +80,8 @@ def train(
         bool,
         typer.Option(
             "--compressors/--no-compressors",
-            help="Show beside the test figure what xz and PPMd need for the same text, after the training text (16 MB "
-            "of it at most): up to a minute.",
+            help="Show beside the test figure what xz and PPMd need for the same text, after the training text (at "
+            "most 8 MB of each).",
         ),
     ] = True,
     as_json: Json = False,

@@ -46,7 +46,7 @@ def evaluate(
         bool,
         typer.Option(
             "--compressors",
-            help="Show what xz and PPMd need for the same text, after the run's training text (16 MB at most of each).",
+            help="Show what xz and PPMd need for the same text, after the run's training text (8 MB at most of each).",
         ),
     ] = False,
     as_json: Json = False,

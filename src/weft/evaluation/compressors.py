@@ -155,7 +155,9 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
     """Return the documents of ``split`` with ``separator`` between them: all, or 8 MB from sixteen places of them."""
     table = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     table[tokenizer.boundary_id] = separator.encode()
-    tokens = split.tokens
+    tokens = np.array(split.tokens)
+    if split.continues is not None:  # a cut is no end of a document
+        tokens[split.offsets[:-1][split.continues]] = tokenizer.padding_id
     length, starts = len(tokens), np.zeros(1, dtype=np.int64)
     if split.bytes > MOST_BYTES:
         length = int(len(tokens) * (MOST_BYTES / split.bytes)) // STRETCHES
@@ -166,7 +168,7 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
 
 def _length(split: TokenizedSplit, read: int, separator: str) -> int:
     """Return how long a text is of which ``read`` bytes were read."""
-    return read if split.bytes <= MOST_BYTES else split.bytes + len(separator.encode()) * (split.documents - 1)
+    return read if split.bytes <= MOST_BYTES else split.bytes + len(separator.encode()) * (split.ending_documents - 1)
 
 
 def _cut(what: str, read: int, whole: int) -> str:

@@ -270,6 +270,7 @@ def pack(
     files: Paths = (),
     *,
     split: Split = "test",
+    text_key: str | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Packed:
     """Return what xz and PPMd need for the text that :func:`evaluate` scores, after the run's training text.
@@ -282,7 +283,7 @@ def pack(
     if split == "train" and not _names(files):
         raise UserError("Compressors read the training text first: choose another split, or name files.")
     tokenizer = load_tokenizer(run)
-    text = read_split(run, tokenizer, files, split)
+    text = read_split(run, tokenizer, files, split, text_key=text_key)
     data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
     training, why = _training_text(run, data, tokenizer)
     separator = data.document_separator or DEFAULT_SEPARATOR

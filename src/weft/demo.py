@@ -15,7 +15,7 @@ from weft.folder import load_model, load_tokenizer
 from weft.generation import Sampling, generate
 from weft.study.finish import finish_run
 from weft.training.listener import Listener
-from weft.training.run import TrainingResult, train
+from weft.training.run import RESULTS, TrainingResult, train
 from weft.words import valid_text
 
 if TYPE_CHECKING:
@@ -64,13 +64,25 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
     values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 4}}
-    result = train(values, out, overwrite=overwrite, listener=listener)
+    shown: list[Demonstration] = []
+    train(
+        values,
+        out,
+        overwrite=overwrite,
+        listener=listener,
+        finish=lambda result: shown.append(_demonstrate(result, out, listener)),
+    )
+    return shown[0]
+
+
+def _demonstrate(result: TrainingResult, out: Path, listener: Listener) -> Demonstration:
+    """Compare the run in ``out`` with compressors, let it adapt and write, and leave the figures with its results."""
     listener.message("Compressing with xz and PPMd ...")
     packed = pack(out)
     listener.message("Dynamic evaluation ...")
     adaptive = evaluate(out, adapt=True)
     sample = generate(load_model(out), load_tokenizer(out), [PROMPT], max_new_tokens=100, sampling=Sampling(seed=1))[0]
     told = result.to_json() | {"test_adaptive": adaptive.to_json()} | packed.to_json()
-    write_atomic(out / "results.json", json.dumps(told, indent=2) + "\n")
+    write_atomic(out / RESULTS, json.dumps(told, indent=2) + "\n")
     report = finish_run(out)
     return Demonstration(result=result, adaptive=adaptive, packed=packed, sample=sample, report=report)

@@ -122,6 +122,8 @@ def train(
         },
     )
     values = merge(values, parse_settings(set_values or []))
+    console = err if as_json else out
+    packed: list[Packed | None] = []
     result = api.train(
         sources or (),
         out=out_folder,
@@ -130,20 +132,20 @@ def train(
         init_from=init_from,
         resume=resume,
         overwrite=overwrite,
-        listener=terminal.listener(err if as_json else out),
-        finish=lambda _: finish_run(out_folder),
+        listener=terminal.listener(console),
+        finish=lambda _: packed.append(_finish(out_folder, compressors, console)),
     )
     if not is_main():  # of several processes one speaks
         return
-    packed = _finish(out_folder, compressors, err if as_json else out)
     report = out_folder / REPORT
+    beside = packed[0]
     if as_json:
-        told = packed.to_json() if packed else {}
+        told = beside.to_json() if beside else {}
         print_json({"run": str(out_folder), "report": str(report)} | result.to_json() | told)
         return
     out.print(terminal.figures_table(result.test, "Test text, frozen weights"))
-    if packed:
-        terminal.print_beside(out, packed, "Beside compressors", result.test.bits_per_byte)
+    if beside:
+        terminal.print_beside(out, beside, "Beside compressors", result.test.bits_per_byte)
     out.print(f"{result.parameters:,} parameters, {result.tokens_per_second:,.0f} tokens per second; report: {report}")
 
 

@@ -74,7 +74,7 @@ def evaluate(
     packed = None
     if compressors:
         with terminal.packing(err) as told:
-            packed = api.pack(run, files or (), split=how["split"], progress=told)
+            packed = api.pack(run, files or (), split=how["split"], text_key=text_key, progress=told)
     if as_json:
         print_json(figures.to_json() | (packed.to_json() if packed else {}))
         return

@@ -35,4 +35,4 @@ def test_the_demo_shows_figures_beside_compressors_and_leaves_a_report(tmp_path,
     assert set(results["baselines"]) == {"PPMd order 12", "xz -9e"}
     assert results["baselines_about"]["primed_bytes"] == results["baselines_about"]["training_bytes"] > 0
     report = (tmp_path / "run" / "report.html").read_text()
-    assert f"{results['baselines']['PPMd order 12']:.2f}" in report
+    assert f"{results['baselines']['PPMd order 12']:.3f}" in report

@@ -225,6 +225,7 @@ def test_without_the_training_text_the_compressors_say_that_they_have_read_nothi
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["data"]["sources"] = [str(tmp_path / "gone.txt")]
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (copy / "texts.json").unlink()  # or the cache would still have it
     told = run_weft("evaluate", copy, ascii_file, "--compressors", "--json").json()
     assert told["baselines_about"]["primed_bytes"] == 0
     assert "The compressors have read nothing before this text" in told["baselines_about"]["notes"][0]

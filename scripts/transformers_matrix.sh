@@ -22,7 +22,7 @@ for version in "$@"; do
     echo "import site; site.addsitedir('$borrowed')" >"$own/borrowed.pth"
     "$environment/bin/pip" install --quiet --disable-pip-version-check --upgrade "transformers$version"
     echo "transformers$version: $("$environment/bin/python" -c 'import transformers; print(transformers.__version__)')"
-    OMP_NUM_THREADS=1 "$environment/bin/python" -m pytest -p no:cacheprovider tests/test_hf.py || failed+=("$version")
+    OMP_NUM_THREADS=1 "$environment/bin/python" -m pytest -p no:cacheprovider tests/hf || failed+=("$version")
 done
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed with transformers ${failed[*]}" >&2

@@ -36,13 +36,13 @@ _TRAINER_STATE = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.p
 SHIM_TEXT = '''"""Where transformers finds the classes of this model: in the installed package `weft`."""
 
 try:
-    from weft.hf import WeftConfig, WeftForCausalLM, register
+    from weft.hf import WeftBackbone, WeftConfig, WeftForCausalLM, register
 except ImportError as error:
     raise ImportError("This model needs the package 'weft' with 'weft.hf': install or upgrade it.") from error
 
 register()  # the user has trusted this folder: what is loaded next, such as the tokenizer, is not asked about again
 
-__all__ = ["WeftConfig", "WeftForCausalLM"]
+__all__ = ["WeftBackbone", "WeftConfig", "WeftForCausalLM"]
 '''
 
 
@@ -67,6 +67,7 @@ def header(config: ModelConfig) -> dict[str, Any]:
         "architectures": ["WeftForCausalLM"],
         "auto_map": {
             "AutoConfig": f"{module}.WeftConfig",
+            "AutoModel": f"{module}.WeftBackbone",
             "AutoModelForCausalLM": f"{module}.WeftForCausalLM",
         },
         "weft_format": FORMAT,

@@ -6,16 +6,22 @@ A run directory loads with ``AutoModelForCausalLM.from_pretrained(run, trust_rem
 
 from __future__ import annotations
 
+from weft.hf.backbone import WeftBackbone
 from weft.hf.cache import WeftCache
 from weft.hf.configuration import WeftConfig
 from weft.hf.modeling import WeftForCausalLM
 
-__all__ = ["WeftCache", "WeftConfig", "WeftForCausalLM", "register"]
+__all__ = ["WeftBackbone", "WeftCache", "WeftConfig", "WeftForCausalLM", "register"]
 
 
 def register() -> None:
-    """Make ``AutoConfig`` and ``AutoModelForCausalLM`` know Weft; calling it again changes nothing."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """Make ``AutoConfig``, ``AutoModel`` and ``AutoModelForCausalLM`` know Weft; calling it again changes nothing."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     AutoConfig.register(WeftConfig.model_type, WeftConfig, exist_ok=True)
+    AutoModel.register(WeftConfig, WeftBackbone, exist_ok=True)
     AutoModelForCausalLM.register(WeftConfig, WeftForCausalLM, exist_ok=True)
+    # By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing
+    # scores each token against itself.
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[WeftConfig.model_type] = WeftForCausalLM.__name__

@@ -11,6 +11,11 @@ from transformers import PreTrainedConfig
 from weft.config import ModelConfig
 from weft.folder import check_format, header, save_shim, special_ids
 
+# What follows from the settings, and tools such as peft look for in the dictionary.
+_DERIVED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+# There is no limit. This stands in the dictionary alone: of an attribute lm-evaluation-harness would make its windows.
+LONGEST_TEXT = 1 << 20
+
 
 class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Holds every field of :class:`weft.config.ModelConfig` as plain data; sections such as ``attention`` are dicts.
@@ -35,6 +40,7 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         check_format(kwargs, "This model")
         tied = kwargs.pop("tie_word_embeddings", None)
         settings = {name: kwargs.pop(name) for name in ModelConfig.model_fields if name in kwargs}
+        kwargs = {name: value for name, value in kwargs.items() if name not in {*_DERIVED, "max_position_embeddings"}}
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if not settings:  # transformers makes empty configurations to compare with
             return
@@ -70,13 +76,24 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         """The number of attention heads of an attention block."""
         return self.native.attention.num_heads
 
+    @property
+    def num_key_value_heads(self) -> int:
+        """The number of heads of keys and values of an attention block."""
+        return self.native.attention.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """The width of an attention head."""
+        return self.native.attention.head_dim
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: what transformers saves, and what a native ``config.json`` says."""
         values: dict[str, Any] = super().to_dict()
         if "pattern" not in values:
             return values
         tokens = {name: values[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        return values | header(self.native) | tokens
+        derived = {name: getattr(self, name) for name in _DERIVED} | {"max_position_embeddings": LONGEST_TEXT}
+        return values | header(self.native) | tokens | derived
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write ``config.json`` and the shim that leads transformers to the installed classes."""

@@ -1,75 +1,98 @@
-"""The embedding and the softmax under the names that Hugging Face code looks for, and their resizing.
+"""The softmax under the name that Hugging Face code looks for, and the embedding exchanged and resized.
 
 Shapes: B batch, T time, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import copy
+from typing import Any, Protocol, Self
+
 import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
+from weft.hf.offloading import loaded
 from weft.layers.embedding import TABLE_STD, Embedding, TokenEmbedding
 
 
-class InputEmbeddings(nn.Module):
-    """What ``get_input_embeddings`` returns: a view of the model's embedding, with no parameters of its own.
+class HasEmbedding(Protocol):
+    """A model whose embedding may be exchanged."""
 
-    Its outputs are the vectors that the blocks read, so they are what ``inputs_embeds`` takes: ``weight`` times the
-    square root of the width. An adaptive embedding, which is no single matrix, has no ``weight``.
-    """
-
-    def __init__(self, embedding: Embedding) -> None:
-        super().__init__()
-        self.embedding = embedding
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return the embeddings (B, T, D)."""
-        embedded: Tensor = self.embedding(tokens_BT)
-        return embedded
-
-    @property
-    def weight(self) -> Tensor:
-        """The matrix (V, D), not scaled."""
-        return _table(self.embedding).weight_VD
-
-    @property
-    def num_embeddings(self) -> int:
-        """The size of the vocabulary."""
-        return self.weight.shape[0]
-
-    @property
-    def embedding_dim(self) -> int:
-        """The model's width."""
-        return self.weight.shape[1]
+    embedding: Embedding
 
 
 class OutputEmbeddings(nn.Module):
-    """What ``get_output_embeddings`` returns: a view of the softmax, with no parameters of its own."""
+    """What ``get_output_embeddings`` returns: the softmax of a model's embedding, with no parameters of its own.
 
-    def __init__(self, embedding: Embedding) -> None:
+    The embedding is looked up in the model, so it is always the one that the model has now.
+    """
+
+    def __init__(self, model: HasEmbedding) -> None:
         super().__init__()
-        self.embedding = embedding
+        self.__dict__["model"] = model  # not registered, as the model has registered this
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy for the copy of the model where this is copied with it, else for the same model."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        model = self.__dict__["model"]
+        rest = {name: value for name, value in vars(self).items() if name != "model"}
+        vars(copied).update(copy.deepcopy(rest, memo), model=memo.get(id(model), model))
+        return copied
+
+    @property
+    def embedding(self) -> Embedding:
+        """The model's embedding."""
+        embedding: Embedding = self.__dict__["model"].embedding
+        return embedding
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """Return the logits (B, T, V)."""
-        return self.embedding.logits(hidden_BTD)
+        with loaded(self.embedding):
+            return self.embedding.logits(hidden_BTD)
 
     @property
     def weight(self) -> Tensor:
         """The matrix (V, D), which is the embedding's where they are tied."""
-        return _table(self.embedding).output_weight
+        weight: Tensor = table(self.embedding).output_weight
+        return weight
 
     @property
     def bias(self) -> Tensor | None:
         """The bias (V,), if there is one."""
-        return _table(self.embedding).bias_V
+        bias: Tensor | None = table(self.embedding).bias_V
+        return bias
+
+    @property
+    def in_features(self) -> int:
+        """The model's width."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """The size of the vocabulary."""
+        return self.weight.shape[0]
 
 
-def _table(embedding: Embedding) -> TokenEmbedding:
-    if not isinstance(embedding, TokenEmbedding):
+def table(embedding: Embedding) -> Any:
+    """Return an embedding that is a single matrix, or what stands around one and passes its attributes on (peft's)."""
+    if not hasattr(embedding, "weight_VD"):
         raise AttributeError("an adaptive embedding is no single matrix")  # so that hasattr() says no
     return embedding
+
+
+def exchange(embedding: Embedding, value: nn.Module) -> Embedding:
+    """Return ``value``, which is to take the place of ``embedding``; UserError where it cannot."""
+    if not isinstance(value, Embedding):
+        raise UserError(
+            f"A {type(value).__name__} cannot be a Weft model's embedding, which is its softmax, too: give another "
+            f"{type(embedding).__name__}, use resize_token_embeddings, or change its weight in place."
+        )
+    shapes = [{name: each.shape for name, each in one.named_parameters()} for one in (embedding, value)]
+    if shapes[0] != shapes[1]:
+        raise UserError("An embedding of another size cannot take this one's place: use resize_token_embeddings.")
+    return value
 
 
 @torch.no_grad()

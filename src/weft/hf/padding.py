@@ -15,11 +15,13 @@ from weft.errors import UserError
 
 
 class Alignment(NamedTuple):
-    """How a piece is read: ``order_BT`` names the position that is read at each place; None where nothing moves.
+    """How a piece is read: ``place_BT`` is where each position is read, ``order_BT`` the position that is read at each
+    place; None where nothing moves.
 
     ``start_BT`` is True at the first token of each row that read none before.
     """
 
+    place_BT: Tensor | None
     order_BT: Tensor | None
     start_BT: Tensor
 
@@ -29,17 +31,17 @@ class Alignment(NamedTuple):
 
     def restore(self, x: Tensor) -> Tensor:
         """Bring (B, T) or (B, T, D) back into the order of the input."""
-        return x if self.order_BT is None else _gather(x, self.order_BT.argsort(1))
+        return x if self.place_BT is None else _gather(x, self.place_BT)
 
 
 def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: torch.device) -> Alignment:
     """Return how to read a piece of ``time`` positions under a mask that is 1 at tokens and 0 at padding.
 
-    Raises UserError for a mask of another shape, and where padding follows tokens that an earlier call has read.
+    While a graph is made, which looks at no value, everything is moved, if only to where it is. Raises UserError for a
+    mask of another shape, and where padding follows tokens that an earlier call has read (a graph does not notice).
     """
-    start_BT = torch.zeros(rows, time, dtype=torch.bool, device=device)
     if mask_BS is None:
-        return Alignment(None, start_BT)
+        return Alignment(None, None, torch.zeros(rows, time, dtype=torch.bool, device=device))
     if mask_BS.shape != (rows, seen + time):
         raise UserError(
             f"attention_mask is {tuple(mask_BS.shape)}, but must be ({rows}, {seen + time}): "
@@ -47,16 +49,25 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
         )
     mask_BS = mask_BS.to(device).bool()
     here_BT, began_B = mask_BS[:, seen:], mask_BS[:, :seen].any(1)
-    padded = not bool(here_BT.all())
-    if padded and bool((began_B & ~here_BT.all(1)).any()):
-        raise UserError(
-            "attention_mask hides tokens of a text that past_key_values has begun to read: pad before a text's first "
-            "token, or read each text by itself."
-        )
-    order_BT = here_BT.to(torch.uint8).argsort(dim=1, stable=True) if padded else None
-    placed_BT = here_BT if order_BT is None else here_BT.gather(1, order_BT)
-    start_BT = placed_BT & (placed_BT.cumsum(1) == 1) & ~began_B[:, None]
-    return Alignment(order_BT, start_BT)
+    if not torch.compiler.is_compiling():
+        if bool(here_BT.all()):
+            return Alignment(None, None, _start(here_BT, began_B))
+        if bool((began_B & ~here_BT.all(1)).any()):
+            raise UserError(
+                "attention_mask hides tokens of a text that past_key_values has begun to read: pad before a text's "
+                "first token, or read each text by itself."
+            )
+    # Padding first, then the tokens, each in the order that it has. A sum says where; a sort would not go into ONNX.
+    padded_BT = (~here_BT).long().cumsum(1)
+    place_BT = torch.where(here_BT, padded_BT[:, -1:] + here_BT.long().cumsum(1), padded_BT) - 1
+    positions_BT = torch.arange(time, device=device).expand(rows, time)
+    order_BT = torch.zeros_like(place_BT).scatter(1, place_BT, positions_BT)
+    return Alignment(place_BT, order_BT, _start(here_BT.gather(1, order_BT), began_B))
+
+
+def _start(here_BT: Tensor, began_B: Tensor) -> Tensor:
+    """Return where the first token of each row is that has not begun."""
+    return here_BT & (here_BT.long().cumsum(1) == 1) & ~began_B[:, None]
 
 
 def _gather(x: Tensor, order_BT: Tensor) -> Tensor:

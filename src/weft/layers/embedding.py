@@ -65,6 +65,21 @@ class TokenEmbedding(Embedding):
         self.bias_V = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
     @property
+    def weight(self) -> Tensor:
+        """The matrix (V, D), not scaled, under the name that it has in ``nn.Embedding``."""
+        return self.weight_VD
+
+    @property
+    def num_embeddings(self) -> int:
+        """The size of the vocabulary."""
+        return self.weight_VD.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        """The model's width."""
+        return self.weight_VD.shape[1]
+
+    @property
     def output_weight(self) -> Tensor:
         """The matrix of the output layer."""
         return self.weight_VD if self.head_VD is None else self.head_VD

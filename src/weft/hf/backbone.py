@@ -1,0 +1,293 @@
+"""The model without its loss and its softmax: what transformers calls a base model, and what both classes share.
+
+Shapes: B batch, T time, D model width, H heads of latent bigrams.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from weft.blocks import BLOCKS
+from weft.errors import UserError
+from weft.folder import refuse_pickles
+from weft.hf.arguments import check_ids, check_keywords, check_size, document_starts
+from weft.hf.cache import WeftCache, cache_of
+from weft.hf.configuration import WeftConfig
+from weft.hf.embeddings import exchange, resize, table
+from weft.hf.offloading import loaded
+from weft.hf.padding import align
+from weft.layers.embedding import Embedding
+from weft.layers.ngrams import LatentBigrams
+from weft.model import ModelState, WeftModel
+
+
+class BlockList(nn.ModuleList):
+    """The blocks, and where transformers sets gradient checkpointing: on a module that both classes hold."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        super().__init__(blocks)
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Any] | None = None
+
+    def step(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
+        """Apply a block; under gradient checkpointing what is inside is made again in the backward pass."""
+        module = self[block]
+        apply = partial(module, reset_BT=reset_BT)
+        if self.gradient_checkpointing and self.training:
+            assert self._gradient_checkpointing_func is not None
+            apply = partial(self._gradient_checkpointing_func, apply)
+        with loaded(getattr(module, "gates", None)):  # whose bias is read outside of them
+            result: tuple[Tensor, Any] = apply(x_BTD, state)
+        return result
+
+
+class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """What :class:`WeftBackbone` and :class:`weft.hf.WeftForCausalLM` share: parts, vocabulary, files.
+
+    Parameters have the names that they have in :class:`weft.model.WeftModel`, so each side reads what the other saved.
+    """
+
+    config_class = WeftConfig
+    config: WeftConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True  # windows are computed as Weft does, whatever attn_implementation says
+    _no_split_modules = [block.__name__ for block in BLOCKS.values()]  # noqa: RUF012
+    _is_stateful = True  # a recurrent state cannot go back, so assisted decoding is refused
+
+    embedding: Embedding
+    ngrams: LatentBigrams | None
+    blocks: BlockList
+    norm: nn.Module
+    dropout: nn.Module
+
+    def __init__(self, config: WeftConfig) -> None:
+        super().__init__(config)
+        native = WeftModel(config.native)
+        self.schedule = native.schedule
+        self.embedding, self.ngrams, self.blocks = native.embedding, native.ngrams, BlockList(native.blocks)
+        self.norm, self.dropout = native.norm, native.dropout
+        first = {id(parameter): name for name, parameter in self.named_parameters()}
+        named = self.named_parameters(remove_duplicate=False)
+        self._tied_weights_keys = {name: first[id(x)] for name, x in named if first[id(x)] != name}  # central tensors
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, the special ones included."""
+        size: int = self.config.vocab_size
+        return size
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:  # noqa: ARG002
+        """Return the names of parameters that are others', whatever the softmax is tied to."""
+        return dict(self._tied_weights_keys)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Do nothing: the native model has set its initial values."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return the part of that name; the embedding for the name that peft's prompt tuning looks for."""
+        if target == "embeddings.word_embeddings":
+            return self.embedding
+        return super().get_submodule(target)
+
+    def get_input_embeddings(self) -> Embedding:
+        """Return the embedding: tokens to the vectors that the blocks read, which are what ``inputs_embeds`` takes.
+
+        They are its ``weight`` times the square root of the width. An adaptive embedding, which is no single matrix,
+        has no ``weight``.
+        """
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another embedding of the same kind and size in the place of this one; UserError for any other."""
+        self.embedding = exchange(self.embedding, value)
+
+    def resize_token_embeddings(  # type: ignore[override]
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> Embedding:
+        """Give the vocabulary ``new_num_tokens`` tokens, the first of which stay; the special tokens keep their ids.
+
+        New rows are the mean of the old ones, or with ``mean_resizing=False`` drawn anew. Make the optimizer
+        afterwards. Raises UserError where a special token would be cut off, and for an adaptive embedding.
+        """
+        size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        least = max(self.config.boundary_id, self.config.padding_id) + 1
+        if size < least:
+            raise UserError(
+                f"A vocabulary of {size} tokens would lose the boundary or padding token: keep {least} or more."
+            )
+        if size != self.config.vocab_size:
+            resize(self.embedding, size, mean=mean_resizing)
+            self.config.vocab_size = size
+        return self.embedding
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Do nothing: the class is the installed one, and its source is not to be copied into folders."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Read a model from safetensors only; UserError for a folder with a pickle, damaged or unfitting weights."""
+        path = pretrained_model_name_or_path
+        if path is not None and Path(path).is_dir():
+            refuse_pickles(Path(path))
+        with_info = kwargs.pop("output_loading_info", False)
+        lenient = kwargs.get("ignore_mismatched_sizes", False)
+        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        try:
+            loaded: Any = super().from_pretrained(path, *args, **kwargs)
+        except SafetensorError as error:
+            raise UserError(f"The weights of '{path}' are damaged ({error}): restore them.") from None
+        model, info = loaded
+        unfit = info["missing_keys"] or info["unexpected_keys"] or (info["mismatched_keys"] and not lenient)
+        if unfit:
+            raise UserError(f"The weights of '{path}' do not fit its config.json: it was changed or only half copied.")
+        return (model, info) if with_info else model
+
+
+class WeftBackbone(WeftPreTrainedModel):
+    """A Weft model without its loss and its softmax: tokens to the hidden states that the softmax reads.
+
+    ``AutoModel`` makes one of a folder (with the softmax's parameters, as they belong to the embedding, so that saving
+    loses nothing), and :class:`weft.hf.WeftForCausalLM` has one as ``base_model``. The state lives in the
+    :class:`weft.hf.WeftCache` that comes and goes as ``past_key_values``, never in the module. A document begins at a
+    boundary token, where ``position_ids`` is 0, or after padding, and nothing crosses its start.
+    """
+
+    def __init__(self, config: WeftConfig) -> None:
+        super().__init__(config)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def within(cls, model: WeftPreTrainedModel) -> Self:
+        """Return a backbone of the parts of ``model``: what is exchanged in one is exchanged in the other.
+
+        The two share one register of parts. Thus parameters have one name, which is the one that files have, and the
+        names that a child of ``model`` would give them exist nowhere.
+        """
+        backbone = cls.__new__(cls)
+        nn.Module.__init__(backbone)
+        mine = vars(backbone)
+        mine |= {name: value for name, value in vars(model).items() if name not in mine}
+        mine["_modules"] = model._modules
+        return backbone
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: WeftCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Return the hidden states (B, T, D) that the softmax reads, and what else was asked for.
+
+        ``attention_mask`` is 1 at tokens and 0 at padding, over everything read so far; padding may stand anywhere in
+        a text's first piece. ``position_ids`` say no more than where documents begin: at each 0; so do ``seq_idx`` and
+        ``cu_seq_lens_q`` of flattened batches. ``inputs_embeds`` takes the place of ``input_ids`` (see
+        :meth:`get_input_embeddings`). The hidden states of all depths are what each block application reads, and what
+        the softmax reads. The cache given as ``past_key_values`` is brought up to date; without one, a new one is
+        returned if ``use_cache`` (unless said: outside training). Raises UserError for inputs that do not fit together,
+        tokens outside the vocabulary, attention weights, which are never made, and arguments that transformers does
+        not know.
+        """
+        if output_attentions or (output_attentions is None and self.config.output_attentions):
+            raise UserError("Weft does not give attention weights: leave output_attentions out.")
+        check_keywords(kwargs)
+        check_size(input_ids, inputs_embeds, self.config.boundary_id)
+        check_ids("input_ids", input_ids, self.config.vocab_size)
+        embedded_BTD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        cache = self._cache(past_key_values, use_cache, embedded_BTD)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states: list[Tensor] | None = [] if wanted else None
+        starts_BT = document_starts(
+            input_ids, position_ids, kwargs, boundary=self.config.boundary_id, time=embedded_BTD.shape[1]
+        )
+        ids_BTH = self._latent_ids(input_ids)
+        hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden_BTD,
+            past_key_values=cache,
+            hidden_states=None if states is None else (*states, hidden_BTD),
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _cache(self, past: WeftCache | None, use_cache: bool | None, embedded_BTD: Tensor) -> WeftCache | None:
+        """Return the cache that was given, a new one, or None if none is wanted."""
+        if past is not None:
+            return cache_of(past, rows=embedded_BTD.shape[0], device=embedded_BTD.device)
+        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
+        return WeftCache() if wanted else None
+
+    def _latent_ids(self, input_ids: Tensor | None) -> Tensor | None:
+        """Return the tokens' latent ids (B, T, H), where the model has bigrams; in training their centroids move."""
+        if self.ngrams is None or not self.ngrams.remembers:
+            return None
+        if input_ids is None:
+            raise UserError("This model has latent bigrams, which are of tokens: give input_ids, not inputs_embeds.")
+        with loaded(self.ngrams, self.embedding):
+            weight_VD = table(self.embedding).weight_VD
+            ids_BTH = self.ngrams.ids(input_ids, weight_VD)
+            if self.training:
+                padded = None if self.config.padding_id is None else input_ids == self.config.padding_id
+                self.ngrams.observe(input_ids, weight_VD, _summed, padded)
+        return ids_BTH
+
+    def _read(
+        self,
+        embedded_BTD: Tensor,
+        ids_BTH: Tensor | None,
+        starts_BT: Tensor | None,
+        mask_BS: Tensor | None,
+        cache: WeftCache | None,
+        states: list[Tensor] | None,
+    ) -> Tensor:
+        """Return what the softmax reads (B, T, D); ``states`` takes in what goes into the blocks."""
+        rows, time = embedded_BTD.shape[:2]
+        plan = align(mask_BS, rows=rows, time=time, seen=cache.seen if cache else 0, device=embedded_BTD.device)
+        reset_BT = plan.start_BT
+        if starts_BT is not None:
+            reset_BT = reset_BT | plan.arrange(starts_BT.to(reset_BT.device).expand(rows, time))
+        depth = len(self.schedule)
+        before: ModelState = (cache.state if cache else None) or (None,) * (depth + 1)
+        x_BTD, remembered = plan.arrange(embedded_BTD), ()
+        if self.ngrams is not None:
+            ids_BTH = None if ids_BTH is None else plan.arrange(ids_BTH)
+            x_BTD, remembered = self.ngrams(x_BTD, ids_BTH, before[depth:], reset_BT)
+        x_BTD, after = self.dropout(x_BTD), []
+        for block, state in zip(self.schedule, before[:depth], strict=True):
+            if states is not None:
+                states.append(plan.restore(x_BTD))
+                x_BTD = plan.arrange(states[-1])  # what is given away is what the block reads: it has a gradient
+            x_BTD, new = self.blocks.step(block, x_BTD, state, reset_BT)
+            after.append(new)
+        if cache is not None:
+            cache.store((*after, *remembered), time)
+        hidden_BTD: Tensor = self.dropout(self.norm(x_BTD))
+        return plan.restore(hidden_BTD)
+
+
+def _summed(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes that train, if there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value

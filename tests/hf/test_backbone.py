@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import weft
 from tests.conftest import small_config
-from tests.hf.adapted import LENGTHS, VARIANTS, VOCABULARY, adapted, adapter_of, padded, texts
+from tests.hf.adapted import LENGTHS, VARIANTS, VOCABULARY, adapted, adapter_of, error_of, padded, texts
 from weft.hf import WeftBackbone, WeftForCausalLM
 from weft.layers.embedding import TokenEmbedding
 from weft.model import build
@@ -83,7 +83,7 @@ def test_backbone_and_model_have_the_same_parts_and_the_same_mode():
 
 
 @torch.no_grad()
-def test_a_copy_has_parts_of_its_own_and_a_copied_softmax_stays_with_its_model():
+def test_a_copy_has_parts_of_its_own_and_the_softmax_is_not_copied_alone():
     _, model = adapted()
     tokens = texts(2, 9)
     before = model(tokens).logits
@@ -92,7 +92,8 @@ def test_a_copy_has_parts_of_its_own_and_a_copied_softmax_stays_with_its_model()
     assert twin.base_model.embedding is twin.embedding is twin.lm_head.embedding
     assert twin.base_model(tokens).last_hidden_state is not None
     assert torch.equal(model(tokens).logits, before)
-    assert copy.deepcopy(model.lm_head).embedding is model.embedding
+    assert "name 'embedding' instead of 'lm_head'" in error_of(lambda: copy.deepcopy(model.lm_head))
+    assert "one process for each GPU" in error_of(model._replicate_for_data_parallel)
 
 
 def test_an_embedding_of_the_same_kind_may_be_set_and_is_used():

@@ -24,6 +24,7 @@ from weft.hf.arguments import check_ids, check_keywords, check_size, document_st
 from weft.hf.cache import WeftCache, cache_of
 from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import exchange, resize, table
+from weft.hf.exporting import teach_exporter
 from weft.hf.offloading import loaded
 from weft.hf.padding import align
 from weft.layers.embedding import Embedding
@@ -212,6 +213,7 @@ class WeftBackbone(WeftPreTrainedModel):
         """
         if output_attentions or (output_attentions is None and self.config.output_attentions):
             raise UserError("Weft does not give attention weights: leave output_attentions out.")
+        teach_exporter()
         check_keywords(kwargs)
         check_size(input_ids, inputs_embeds, self.config.boundary_id)
         check_ids("input_ids", input_ids, self.config.vocab_size)

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 from weft.errors import UserError
 from weft.layers.ngrams import NGramState
-from weft.layers.state import detach, map_state, tensors
+from weft.layers.state import Structure, build_state, detach, map_state, structure, tensors
 from weft.model import ModelState
 
 
@@ -23,12 +23,29 @@ class WeftCache(Cache):
 
     The tensors are never written to: reading more, reordering or selecting rows puts other tensors in their place, so a
     shallow copy of a cache stays what it was. Their size does not grow with the text beyond the attention's memory.
+
+    They are kept as a list beside their structure, not as the NamedTuples that a model takes, since transformers'
+    exporters, which give a graph the tensors of a cache, take no NamedTuple apart.
     """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
-        self.state: ModelState | None = None
+        self._tensors: list[Tensor] = []
+        self._structure: Structure | None = None
         self.seen = 0
+
+    @property
+    def state(self) -> ModelState | None:
+        """What the model takes and returns; None before anything was read."""
+        if self._structure is None:
+            return None
+        state: ModelState = build_state(self._structure, iter(self._tensors))
+        return state
+
+    @state.setter
+    def state(self, state: ModelState | None) -> None:
+        self._tensors = [] if state is None else tensors(state)
+        self._structure = None if state is None else structure(state)
 
     def store(self, state: ModelState, tokens: int) -> None:
         """Put ``state``, after ``tokens`` more tokens, in the place of the last one."""
@@ -92,8 +109,7 @@ class WeftCache(Cache):
     @property
     def batch_size(self) -> int:
         """The number of rows, -1 before anything was read."""
-        rows = [] if self.state is None else tensors(self.state)
-        return rows[0].shape[0] if rows else -1
+        return self._tensors[0].shape[0] if self._tensors else -1
 
     @property
     def max_batch_size(self) -> int:
@@ -103,7 +119,7 @@ class WeftCache(Cache):
     @property
     def is_initialized(self) -> bool:
         """Whether anything was read."""
-        return self.state is not None
+        return self._structure is not None
 
     @property
     def is_compileable(self) -> bool:

@@ -33,12 +33,17 @@ class OutputEmbeddings(nn.Module):
         self.__dict__["model"] = model  # not registered, as the model has registered this
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy for the copy of the model where this is copied with it, else for the same model."""
+        """Copy with the model; UserError where this alone is copied, as peft does with what it is to train anew."""
+        model = memo.get(id(self.__dict__["model"]))
+        if model is None:
+            raise UserError(
+                "Weft's softmax is a part of its embedding and cannot be trained or copied by itself: name 'embedding' "
+                "instead of 'lm_head', for example modules_to_save=['embedding']."
+            )
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        model = self.__dict__["model"]
         rest = {name: value for name, value in vars(self).items() if name != "model"}
-        vars(copied).update(copy.deepcopy(rest, memo), model=memo.get(id(model), model))
+        vars(copied).update(copy.deepcopy(rest, memo), model=model)
         return copied
 
     @property

@@ -54,6 +54,13 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         self.model.training = mode
         return self
 
+    def _replicate_for_data_parallel(self) -> Self:
+        """Raise UserError: a replica's softmax and backbone would be those of the first device."""
+        raise UserError(
+            "Weft does not train in torch.nn.DataParallel: start one process for each GPU (torchrun, accelerate "
+            "launch), or show this one only one of them (CUDA_VISIBLE_DEVICES=0)."
+        )
+
     def forward(
         self,
         input_ids: Tensor | None = None,

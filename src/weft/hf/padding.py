@@ -42,6 +42,8 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
     """
     if mask_BS is None:
         return Alignment(None, None, torch.zeros(rows, time, dtype=torch.bool, device=device))
+    if torch.compiler.is_compiling():
+        seen = mask_BS.shape[1] - time  # not what it was when the graph was made
     if mask_BS.shape != (rows, seen + time):
         raise UserError(
             f"attention_mask is {tuple(mask_BS.shape)}, but must be ({rows}, {seen + time}): "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
 
 StateT = TypeVar("StateT")
+# Of a state: None for a tensor, else a list of the class of a tuple and its parts' structures.
+Structure = list[Any] | None
 
 
 class NoState(NamedTuple):
@@ -35,3 +37,19 @@ def tensors(state: object) -> list[Tensor]:
         return [state]
     assert isinstance(state, tuple), type(state)
     return [tensor for part in state for tensor in tensors(part)]
+
+
+def structure(state: object) -> Structure:
+    """Return what a state is beside its tensors, as plain lists, classes and None."""
+    if isinstance(state, Tensor):
+        return None
+    assert isinstance(state, tuple), type(state)
+    return [type(state), *(structure(part) for part in state)]
+
+
+def build_state(shape: Structure, values: Iterator[Tensor]) -> Any:
+    """Return the state of this :func:`structure` that holds ``values``, which are in the order of :func:`tensors`."""
+    if shape is None:
+        return next(values)
+    parts = [build_state(part, values) for part in shape[1:]]
+    return getattr(shape[0], "_make", shape[0])(parts)

@@ -33,7 +33,8 @@ class RecurrentBlock(Block):
     def recur(self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what is added to the residual stream (B, T, D) and the cell after the last position."""
         qrnn = self.qrnn
-        gates_BTGC, bias = self.gates(input_BTI), self.gates.bias
+        bias = self.gates.bias  # before the call: of parameters that are offloaded nothing is there after it
+        gates_BTGC = self.gates(input_BTI)
         hidden_BTC, cell_BC = pool(gates_BTGC, bias, cell_BC, reset_BT, qrnn.pooling, qrnn.zoneout, self.training)
         hidden_BTC = hidden_BTC.to(input_BTI.dtype)
         return (self.output(hidden_BTC) if self.output else hidden_BTC), cell_BC

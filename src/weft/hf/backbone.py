@@ -25,7 +25,7 @@ from weft.hf.cache import WeftCache, cache_of
 from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import exchange, resize, table
 from weft.hf.exporting import teach_exporter
-from weft.hf.offloading import loaded
+from weft.hf.offloading import loaded, uncalled
 from weft.hf.padding import align
 from weft.layers.embedding import Embedding
 from weft.layers.ngrams import LatentBigrams
@@ -47,7 +47,7 @@ class BlockList(nn.ModuleList):
         if self.gradient_checkpointing and self.training:
             assert self._gradient_checkpointing_func is not None
             apply = partial(self._gradient_checkpointing_func, apply)
-        with loaded(getattr(module, "gates", None)):  # whose bias is read outside of them
+        with loaded(*uncalled(module)):
             result: tuple[Tensor, Any] = apply(x_BTD, state)
         return result
 
@@ -217,7 +217,8 @@ class WeftBackbone(WeftPreTrainedModel):
         check_keywords(kwargs)
         check_size(input_ids, inputs_embeds, self.config.boundary_id)
         check_ids("input_ids", input_ids, self.config.vocab_size)
-        embedded_BTD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        with loaded(self.embedding):
+            embedded_BTD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         cache = self._cache(past_key_values, use_cache, embedded_BTD)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wanted else None

@@ -10,11 +10,25 @@ from torch import nn
 
 def loaded(*modules: nn.Module | None) -> AbstractContextManager[object]:
     """Bring what is offloaded of ``modules`` (None among them is nothing) as long as the context lasts."""
-    inside = [part for module in modules if module is not None for part in module.modules()]
-    offloaded = [part for part in inside if hasattr(part, "_hf_hook")]
-    if not offloaded:
+    away = [module for module in modules if module is not None and _is_away(module)]
+    if not away:
         return nullcontext()
     stack = ExitStack()
-    for part in offloaded:
+    for part in (part for module in away for part in module.modules() if hasattr(part, "_hf_hook")):
         stack.enter_context(align_module_device(part))
     return stack
+
+
+def uncalled(block: nn.Module) -> list[nn.Module]:
+    """Return the parts of a block whose parameters it reads itself: lists of factors, and gates, for their bias."""
+    if not _is_away(block):
+        return []
+    lists: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.ParameterList)]
+    gates = getattr(block, "gates", None)
+    return lists if gates is None else [*lists, gates]
+
+
+def _is_away(module: nn.Module) -> bool:
+    """Tell whether the first parameter is, as whole blocks are offloaded, or all of a model."""
+    first = next(module.parameters(), None)
+    return first is not None and first.is_meta

@@ -52,4 +52,5 @@ def build_state(shape: Structure, values: Iterator[Tensor]) -> Any:
     if shape is None:
         return next(values)
     parts = [build_state(part, values) for part in shape[1:]]
-    return getattr(shape[0], "_make", shape[0])(parts)
+    make: Any = getattr(shape[0], "_make", shape[0])
+    return make(parts)

@@ -199,6 +199,11 @@ def check_folder(folder: Path, *needed: str) -> None:
     if not (folder / CONFIG).is_file():
         raise UserError(f"'{folder}' is not a run directory: it has no {CONFIG}.")
     missing = [name for name in needed or (WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
+    if WEIGHTS in missing and (folder / f"{WEIGHTS}.index.json").is_file():
+        raise UserError(
+            f"'{folder}' holds its weights in several files (shards), and Weft reads one: load it with transformers "
+            "and save it again with save_pretrained(folder, max_shard_size='100GB')."
+        )
     if missing:
         hint = "resume its training with --resume" if (folder / "recipe.yaml").is_file() else "copy it again"
         raise UserError(f"'{folder}' is only half written, {missing[0]} is missing: {hint}.")

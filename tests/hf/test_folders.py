@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import weft
 from tests.conftest import small_config
@@ -136,6 +136,44 @@ def test_a_folder_of_before_these_classes_still_loads(run):
     assert torch.equal(model(texts(2, 9)).logits, weft.load(run)(texts(2, 9))[0])
     assert model.generation_config.suppress_tokens == [PADDING]
     assert model.generation_config.eos_token_id == BOUNDARY
+
+
+OLD_SHIM = """
+from weft.hf import WeftConfig, WeftForCausalLM, register
+register()
+"""
+
+
+def test_a_folder_of_before_the_backbone_still_loads_on_both_sides(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (run / "modeling_weft.py").write_text(OLD_SHIM)
+    values = json.loads((run / "config.json").read_text())
+    del values["auto_map"]["AutoModel"]
+    (run / "config.json").write_text(json.dumps(values))
+    tokens = texts(2, 9)
+    logits, hidden = weft.load(run)(tokens)[0], weft.load(run).hidden(tokens)[0]
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(run, trust_remote_code=True)(tokens).logits, logits)
+    backbone = AutoModel.from_pretrained(run, trust_remote_code=True)
+    assert torch.equal(backbone(tokens).last_hidden_state, hidden)
+
+
+def test_a_folder_in_shards_says_so_and_loads_with_transformers(run, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(run)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="5KB")
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    with pytest.raises(UserError, match="several files .shards., and Weft reads one: load it with transformers"):
+        weft.load(tmp_path / "shards")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "shards")
+    assert torch.equal(again(texts(2, 9)).logits, model(texts(2, 9)).logits)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_an_attention_implementation_may_be_named_and_changes_nothing(run, tmp_path, implementation):
+    plain = AutoModelForCausalLM.from_pretrained(run)
+    model = AutoModelForCausalLM.from_pretrained(run, attn_implementation=implementation)
+    assert torch.equal(model(texts(2, 9)).logits, plain(texts(2, 9)).logits)
+    model.save_pretrained(tmp_path / "again")
+    weft.load(tmp_path / "again")
 
 
 def test_registering_again_changes_nothing_and_a_configuration_makes_a_model():

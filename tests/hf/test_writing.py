@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.hf.adapted import (
     BOUNDARY,
@@ -16,6 +17,7 @@ from tests.hf.adapted import (
     padded,
     texts,
 )
+from weft.errors import UserError
 from weft.hf import WeftCache
 
 
@@ -43,6 +45,31 @@ def test_writing_with_the_cache_is_writing_without(variant, mode):
         written.append(model.generate(tokens, **settings))
     assert torch.equal(*written)
     assert len(written[0]) == len(tokens) * mode_of(mode).get("num_return_sequences", 1)
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beams"])
+def test_a_prompt_of_vectors_writes_what_its_tokens_write(mode):
+    _, model = adapted()
+    tokens, mask = padded([texts(1, length, seed=length)[0] for length in LENGTHS], "left")
+    vectors = model.get_input_embeddings()(tokens)
+    settings = {"attention_mask": mask, "max_new_tokens": 8, **mode_of(mode)}
+    written = model.generate(tokens, **settings)
+    assert torch.equal(model.generate(inputs_embeds=vectors, **settings), written[:, tokens.shape[1] :])
+    both = model.generate(tokens, inputs_embeds=vectors, **settings)
+    assert torch.equal(both, written)
+    _, model = adapted("bigrams")
+    with pytest.raises(UserError, match="bigrams, which are of tokens: give input_ids"):
+        model.generate(inputs_embeds=vectors, max_new_tokens=2)
+
+
+def test_stop_strings_end_a_text(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    theirs, (_, model) = AutoTokenizer.from_pretrained(tmp_path), adapted()
+    written = model.generate(texts(1, 5), max_new_tokens=8)[0, 5:]
+    stop = theirs.decode(written[:2])
+    assert stop.isascii()
+    ended = model.generate(texts(1, 5), max_new_tokens=8, stop_strings=[stop], tokenizer=theirs)[0, 5:]
+    assert torch.equal(ended, written[:2])
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beams"])
@@ -108,6 +135,7 @@ def test_a_cache_is_reordered_repeated_and_forgotten():
     for tokens_before, logits in ((tokens.flip(0), swapped), (tokens, kept)):
         whole = model(torch.cat([tokens_before, more], dim=1)).logits[:, -3:]
         torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+    assert len(cache) == len(model.schedule)
     cache.reset()
     assert (cache.get_seq_length(), cache.batch_size, cache.is_initialized) == (0, -1, False)
 

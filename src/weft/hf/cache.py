@@ -30,7 +30,7 @@ class WeftCache(Cache):
 
     def __init__(self) -> None:
         super().__init__(layers=[])
-        self._tensors: list[Tensor] = []
+        self.tensors: list[Tensor] = []
         self._structure: Structure | None = None
         self.seen = 0
 
@@ -39,12 +39,12 @@ class WeftCache(Cache):
         """What the model takes and returns; None before anything was read."""
         if self._structure is None:
             return None
-        state: ModelState = build_state(self._structure, iter(self._tensors))
+        state: ModelState = build_state(self._structure, iter(self.tensors))
         return state
 
     @state.setter
     def state(self, state: ModelState | None) -> None:
-        self._tensors = [] if state is None else tensors(state)
+        self.tensors = [] if state is None else tensors(state)
         self._structure = None if state is None else structure(state)
 
     def store(self, state: ModelState, tokens: int) -> None:
@@ -109,7 +109,7 @@ class WeftCache(Cache):
     @property
     def batch_size(self) -> int:
         """The number of rows, -1 before anything was read."""
-        return self._tensors[0].shape[0] if self._tensors else -1
+        return self.tensors[0].shape[0] if self.tensors else -1
 
     @property
     def max_batch_size(self) -> int:
@@ -141,6 +141,6 @@ def cache_of(past: object, *, rows: int, device: torch.device) -> WeftCache:
         )
     if past.batch_size not in (-1, rows):
         raise UserError(f"past_key_values is of {past.batch_size} sequences, but the input has {rows}.")
-    if past.state is not None and tensors(past.state) and tensors(past.state)[0].device != device:
+    if past.state is not None and past.tensors and past.tensors[0].device != device:
         past.state = map_state(lambda tensor: tensor.to(device), past.state)
     return past

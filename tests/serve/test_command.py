@@ -56,7 +56,10 @@ def test_the_openai_client(command):
         assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text.rstrip("\ufffd")
         with pytest.raises(openai.NotFoundError, match="this server has 'tiny'"):
             client.completions.create(model="gpt2", prompt="a")
-        with pytest.raises(openai.BadRequestError, match="no chat template"):
+        assert client.models.retrieve(model.id) == model
+        listed = client.completions.create(**settings | {"prompt": [settings["prompt"]]}, stop=["\0", "\x01"])
+        assert listed.choices[0].text == whole.choices[0].text
+        with pytest.raises(openai.BadRequestError, match="does not chat"):
             client.chat.completions.create(model=model.id, messages=[{"role": "user", "content": "a"}])
 
 

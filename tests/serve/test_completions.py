@@ -10,6 +10,7 @@ import pytest
 
 from tests.serve.conftest import TEXT, get
 from weft import api
+from weft.data.tokenizers import BOUNDARY, PADDING
 from weft.generation import Sampling
 
 GREEDY = {"prompt": TEXT, "max_tokens": 30, "temperature": 0}
@@ -28,7 +29,7 @@ def streamed(response: httpx.Response) -> str:
     return "".join(chunk["choices"][0]["text"] for chunk in chunks)
 
 
-@pytest.mark.parametrize("prompt", [TEXT, "", " a"])
+@pytest.mark.parametrize("prompt", [TEXT, "", " a", f"a{BOUNDARY}b{PADDING}"])
 def test_a_greedy_completion_is_weft_generates(ask, folder, prompt):
     whole, stream = ask(
         ("/v1/completions", GREEDY | {"prompt": prompt}),
@@ -76,11 +77,32 @@ def test_a_stop_string_stops(ask):
     assert stopped.json()["choices"][0]["finish_reason"] == "stop"
 
 
-def test_one_model_is_listed(ask):
-    models, health = ask(get("/v1/models"), get("/health"))
+def test_a_list_of_up_to_four_stop_strings_stops_at_the_first_that_comes(ask):
+    warm = GREEDY | {"temperature": 1.0, "seed": 4}
+    (whole,) = ask(("/v1/completions", warm))
+    written = text(whole)
+    stop = next(character for character in written[3:] if character.isascii() and character.isprintable())
+    never = ["\0\0\0", "\0\1\0", "\1\1\1"]
+    stopped, streaming, empty = ask(
+        *[("/v1/completions", warm | more) for more in ({"stop": [*never, stop]}, {"stop": never}, {"stop": []})]
+    )
+    assert text(stopped) == written[: written.index(stop) + 1]
+    assert text(streaming) == text(empty) == written
+
+
+def test_a_prompt_may_come_as_a_list_of_one_string(ask):
+    alone, listed = ask(("/v1/completions", GREEDY), ("/v1/completions", GREEDY | {"prompt": [TEXT]}))
+    assert text(listed) == text(alone)
+
+
+def test_one_model_is_listed(ask, folder):
+    models, health, *retrieved = ask(
+        get("/v1/models"), get("/health"), get("/v1/models/tiny"), get(f"/v1/models/{folder}")
+    )
     (model,) = models.json()["data"]
     assert (model["id"], model["object"]) == ("tiny", "model")
     assert health.json() == {"status": "ok"}
+    assert [answer.json() for answer in retrieved] == [model, model]
 
 
 def test_nothing_is_looked_up_anywhere(ask, monkeypatch):

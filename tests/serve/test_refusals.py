@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from tests.serve.conftest import get, sentence
+from weft.serve import messages
 from weft.serve.limits import Limits
+from weft.serve.messages import CompletionRequest, GenerateRequest, ScoreRequest
 
 JSON = {"content-type": "application/json"}
 
@@ -67,6 +69,8 @@ WRONG = [
     (complete(model=5), 422, "'model'"),
     (complete(prompt=["a", "b"]), 422, "'prompt'"),
     (complete(prompt=[1, 2]), 422, "'prompt'"),
+    (complete(prompt=[]), 422, "'prompt' must be one string"),
+    (complete(prompt=["a" * 100_001]), 413, "100,001 bytes"),
     (complete(prompt="a" * 100_001), 413, "100,001 bytes"),
     (complete(max_tokens="many"), 422, "'max_tokens'"),
     (complete(max_tokens=1 << 70), 422, "'max_tokens'"),
@@ -86,8 +90,9 @@ WRONG = [
     (complete(logit_bias={"5": 100}), 422, "'logit_bias'"),
     (complete(generation_config='{"max_new_tokens": 1000000}'), 422, "'generation_config' is not a field"),
     (raw(b"{", "/v1/completions"), 400, "not JSON"),
-    (("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}), 400, "no chat template"),
-    (("/v1/responses", {"input": "a"}), 400, "no chat template"),
+    (get("/v1/models/gpt2"), 404, "no model 'gpt2' here: this server has 'tiny'"),
+    (("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}), 400, "does not chat"),
+    (("/v1/responses", {"input": "a"}), 400, "does not chat"),
     (("/v1/audio/transcriptions", {}), 404, "nothing at"),
     (("/v1/systemone", {}), 404, "nothing at"),
     (("/load_model", {"model": "gpt2"}), 404, "nothing at"),
@@ -109,6 +114,27 @@ def test_what_is_wrong_is_refused_with_a_sentence_and_the_server_lives(ask):
     for (_, status, part), answer in zip(WRONG, answers, strict=True):
         assert (answer.status_code, part in sentence(answer)) == (status, True), (part, answer.text)
     assert (good.status_code, better.status_code) == (200, 200)
+
+
+TAKES = [
+    (generate(stop=list("abcde")), "'stop' must be a string, or a list of up to 4, each of 1 to 256 characters."),
+    (generate(seed=-1), "'seed' must be a whole number from 0 to 2^62 - 1."),
+    (complete(prompt=["a", "b"]), "'prompt' must be one string: ask once for each prompt."),
+    (complete(temperature="hot"), "'temperature' must be a number from 0 to 100."),
+    (complete(n=2), "'n' must be 1 here: for another text, ask again with another seed."),
+    (complete(logprobs=3), "'logprobs' must be null here: /weft/generate tells the bits of every token."),
+    (complete(stream=1), "'stream' must be true or false."),
+    (("/weft/score", {}), "'text' is missing: it must be a string that is not empty."),
+]
+
+
+def test_a_refusal_says_what_the_field_takes(ask):
+    assert [sentence(answer) for answer in ask(*(request for request, _ in TAKES))] == [told for _, told in TAKES]
+
+
+@pytest.mark.parametrize("kind", [ScoreRequest, GenerateRequest, CompletionRequest])
+def test_every_field_has_its_words(kind):
+    assert set(kind.model_fields) <= set(messages.TAKES)
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "127.0.0.2"])

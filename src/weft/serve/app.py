@@ -29,16 +29,14 @@ PAGE = {
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-NO_CHAT = (
-    "This model goes on with a text and has no chat template, so it cannot chat: use /v1/completions with a 'prompt'."
-)
+NO_CHAT = "This server goes on with a text and does not chat: use /v1/completions with a 'prompt'."
 
 
 def build_app(run: ServedRun, limits: Limits | None = None, *, loopback: bool = True) -> Guard:
     """Return the whole application for ``run``; ``loopback``: it may only be called by a loopback name."""
     limits = limits or Limits()
     gate, worker = Gate(limits), Worker(limits.running)
-    upstream = openai_app(run.adapter, run.adapter_tokenizer, run.name)
+    upstream = openai_app(run.adapter, run.adapter_tokenizer, run.listing)
     routes = [
         *(Route(path, _asset(*asset)) for path, asset in PAGE.items()),
         Route("/weft/model", _facts(run, limits)),
@@ -46,6 +44,7 @@ def build_app(run: ServedRun, limits: Limits | None = None, *, loopback: bool = 
         Route("/weft/score", Score(run, limits, gate, worker), methods=["POST"]),
         Route("/v1/completions", Completions(run, limits, gate, upstream), methods=["POST"]),
         Route("/v1/models", Forward(upstream), methods=["GET"]),
+        Route("/v1/models/{name:path}", _listing(run), methods=["GET"]),
         Route("/health", Forward(upstream), methods=["GET"]),
         Route("/v1/chat/completions", _no_chat, methods=["POST"]),
         Route("/v1/responses", _no_chat, methods=["POST"]),
@@ -76,7 +75,7 @@ class Completions:
         asked = parse(CompletionRequest, await Request(scope, receive).body())
         self._run.check_name(asked.model)
         tokens = asked.max_tokens or 0
-        check_length(self._limits, field="prompt", text=asked.prompt, tokens_field="max_tokens", tokens=tokens)
+        check_length(self._limits, field="prompt", text=asked.text, tokens_field="max_tokens", tokens=tokens)
         body = json.dumps(asked.for_upstream(self._run.name, self._limits)).encode()
         headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
         scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
@@ -105,6 +104,14 @@ def _asset(name: str, media_type: str) -> Callable[[Request], Response]:
 def _facts(run: ServedRun, limits: Limits) -> Callable[[Request], Response]:
     told = run.facts | {"limits": limits.model_dump()}
     return lambda _: JSONResponse(told)
+
+
+def _listing(run: ServedRun) -> Callable[[Request], Response]:
+    def listing(request: Request) -> Response:
+        run.check_name(request.path_params["name"])
+        return JSONResponse(run.listing)
+
+    return listing
 
 
 def _no_chat(_: Request) -> Response:

@@ -17,6 +17,32 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 62)]
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)]
+Prompts = Annotated[list[str], Field(min_length=1, max_length=1)]
+
+# What each field takes, in the words of a refusal: "'seed' must be ...".
+TAKES = {
+    "best_of": "1 here: for another text, ask again with another seed",
+    "echo": "false here: the prompt is not given back",
+    "frequency_penalty": "a number above -1 and up to 2",
+    "logit_bias": "empty here: tokens cannot be favoured one by one",
+    "logprobs": "null here: /weft/generate tells the bits of every token",
+    "max_new_tokens": "a whole number, 1 or more",
+    "max_tokens": "a whole number, 1 or more",
+    "model": "a string",
+    "n": "1 here: for another text, ask again with another seed",
+    "presence_penalty": "0 here: there is no such penalty",
+    "prompt": "one string: ask once for each prompt",
+    "seed": "a whole number from 0 to 2^62 - 1",
+    "stop": f"a string, or a list of up to {MOST_STOPS}, each of 1 to {LONGEST_STOP} characters",
+    "stream": "true or false",
+    "stream_options": "an object",
+    "suffix": "a string",
+    "temperature": f"a number from 0 to {HOTTEST:g}",
+    "text": "a string that is not empty",
+    "top_k": "a whole number, 0 or more",
+    "top_p": "a number above 0 and up to 1",
+    "user": "a string",
+}
 
 
 class _Message(BaseModel):
@@ -46,7 +72,7 @@ class CompletionRequest(_Message):
     """``POST /v1/completions``: OpenAI's fields; those that transformers' server would ignore must say nothing."""
 
     model: str | None = None
-    prompt: str = ""
+    prompt: str | Prompts = ""
     max_tokens: int | None = Field(None, ge=1)
     temperature: Temperature | None = None
     top_p: Share | None = None
@@ -65,10 +91,17 @@ class CompletionRequest(_Message):
     stream_options: dict[str, Any] | None = None
     user: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The one prompt, whether it came by itself or as a list (as LangChain sends it)."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
     def for_upstream(self, name: str, limits: Limits) -> dict[str, Any]:
         """Return the body that transformers' app is given: model and length filled in, the seed left out."""
-        fields = {"prompt", "temperature", "top_p", "stream", "stop", "suffix", "frequency_penalty"}
-        body = self.model_dump(include=fields, exclude_none=True)
+        fields = {"temperature", "top_p", "stream", "suffix", "frequency_penalty"}
+        body = self.model_dump(include=fields, exclude_none=True) | {"prompt": self.text}
+        if self.stop:  # theirs fails at an empty list
+            body["stop"] = self.stop
         if self.temperature is not None and self.temperature < COLDEST:
             body["temperature"] = 0.0
         tokens = self.max_tokens or min(UPSTREAM_DEFAULT_TOKENS, limits.new_tokens)
@@ -91,16 +124,15 @@ def parse(kind: type[Message], body: bytes) -> Message:
         )
     if not first["loc"]:
         raise Refused(422, "The body must be a JSON object.")
-    raise Refused(422, _sentence(kind, str(first["loc"][0]), first["type"], first["msg"]))
+    raise Refused(422, _sentence(kind, str(first["loc"][0]), first["type"]))
 
 
-def _sentence(kind: type[_Message], field: str, fault: str, told: str) -> str:
+def _sentence(kind: type[_Message], field: str, fault: str) -> str:
     if fault == "extra_forbidden":
         return f"'{field}' is not a field of this request: it takes {', '.join(kind.model_fields)}."
     if fault == "missing":
-        return f"'{field}' is missing."
-    told = told.removeprefix("Input ").removeprefix("String ")
-    return f"'{field}' is wrong: it {told[:1].lower()}{told[1:]}."
+        return f"'{field}' is missing: it must be {TAKES[field]}."
+    return f"'{field}' must be {TAKES[field]}."
 
 
 def check_length(limits: Limits, *, field: str, text: str, tokens_field: str = "", tokens: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,15 @@ from weft.training import run as runs
 
 @dataclass(frozen=True, kw_only=True)
 class ServedRun:
-    """A loaded run. ``names`` are what a request may call it; ``separator`` is what parts documents in its corpus."""
+    """A loaded run.
+
+    ``names`` are what a request may call it, ``listing`` is how ``/v1/models`` tells of it, and ``separator`` is what
+    parts documents in its corpus.
+    """
 
     name: str
     names: frozenset[str]
+    listing: dict[str, Any]
     model: WeftModel
     tokenizer: Tokenizer
     adapter: WeftForCausalLM
@@ -50,10 +56,12 @@ def load_run(folder: Path) -> ServedRun:
     return ServedRun(
         name=name,
         names=frozenset({name, str(folder), str(folder.resolve())}),
+        listing={"id": name, "object": "model", "created": int(time.time()), "owned_by": "weft"},
         model=model,
         tokenizer=tokenizer,
         adapter=_adapter(model),
-        adapter_tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        # What users send is text, also where it spells a special token: the folder itself says otherwise.
+        adapter_tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, split_special_tokens=True),
         separator=data.document_separator,
         facts=_facts(name, model, tokenizer, folder),
     )

@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -33,10 +32,10 @@ from transformers.utils import logging
 SEED: ContextVar[int | None] = ContextVar("SEED", default=None)
 
 
-def openai_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> ASGIApp:
-    """Return transformers' application for ``model``, which it calls ``name``."""
+def openai_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, listing: dict[str, Any]) -> ASGIApp:
+    """Return transformers' application for ``model``, which it lists as ``listing`` has it."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call] # theirs warns of every request that it received
-    manager, state = _OneModel(model, tokenizer, name), _State()
+    manager, state = _OneModel(model, tokenizer, listing), _State()
     offered: dict[str, Any] = {
         "model_manager": manager,
         "chat_handler": ChatCompletionHandler(manager, state),
@@ -55,11 +54,11 @@ def openai_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 class _OneModel(ModelManager):
     """Knows one model, whatever it is asked for; nothing is looked up, loaded, unloaded or downloaded."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, listing: dict[str, Any]) -> None:
         super().__init__(device="cpu")
-        self.force_model = name
+        self.force_model = listing["id"]
         self._pair = (model, tokenizer)
-        self._since = int(time.time())
+        self._listing = listing
 
     def load_model_and_processor(self, *_: Any, **__: Any) -> Any:
         return self._pair
@@ -69,7 +68,7 @@ class _OneModel(ModelManager):
         return model_id
 
     def get_gen_models(self, *_: Any) -> list[dict[str, Any]]:  # type: ignore[override] # theirs scans the hub's cache
-        return [{"id": self.force_model, "object": "model", "created": self._since, "owned_by": "weft"}]
+        return [self._listing]
 
     def shutdown(self) -> None:
         pass

@@ -185,8 +185,9 @@ def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     model.load_state_dict({name: taken[first[id(x)]] for name, x in everywhere}, strict=True, assign=True)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read the folder's tokenizer."""
+    folder = Path(folder)
     check_folder(folder, TOKENIZER)
     return Tokenizer.load(folder)
 

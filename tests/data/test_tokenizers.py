@@ -173,7 +173,7 @@ def test_transformers_reads_the_folder_and_agrees(tokenizer: Tokenizer, tmp_path
         tokenizer.boundary_id,
         tokenizer.padding_id,
     )
-    for text in (*made_up_documents(3), f"a {BOUNDARY} b{PADDING}", "  \n\n ünseen 🜀 ", " lead"):
+    for text in (*made_up_documents(3), f"a {BOUNDARY[:-1]} b{PADDING[1:]}", "  \n\n ünseen 🜀 ", " lead"):
         encoded = theirs(text, return_offsets_mapping=True)
         assert encoded["input_ids"] == [tokenizer.boundary_id, *tokenizer.encode(text).tolist()]
         assert theirs.decode(encoded["input_ids"], skip_special_tokens=True) == text
@@ -183,6 +183,28 @@ def test_transformers_reads_the_folder_and_agrees(tokenizer: Tokenizer, tmp_path
         assert starts == sorted(starts)
     theirs.save_pretrained(tmp_path / "again")
     assert Tokenizer.load(tmp_path / "again").kind == tokenizer.kind
+
+
+def test_to_transformers_a_special_token_in_a_text_is_that_token_and_to_us_it_is_text(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Trainers and chat templates write ``eos_token`` at the end of a text; ours never makes a token of a text."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    boundary, inside = tokenizer.boundary_id, tokenizer.encode("kami").tolist()
+    for folder in (tmp_path, tmp_path / "again"):
+        theirs: Any = transformers.AutoTokenizer.from_pretrained(folder)
+        assert theirs("kami" + theirs.eos_token)["input_ids"] == [boundary, *inside, boundary]
+        assert theirs(f"kami{PADDING}kami")["input_ids"] == [boundary, *inside, tokenizer.padding_id, *inside]
+        messages = [{"role": "user", "content": "kami"}]
+        template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+        chat = theirs.apply_chat_template(messages, chat_template=template)
+        assert chat["input_ids"] == [boundary, *inside, boundary]
+        spelled = [boundary, *Tokenizer.load(folder).encode(f"kami{BOUNDARY}").tolist()]
+        assert theirs(f"kami{BOUNDARY}", split_special_tokens=True)["input_ids"] == spelled
+        assert spelled.count(boundary) == 1
+        assert tokenizer.decode(spelled) == f"kami{BOUNDARY}"
 
 
 @pytest.mark.parametrize(

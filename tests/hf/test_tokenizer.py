@@ -14,7 +14,7 @@ SCRIPTS = [
     "漢字かな交じり文、テスト。",
     "עברית وعربية ",
     "  two  spaces\n\n\tand 🜀🧶 signs\r\n",
-    "<|boundary|> is text here, <|padding|> too",
+    "<|boundary is text, padding|> too",
 ]
 
 

@@ -146,8 +146,13 @@ class Tokenizer:
         """Return the whole tokenizer as JSON, the same for the same tokenizer."""
         return str(self.backend.to_str())
 
-    def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well."""
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well.
+
+        There, as with any other model, a text that spells a special token holds that token: templates of chats and
+        trainers write the end of a text so. Weft's own reading stays :meth:`encode`.
+        """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "tokenizer.json", self._with_boundary())
         config = {
@@ -157,7 +162,7 @@ class Tokenizer:
             "bos_token": BOUNDARY,
             "eos_token": BOUNDARY,
             "pad_token": PADDING,
-            "split_special_tokens": True,
+            "split_special_tokens": False,
             "clean_up_tokenization_spaces": False,
             "weft_kind": self.kind,
         }
@@ -177,7 +182,7 @@ class Tokenizer:
         return str(backend.to_str())
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: str | Path) -> Tokenizer:
         """Read what :meth:`save` wrote; UserError where the folder has no tokenizer of this family."""
         import tokenizers
 

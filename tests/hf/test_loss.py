@@ -70,6 +70,20 @@ def test_gradients_accumulated_over_batches_padded_otherwise_are_those_of_each_t
                 torch.testing.assert_close(gradient, alone[name], atol=1e-5, rtol=1e-4)
 
 
+def test_texts_packed_with_a_boundary_at_both_ends_do_not_teach_that_a_text_is_empty():
+    """As trl's packing "wrapped" lays them: the end of one text, then the beginning of the next."""
+    _, model = adapted()
+    ends = [ended(part) for part in rows()]
+    packed = torch.cat(ends)[None]
+    nats = [model(part[None], labels=part[None]).loss * (len(part) - 1) for part in ends]
+    expected = torch.stack(nats).sum() / sum(len(part) - 1 for part in ends)
+    torch.testing.assert_close(model(packed, labels=packed).loss, expected)
+
+
+def ended(part: Tensor) -> Tensor:
+    return torch.cat([part, torch.tensor([BOUNDARY])])
+
+
 def test_the_mask_of_a_piece_after_others_is_read_from_its_end():
     _, model = adapted()
     tokens, mask = padded(rows(), "left")

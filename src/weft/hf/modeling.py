@@ -81,7 +81,8 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         """Return float32 logits (B, T, V), and what else was asked for.
 
         The text is read as :meth:`WeftBackbone.forward` says. ``labels`` (B, T) are shifted inside, and -100 is
-        ignored, as is a label at or right after padding: nothing is predicted from padding, nor is padding predicted.
+        ignored, as is a label at or right after padding (nothing is predicted from padding, nor is padding predicted)
+        and a boundary right after another (no text is empty).
         ``shift_labels`` (B, T) are labels that are shifted already. The loss is their mean, or their sum divided by
         ``num_items_in_batch``. Raises UserError for what does not fit together.
         """
@@ -102,7 +103,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, kept])
         if shift_labels is None and labels is not None:
-            shift_labels = functional.pad(_told(labels, attention_mask)[:, 1:], (0, 1), value=IGNORE)
+            shift_labels = functional.pad(self._told(labels, input_ids, attention_mask)[:, 1:], (0, 1), value=IGNORE)
         result = CausalLMOutputWithPast(
             loss=None if shift_labels is None else self._loss(logits, shift_labels, num_items_in_batch),
             logits=logits,
@@ -110,6 +111,22 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
             hidden_states=output.hidden_states,
         )
         return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+
+    def _told(self, labels: Tensor, input_ids: Tensor | None, mask_BS: Tensor | None) -> Tensor:
+        """Return ``labels`` (B, T) without those that nothing should predict.
+
+        They are padding, what comes right after it (the mask's last T columns are theirs), and a second boundary: texts
+        that are packed with a boundary at both ends would else teach that a text which has just begun is at its end.
+        """
+        before_BT = labels if input_ids is None else input_ids
+        boundary = self.config.boundary_id
+        twice_BT = (labels[:, 1:] == boundary) & (before_BT[:, :-1].to(labels.device) == boundary)
+        labels = labels.masked_fill(functional.pad(twice_BT, (1, 0)), IGNORE)
+        if mask_BS is None:
+            return labels
+        here_BT = mask_BS[:, mask_BS.shape[1] - labels.shape[1] :].to(labels.device).bool()
+        goes_on_BT = functional.pad(here_BT[:, :-1], (1, 0), value=True)
+        return labels.masked_fill(~(here_BT & goes_on_BT), IGNORE)
 
     def _loss(self, logits: Tensor, shift_labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Return the loss as transformers defines it for causal language models."""
@@ -166,12 +183,3 @@ def _scored(labels: Tensor | None) -> Tensor | None:
     if labels is None or torch.compiler.is_compiling():
         return None
     return labels[labels != IGNORE]
-
-
-def _told(labels: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """Return ``labels`` (B, T) without those at padding, or right after it: the mask's last T columns are theirs."""
-    if mask_BS is None:
-        return labels
-    here_BT = mask_BS[:, mask_BS.shape[1] - labels.shape[1] :].to(labels.device).bool()
-    before_BT = functional.pad(here_BT[:, :-1], (1, 0), value=True)
-    return labels.masked_fill(~(here_BT & before_BT), IGNORE)

@@ -29,6 +29,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 SHIM = "modeling_weft.py"
+ADAPTER = "adapter_config.json"
 GENERATION = "generation_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 # What transformers.Trainer leaves beside a model to resume its own training; nothing loads a model from these.
@@ -197,6 +198,11 @@ def check_folder(folder: Path, *needed: str) -> None:
     if not folder.is_dir():
         raise UserError(f"There is no run directory '{folder}': give the folder that 'weft train --out' wrote.")
     refuse_pickles(folder)
+    if (folder / ADAPTER).is_file() and not (folder / CONFIG).is_file():
+        raise UserError(
+            f"'{folder}' holds an adapter of peft, not a whole model: merge it into its model (merge_and_unload) and "
+            "save that."
+        )
     if not (folder / CONFIG).is_file():
         raise UserError(f"'{folder}' is not a run directory: it has no {CONFIG}.")
     missing = [name for name in needed or (WEIGHTS, TOKENIZER) if not (folder / name).is_file()]

@@ -207,6 +207,19 @@ def test_to_transformers_a_special_token_in_a_text_is_that_token_and_to_us_it_is
         assert tokenizer.decode(spelled) == f"kami{BOUNDARY}"
 
 
+def test_a_folder_that_spelled_special_tokens_is_brought_up_to_date_by_saving_its_tokenizer(tmp_path: Path) -> None:
+    saved = tokenizer_of("bpe")
+    saved.save(str(tmp_path))
+    config = tmp_path / "tokenizer_config.json"
+    now = config.read_text()
+    config.write_text(now.replace('"split_special_tokens": false', '"split_special_tokens": true'))
+    assert config.read_text() != now
+    again = Tokenizer.load(str(tmp_path))
+    assert again.to_json() == saved.to_json()
+    again.save(tmp_path)
+    assert config.read_text() == now
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

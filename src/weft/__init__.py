@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from weft.waiting import wait_briefly
 
 if TYPE_CHECKING:
-    from weft.api import Comparison, compare, evaluate, generate, load, train
+    from weft.api import Comparison, compare, describe, evaluate, generate, load, train
     from weft.config import ModelConfig
     from weft.data import Tokenizer
-    from weft.description import Description, describe
+    from weft.description import Description
     from weft.errors import UserError
     from weft.evaluation.adaptation import Adaptation
     from weft.evaluation.figures import Figures
@@ -39,7 +39,7 @@ _HOMES = {
     "WeftModel": "weft.model",
     "build": "weft.model",
     "compare": "weft.api",
-    "describe": "weft.description",
+    "describe": "weft.api",
     "evaluate": "weft.api",
     "generate": "weft.api",
     "load": "weft.api",

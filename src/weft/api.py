@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from weft.config import MapConfig, MapsConfig, merge
+from weft.arguments import checked, is_path, told
+from weft.config import MapConfig, MapsConfig, ModelConfig, merge
 from weft.data import DataConfig, TokenizedSplit, Tokenizer, tokenize_sources
 from weft.data.config import DEFAULT_SEPARATOR
+from weft.description import Description
+from weft.description import describe as describe_config
 from weft.errors import UserError
-from weft.evaluation.adaptation import LEARNERS, Adapt, adaptable, score_dynamically
+from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, adaptable, score_dynamically
 from weft.evaluation.compressors import Packed
 from weft.evaluation.compressors import pack as pack_text
 from weft.evaluation.evaluate import evaluate_split
@@ -21,15 +24,17 @@ from weft.evaluation.figures import Figures
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.files import alone_in, disk_errors
-from weft.folder import check_folder, load_model, load_tokenizer
+from weft.folder import check_folder, load_config, load_model, load_tokenizer
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
 from weft.model import WeftModel
 from weft.pattern import parse_count, unshared
 from weft.peers import LanguageModel, load_any
+from weft.sizing import sized
 from weft.training import run as runs
+from weft.training.fitting import described_model, known_vocabulary
 from weft.training.listener import Listener
-from weft.training.recipe import load_recipe
+from weft.training.recipe import load_recipe, make_recipe
 from weft.training.run_folder import raw_recipe
 from weft.training.texts import places_of, read_part, read_texts
 
@@ -38,9 +43,11 @@ if TYPE_CHECKING:
 
 Paths = str | Path | Sequence[str | Path]
 Split = Literal["train", "validation", "test"]
+VOCABULARY = 4096  # of a model that is only described
 Transformed = tuple[WeftModel, float | None]  # a model made of another, and the error that it has beside it
 
 
+@checked
 def train(
     sources: Paths = (),
     *,
@@ -73,12 +80,18 @@ def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapp
     """Lay ``settings`` over ``recipe``; a budget or an architecture in the settings replaces the recipe's."""
     values = dict(recipe) if isinstance(recipe, Mapping) else load_recipe(Path(recipe)) if recipe else {}
     budgets = ("steps", "tokens", "minutes")
-    if any(settings.get("training", {}).get(key) is not None for key in budgets):
-        training = {key: value for key, value in (values.get("training") or {}).items() if key not in budgets}
+    if any(_section(settings, "training").get(key) is not None for key in budgets):
+        training = {key: value for key, value in _section(values, "training").items() if key not in budgets}
         values = {**values, "training": training}
-    if "architecture" in settings.get("model", {}):
-        values = {**values, "model": {**(values.get("model") or {}), "pattern": None}}
+    if "architecture" in _section(settings, "model"):
+        values = {**values, "model": {**_section(values, "model"), "pattern": None}}
     return merge(values, settings)
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a recipe; an empty one where it is none, which whoever reads the recipe will say."""
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +103,7 @@ class Comparison:
     results: dict[str, Any]
 
 
+@checked
 def compare(
     sources: Paths = (),
     *,
@@ -141,12 +155,45 @@ def compare(
     return Comparison(folder=folder, report=report, results=read_results(folder))
 
 
+@checked
 def load(run: str | Path, *, memory: int | None = None, applications: int | None = None) -> WeftModel:
     """Return the model of a run directory, in evaluation mode.
 
     ``memory`` replaces the attention's reach in tokens, ``applications`` how often the pattern's ``[ ]`` are applied.
     """
     return load_model(Path(run), memory=memory, applications=applications)
+
+
+def describe(
+    what: str | Path | ModelConfig | WeftModel,
+    *,
+    parameters: float | str = "2M",
+    vocab_size: int | None = None,
+    preset: str | None = None,
+) -> Description:
+    """Describe a model without allocating it: a configuration, a model, a run directory, a recipe, or by its pattern.
+
+    ``parameters`` (embeddings included), ``vocab_size`` (4,096 unless given) and ``preset`` are of a model that is
+    named by its architecture or pattern; ``vocab_size`` also of a recipe's that leaves it to its texts.
+    """
+    return describe_config(_described(what, parameters, vocab_size, preset))
+
+
+def _described(what: object, parameters: float | str, vocab_size: int | None, preset: str | None) -> ModelConfig:
+    """Return the configuration that ``what`` tells of."""
+    if isinstance(what, ModelConfig):
+        return what
+    if isinstance(what, WeftModel):
+        return what.config
+    if not is_path(what):
+        raise UserError(f"'what' is {told(what)}: give an architecture, a pattern or a run directory.")
+    path = Path(str(what))
+    if path.is_dir():
+        return load_config(path)
+    if path.suffix in (".yaml", ".yml"):
+        recipe = make_recipe(load_recipe(path))
+        return described_model(recipe.model, vocab_size or known_vocabulary(recipe.data) or VOCABULARY)
+    return sized(str(what), parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +214,7 @@ class Made:
         return told if self.error is None else told | {"error": self.error}
 
 
+@checked
 def merge_factors(run: str | Path, out: str | Path) -> Made:
     """Write the model of ``run`` to ``out`` with the factors of its structured maps multiplied out: the same function.
 
@@ -182,6 +230,7 @@ def merge_factors(run: str | Path, out: str | Path) -> Made:
     return _made(run, out, "merge", transform)
 
 
+@checked
 def unshare(run: str | Path, out: str | Path) -> Made:
     """Write the model of ``run`` to ``out`` with a copy of its own for each application of a shared block.
 
@@ -198,6 +247,7 @@ def unshare(run: str | Path, out: str | Path) -> Made:
     return _made(run, out, "unshare", transform)
 
 
+@checked
 def tensorise(
     run: str | Path,
     out: str | Path,
@@ -235,6 +285,7 @@ def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[Weft
     return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)
 
 
+@checked
 def evaluate(
     run: str | Path,
     files: Paths = (),
@@ -303,6 +354,7 @@ def _training_text(run: Path, data: DataConfig, tokenizer: Tokenizer) -> tuple[T
         return None, f"{why}the training text cannot be read. {error}"
 
 
+@checked
 def token_bits(
     run: str | Path,
     files: Paths = (),
@@ -334,6 +386,9 @@ def token_bits(
 def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
     """Return how ``model`` is to learn; one that cannot is refused here, before its text is scored for nothing."""
     how = (LEARNERS if adapt else None) if isinstance(adapt, bool) else adapt
+    each = [how] if how is None or isinstance(how, Adaptation) else how
+    if not isinstance(each, list | tuple) or not all(one is None or isinstance(one, Adaptation) for one in each):
+        raise UserError(f"'adapt' is {told(adapt)}: give True, a weft.Adaptation, or a list of them.")
     if how:
         adaptable(model)
     return how
@@ -411,6 +466,7 @@ def generate(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
 ) -> list[str]: ...
+@checked
 def generate(
     run: str | Path,
     prompts: str | Sequence[str] = "",

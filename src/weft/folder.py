@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from weft import __version__
+from weft.arguments import checked
 from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
 from weft.errors import DamagedError, UserError
@@ -186,6 +187,7 @@ def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     model.load_state_dict({name: taken[first[id(x)]] for name, x in everywhere}, strict=True, assign=True)
 
 
+@checked
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read the folder's tokenizer."""
     folder = Path(folder)

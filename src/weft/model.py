@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from weft.arguments import checked
 from weft.blocks import BLOCKS, AttentionBlock, Block
 from weft.config import ModelConfig
 from weft.layers.adaptive import make_embedding
@@ -136,6 +137,7 @@ def share_centrals(blocks: nn.ModuleList, config: ModelConfig) -> None:
                 part.central_aijd = theirs[name].central_aijd
 
 
+@checked
 def build(config: ModelConfig, *, seed: int | None = None) -> WeftModel:
     """Return a freshly initialised model; with ``seed``, always the same, and torch's generator is left as it was."""
     if seed is None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from weft.arguments import checked
 from weft.blocks import BLOCKS
 from weft.config import PRESETS, ROLES, MapConfig, MapsConfig, ModelConfig, NGramsConfig, merge
 from weft.errors import UserError
@@ -37,6 +38,7 @@ CACHE_LINE = 16  # float32 numbers
 MAX_WIDTH = 1 << 15
 
 
+@checked
 def sized(
     pattern: str,
     *,

@@ -11,7 +11,6 @@ import typer
 from weft.cli.app import Json, Run, app, err, out, print_json, unescape
 from weft.errors import UserError
 
-VOCABULARY = 4096  # of a model that is only described
 Applications = Annotated[
     int | None,
     typer.Option(min=1, help="How often blocks in '[ ]' are applied, instead of the trained number."),
@@ -159,25 +158,15 @@ def describe(
 
     Architectures: transformer, transformer-xl, par, attn-qrnn, sha-qrnn, qrnn, hybrid.
     """
-    from weft import terminal
-    from weft.description import describe as describe_config
-    from weft.folder import load_config
+    from weft import api, terminal
     from weft.pattern import ARCHITECTURES
-    from weft.sizing import sized
-    from weft.training.fitting import described_model, known_vocabulary
+    from weft.training.fitting import known_vocabulary
     from weft.training.recipe import load_recipe, make_recipe
 
-    if Path(what).is_dir():
-        config = load_config(Path(what))
-    elif Path(what).suffix in (".yaml", ".yml"):
-        recipe = make_recipe(load_recipe(Path(what)))
-        known = vocab_size or known_vocabulary(recipe.data)
-        config = described_model(recipe.model, known or VOCABULARY)
-        if not known:
-            err.print(f"The texts decide the vocabulary: counted with {VOCABULARY:,}; --vocab-size says another.")
-    else:
-        config = sized(what, parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
-    described = describe_config(config)
+    described = api.describe(what, parameters=parameters, vocab_size=vocab_size, preset=preset)
+    is_recipe = Path(what).suffix in (".yaml", ".yml") and not Path(what).is_dir()
+    if is_recipe and not vocab_size and not known_vocabulary(make_recipe(load_recipe(Path(what))).data):
+        err.print(f"The texts decide the vocabulary: counted with {api.VOCABULARY:,}; --vocab-size says another.")
     source = ARCHITECTURES[what].source if what in ARCHITECTURES else None
     if as_json:
         print_json({"source": source} | described.to_json())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from weft.arguments import told
 from weft.data.config import CLOSED, TokenizerKind
 from weft.data.documents import Fragment
 from weft.data.pieces import PIECE_BYTES, cut_pieces
@@ -84,6 +85,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the ids of ``text`` (T); long texts are cut as :func:`weft.data.pieces.cut_pieces` says."""
+        if not isinstance(text, str):
+            raise UserError(f"The text is {told(text)}: give a string.")
         try:
             return self.encode_bytes(text.encode())
         except UnicodeEncodeError:  # half a surrogate pair, as a shell passes bytes that are not UTF-8

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        real = all(isinstance(value, Real) for value in (self.temperature, self.top_p))
+        whole = all(isinstance(value, Integral) for value in (self.top_k, self.seed))
+        if not real or not whole:
+            raise UserError("Sampling needs numbers for temperature and top-p, and whole ones for top-k and seed.")
         if not 0 <= self.temperature <= HOTTEST or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(f"Sampling needs a temperature from 0 to {HOTTEST:g}, top-k >= 0 and 0 < top-p <= 1.")
         if not 0 <= self.seed < 1 << 62:

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weft.arguments import told
 from weft.data import Tokenizer
+from weft.errors import UserError
 from weft.generation.decoder import ENDED, make_decoder
 from weft.generation.sampling import Floats, Sampling, draw, surprisal
 from weft.generation.text import GrowingText, stop_strings
@@ -86,7 +88,9 @@ def write(
     tokens carry their surprisal under the model itself, before temperature, top-k and top-p, and the prompts' tokens
     are told. UserError for impossible settings.
     """
-    sampling, strings = sampling or Sampling(), stop_strings(stop)
+    sampling, strings = Sampling() if sampling is None else sampling, stop_strings(stop)
+    if not isinstance(sampling, Sampling):
+        raise UserError(f"'sampling' is {told(sampling)}: give a weft.Sampling, such as weft.Sampling(temperature=0).")
     texts = [_Text(lane, tokenizer, strings, sampling) for lane in range(len(prompts))]
     ids = [[tokenizer.boundary_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
     return _write(model, tokenizer, texts, ids, max_new_tokens, bits) if texts else iter(())

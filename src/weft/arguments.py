@@ -1,0 +1,115 @@
+"""What the functions of Python's door take, checked before they begin.
+
+An argument of one name means the same in every function, so a table says what each takes. What does not fit is one
+sentence, as on the command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from numbers import Integral
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from weft.config import ModelConfig
+from weft.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+SHOWN = 60  # characters of a value that are told; of what is longer, its class
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Takes(NamedTuple):
+    """What an argument takes: whether a value fits, and what to give instead of one that does not."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def is_path(value: Any) -> bool:
+    """Say whether ``value`` can name a file."""
+    return isinstance(value, str | os.PathLike)
+
+
+def _is_list(value: Any) -> bool:
+    """Say whether ``value`` holds several: text holds letters, and a mapping its keys, which nobody means."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: fits(value) or (isinstance(value, list | tuple) and all(map(fits, value)))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_file_or_mapping(value: Any) -> bool:
+    return is_path(value) or isinstance(value, Mapping)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
+RUN = Takes(is_path, "the path of a run directory")
+PATHS = Takes(_several(is_path), "a path or a list of paths")
+TEXTS = Takes(_several(_is_text), "a string or a list of strings")
+COUNT = Takes(_is_count, "a whole number, 0 or more")
+FILE = Takes(_is_file_or_mapping, "the path of a YAML file, or its values as a dictionary")
+ARGUMENTS = {
+    "run": RUN,
+    "folder": RUN,
+    "init_from": RUN,
+    "config": Takes(lambda value: isinstance(value, ModelConfig), "a ModelConfig, such as weft.sized(...) returns"),
+    "out": Takes(is_path, "the path of a folder"),
+    "sources": PATHS,
+    "files": PATHS,
+    "prompts": TEXTS,
+    "stop": TEXTS,
+    "pattern": Takes(_is_text, "an architecture or a pattern, such as 'hybrid' or '(qf)4'"),
+    "split": Takes(lambda value: value in SPLITS, ", ".join(SPLITS[:-1]) + " or " + SPLITS[-1]),
+    "max_new_tokens": COUNT,
+    "memory": COUNT,
+    "applications": COUNT,
+    "recipe": FILE,
+    "variants": FILE,
+    "settings": Takes(_is_mapping, "a dictionary, such as {'training': {'minutes': 30}}"),
+    "architectures": Takes(_is_list, "a list of architectures and patterns"),
+    "peers": Takes(_is_list, "a list of names"),
+    "learning_rates": Takes(_is_list, "a list of numbers"),
+    "seeds": Takes(_is_list, "a list of whole numbers"),
+}
+
+
+def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Return ``function``, which raises UserError for an argument that is not what :data:`ARGUMENTS` says."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # too many arguments, or one of another name: the call below says which
+            given = {}
+        for name, value in given.items():
+            takes = ARGUMENTS.get(name)
+            if takes and value is not signature.parameters[name].default and not takes.fits(value):
+                raise UserError(f"'{name}' is {told(value)}: give {takes.words}.")
+        return function(*args, **kwargs)
+
+    return check
+
+
+def told(value: Any) -> str:
+    """Return ``value`` as it is shown in a sentence: as it is written, or if that is long its class."""
+    written = repr(value)
+    return written if len(written) <= SHOWN and "\n" not in written else f"of the class {type(value).__name__}"

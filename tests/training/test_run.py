@@ -517,3 +517,27 @@ def test_samples_hold_valid_text_only(tiny, tmp_path):
     assert len(samples) == 4
     assert any(samples)
     assert not any(re.search("[\ufffd\x00-\x08]", sample) for sample in samples)
+
+
+def test_a_run_follows_another_trainer_of_the_same_python_process(tiny, tmp_path):
+    """In a notebook, say: transformers' Trainer in bf16 settles what accelerate keeps for the whole process."""
+    told = subprocess.run(
+        [sys.executable, "-c", AFTER_ANOTHER, json.dumps(tiny(training={"steps": 2})), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    straight = train(tiny(training={"steps": 2}), tmp_path / "straight")
+    assert float(told.stdout.split()[-1]) == straight.validation.bits_per_byte
+
+
+AFTER_ANOTHER = """
+import json, sys
+from pathlib import Path
+from accelerate import Accelerator
+Accelerator(mixed_precision="bf16")
+from weft.training.run import train
+print(train(json.loads(sys.argv[1]), Path(sys.argv[2])).validation.bits_per_byte)
+"""

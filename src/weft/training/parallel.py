@@ -28,10 +28,12 @@ class Processes:
 
     def __init__(self) -> None:
         from accelerate import Accelerator
+        from accelerate.state import is_initialized
 
-        # Precision and accumulation are the recipe's, whatever accelerate's configuration says.
+        # Precision and accumulation are the recipe's, whatever accelerate's configuration says. Where another trainer of
+        # this Python process has settled the precision, accelerate refuses to hear of it again.
         alone = launched() == 1 or torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=not alone, mixed_precision="no")
+        self.accelerator = Accelerator(cpu=not alone, mixed_precision=None if is_initialized() else "no")
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
@@ -42,6 +44,8 @@ class Processes:
 
         A sharded module is changed in place. Its method ``surprisal`` gathers the shards as ``forward`` does.
         """
+        if self.count == 1:
+            return step.to(self.device)
         if not self.sharded:
             return self.accelerator.prepare(step)  # type: ignore[no-any-return]
         from torch.distributed.device_mesh import init_device_mesh

@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from weft.errors import UserError
+from weft.bounds import MAX_WIDTH, Below1, Place, Reach, TokenId, Vocabulary, Width
+from weft.frozen import FrozenConfig
 from weft.pattern import KINDS, Application, expand
 
-Probability = Field(default=0.0, ge=0.0, lt=1.0)
 ROLES = {"feed_forward": "f", "attention": "ax", "qrnn": "qx"}  # of linear maps, and the kinds of blocks that have them
-
-
-class FrozenConfig(BaseModel):
-    """Base of every configuration in the house: immutable, and an unknown key is an error that names the nearest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
-        """Validate ``values``; raise a one-sentence :class:`UserError` for the first thing that is wrong.
-
-        ``where`` names the place the values came from (a section of a recipe), for the message.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise UserError(explain(error, cls, where)) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """Return one sentence for the first problem in ``error``, naming the nearest known key where one is unknown."""
-    problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
-    dotted = ".".join(([where] if where else []) + path)
-    if problem["type"] == "extra_forbidden":
-        known = list(_section(model, path[:-1]).model_fields)
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(known)}."
-        return f"Unknown key '{dotted}': {hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if not dotted or isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
-        return f"In '{dotted}', {message}." if dotted else f"{message[:1].upper()}{message[1:].rstrip('.')}."
-    told = message.removeprefix(f"'{problem['input']}' is ").rstrip(".")
-    return f"'{dotted}' is {problem['input']!r}: {told[:1].lower()}{told[1:]}."
-
-
-def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """Return the nested configuration class that ``path`` leads to."""
-    for name in path:
-        field = model.model_fields.get(name)
-        annotation = field.annotation if field else None
-        optional = [part for part in get_args(annotation) if part is not type(None)]
-        annotation = optional[0] if len(optional) == 1 else annotation  # `Section | None`
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        model = annotation
-    return model
 
 
 class AttentionConfig(FrozenConfig):
     """Multi-head causal attention over a window: each position sees itself and at most ``memory`` before it."""
 
-    num_heads: PositiveInt
-    num_kv_heads: PositiveInt | None = None  # None: as many as heads; fewer: grouped keys and values
-    head_dim: PositiveInt
-    memory: PositiveInt = 256
+    num_heads: Width
+    num_kv_heads: Width | None = None  # None: as many as heads; fewer: grouped keys and values
+    head_dim: Width
+    memory: Reach = 256
     positions: Literal["rotary", "relative", "none"] = "rotary"
     query_key_norm: bool = True
-    dropout: float = Probability  # of attention probabilities
+    dropout: Below1 = 0.0  # of attention probabilities
 
     @property
     def kv_heads(self) -> int:
@@ -85,24 +37,30 @@ class AttentionConfig(FrozenConfig):
             raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.kv_heads})")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
+        if self.num_heads * self.head_dim > MAX_WIDTH:
+            raise ValueError(
+                f"num_heads x head_dim ({self.num_heads:,} x {self.head_dim:,}) is more than {MAX_WIDTH:,} features"
+            )
         return self
 
 
 class FeedForwardConfig(FrozenConfig):
     """Position-wise feed-forward map of ``inner_size`` hidden units."""
 
-    inner_size: PositiveInt
+    inner_size: Width
     activation: Literal["relu", "relu_squared", "gelu", "swiglu"] = "relu_squared"
-    dropout: float = Probability  # after the activation
+    dropout: Below1 = 0.0  # after the activation
 
 
 class QRNNConfig(FrozenConfig):
     """Quasi-recurrent layer (Bradbury et al. 2017, arXiv 1611.01576)."""
 
-    cell_size: PositiveInt
-    window: PositiveInt = 1  # docs/study.md, "What decided": beside token shift a wider one is of no use
+    cell_size: Width
+    window: int = Field(
+        default=1, gt=0, le=1024
+    )  # docs/study.md, "What decided": beside token shift a wider one is of no use
     pooling: Literal["f", "fo", "ifo"] = "fo"
-    zoneout: float = Probability
+    zoneout: Below1 = 0.0
     output_projection: bool = True
     forget_bias: Literal["classic", "spread"] = "classic"  # at one half: docs/study.md, "Inside a QRNN block"
 
@@ -110,8 +68,8 @@ class QRNNConfig(FrozenConfig):
 class AttnQRNNConfig(FrozenConfig):
     """The attention inside a fused block; its cells and pooling are those of ``qrnn``, its memory ``attention``'s."""
 
-    attention_size: PositiveInt
-    num_heads: PositiveInt = 1
+    attention_size: Width
+    num_heads: Width = 1
     positions: Literal["rotary", "none"] = "none"
 
     @model_validator(mode="after")
@@ -141,13 +99,13 @@ class MapConfig(FrozenConfig):
 
     kind: Literal["dense", "low_rank", "block_dense", "block_shuffle", "matrix_product"] = "dense"
     share: float = Field(default=0.32, gt=0, le=1)
-    rank: PositiveInt | None = None
-    blocks: PositiveInt = 4
-    dense_first: NonNegativeInt | None = None
-    dense_blocks: tuple[NonNegativeInt, ...] = ()
-    factors: tuple[tuple[PositiveInt, ...], ...] = ()
-    bond: PositiveInt | None = None
-    adapter: NonNegativeInt = 0
+    rank: Width | None = None
+    blocks: Width = 4
+    dense_first: Place | None = None
+    dense_blocks: tuple[Place, ...] = ()
+    factors: tuple[tuple[Width, ...], ...] = ()
+    bond: Width | None = None
+    adapter: int = Field(default=0, ge=0, le=MAX_WIDTH)
     depth_scaled: bool = False
 
     @model_validator(mode="after")
@@ -186,9 +144,9 @@ class AdaptiveConfig(FrozenConfig):
     the two: one for all clusters when ``div_val`` is 1, else one for each.
     """
 
-    cutoffs: tuple[PositiveInt, ...] = Field(min_length=1)
-    div_val: PositiveInt = 1
-    embedding_size: PositiveInt | None = None
+    cutoffs: tuple[Vocabulary, ...] = Field(min_length=1)
+    div_val: Width = 1
+    embedding_size: Width | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -205,11 +163,11 @@ class NGramsConfig(FrozenConfig):
     Centroids keep ``decay`` of their place at each step.
     """
 
-    heads: PositiveInt = 4
-    clusters: PositiveInt = 128
-    table_size: NonNegativeInt = 4096
-    width: PositiveInt = 16
-    decay: float = Field(default=0.99, ge=0, lt=1)
+    heads: int = Field(default=4, gt=0, le=1024)
+    clusters: int = Field(default=128, gt=0, le=1 << 16)
+    table_size: int = Field(default=4096, ge=0, le=1 << 26)
+    width: Width = 16
+    decay: Below1 = 0.99
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -229,20 +187,20 @@ class ModelConfig(FrozenConfig):
     """
 
     pattern: str
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
+    vocab_size: Vocabulary
+    hidden_size: Width
     norm: Literal["rms", "layer"] = "rms"
     norm_placement: Literal["pre", "post"] = "pre"
     bias: bool = False  # biases in linear maps (the QRNN's gates always have theirs)
     tie_embeddings: bool = True
     head_bias: bool = False
-    dropout: float = Probability  # of the embedding, of each block's output and of the last hidden state
+    dropout: Below1 = 0.0  # of the embedding, of each block's output and of the last hidden state
     init: Literal["modern", "classic"] = "modern"
     residual_init: Literal["zero", "scaled", "normal"] = "zero"
     token_shift: bool = False  # each block's input is mixed with the one before it (layers/token_shift.py)
     block_gates: bool = False  # a gain for each block, and a gate for each position (blocks/base.py)
-    boundary_id: int | None = None
-    padding_id: int | None = None
+    boundary_id: TokenId | None = None
+    padding_id: TokenId | None = None
     attention: AttentionConfig
     feed_forward: FeedForwardConfig
     qrnn: QRNNConfig

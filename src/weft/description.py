@@ -76,16 +76,15 @@ def describe(config: ModelConfig) -> Description:
         model = WeftModel(config)
     rows = _rows(model)
     parameters, body = model.parameter_count, model.body_parameter_count
-    used = [model.blocks[block] for block in model.schedule]
 
     def state(context: int) -> int:
-        return sum(block.state_bytes(context) for block in used if isinstance(block, Block)) + _ngram_bytes(config)
+        return state_bytes(model, context)
 
     return Description(
         pattern=config.pattern,
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
-        depth=len(used),
+        depth=len(model.schedule),
         parameters=parameters,
         body_parameters=body,
         embedding_parameters=parameters - body,
@@ -104,6 +103,12 @@ def _full_after(state: Callable[[int], int]) -> int | None:
     if state(_ENDLESS // 2) < largest:
         return None
     return bisect_left(range(_ENDLESS), largest, lo=1, key=state)
+
+
+def state_bytes(model: WeftModel, context: int) -> int:
+    """Return the float32 bytes of state that one sequence carries after ``context`` tokens."""
+    used = (model.blocks[block] for block in model.schedule)
+    return sum(block.state_bytes(context) for block in used if isinstance(block, Block)) + _ngram_bytes(model.config)
 
 
 def _rows(model: WeftModel) -> tuple[BlockRow, ...]:

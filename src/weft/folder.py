@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from weft import __version__
+from weft import __version__, words
 from weft.arguments import checked
 from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
 from weft.errors import DamagedError, UserError
 from weft.files import json_object, write_atomic
+from weft.memory import check_memory
 from weft.model import WeftModel
 from weft.pattern import reapplied
 
@@ -32,6 +33,7 @@ TOKENIZER = "tokenizer.json"
 SHIM = "modeling_weft.py"
 ADAPTER = "adapter_config.json"
 GENERATION = "generation_config.json"
+_FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 # What transformers.Trainer leaves beside a model to resume its own training; nothing loads a model from these.
 _TRAINER_STATE = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
@@ -105,13 +107,34 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; a damaged one is a UserError."""
+    """Read a safetensors file; UserError where it is damaged, too large, or holds anything but floats of one kind."""
     try:
+        with safe_open(path, framework="pt") as file:  # which reads the header alone
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if wrong := sorted(kinds - set(_FLOATS)):
+            raise UserError(
+                f"'{path}' holds weights of the kind {wrong[0]}, and Weft reads {', '.join(_FLOATS)}: convert them."
+            )
+        if len(kinds) > 1:
+            raise UserError(
+                f"'{path}' holds weights of several kinds ({', '.join(sorted(kinds))}): convert them to one."
+            )
+        check_memory(path.stat().st_size, f"'{path}'", "use a smaller model or a larger machine")
         return load(path.read_bytes())
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise DamagedError(
             f"'{path}' is damaged ({error}): restore it, or resume the run from its checkpoints."
         ) from None
+
+
+def check_finite(model: nn.Module, run: Path) -> None:
+    """Raise UserError where a weight of the model of ``run`` is infinite or no number."""
+    wrong = next((name for name, x in model.named_parameters() if not bool(x.isfinite().all())), None)
+    if wrong is not None:
+        raise UserError(
+            f"The weights of '{run}' are not all numbers ('{wrong}'): its training diverged or the file was changed; "
+            "take another checkpoint."
+        )
 
 
 def save_model(model: WeftModel, tokenizer: Tokenizer, folder: Path) -> None:
@@ -139,7 +162,8 @@ def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelCo
             "resuming the run."
         )
     if values.get("model_type") != "weft":
-        raise UserError(f"'{folder}' holds a model of type '{values.get('model_type')}', not a Weft model.")
+        kind = words.short(values.get("model_type"))
+        raise UserError(f"'{folder}' holds a model of type {kind}, not a Weft model.")
     check_format(values, f"'{folder}'")
     known = {name: values[name] for name in ModelConfig.model_fields if name in values}
     return ModelConfig.parse(merge(known, settings or {}), where=CONFIG)
@@ -150,7 +174,7 @@ def check_format(values: Mapping[str, Any], what: str) -> None:
     found = values.get("weft_format", 0)
     if not isinstance(found, int) or found > FORMAT:
         raise UserError(
-            f"{what} has format {values.get('weft_format')}, and this Weft reads formats up to {FORMAT}: upgrade Weft."
+            f"{what} has format {words.short(found)}, and this Weft reads formats up to {FORMAT}: upgrade Weft."
         )
 
 

@@ -22,6 +22,7 @@ from weft.layers.matrix_product import MatrixProduct
 from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
 from weft.layers.pooling import init_forget_bias_
+from weft.memory import check_memory
 
 # One entry per block application, in order, each the NamedTuple of that kind of block; then, where the model has latent
 # bigrams, what they remember.
@@ -139,12 +140,25 @@ def share_centrals(blocks: nn.ModuleList, config: ModelConfig) -> None:
 
 @checked
 def build(config: ModelConfig, *, seed: int | None = None) -> WeftModel:
-    """Return a freshly initialised model; with ``seed``, always the same, and torch's generator is left as it was."""
+    """Return a freshly initialised model; with ``seed``, always the same, and torch's generator is left as it was.
+
+    UserError where this machine's memory does not hold its weights.
+    """
+    check_weights(lambda: WeftModel(config))
     if seed is None:
         return WeftModel(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return WeftModel(config)
+
+
+def check_weights(make: Callable[[], nn.Module]) -> None:
+    """Raise UserError where memory does not hold the weights of what ``make`` makes, which is made without any here."""
+    if torch.get_default_device().type == "meta":
+        return
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in make().parameters())
+    check_memory(4 * size, f"A model of {size:,} parameters", "make it smaller")
 
 
 @torch.no_grad()

@@ -18,10 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from weft import words
 from weft.errors import UserError
 
 KINDS = {"a": "attention", "f": "feed_forward", "q": "qrnn", "x": "attn_qrnn"}
 MAX_DEPTH = 1024
+MAX_NESTING = 32
+MAX_PARAMETERS = 10**11  # the depth rule has fewer than MAX_DEPTH blocks up to there
+_MAX_LETTERS = 10_000
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
@@ -116,8 +120,14 @@ class _Parser:
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
         self.position = 0
+        self.nesting = 0
 
     def parse(self) -> tuple[_Item, ...]:
+        if len(self.pattern) > _MAX_LETTERS:
+            raise UserError(
+                f"The pattern has {len(self.pattern):,} characters; the most is {_MAX_LETTERS:,}: write what repeats "
+                "as a bracket with a number."
+            )
         items = self._sequence(closing="")
         if not items:
             raise self._error("The pattern is empty: write blocks such as '(af)4' or 'qfaf'.", 0)
@@ -141,7 +151,11 @@ class _Parser:
             return _Item(character, self._number())
         if character not in _CLOSING:
             raise self._error(self._complaint(character), at)
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise self._error(f"Brackets nest at most {MAX_NESTING} deep.", at)
         content = self._sequence(_CLOSING[character])
+        self.nesting -= 1
         if not content:
             raise self._error("This bracket is empty.", at)
         return _Item(content, self._number(), opened=character)
@@ -240,9 +254,12 @@ def default_pairs(parameters: float) -> int:
 
 
 def parse_count(text: str | float) -> int:
-    """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError."""
+    """Return the number that ``text`` says: 2000000, 2e6, 2M, 1.5k. Raises UserError.
+
+    How large it may be is for the field to say that it is for.
+    """
     match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
     number = float(match[1]) * _UNITS[match[2]] if match else math.inf
     if not math.isfinite(number):
-        raise UserError(f"'{text}' is not a count: write for example 2000000, 2e6 or 2M.")
+        raise UserError(f"{words.short(str(text))} is not a count: write for example 2000000, 2e6 or 2M.")
     return int(number)

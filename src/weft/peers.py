@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.bounds import Reach, Vocabulary, Width
 from weft.data import TokenizedSplit
 from weft.errors import UserError
 from weft.files import json_object, write_atomic
 from weft.folder import CONFIG, WEIGHTS, check_folder, load_into, load_model, load_weights
+from weft.frozen import FrozenConfig
 from weft.layers.cross_entropy import cross_entropy, surprisal
-from weft.model import WeftModel
-from weft.pattern import default_pairs
+from weft.model import WeftModel, check_weights
+from weft.pattern import MAX_DEPTH, default_pairs
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -41,6 +44,19 @@ SCORED_AT_ONCE = 8192  # tokens
 TOLERANCE = 0.01
 INNER = 8 / 3  # times the width: of the gated feed-forward maps
 FEWEST_INNER = 8
+
+
+class _Sizes(FrozenConfig):
+    """What a peer's ``config.json`` says about its size, which is checked before transformers makes anything of it."""
+
+    vocab_size: Vocabulary
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: int = Field(gt=0, le=MAX_DEPTH)
+    num_attention_heads: Width
+    num_key_value_heads: Width
+    head_dim: Width
+    max_position_embeddings: Reach
 
 
 class PeerState(NamedTuple):
@@ -271,7 +287,8 @@ def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int, dr
 
 
 def build_peer(config: LlamaConfig, *, seed: int) -> Peer:
-    """Return a freshly initialised peer, always the same for a seed."""
+    """Return a freshly initialised peer, always the same for a seed; UserError where memory does not hold it."""
+    check_weights(lambda: Peer(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Peer(config)
@@ -293,10 +310,18 @@ def is_peer(folder: Path) -> bool:
 
 
 def load_peer_config(folder: Path) -> LlamaConfig:
-    """Read the configuration of a peer."""
+    """Read the configuration of a peer; UserError for one that no peer has."""
     from transformers import LlamaConfig
 
-    config: LlamaConfig = LlamaConfig.from_json_file(str(folder / CONFIG))
+    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    sizes = {name: values.get(name) for name in _Sizes.model_fields}
+    _Sizes.parse(sizes, where=CONFIG)
+    try:
+        config: LlamaConfig = LlamaConfig.from_dict(values)
+        with torch.device("meta"):
+            Peer(config)
+    except Exception:  # whatever the library raises for values that are of another kind
+        raise UserError(f"'{folder / CONFIG}' is damaged: no {values['model_type']} can be made of it.") from None
     return config
 
 
@@ -309,6 +334,8 @@ def load_any(folder: Path, *, memory: int | None = None, applications: int | Non
     if applications is not None:
         raise UserError("A peer repeats no blocks: leave --applications out.")
     check_folder(folder)
-    peer = Peer(load_peer_config(folder))
+    config = load_peer_config(folder)
+    check_weights(lambda: Peer(config))
+    peer = Peer(config)
     load_into(peer, load_weights(folder / WEIGHTS), folder / WEIGHTS)
     return peer.eval()

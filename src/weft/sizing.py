@@ -21,16 +21,18 @@ from typing import Any
 
 import torch
 
+from weft import words
 from weft.arguments import checked
 from weft.blocks import BLOCKS
 from weft.config import PRESETS, ROLES, MapConfig, MapsConfig, ModelConfig, NGramsConfig, merge
 from weft.errors import UserError
+from weft.frozen import check_values
 from weft.layers.adaptive import make_embedding
 from weft.layers.linear import TooNarrowError
 from weft.layers.matrix_product import is_central
 from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
-from weft.pattern import ARCHITECTURES, default_pairs, expand, parse_count
+from weft.pattern import ARCHITECTURES, MAX_PARAMETERS, default_pairs, expand, parse_count
 
 TOLERANCE = 0.01
 WIDTH_STEP = 8
@@ -54,6 +56,8 @@ def sized(
     meets the budget.
     """
     budget = parse_count(parameters)
+    if not 1 <= budget <= MAX_PARAMETERS:
+        raise UserError(f"A model has from 1 to {MAX_PARAMETERS:,} parameters, not {words.short(parameters)}.")
     pattern, settings = resolve(pattern, budget, preset, settings or {})
     if "hidden_size" in settings:
         return _stretch(pattern, vocab_size, settings, budget)
@@ -103,7 +107,7 @@ def resolve(
     if chosen not in PRESETS:
         raise UserError(f"There is no preset '{chosen}': choose from {', '.join(PRESETS)}.")
     resolved = merge(PRESETS[chosen], (architecture.settings if architecture else None) or {})
-    resolved = merge(resolved, settings)
+    resolved = merge(resolved, check_values(settings, ModelConfig, where="model"))
     if chosen == "classic" and "dropout" in resolved:  # Transformer-XL also drops after the activation
         resolved = merge({"feed_forward": {"dropout": resolved["dropout"]}}, resolved)
     if architecture:

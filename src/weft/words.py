@@ -1,9 +1,13 @@
-"""Numbers as people write them (counts, bytes, times), and text that can be shown."""
+"""Numbers as people write them (counts, bytes, times), text that can be shown, and any value in short."""
 
 from __future__ import annotations
 
 import re
+import reprlib
 
+SHOWN = 60  # characters of a value
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = SHOWN
 _NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
@@ -44,3 +48,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def short(value: object) -> str:
+    """Return ``value`` as Python writes it; of what is long or deeply nested the ends alone."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"

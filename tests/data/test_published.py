@@ -12,7 +12,6 @@ import pytest
 
 from tests.data.site import Site
 from tests.data.support import made_up_documents
-from weft.config import FrozenConfig
 from weft.data.cache import clear_cache
 from weft.data.config import DataConfig
 from weft.data.prepare import PreparedData, prepare
@@ -21,6 +20,7 @@ from weft.data.published import PUBLISHED, PublishedFile
 from weft.data.splits import iter_documents
 from weft.errors import UserError
 from weft.evaluation.figures import figures
+from weft.frozen import FrozenConfig
 
 BYTES = "".join(made_up_documents(60)).encode()[:4000]
 CUTS = (3600, 3800)

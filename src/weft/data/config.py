@@ -6,9 +6,10 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import NonNegativeInt, field_validator, model_validator
 
-from weft.config import FrozenConfig
+from weft.bounds import Vocabulary
 from weft.data.published import PUBLISHED, PublishedCorpus
 from weft.data.unify import Unify
+from weft.frozen import FrozenConfig
 
 TokenizerKind = Literal["bytes", "characters", "words", "bpe", "unigram", "closed-words"]
 CLOSED: Final = "closed-words"
@@ -56,7 +57,7 @@ class DataConfig(FrozenConfig):
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     tokenizer: Literal["auto", "bytes", "characters", "words", "bpe", "unigram", "closed-words"] = "auto"
-    vocab_size: int | None = None
+    vocab_size: Vocabulary | None = None
 
     @field_validator("sources", "validation", "test", mode="before")
     @classmethod

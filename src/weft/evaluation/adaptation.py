@@ -25,13 +25,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt
 
-from weft.config import FrozenConfig
+from weft.bounds import Below1, Count, Rate
 from weft.data import TokenizedSplit
 from weft.errors import UserError
 from weft.evaluation.cache import with_cache
 from weft.evaluation.scoring import device_of, pieces, score
+from weft.frozen import FrozenConfig
 from weft.layers.state import detach
 from weft.model import WeftModel
 from weft.peers import LanguageModel
@@ -40,10 +40,10 @@ from weft.peers import LanguageModel
 class Adaptation(FrozenConfig):
     """How dynamic evaluation moves the weights: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
 
-    segment: PositiveInt = 32
-    rate: PositiveFloat = 2.5e-4
-    decay: float = Field(default=0.002, ge=0, lt=1)
-    smoothing: float = Field(default=0.999, ge=0, lt=1)
+    segment: Count = 32
+    rate: Rate = 2.5e-4
+    decay: Below1 = 0.002
+    smoothing: Below1 = 0.999
 
 
 Adapt = Adaptation | Sequence[Adaptation]  # one learner alone, or those that are mixed with the frozen model

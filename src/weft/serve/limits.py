@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from pydantic import PositiveInt
+from pydantic import Field
 
-from weft.config import FrozenConfig
+from weft.bounds import Count
+from weft.frozen import FrozenConfig
 
 
 class Limits(FrozenConfig):
@@ -22,11 +23,11 @@ class Limits(FrozenConfig):
         waiting: requests that may wait for their turn; the next one is refused.
     """
 
-    body_bytes: PositiveInt = 1_000_000
-    text_bytes: PositiveInt = 100_000
-    new_tokens: PositiveInt = 4_096
-    running: PositiveInt = 2
-    waiting: PositiveInt = 16
+    body_bytes: Count = 1_000_000
+    text_bytes: Count = 100_000
+    new_tokens: Count = 4_096
+    running: int = Field(default=2, gt=0, le=1024)
+    waiting: Count = 16
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault

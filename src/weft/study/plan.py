@@ -6,15 +6,17 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from weft.config import FrozenConfig, merge
+from weft.bounds import Count, Minutes, Parameters, Rate, Seed, Tokens
+from weft.config import merge
 from weft.data import DataConfig
 from weft.errors import UserError
 from weft.files import write_atomic
+from weft.frozen import FrozenConfig
 from weft.pattern import ARCHITECTURES, parse_count
 from weft.peers import CONTEXT, PEERS
 from weft.sizing import configure, resolve
@@ -43,13 +45,13 @@ class Plan(FrozenConfig):
     architectures: tuple[str, ...]
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     peers: tuple[str, ...] = ()
-    parameters: PositiveInt
-    minutes: PositiveFloat | None = None
-    tokens: PositiveInt | None = None
-    learning_rates: tuple[Annotated[PositiveFloat, Field(allow_inf_nan=False)], ...]
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    top: PositiveInt | None = None
-    jobs: PositiveInt = 1
+    parameters: Parameters
+    minutes: Minutes | None = None
+    tokens: Tokens | None = None
+    learning_rates: tuple[Rate, ...]
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    top: Count | None = None
+    jobs: int = Field(default=1, gt=0, le=1024)
     base: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("parameters", "tokens", mode="before")

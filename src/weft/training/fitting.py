@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from weft import words
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
+from weft.description import state_bytes
 from weft.errors import DamagedError, UserError
 from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
-from weft.model import build
+from weft.memory import TooLargeError, check_memory
+from weft.model import WeftModel, build
 from weft.pattern import expand
 from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
@@ -63,6 +68,10 @@ def fit(
     processes = processes or Processes()
 
     def measure(recipe: Recipe) -> float:
+        try:
+            check_step(recipe, prepared, None)
+        except TooLargeError:
+            return math.inf
         return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
     train, left, asked = prepared.train, left_open(recipe), given_in(recipe)
@@ -128,6 +137,32 @@ def make_model(
     if origin:
         load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
     return model
+
+
+def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> None:
+    """Raise UserError where memory does not hold a training step, by the least that it can need.
+
+    That are the weights, their gradients and one average of them; what each block reads; and the state of each lane
+    before and after. A device that is not the CPU tells by itself when its memory is full, so that only the weights
+    count, which are made here.
+    """
+    with torch.device("meta"):
+        if recipe.model.peer:
+            model: LanguageModel = Peer(_peer_config(recipe, prepared))
+        else:
+            model = WeftModel(_model_config(recipe, prepared, origin))
+    needed = 4.0 * model.parameter_count
+    lanes, length = fit_lanes(prepared, recipe.training.lanes, recipe.training.length, 1)
+    if not torch.accelerator.is_available():
+        applied = model.schedule if isinstance(model, WeftModel) else range(len(model.blocks))
+        needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * len(applied)
+        if isinstance(model, WeftModel):
+            needed += 2.0 * lanes * state_bytes(model, model.config.attention.memory)
+    check_memory(
+        needed,
+        f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",
+        "ask for fewer parameters, training.lanes or a shorter training.length or model.attention.memory",
+    )
 
 
 def resumed_model(out: Path, recipe: Recipe, prepared: PreparedData) -> LanguageModel:

@@ -6,28 +6,32 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from weft import __version__
-from weft.config import FrozenConfig, merge
+from weft.bounds import Below1, Count, Minutes, Parameters, Place, Rate, Seed, Share, Steps, Tokens, Weight, Width
+from weft.config import (
+    AdaptiveConfig,
+    AttentionConfig,
+    AttnQRNNConfig,
+    FeedForwardConfig,
+    MapsConfig,
+    NGramsConfig,
+    QRNNConfig,
+    merge,
+)
 from weft.data import DataConfig
 from weft.errors import UserError
 from weft.files import write_atomic
+from weft.frozen import FrozenConfig, Values
 from weft.pattern import parse_count
 
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
+MAX_STEP_TOKENS = 1 << 26
 # What a saved recipe tells beside itself.
 PROVENANCE = ("weft_version", "git_revision", "prepared", "text", "chosen", "made_by", "found_at", "overwriting")
 # What may differ when a run is resumed: how long it goes on and how it reports.
@@ -53,27 +57,31 @@ class ModelRecipe(FrozenConfig):
 
     architecture: str = "hybrid"
     pattern: str | None = None
-    parameters: int | None = None
+    parameters: Parameters | None = None
     peer: Literal["llama"] | None = None
     preset: Literal["modern", "classic"] | None = None
-    hidden_size: PositiveInt | None = None
+    hidden_size: Width | None = None
     norm: Literal["rms", "layer"] | None = None
     norm_placement: Literal["pre", "post"] | None = None
     bias: bool | None = None
     tie_embeddings: bool | None = None
     head_bias: bool | None = None
-    dropout: float | None = Field(default=None, ge=0, lt=1)
+    dropout: Below1 | None = None
     init: Literal["modern", "classic"] | None = None
     residual_init: Literal["zero", "scaled", "normal"] | None = None
     token_shift: bool | None = None
     block_gates: bool | None = None
-    attention: dict[str, Any] = Field(default_factory=dict)
-    feed_forward: dict[str, Any] = Field(default_factory=dict)
-    qrnn: dict[str, Any] = Field(default_factory=dict)
-    attn_qrnn: dict[str, Any] = Field(default_factory=dict)
-    adaptive: dict[str, Any] = Field(default_factory=dict)  # none: every token's vector is as wide as the model
-    maps: dict[str, Any] = Field(default_factory=dict)  # by role: feed_forward, attention, qrnn
-    ngrams: dict[str, Any] = Field(default_factory=dict)  # none: no latent bigrams
+    attention: Annotated[dict[str, Any], Values(AttentionConfig)] = Field(default_factory=dict)
+    feed_forward: Annotated[dict[str, Any], Values(FeedForwardConfig)] = Field(default_factory=dict)
+    qrnn: Annotated[dict[str, Any], Values(QRNNConfig)] = Field(default_factory=dict)
+    attn_qrnn: Annotated[dict[str, Any], Values(AttnQRNNConfig)] = Field(default_factory=dict)
+    adaptive: Annotated[dict[str, Any], Values(AdaptiveConfig)] = Field(
+        default_factory=dict
+    )  # none: every token's vector is as wide as the model
+    maps: Annotated[dict[str, Any], Values(MapsConfig)] = Field(
+        default_factory=dict
+    )  # by role: feed_forward, attention, qrnn
+    ngrams: Annotated[dict[str, Any], Values(NGramsConfig)] = Field(default_factory=dict)  # none: no latent bigrams
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -104,9 +112,9 @@ class TeacherConfig(FrozenConfig):
     """
 
     run: str
-    weight: float = Field(default=0.7, ge=0, le=1)
-    temperature: PositiveFloat = 1.0
-    hidden: NonNegativeFloat = 0.0
+    weight: Share = 0.7
+    temperature: Rate = 1.0
+    hidden: Weight = 0.0
 
 
 MuonTakes = Literal["matrices", "blocks", "tensors"]  # maps of blocks: dense or low rank, block-diagonal, products
@@ -124,41 +132,41 @@ class TrainingConfig(FrozenConfig):
     memory, about a third more time.
     """
 
-    steps: PositiveInt | None = None
-    tokens: PositiveInt | None = None
-    minutes: PositiveFloat | None = None
-    lanes: PositiveInt = 8
-    length: PositiveInt = 128
-    accumulation: PositiveInt = 1
+    steps: Steps | None = None
+    tokens: Tokens | None = None
+    minutes: Minutes | None = None
+    lanes: int = Field(default=8, gt=0, le=1 << 16)
+    length: int = Field(default=128, gt=0, le=1 << 20)
+    accumulation: int = Field(default=1, gt=0, le=4096)
     optimizer: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
     muon_takes: tuple[MuonTakes, ...] = ("matrices", "blocks", "tensors")  # docs/efficiency.md, "What Muon takes"
-    learning_rate: PositiveFloat = 4e-3
-    weight_decay: NonNegativeFloat = 0.1
-    betas: tuple[float, float] = (0.9, 0.99)  # docs/study.md, "What decided"
-    momentum: float = Field(default=0.95, ge=0, lt=1)
-    clip: PositiveFloat = 1.0
+    learning_rate: Rate = 4e-3
+    weight_decay: Weight = 0.1
+    betas: tuple[Below1, Below1] = (0.9, 0.99)  # docs/study.md, "What decided"
+    momentum: Below1 = 0.95
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)  # infinite: nothing is clipped
     schedule: Literal["linear", "cosine"] = "linear"
-    warmup: float = Field(default=0.02, ge=0, le=1)
-    decay: float = Field(default=0.6, ge=0, le=1)
+    warmup: Share = 0.02
+    decay: Share = 0.6
     ema: float | None = Field(default=None, gt=0, lt=1)
     guide: GuideConfig | None = None  # dense guides of structured maps
     only: Literal["auxiliary"] | None = None  # of blocks, all but the central tensors of matrix products; no embedding
-    ngrams_rate: PositiveFloat = 1.0  # the learning rate of the tables of latent bigrams, by that of the rest
+    ngrams_rate: Rate = 1.0  # the learning rate of the tables of latent bigrams, by that of the rest
     carry_state: bool = True
     predict_boundary: bool | None = None  # None: where enough training documents end (LEAST_ENDS)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_activations: bool = False
-    validations: PositiveInt = 10
-    validation_tokens: PositiveInt | None = None  # as many as a tenth of the training affords, at most 200,000
-    samples: int = Field(default=4, ge=0)
-    checkpoint_every: PositiveInt = 200
-    log_every: PositiveInt = 10
+    validations: Count = 10
+    validation_tokens: Tokens | None = None  # as many as a tenth of the training affords, at most 200,000
+    samples: int = Field(default=4, ge=0, le=100)
+    checkpoint_every: Count = 200
+    log_every: Count = 10
     tensorboard: bool = False
     init_from: str | None = None  # a run whose model and tokenizer to start from
-    init_block: NonNegativeInt | Literal["best"] | None = None  # the first of its blocks to take, for another pattern
+    init_block: Place | Literal["best"] | None = None  # the first of its blocks to take, for another pattern
     teacher: TeacherConfig | None = None  # another run to learn from, with its tokenizer
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("steps", "tokens", mode="before")
     @classmethod
@@ -194,6 +202,11 @@ class TrainingConfig(FrozenConfig):
     def _check(self) -> Self:
         if self.init_block is not None and self.init_from is None:
             raise ValueError("init_block says which blocks of another run to take: name the run (--init-from)")
+        if self.step_tokens > MAX_STEP_TOKENS:
+            raise ValueError(
+                f"lanes x length x accumulation make a step of {self.step_tokens:,} tokens; the most is "
+                f"{MAX_STEP_TOKENS:,}"
+            )
         if self.teacher and self.compile == "on":
             raise ValueError("with a teacher nothing is compiled: leave out training.compile=on")
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]

@@ -29,6 +29,7 @@ from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
 from weft.training.fitting import (
     check_model,
+    check_step,
     fit,
     fit_lanes,
     make_model,
@@ -179,6 +180,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     else:
         fitted = fit(recipe, prepared, processes, told.message, told.planned)
         recipe = fitted if resume else _shortened(fitted, most_steps)
+        check_step(recipe, prepared, origin)
         model = make_model(recipe, prepared, origin, listener.message)
     if processes.sharded:
         check_sharded(model)

@@ -30,7 +30,7 @@ Steps = Annotated[int, Field(gt=0, le=10**12)]
 Tokens = Annotated[int, Field(gt=0, le=10**15)]
 Minutes = Annotated[float, Field(gt=0, le=10**7)]  # 19 years
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Rate = Annotated[float, Field(gt=0, le=100)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]  # float32 holds it; that training diverges is told when it does
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of one thing beside another
 Share = Annotated[float, Field(ge=0, le=1)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]  # dropout, and the share of an average that is kept

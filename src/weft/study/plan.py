@@ -19,8 +19,9 @@ from weft.files import write_atomic
 from weft.frozen import FrozenConfig
 from weft.pattern import ARCHITECTURES, parse_count
 from weft.peers import CONTEXT, PEERS
+from weft.plain_yaml import parse_yaml, read_yaml
 from weft.sizing import configure, resolve
-from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe, read_yaml
+from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
 
 PLAN, VARIANTS = "study.yaml", "variants.yaml"
 # What a study may be given more of when it goes on.
@@ -174,8 +175,8 @@ def save_plan(plan: Plan, study: Path) -> None:
 
 def _saved_values(path: Path) -> Mapping[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
         values = None
     if not isinstance(values, dict):
         raise UserError(f"'{path}' is damaged: give --overwrite to begin the comparison anew.")

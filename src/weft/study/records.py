@@ -13,6 +13,7 @@ import yaml
 from weft.config import ModelConfig
 from weft.errors import UserError
 from weft.files import json_object
+from weft.plain_yaml import parse_yaml
 from weft.study.sharing import shareable
 
 Event = Mapping[str, Any]
@@ -101,8 +102,8 @@ def _config(values: Mapping[str, Any]) -> ModelConfig | None:
 
 def _recipe(text: str) -> Mapping[str, Any]:
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = parse_yaml(text)
+    except yaml.YAMLError:
         return {}
     return value if isinstance(value, dict) else {}
 

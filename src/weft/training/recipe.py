@@ -28,6 +28,7 @@ from weft.errors import UserError
 from weft.files import write_atomic
 from weft.frozen import FrozenConfig, Values
 from weft.pattern import parse_count
+from weft.plain_yaml import parse_yaml, read_yaml
 
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
@@ -113,7 +114,7 @@ class TeacherConfig(FrozenConfig):
 
     run: str
     weight: Share = 0.7
-    temperature: Rate = 1.0
+    temperature: float = Field(default=1.0, gt=0, le=1000)
     hidden: Weight = 0.0
 
 
@@ -225,16 +226,6 @@ class Recipe(FrozenConfig):
     training: TrainingConfig = TrainingConfig()
 
 
-def read_yaml(path: Path, *, missing: str, broken: str) -> Any:
-    """Return what a YAML file holds; UserError, which begins with one of the two, where it cannot be read."""
-    if not path.is_file():
-        raise UserError(f"{missing}: give a YAML file.")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{broken}: {str(error).splitlines()[0]}.") from None
-
-
 def load_recipe(path: Path) -> dict[str, Any]:
     """Return the values in a recipe file, without what a run adds to it."""
     values = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"The recipe '{path}' is not YAML")
@@ -281,7 +272,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 def _scalar(text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         return text
     if isinstance(value, str):  # YAML 1.1 takes 2e-3 for a string

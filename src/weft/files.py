@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from weft import words
 from weft.errors import UserError
 
 
@@ -22,6 +23,14 @@ def cache_dir() -> Path:
     if own := os.environ.get("WEFT_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "weft"
+
+
+UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def unnameable(error: OSError) -> str:
+    """Say in a sentence that a path leads nowhere, as it is too long or its links go round."""
+    return f"{words.short(error.filename)} is no path ({error.strerror}): check what was given."
 
 
 @contextmanager
@@ -37,6 +46,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"'{path}' cannot be written: choose another place or change its permissions.") from error
+        if error.errno in UNNAMEABLE:
+            raise UserError(unnameable(error)) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"'{path}' cannot be made: a part of it is a file; choose another place.") from error
         if error.errno == errno.EISDIR:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import NoReturn
 
 from weft.cli import compare, export, serve, train, transform, use  # noqa: F401 - importing a module adds its commands
 from weft.cli.app import app, err
 from weft.errors import Interrupted, UserError
+from weft.files import UNNAMEABLE, unnameable
 from weft.launch import is_main
 
 
@@ -16,11 +18,7 @@ def main() -> None:
     try:
         app()
     except UserError as mistake:
-        if is_main():
-            from weft import terminal
-
-            terminal.error(err, str(mistake))
-        sys.exit(2)
+        _mistake(str(mistake))
     except Interrupted as stop:
         if is_main():
             err.print(str(stop), markup=False, highlight=False, soft_wrap=True)
@@ -28,3 +26,16 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in UNNAMEABLE:
+            raise
+        _mistake(unnameable(error))  # any argument may be a path
+
+
+def _mistake(sentence: str) -> NoReturn:
+    """Tell a user's mistake and exit."""
+    if is_main():
+        from weft import terminal
+
+        terminal.error(err, sentence)
+    sys.exit(2)

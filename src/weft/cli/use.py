@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,7 +165,8 @@ def describe(
     from weft.training.recipe import load_recipe, make_recipe
 
     described = api.describe(what, parameters=parameters, vocab_size=vocab_size, preset=preset)
-    is_recipe = Path(what).suffix in (".yaml", ".yml") and not Path(what).is_dir()
+    # A pattern may be longer than a path, where Path.is_dir() would raise.
+    is_recipe = Path(what).suffix in (".yaml", ".yml") and not os.path.isdir(what)  # noqa: PTH112
     if is_recipe and not vocab_size and not known_vocabulary(make_recipe(load_recipe(Path(what))).data):
         err.print(f"The texts decide the vocabulary: counted with {api.VOCABULARY:,}; --vocab-size says another.")
     source = ARCHITECTURES[what].source if what in ARCHITECTURES else None

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from weft.data.config import HUB
+from weft.data.sources import require_file
 from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
 
@@ -226,6 +227,8 @@ def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
     found = sorted(glob.glob(str(path))) if glob.has_magic(source.name) and not path.exists() else [str(path)]  # noqa: PTH207
     if not found or not Path(found[0]).exists():
         raise UserError(f"There is no '{source.name}': give {HUB} the path of data files, or owner/name of the hub.")
+    for file in map(Path, found):
+        require_file(file)
     suffixes = [suffix for suffix in Path(found[0]).suffixes if suffix in _BUILDERS]
     if not suffixes:
         raise UserError(f"'{found[0]}' is none of {', '.join(_BUILDERS)}: give plain text as a source without '{HUB}'.")

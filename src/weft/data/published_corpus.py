@@ -13,7 +13,7 @@ from weft.data.config import DataConfig, SplitName
 from weft.data.documents import Fragment, whole_document
 from weft.data.download import Progress, check_file, download
 from weft.data.published import PublishedCorpus, PublishedFile
-from weft.data.sources import SourceFile, checked, read_blocks
+from weft.data.sources import SourceFile, checked, read_blocks, require_file
 from weft.errors import UserError
 
 _ORDER: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}
@@ -131,6 +131,7 @@ def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
         missing = ", ".join(file.name for file, at in zip(corpus.files, found, strict=True) if not at)
         rest = "the others are there" if any(found) else f"give --path the folder or archive of {corpus.name}"
         raise UserError(f"The folder '{path}' has no {missing}: {rest}.")
+    require_file(path)
     if zipfile.is_zipfile(path):
         return [SourceFile(path, _in_archive(path, corpus, file.name)) for file in corpus.files]
     if len(corpus.files) > 1:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import fnmatch
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from weft import words
 from weft.data.config import BUNDLED
 from weft.data.decompression import COMPRESSIONS, ZIP, decompressed
 from weft.data.formats import BLOCK_BYTES, MARK, TABLES, encoding_of, require_text, table_records
@@ -84,6 +87,28 @@ def resolve_sources(names: Sequence[str], unify: Unify = AS_IT_IS) -> tuple[Sour
 
 
 def _expand(name: str) -> list[Path]:
+    """Return the files behind one name; UserError where one of them cannot be read again and again."""
+    try:
+        files = _find(name)
+    except (OSError, RuntimeError) as error:  # a name that is too long, or a '~user' whom nobody knows
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+        return _no_files(f"{words.short(name)} cannot be looked up ({reason})")
+    for file in files:
+        require_file(file)
+    return files
+
+
+def require_file(path: Path) -> None:
+    """Raise UserError unless ``path`` leads to a file on a disk: a pipe is empty once it was read, a device never."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:  # such as links that go round
+        raise UserError(f"Cannot read '{path}' ({error.strerror}): check the file and its permissions.") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"'{path}' is a pipe or a device, which cannot be read twice: save its text in a file.")
+
+
+def _find(name: str) -> list[Path]:
     """Return the files behind one name."""
     if name.startswith(BUNDLED):
         return _bundled(name.removeprefix(BUNDLED))
@@ -93,10 +118,43 @@ def _expand(name: str) -> list[Path]:
     if path.exists():
         return [path]
     if not glob.has_magic(name):
-        return _no_files(f"There is no file or folder '{name}'")
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+        return _no_files(f"There is no file or folder {words.short(name)}")
+    parts = path.relative_to(path.anchor).parts
+    parts = tuple(part for part, after in zip(parts, (*parts[1:], ""), strict=True) if not part == after == "**")
+    matches = sorted(set(_matches(Path(path.anchor), parts)))
     files = [file for match in matches for file in (_in_folder(match) if match.is_dir() else [match])]
-    return files or _no_files(f"Nothing matches '{name}'")
+    return files or _no_files(f"Nothing matches {words.short(name)}")
+
+
+def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield what the parts of a pattern match below ``folder``, as the module glob does, hidden names passed over.
+
+    But ``**`` follows no links to folders: they may go round, and with two of them glob does not come to an end.
+    """
+    if not parts:
+        yield folder
+        return
+    first, rest = parts[0], parts[1:]
+    if not glob.has_magic(first):
+        if os.path.lexists(folder / first):
+            yield from _matches(folder / first, rest)
+        return
+    if first == "**":
+        yield from _matches(folder, rest)
+    try:
+        children = list(folder.iterdir())
+    except OSError:  # no folder, or one that is closed to us
+        return
+    for child in children:
+        if child.name.startswith(".") and not first.startswith("."):
+            continue
+        if first != "**":
+            found = _matches(child, rest) if fnmatch.fnmatchcase(child.name, first) else iter(())
+        elif child.is_dir() and not child.is_symlink():
+            found = _matches(child, parts)
+        else:
+            found = _matches(child, rest)
+        yield from found
 
 
 def _bundled(name: str) -> list[Path]:

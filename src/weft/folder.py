@@ -127,16 +127,6 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def check_finite(model: nn.Module, run: Path) -> None:
-    """Raise UserError where a weight of the model of ``run`` is infinite or no number."""
-    wrong = next((name for name, x in model.named_parameters() if not bool(x.isfinite().all())), None)
-    if wrong is not None:
-        raise UserError(
-            f"The weights of '{run}' are not all numbers ('{wrong}'): its training diverged or the file was changed; "
-            "take another checkpoint."
-        )
-
-
 def save_model(model: WeftModel, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the whole folder; parameters that are shared are written once."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,20 +143,25 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelCo
 
 def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
     """Read ``config.json`` of a folder that need not hold weights yet."""
-    if not (folder / CONFIG).is_file():
-        raise DamagedError(f"'{folder}' is not a run directory: it has no {CONFIG}.")
-    values = json_object((folder / CONFIG).read_bytes())
-    if values is None:
-        raise DamagedError(
-            f"'{folder / CONFIG}' is damaged: it is not JSON that describes a model; restore it, or make it anew by "
-            "resuming the run."
-        )
+    values = _read_object(folder / CONFIG)
     if values.get("model_type") != "weft":
         kind = words.short(values.get("model_type"))
         raise UserError(f"'{folder}' holds a model of type {kind}, not a Weft model.")
     check_format(values, f"'{folder}'")
     known = {name: values[name] for name in ModelConfig.model_fields if name in values}
     return ModelConfig.parse(merge(known, settings or {}), where=CONFIG)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DamagedError(f"'{path.parent}' is not a run directory: it has no {path.name}.")
+    values = json_object(path.read_bytes())
+    if values is None:
+        raise DamagedError(
+            f"'{path}' is damaged: it is not JSON that describes a model; restore it, or make it anew by resuming the "
+            "run."
+        )
+    return values
 
 
 def check_format(values: Mapping[str, Any], what: str) -> None:
@@ -193,10 +188,12 @@ def load_model(folder: Path, *, memory: int | None = None, applications: int | N
 
 
 def load_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Give ``model`` these tensors as its parameters; a set that does not fit is a UserError."""
+    """Give ``model`` these tensors as its parameters; UserError where they do not fit or are not all numbers."""
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise UserError(f"'{path}' does not fit its config.json: the folder was changed or only half copied.")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError(f"The weights in '{path}' are not all numbers: its training diverged, or the file was changed.")
     assign(model, tensors)
 
 
@@ -213,10 +210,22 @@ def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 @checked
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read the folder's tokenizer."""
+    """Read the folder's tokenizer; UserError for one that its model was not made with."""
     folder = Path(folder)
     check_folder(folder, TOKENIZER)
-    return Tokenizer.load(folder)
+    tokenizer, values = Tokenizer.load(folder), _read_object(folder / CONFIG)
+    rows, boundary = values.get("vocab_size"), values.get("boundary_id")
+    if isinstance(rows, int) and tokenizer.vocab_size > rows:
+        raise UserError(
+            f"'{folder}' has a tokenizer of {tokenizer.vocab_size:,} tokens and a model of {rows:,}: they are not of "
+            "one run; copy the folder again."
+        )
+    if boundary is not None and boundary != tokenizer.boundary_id:
+        raise UserError(
+            f"'{folder}' has a tokenizer whose boundary is token {tokenizer.boundary_id:,} and a model whose boundary "
+            f"is token {words.short(boundary)}: they are not of one run; copy the folder again."
+        )
+    return tokenizer
 
 
 def check_folder(folder: Path, *needed: str) -> None:

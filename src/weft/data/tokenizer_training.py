@@ -26,6 +26,7 @@ from weft.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LONGEST_WORD = 512  # characters of a piece that merges are learned from: the time for one grows with its square
 MIN_COUNT = 2  # what occurs once in the training text cannot be learned as a token of its own
 SEED_FACTOR = 4  # unigram: how many times the vocabulary there are candidates at first
 KEEP_SHARE = 0.7  # unigram: the share of candidates that survives each round
@@ -156,7 +157,7 @@ def _byte_pairs(texts: Iterable[str], pattern: str | None, pieces: int) -> tuple
     from tokenizers import models, pre_tokenizers, trainers
 
     backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizer(pattern)
+    backend.pre_tokenizer = pre_tokenizer(pattern, LONGEST_WORD)
     trainer = trainers.BpeTrainer(
         vocab_size=NUM_BYTES + pieces,
         min_frequency=MIN_COUNT,
@@ -180,7 +181,7 @@ def _count_words(texts: list[str], pattern: str | None) -> tuple[list[str], NDAr
     from tokenizers import models, trainers
 
     backend = Backend(models.WordLevel())
-    backend.pre_tokenizer = pre_tokenizer(pattern)
+    backend.pre_tokenizer = pre_tokenizer(pattern, LONGEST_WORD)
     trainer = trainers.WordLevelTrainer(vocab_size=2**31, min_frequency=0, show_progress=False)
     with parallelism():
         backend.train_from_iterator(texts, trainer)

@@ -67,8 +67,9 @@ class Tokenizer:
         self.backend = backend
         self.backend.encode_special_tokens = True
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        self.boundary_id = self.vocab_size - 2
-        self.padding_id = self.vocab_size - 1
+        id_of: Any = backend.token_to_id
+        self.boundary_id: int = id_of(BOUNDARY)
+        self.padding_id: int = id_of(PADDING)
 
     def __repr__(self) -> str:
         return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size})"
@@ -119,15 +120,15 @@ class Tokenizer:
         if self.kind == "bytes":
             array = np.fromiter(ids, np.int64) if not isinstance(ids, np.ndarray) else ids
             return bytes(array[array < NUM_BYTES].astype(np.uint8).tobytes())
-        return b"".join(map(self._token_bytes.__getitem__, ids))
+        return b"".join(map(self.token_bytes, ids))
 
     def decode(self, ids: Iterable[int] | NDArray[Any]) -> str:
         """Return the text that ``ids`` stand for; what is not UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token; those of a special token are none."""
-        return self._token_bytes[token_id]
+        """Return the bytes of one token; none for a special one, and for a row that an embedding has beyond them."""
+        return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
@@ -203,9 +204,48 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_str(text)
             backend.post_processor = None  # what puts the boundary first is for Hugging Face: here the caller does
-        except Exception:  # the library raises plain Exception
+            backend.no_truncation()
+            backend.no_padding()
+        except BaseException as error:  # the library raises plain Exception, and a panic of its own that is none
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise UserError(f"'{folder / 'tokenizer.json'}' is damaged: restore it from where it was saved.") from None
+        if fault := _fault(kind, backend):
+            raise UserError(
+                f"'{folder / 'tokenizer.json'}' is no tokenizer of kind {kind}, as {fault}: give Weft's own."
+            )
         return cls(kind, backend)
+
+
+def _fault(kind: TokenizerKind, backend: tokenizers.Tokenizer) -> str | None:
+    """Say why ``backend`` does not keep the promises of the family, or None where it does."""
+    model: Any = backend.model
+    expected = {"unigram": "Unigram", CLOSED: "WordLevel"}.get(kind, "BPE")
+    if (found := type(model).__name__) != expected:
+        return f"its model is {found}, not {expected}"
+    ids = backend.get_vocab(with_added_tokens=True)
+    if sorted(ids.values()) != list(range(len(ids))):
+        return "its ids have gaps"
+    if missing := [token for token in (BOUNDARY, PADDING) if token not in ids]:
+        return f"it has no {missing[0]}"
+    if kind == CLOSED:
+        return None if UNKNOWN_WORD in ids else f"it has no {UNKNOWN_WORD}"
+    if any(ids.get(character) != byte for byte, character in enumerate(byte_characters())):
+        return "its first 256 tokens are not the bytes"
+    pieces = backend.get_vocab(with_added_tokens=False)
+    if not set("".join(pieces.keys() - {BOUNDARY, PADDING})) <= set(byte_characters()):
+        return "a token of it is not spelled in bytes"
+    try:
+        spelled = backend.encode(_PROBE, add_special_tokens=False).tokens
+    except Exception:  # such as that of a unigram model that meets what it does not know
+        return "it cannot encode a text"
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    if bytes(byte_of.get(character, 0) for token in spelled for character in token) != _PROBE.encode():
+        return "it does not give a text back as it was"
+    return None
+
+
+_PROBE = "A Line,  of 12 Ŋŋ é\u0301 字\r\n\tand <|boundary|>."  # which normalizers and other splitters would change
 
 
 def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:
@@ -220,14 +260,19 @@ def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:
     return Tokenizer(kind, backend)
 
 
-def pre_tokenizer(pattern: str | None) -> tokenizers.pre_tokenizers.PreTokenizer:
-    """Return what splits a text by ``pattern`` and spells its bytes as characters."""
+def pre_tokenizer(pattern: str | None, longest: int | None = None) -> tokenizers.pre_tokenizers.PreTokenizer:
+    """Return what splits a text by ``pattern`` and spells its bytes as characters.
+
+    ``longest`` is the most characters of a piece: longer ones are cut.
+    """
     from tokenizers import Regex, pre_tokenizers
 
-    spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    if pattern is None:
-        return spelling
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), spelling])
+    parts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    if longest is not None:
+        parts.insert(0, pre_tokenizers.FixedLength(length=longest))
+    if pattern is not None:
+        parts.insert(0, pre_tokenizers.Split(Regex(pattern), "isolated"))
+    return pre_tokenizers.Sequence(parts) if len(parts) > 1 else parts[0]
 
 
 def byte_characters() -> list[str]:

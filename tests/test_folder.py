@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weft
+import weft.api
 import weft.hf
 from tests.conftest import small_model
+from weft import memory
 from weft.data import train_tokenizer
 from weft.errors import UserError
 from weft.files import write_atomic
@@ -304,3 +306,112 @@ def test_other_failures_are_not_disguised_and_leave_nothing_behind(tmp_path, mon
 def test_text_is_written_as_utf_8(tmp_path):
     write_atomic(tmp_path / "file", "Ruoŧŧa\n")
     assert (tmp_path / "file").read_bytes() == "Ruoŧŧa\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.to(torch.int32), "kind I32"),
+        (lambda x: x.to(torch.complex64), "kind C64"),
+        (lambda x: x.to(torch.float8_e4m3fn), "kind F8_E4M3"),
+        (lambda x: x.to(torch.bfloat16) if x.dim() > 1 else x, "several kinds (BF16, F32)"),
+        (lambda x: x * float("nan"), "not all numbers"),
+        (lambda x: x + float("inf"), "not all numbers"),
+    ],
+    ids=["integers", "complex", "float8", "mixed", "NaN", "infinite"],
+)
+def test_weights_that_no_model_has_are_told(folder, tmp_path, change, words):
+    path = folder / "model.safetensors"
+    save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path)
+    for use in (load_model, lambda run: weft.api.tensorise(run, tmp_path / "made")):
+        with pytest.raises(UserError) as told:
+            use(folder)
+        assert words in str(told.value)
+    assert not (tmp_path / "made").exists()
+
+
+def test_weights_of_one_kind_of_floats_are_taken(folder):
+    path = folder / "model.safetensors"
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}, path)
+    assert load_model(folder).parameter_count > 0
+
+
+def test_weights_that_memory_does_not_hold_are_told_before_they_are_read(folder, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100.0)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("was read"))
+    with pytest.raises(UserError, match="needs at least .* of memory"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**12, 1e300, "x", [], {}, None], ids=str)
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "attention", "pattern", "boundary_id"])
+def test_a_configuration_that_no_model_has_is_told(folder, key, value):
+    values = json.loads((folder / "config.json").read_text())
+    if key == "boundary_id" and value in (0, None):
+        pytest.skip("a boundary that there may be")
+    (folder / "config.json").write_text(json.dumps(values | {key: value}))
+    with pytest.raises(UserError):
+        load_model(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not JSON"):
+        load_model(folder)
+
+
+def test_a_tokenizer_of_another_model_is_told(folder):
+    train_tokenizer("bpe", [b"the weaver and the weft and the warp " * 20], 275).save(folder)
+    with pytest.raises(UserError, match="tokenizer of 275 tokens and a model of 270"):
+        load_tokenizer(folder)
+
+
+def strange(kind: str) -> dict[str, object]:
+    """The model of a tokenizer.json that does not keep the family's promises."""
+    letters = {letter: place for place, letter in enumerate(["[UNK]", *"abc"])}
+    return {
+        "WordLevel": {"type": "WordLevel", "vocab": letters, "unk_token": "[UNK]"},
+        "WordPiece": {
+            "type": "WordPiece",
+            "vocab": letters,
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 9,
+        },
+        "Unigram": {"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": None, "byte_fallback": False},
+        "BPE": {"type": "BPE", "vocab": letters, "merges": []},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece", "Unigram", "BPE"])
+@pytest.mark.parametrize("said", ["bpe", "unigram", "bytes", "closed-words"])
+def test_a_tokenizer_of_another_family_is_told(folder, kind, said):
+    values = json.loads((folder / "tokenizer.json").read_text())
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(values | {"model": strange(kind)}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"weft_kind": said}))
+    with pytest.raises(UserError, match="no tokenizer of kind|is damaged"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "does not give a text back"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "does not give a text back"),
+        ({"added_tokens": []}, "has no <|boundary|>|is damaged|gaps"),
+    ],
+    ids=["normalizer", "pre-tokenizer", "no special tokens"],
+)
+def test_a_tokenizer_that_loses_text_is_told(folder, change, words):
+    values = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(values | change))
+    with pytest.raises(UserError, match=words.replace("|b", r"\|b").replace("y|>", r"y\|>")):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_that_was_saved_while_it_cut_texts_reads_them_whole(folder):
+    values = json.loads((folder / "tokenizer.json").read_text())
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(values | {"truncation": cut}))
+    assert (
+        load_tokenizer(folder).decode(load_tokenizer(folder).encode("the weaver and the weft"))
+        == "the weaver and the weft"
+    )

@@ -9,6 +9,8 @@ import typer
 
 from weft.cli.app import unescape
 
+MANY = 10**9  # the most that an option takes which has no bounds of a recipe's
+
 Sources = Annotated[
     list[str] | None,
     typer.Argument(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from weft.cli.app import Run, app, err
+from weft.cli.options import MANY
 
 
 @app.command()
@@ -14,8 +15,10 @@ def serve(
     run: Run,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is open to the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens that one request may ask for.")] = 4096,
-    concurrent: Annotated[int, typer.Option(min=1, help="Requests worked on at once; others wait.")] = 2,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=MANY, help="Most tokens that a request may ask for.")
+    ] = 4096,
+    concurrent: Annotated[int, typer.Option(min=1, max=1024, help="Requests worked on at once; others wait.")] = 2,
 ) -> None:
     """Serve a model: OpenAI-compatible completions, and a page that shows text with its surprisal."""
     from weft.serve import require_extra

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from weft.cli.app import Json, Run, app, err, out, print_json, unescape
+from weft.cli.options import MANY
 from weft.errors import UserError
 
 Applications = Annotated[
     int | None,
-    typer.Option(min=1, help="How often blocks in '[ ]' are applied, instead of the trained number."),
+    typer.Option(min=1, max=MANY, help="How often blocks in '[ ]' are applied, instead of the trained number."),
 ]
 
 
@@ -27,7 +28,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     memory: Annotated[
         int | None,
-        typer.Option(min=1, help="Positions that attention looks back, instead of the trained number."),
+        typer.Option(min=1, max=MANY, help="Positions that attention looks back, instead of the trained number."),
     ] = None,
     applications: Applications = None,
     adapt: Annotated[
@@ -97,9 +98,9 @@ def generate(
         list[str] | None,
         typer.Option(help="Text to go on from; may be given several times.", show_default=False),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MANY, help="Most tokens to write.")] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens (0: all).")] = 0,
+    top_k: Annotated[int, typer.Option(max=MANY, help="Draw from the k likeliest tokens (0: all).")] = 0,
     top_p: Annotated[
         float, typer.Option(help="Draw from the likeliest tokens that hold this much probability.")
     ] = 0.95,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import time
 
 import pytest
 
 from tests.command import assert_mistake, run_weft
-from weft.data import train_tokenizer
+from weft.data import tokenizer_training, train_tokenizer
+from weft.data.hub import HubDataset, parse_source
 from weft.data.sources import resolve_sources
 from weft.errors import UserError
 
@@ -64,3 +67,24 @@ def test_a_long_word_does_not_hold_the_trainer(text):
     tokenizer = train_tokenizer("bpe", [text], 300, exact=False)
     assert time.process_time() - begun < 20  # once a word of 2,000,000 letters took many minutes
     assert tokenizer.decode_bytes(tokenizer.encode_bytes(text[:5000])) == text[:5000]
+
+
+@pytest.mark.parametrize("place", ["deep.jsonl", "folder/deep.jsonl", "deep.jsonl.gz"])
+def test_a_deeply_nested_line_of_a_dataset_is_told(tmp_path, place):
+    pytest.importorskip("datasets")
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    flat = json.dumps({"text": "[" * 500 + '\\"{'})
+    lines = f'{flat}\n{{"text": "b", "x": {"[" * 100_000}{"]" * 100_000}}}\n'.encode()
+    path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    source = path.parent if place.startswith("folder") else path
+    with pytest.raises(UserError, match="Line 2 of .* nests more than 64 deep"):
+        HubDataset(parse_source(f"hf:{source}"))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_ordinary_text_gives_the_tokenizer_that_it_gave(corpus_text, monkeypatch, kind):
+    documents = [corpus_text.encode()]
+    bounded = train_tokenizer(kind, documents, 400).to_json()
+    monkeypatch.setattr(tokenizer_training, "LONGEST_WORD", None)
+    assert train_tokenizer(kind, documents, 400).to_json() == bounded

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from weft.data.config import HUB
+from weft.data.nesting import json_files, require_flat
 from weft.data.sources import require_file
 from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
@@ -221,6 +222,9 @@ def _saved(datasets: Any, path: Path) -> tuple[dict[str, Any], dict[str, list[tu
 
 def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
     local = path.exists() or glob.has_magic(source.name) or source.name[0] in "/.~"
+    if path.is_dir():
+        for file in json_files(path):
+            require_flat(file)
     if path.is_dir() or not local:
         name = str(path.resolve()) if local else source.name
         return datasets.load_dataset_builder(name, source.config, revision=None if local else source.revision)
@@ -229,6 +233,7 @@ def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
         raise UserError(f"There is no '{source.name}': give {HUB} the path of data files, or owner/name of the hub.")
     for file in map(Path, found):
         require_file(file)
+        require_flat(file)
     suffixes = [suffix for suffix in Path(found[0]).suffixes if suffix in _BUILDERS]
     if not suffixes:
         raise UserError(f"'{found[0]}' is none of {', '.join(_BUILDERS)}: give plain text as a source without '{HUB}'.")

@@ -1,0 +1,45 @@
+"""How deep JSON nests, looked at before a library reads it that a deep line would end together with this process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from weft.data.sources import SourceFile, read_blocks
+from weft.errors import UserError
+
+MAX_NESTING = 64  # what the library itself can take up into its tables
+JSON_SUFFIXES = (".json", ".jsonl")
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def require_flat(path: Path) -> None:
+    """Raise UserError where ``path`` is a file of JSON with a line that nests more than ``MAX_NESTING`` deep."""
+    file = SourceFile(path)
+    if file.inner_suffix not in JSON_SUFFIXES:
+        return
+    number, rest = 1, b""
+    for block in chain(read_blocks(file), (b"\n",)):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth(line) > MAX_NESTING:
+                raise UserError(f"Line {number} of '{path}' nests more than {MAX_NESTING} deep: leave it out.")
+            number += 1
+
+
+def _depth(line: bytes) -> int:
+    """Return how many brackets outside of strings are open at once at most."""
+    deepest = depth = 0
+    for found in _TOKENS.finditer(line):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def json_files(path: Path) -> Iterable[Path]:
+    """Return the files of JSON in a folder of data files, or ``path`` itself where it is a file."""
+    if not path.is_dir():
+        return [path]
+    return [file for file in sorted(path.rglob("*.json*")) if file.is_file() and not file.name.startswith(".")]

@@ -176,7 +176,7 @@ def test_a_model_that_memory_does_not_hold_is_told_before_it_is_made(monkeypatch
 
 
 def test_training_that_memory_does_not_hold_is_told_before_it_begins(tmp_path, monkeypatch):
-    (tmp_path / "text.txt").write_text("The weaver threw the shuttle.\n" * 400)
+    (tmp_path / "text.txt").write_text("\n".join(f"The weaver threw shuttle {n} of {n * n}." for n in range(400)))
     monkeypatch.setattr(memory, "available_bytes", lambda: 1e6)
     small = ["--tokenizer", "bytes", "--pattern", "fa", "--set", "model.hidden_size=64", "--steps", 1]
     ran = run_weft("train", tmp_path / "text.txt", "--out", tmp_path / "run", *small)

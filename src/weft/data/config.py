@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, Self
 
-from pydantic import NonNegativeInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from weft.bounds import Vocabulary
 from weft.data.published import PUBLISHED, PublishedCorpus
@@ -53,7 +53,7 @@ class DataConfig(FrozenConfig):
     line_ends: Literal["lf"] | None = None
     verbatim: bool = False
     split: Literal["auto", "documents", "numbered", "blocks", "tail", "bytes"] = "auto"
-    longest_document: NonNegativeInt | None = None
+    longest_document: int | None = Field(default=None, ge=0, le=10**12)
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     tokenizer: Literal["auto", "bytes", "characters", "words", "bpe", "unigram", "closed-words"] = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
     if not is_path(what):
         raise UserError(f"'what' is {told(what)}: give an architecture, a pattern or a run directory.")
     path = Path(str(what))
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - a pattern may be longer than a path, where Path would raise
         return load_config(path)
     if path.suffix in (".yaml", ".yml"):
         recipe = make_recipe(load_recipe(path))

@@ -30,8 +30,8 @@ class Processes:
         from accelerate import Accelerator
         from accelerate.state import is_initialized
 
-        # Precision and accumulation are the recipe's, whatever accelerate's configuration says. Where another trainer of
-        # this Python process has settled the precision, accelerate refuses to hear of it again.
+        # Precision and accumulation are the recipe's, whatever accelerate's configuration says. Where another trainer
+        # of this Python process has settled the precision, accelerate refuses to hear of it again.
         alone = launched() == 1 or torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=not alone, mixed_precision=None if is_initialized() else "no")
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes

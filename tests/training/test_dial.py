@@ -250,7 +250,7 @@ def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_as
 
 
 def test_what_nobody_gave_is_not_called_given():
-    _, lines = turn(recipe_with({"training": {"steps": 10, "optimizer": "adamw"}}), Text(1000, 400), lambda _: 1.0)
+    _, lines, _ = turn(recipe_with({"training": {"steps": 10, "optimizer": "adamw"}}), Text(1000, 400), lambda _: 1.0)
     assert "(given)" not in " ".join(lines)
     assert "8 segments of 128 tokens (as usual), learning rate 0.004 (as usual)" in lines[-1]
 

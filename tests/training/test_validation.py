@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import random
 import signal
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich.console import Console
 import weft
 from tests.training.test_run import Hear, StopAt, assert_same_run
 from weft import terminal
+from weft.config import merge
 from weft.errors import Interrupted
 from weft.evaluation import scoring
 from weft.training import loop, validation
@@ -135,3 +137,21 @@ def test_scoring_that_takes_long_is_told_beforehand_and_shown(tiny, tmp_path, mo
         announced = lines.index(f"Scoring the test text{' (about 0 s)' if name == 'long' else ''} ...")
         assert "scoring the test text: 100%, 0:00 left" in lines[announced:]
         assert all(number < announced for number in before)
+
+
+def test_validation_text_of_another_kind_is_told_at_the_first_validation(tiny, tmp_path):
+    paths = {}
+    for name, letters in {"train": "абвг", "validation": "xyzw", "test": "абвг"}.items():
+        draw = random.Random(name)
+        paths[name] = tmp_path / f"{name}.txt"
+        words = ("".join(draw.choices(letters, k=6)) for _ in range(2000 if name == "train" else 200))
+        paths[name].write_text(" ".join(words), encoding="utf-8")
+    data = {"sources": [str(paths["train"])], "validation": [str(paths["validation"])], "test": [str(paths["test"])]}
+    said = Hear()
+    train(merge(tiny(training={"steps": 40, "validations": 2}), {"data": data}), tmp_path / "run", listener=said)
+    told = [line for line in said.lines if "is of another kind than most of the training text" in line]
+    assert len(told) == 1
+    assert any("so the model was chosen for another text" in line for line in said.lines)
+    like = Hear()
+    train(tiny(), tmp_path / "like", listener=like)
+    assert not [line for line in like.lines if "another kind than most" in line]

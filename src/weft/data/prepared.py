@@ -109,11 +109,11 @@ class PreparedData:
     rule: str = ""
 
     def told(self) -> dict[str, Any]:
-        """Return, as plain data, how the text was cut, and each part's documents, bytes and tokens.
+        """Return, as plain data, how the text was cut, what may mislead, and each part's documents, bytes and tokens.
 
         Those of a training text that streams are estimates, and say so.
         """
-        told: dict[str, Any] = {"rule": self.rule}
+        told: dict[str, Any] = {"rule": self.rule, "remarks": list(self.remarks)}
         for name in ("train", "validation", "test"):
             split: TokenizedSplit | StreamedSplit = getattr(self, name)
             documents = split.documents if isinstance(split, StreamedSplit) else split.ending_documents

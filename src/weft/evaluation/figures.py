@@ -9,6 +9,8 @@ from typing import Any
 
 from weft.data import TokenizedSplit
 
+UNLIKE = 1.15  # a ratio of bits per byte from which on two texts are of different kinds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
@@ -95,6 +97,30 @@ def figures(
         bits_per_end=per_end,
         repeated_bytes=split.repeated_bytes,
         bits_per_byte_new=new,
+    )
+
+
+def unlike_parts(validation: float, test: float) -> str:
+    """Return what it means that validation and test text cost so unlike bits per byte; "" where they are alike."""
+    if 1 / UNLIKE <= test / max(validation, 1e-9) <= UNLIKE:
+        return ""
+    return (
+        f"The validation text costs {validation:.3f} bits per byte and the test text {test:.3f}: they are of different "
+        "kinds, so the model was chosen for another text than it is tested on. Look at how the text is split (--split)."
+    )
+
+
+def unlike_training(training: float, validation: float) -> str:
+    """Return what it means that validation text costs more than training text that is read for the first time.
+
+    "" where it does not cost much more; less is usual, as the model learns while that text is read.
+    """
+    if not validation / max(training, 1e-9) > UNLIKE:  # also where one of them is not known
+        return ""
+    return (
+        f"The validation text costs {validation:.3f} bits per byte now, training text that is read for the first "
+        f"time {training:.3f}: it is of another kind than most of the training text. Look at how the text is split "
+        "(--split)."
     )
 
 

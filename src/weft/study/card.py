@@ -11,7 +11,7 @@ import yaml
 
 from weft.files import write_atomic
 from weft.study.records import RunRecords, number, read_run, section
-from weft.study.words import FIGURES, PARTS, baselines, baselines_note, figure_cell, parts, split_rule
+from weft.study.words import PARTS, baselines, baselines_note, figure_cell, parts, shown_figures, split_rule
 from weft.words import count, duration
 
 CARD = "README.md"
@@ -172,7 +172,7 @@ def _table(taken: list[tuple[str, Any]]) -> str:
     if not taken:
         return ""
     lines = ["| | " + " | ".join(name for name, _ in taken) + " |", "|---" + "|---:" * len(taken) + "|"]
-    for key, name, digits, _ in FIGURES:
+    for key, name, digits, _ in shown_figures(taken):
         lines.append(f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in taken) + " |")
     return "\n".join(lines)
 

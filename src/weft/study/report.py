@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from weft.data.config import CLOSED
 from weft.files import write_atomic
 from weft.study.page import page, text
 from weft.study.records import Event, RunRecords, number, read_run, section
-from weft.study.words import FIGURES, PARTS, baselines, baselines_note, figure_cell, parts, split_rule
+from weft.study.words import PARTS, baselines, baselines_note, figure_cell, parts, shown_figures, split_rule
 from weft.words import count, duration, valid_text
 
 REPORT = "report.html"
@@ -70,7 +71,8 @@ def _score(run: RunRecords) -> str:
     """Say how good the model is, with the best figure there is so far."""
     test = number(section(run.results, "test").get("bits_per_byte"))
     if test is not None:
-        return _big(test, "bits per byte on the test text", _meaning(test)) + _comparison(run, test)
+        note = _meaning(test) + _known_lines(section(run.results, "test"))
+        return _big(test, "bits per byte on the test text", note) + _comparison(run, test)
     if run.best is not None:
         bits = float(run.best["bits_per_byte"])
         note = f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
@@ -87,8 +89,18 @@ def _big(bits: float, name: str, note: str) -> str:
 
 def _meaning(bits: float) -> str:
     smaller = f": {8 / bits:.1f} times less" if 0 < bits < 8 else ""
-    needs = f"The model needs {bits:.2f} bits for each byte of text that it never saw"
+    needs = f"The model needs {bits:.2f} bits for each byte of text that it was not trained on"
     return f"{needs}, where a plain file takes 8{smaller}."
+
+
+def _known_lines(test: Mapping[str, Any]) -> str:
+    """Say how much of the test text stands in the training text too, where some does."""
+    repeated, size = number(test.get("repeated_bytes")), number(test.get("bytes"))
+    if not repeated or not size:
+        return ""
+    new = number(test.get("bits_per_byte_new"))
+    without = f"; the rest needs {new:.2f}" if new is not None else ""
+    return f" But {repeated / size:.1%} of its bytes are in lines that the training text has too{without}."
 
 
 def _comparison(run: RunRecords, test: float) -> str:
@@ -205,7 +217,7 @@ def _figures(run: RunRecords) -> str:
         return ""
     names = [name for name, _ in taken]
     rows = []
-    for key, name, digits, words in FIGURES:
+    for key, name, digits, words in shown_figures(taken):
         cells = _labelled(names, [figure_cell(figures, key, digits) for _, figures in taken])
         rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="plain">{words}</td></tr>')
     heads = "".join(f'<th scope="col">{name}</th>' for name in names)

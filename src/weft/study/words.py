@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,13 @@ FIGURES = (
         4,
         "What one byte of the text (UTF-8) costs; a plain file has 8. Lower is better.",
     ),
+    (
+        "bits_per_byte_new",
+        "bits per byte, new lines",
+        4,
+        "The same without the lines that also stand in the training text.",
+    ),
+    ("bits_per_end", "bits per end", 2, "What it costs to tell that a document ends; it is in no other figure."),
     ("bits_per_character", "bits per character", 4, "The same for one character of the text."),
     (
         "perplexity_per_token",
@@ -35,12 +42,20 @@ FIGURES = (
     ("seconds", "seconds", 1, "How long the scoring took."),
 )
 
+# what is shown only where it is known
+OPTIONAL = ("bits_per_byte_new", "bits_per_end")
+
 # section of results.json, and what it is called
 PARTS = (
     ("test", "test"),
     ("test_adaptive", "test, learning as it reads"),
     ("validation", "validation"),
 )
+
+
+def shown_figures(taken: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str, int, str]]:
+    """Return the rows of :data:`FIGURES` that one of the parts has, and those that every part should have."""
+    return [row for row in FIGURES if row[0] not in OPTIONAL or any(row[0] in figures for _, figures in taken)]
 
 
 def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:
@@ -99,6 +114,11 @@ def parts(recipe: Mapping[str, Any]) -> list[Part]:
 
 
 def split_rule(recipe: Mapping[str, Any]) -> str:
-    """Return in a sentence how the text was cut into the three parts; '' where the recipe does not tell."""
+    """Return in sentences how the text was cut into the three parts, and what about it may mislead.
+
+    It is '' where the recipe does not tell.
+    """
     rule = section(recipe, "text").get("rule")
-    return f"How it was cut: {' '.join(str(rule).split())}." if rule else ""
+    remarks = section(recipe, "text").get("remarks")
+    told = [str(remark) for remark in remarks] if isinstance(remarks, list) else []
+    return " ".join([f"How it was cut: {' '.join(str(rule).split())}.", *told]) if rule else ""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weft.data import IGNORED, PreparedData, TokenizedSplit, open_stream
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
-from weft.evaluation.figures import figures
+from weft.evaluation.figures import figures, unlike_training
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.folder import WEIGHTS, save_weights
@@ -84,6 +84,7 @@ class Trainer:
         self.step = self.tokens = self.bad_steps = self.best_step = 0
         self.saved_step = -1  # of the newest checkpoint
         self.seconds, self.best, self.validation = 0.0, math.inf, math.nan
+        self.training_bits = math.nan  # of the steps since the last log line, not in checkpoints
         self.sample: Sample | None = None  # what is scored while training, once that is chosen
         self.validation_split: TokenizedSplit | None = None
         self.scoring_pace = math.nan  # seconds a token, of the fastest validation
@@ -296,6 +297,7 @@ class Trainer:
         speed = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
         mean = sum(loss for loss, _ in self.recent) / len(self.recent)
         bits = mean * self.bits_per_nat
+        self.training_bits = bits
         self.listener.status(Status(self.step, self.done, self.seconds, speed, bits, self.validation, self.best))
         if len(self.recent) < self.config.log_every and self.done < 1:
             return
@@ -335,6 +337,9 @@ class Trainer:
             for line in announced(self.prepared, split, self.scoring_pace) if first else ():
                 self.listener.message(line)
             self.validation = self.processes.of_main(figures(total_nats(nats), split, 0.0).bits_per_byte)
+            # What is read for the first time cannot be known by heart, so it should cost what validation text costs.
+            if first and self.stream.epoch < 1 and (told := unlike_training(self.training_bits, self.validation)):
+                self.listener.message(told)
             best = self.validation < self.best
             if best:
                 self.best, self.best_step = self.validation, self.step

@@ -19,7 +19,7 @@ from weft.config import merge
 from weft.data import DataConfig, PreparedData, TokenizedSplit, Tokenizer, prepare
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
-from weft.evaluation.figures import Figures, read_figures
+from weft.evaluation.figures import Figures, read_figures, unlike_parts
 from weft.files import alone_in, disk_errors, json_object, set_aside, write_atomic
 from weft.folder import WEIGHTS, load_tokenizer
 from weft.launch import is_main
@@ -286,6 +286,8 @@ def _train(started: _Started) -> TrainingResult:
         )
     trainer.processes.wait()  # the best model is on the disk
     result = _score(trainer, listener)
+    if told := unlike_parts(result.validation.bits_per_byte, result.test.bits_per_byte):
+        listener.message(told)
     if trainer.main:
         write_atomic(out / RESULTS, json.dumps(result.to_json(), indent=2) + "\n")
     return result

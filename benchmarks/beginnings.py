@@ -5,7 +5,9 @@
 
 Each length is a run of its own, all else is what `weft train` takes by default; 0 cuts nothing. The sentences are of
 the validation text: "in its text" are their bits where the text is read from its beginning, "alone" where each is a
-document. Results go into benchmarks/results/beginnings.json, beside those of other texts.
+document. "sentences" in the place of a length trains on sentences alone, each a document, which bounds what any model
+of this size can do without the text around. Results go into benchmarks/results/beginnings.json, beside those of other
+texts.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 
 import weft
 from benchmarks.machine import commands, describe
-from weft.data import TokenizedSplit, Tokenizer, prepare
+from weft.data import DataConfig, TokenizedSplit, Tokenizer, iter_documents, prepare
 from weft.evaluation.scoring import score
 from weft.pattern import parse_count
 from weft.training.run import saved_recipe
@@ -49,27 +52,30 @@ def main() -> None:
     data: dict[str, Any] = {"split": given.split}
     if given.lines:
         data["document_separator"] = "\n"
+    training = {"tokens": parse_count(given.tokens), "seed": given.seed, "validations": 4, "samples": 0}
+    settings: dict[str, Any] = {"training": training}
+    if given.parameters:
+        settings["model"] = {"parameters": given.parameters}
     found = {}
-    for longest in map(int, given.longest.split(",")):
+    for longest in given.longest.split(","):
         with TemporaryDirectory() as folder:
             run = Path(folder) / "run"
-            training = {"tokens": parse_count(given.tokens), "seed": given.seed, "validations": 4, "samples": 0}
-            settings: dict[str, Any] = {"data": {**data, "longest_document": longest}, "training": training}
-            if given.parameters:
-                settings["model"] = {"parameters": given.parameters}
-            result = weft.train(given.text, out=run, settings=settings)
-            found[str(longest)] = told = {
-                "validation": result.validation.bits_per_byte,
-                "test": result.test.bits_per_byte,
-                "bits_per_end": result.validation.bits_per_end,
-                "parameters": result.parameters,
-                **sentences(run),
-                "from_nothing": weft.generate(run, ["", "", ""], max_new_tokens=40),
-            }
-            print(
-                f"{given.name}, documents of at most {longest} bytes: {json.dumps(told, ensure_ascii=False)}",
-                flush=True,
-            )
+            if longest == "sentences":
+                parts = write_sentences(DataConfig(sources=(given.text,), **data), Path(folder))
+                cut = {"document_separator": "\n", "validation": parts["validation"], "test": parts["validation"]}
+                result = weft.train(parts["train"], out=run, settings=settings | {"data": cut})
+                told: dict[str, Any] = {"alone": result.validation.bits_per_byte}
+            else:
+                cut = data | {"longest_document": int(longest)}
+                result = weft.train(given.text, out=run, settings=settings | {"data": cut})
+                told = sentences(run) | {
+                    "validation": result.validation.bits_per_byte,
+                    "test": result.test.bits_per_byte,
+                    "bits_per_end": result.validation.bits_per_end,
+                    "from_nothing": weft.generate(run, ["", "", ""], max_new_tokens=40),
+                }
+            found[longest] = told = {"parameters": result.parameters, **told}
+            print(f"{given.name}, {longest}: {json.dumps(told, ensure_ascii=False)}", flush=True)
     before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"commands": [], "texts": {}}
     texts = before["texts"]
     texts[given.name] = texts.get(given.name, {}) | found
@@ -95,6 +101,33 @@ def sentences(run: Path) -> dict[str, float]:
     return {"sentences": len(chosen), "in_text": in_text, "alone": by_itself, "ratio": by_itself / in_text}
 
 
+def write_sentences(config: DataConfig, folder: Path) -> dict[str, str]:
+    """Write the sentences of the training and of the validation text, a line each; return the files."""
+    written = {}
+    for part in ("train", "validation"):
+        texts: list[bytes] = []
+        for document in iter_documents(config, part):
+            texts += [text for _, _, text in _found(document)]
+        kept = texts if part == "train" else _sample(texts)
+        path = folder / f"{part}.txt"
+        path.write_bytes(b"\n".join(kept))
+        written[part] = str(path)
+    return written
+
+
+def _found(document: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield where the sentences of a document begin and end, and their bytes."""
+    for match in SENTENCE.finditer(document):
+        start, stop = match.span()
+        if SHORTEST <= stop - start <= LONGEST:
+            yield start, stop, match.group()
+
+
+def _sample(found: list[Any]) -> list[Any]:
+    """Return some of the sentences, evenly spread."""
+    return found[:: -(-len(found) // MOST_SENTENCES)]
+
+
 def _choose(split: TokenizedSplit, tokenizer: Tokenizer) -> list[tuple[int, int, bytes]]:
     """Return sentences, evenly spread over the text: their first token, the one behind their last, their bytes."""
     found = []
@@ -102,14 +135,11 @@ def _choose(split: TokenizedSplit, tokenizer: Tokenizer) -> list[tuple[int, int,
         tokens: NDArray[Any] = split.document(document)
         sizes = np.array([len(tokenizer.token_bytes(int(token))) for token in tokens])
         ends = np.cumsum(sizes)  # of the bytes of each token
-        text = tokenizer.decode_bytes(tokens)
-        for match in SENTENCE.finditer(text):
-            start, stop = match.span()
+        place = int(split.offsets[document])
+        for start, stop, text in _found(tokenizer.decode_bytes(tokens)):
             first, end = np.searchsorted(ends, [start, stop - 1], side="right") + np.array([0, 1])
-            if SHORTEST <= stop - start <= LONGEST:
-                place = int(split.offsets[document])
-                found.append((place + int(first), place + int(end), text[start:stop]))
-    return found[:: -(-len(found) // MOST_SENTENCES)]
+            found.append((place + int(first), place + int(end), text))
+    return _sample(found)
 
 
 def _alone(texts: list[bytes], tokenizer: Tokenizer) -> TokenizedSplit:

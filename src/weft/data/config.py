@@ -18,7 +18,7 @@ SplitRule = Literal["documents", "numbered", "blocks", "tail", "bytes"]
 
 DEFAULT_SEPARATOR = "\n\n\n"
 LINE_SEPARATOR = "\n"  # each line is a document
-LONGEST_DOCUMENT = 8192  # bytes, two or three thousand tokens
+LONGEST_DOCUMENT = 1024  # bytes, some hundred tokens: docs/research/beginnings.md
 HUB = "hf:"
 BUNDLED = "weft:"
 

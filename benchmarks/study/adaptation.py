@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import revision
-from weft import api
+from weft import api, reading
 from weft.data import TokenizedSplit
 from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively
 from weft.evaluation.cache import with_cache
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=10**9, help="read no more than so many")
     given = parser.parse_args()
     tokenizer, model = load_tokenizer(given.run), api.load(given.run)
-    split = first_part(api.read_split(given.run, tokenizer, (), "validation"), given.tokens, tokenizer)
+    split = first_part(reading.read_split(given.run, tokenizer, (), "validation"), given.tokens, tokenizer)
     boundary = tokenizer.boundary_id
     learned = {rate: score_adaptively(model, split, Adaptation(rate=rate), boundary_id=boundary) for rate in RATES}
     told = bits(score(model, split, boundary_id=boundary), learned, split, boundary)

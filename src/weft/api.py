@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from weft.arguments import checked, is_path, told
-from weft.config import MapConfig, MapsConfig, ModelConfig, merge
-from weft.data import DataConfig, TokenizedSplit, Tokenizer, tokenize_sources
+from weft.compress.verbs import Made as Made
+from weft.compress.verbs import merge_factors as merge_factors
+from weft.compress.verbs import tensorise as tensorise
+from weft.compress.verbs import unshare as unshare
+from weft.config import ModelConfig, merge
+from weft.data import DataConfig
 from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description
 from weft.description import describe as describe_config
@@ -24,25 +28,23 @@ from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.figures import Figures
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
-from weft.files import alone_in, disk_errors
+from weft.files import disk_errors
 from weft.folder import check_folder, load_config, load_model, load_tokenizer
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
 from weft.model import WeftModel
-from weft.pattern import parse_count, unshared
+from weft.pattern import parse_count
 from weft.peers import LanguageModel, load_any
+from weft.reading import Paths, as_read, names_of, read_split, training_text
 from weft.sizing import sized
 from weft.training import run as runs
 from weft.training.fitting import described_model, known_vocabulary
 from weft.training.listener import Listener
 from weft.training.recipe import load_recipe, make_recipe
-from weft.training.run_folder import raw_recipe
-from weft.training.texts import places_of, read_part, read_texts
 
 if TYPE_CHECKING:
     from weft.study.compare import Listener as StudyListener
 
-Paths = str | Path | Sequence[str | Path]
 Split = Literal["train", "validation", "test"]
 VOCABULARY = 4096  # of a model that is only described
 Transformed = tuple[WeftModel, float | None]  # a model made of another, and the error that it has beside it
@@ -69,7 +71,7 @@ def train(
     Raises UserError (a ValueError) for what a caller can put right.
     """
     values = _recipe_values(recipe, settings or {})
-    if names := _names(sources):
+    if names := names_of(sources):
         values = merge(values, {"data": {"sources": names}})
     origin = None if init_from is None else Path(init_from)
     return runs.train(
@@ -147,7 +149,7 @@ def compare(
             "seeds": tuple(seeds),
             "top": top,
             "jobs": jobs,
-            "base": base_values(None if recipe is None else Path(recipe), settings or {}, _names(sources)),
+            "base": base_values(None if recipe is None else Path(recipe), settings or {}, names_of(sources)),
         }
     )
     folder = Path(out)
@@ -197,95 +199,6 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
     return sized(str(what), parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """A run that was made of another without training; ``before`` are the parameters of that one.
-
-    ``error`` is the largest relative error of a map (Frobenius norm), where maps were approximated.
-    """
-
-    run: Path
-    parameters: int
-    before: int
-    error: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for ``--json``."""
-        told = {"run": str(self.run), "parameters": self.parameters, "before": self.before}
-        return told if self.error is None else told | {"error": self.error}
-
-
-@checked
-def merge_factors(run: str | Path, out: str | Path) -> Made:
-    """Write the model of ``run`` to ``out`` with the factors of its structured maps multiplied out: the same function.
-
-    Raises UserError where there are none, and where ``out`` holds something.
-    """
-    from weft.compress.merge import merge_maps
-
-    def transform(model: WeftModel) -> Transformed:
-        if all(own.maps == MapsConfig() for own in model.config.of_blocks()):
-            raise UserError(f"'{run}' has dense maps alone: there is nothing to multiply out.")
-        return merge_maps(model), None
-
-    return _made(run, out, "merge", transform)
-
-
-@checked
-def unshare(run: str | Path, out: str | Path) -> Made:
-    """Write the model of ``run`` to ``out`` with a copy of its own for each application of a shared block.
-
-    Raises UserError where nothing is shared, and where ``out`` holds something.
-    """
-    from weft.compress.unshare import unshare_blocks
-
-    def transform(model: WeftModel) -> Transformed:
-        pattern = model.config.pattern
-        if unshared(pattern) == pattern:
-            raise UserError(f"The pattern of '{run}', '{pattern}', has no '[ ]': there is nothing to take apart.")
-        return unshare_blocks(model), None
-
-    return _made(run, out, "unshare", transform)
-
-
-@checked
-def tensorise(
-    run: str | Path,
-    out: str | Path,
-    *,
-    bond: int | None = None,
-    adapter: int = 0,
-    factors: Sequence[Sequence[int]] = (),
-) -> Made:
-    """Write the model of ``run`` to ``out`` with matrix products for its dense maps.
-
-    They are exact unless ``bond`` limits the bonds. ``adapter`` is the rank of what each can learn beside, which starts
-    at nothing; ``factors`` are what sizes are products of. Raises UserError where the maps are not all dense.
-    """
-    from weft.compress.tensorise import tensorise_maps
-
-    how = MapConfig.parse({"kind": "matrix_product", "bond": bond, "adapter": adapter, "factors": factors})
-
-    def transform(model: WeftModel) -> Transformed:
-        products, errors = tensorise_maps(model, how)
-        return products, max(errors.values(), default=0.0)
-
-    return _made(run, out, "tensorise", transform)
-
-
-def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[WeftModel], Transformed]) -> Made:
-    """Write what ``transform`` makes of the model of ``run`` to ``out``, which is looked at before anything is made."""
-    from weft.compress.folder import check_free, write_made
-
-    check_free(Path(out))
-    origin = load_model(Path(run))
-    with disk_errors(Path(out)), alone_in(Path(out), make=True):
-        check_free(Path(out))  # nobody was quicker
-        model, error = transform(origin)
-        write_made(model, Path(run), Path(out), f"weft {verb} {run}")
-    return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)
-
-
 @checked
 def evaluate(
     run: str | Path,
@@ -332,27 +245,14 @@ def pack(
     """
     run = Path(run)
     check_folder(run)
-    if split == "train" and not _names(files):
+    if split == "train" and not names_of(files):
         raise UserError("Compressors read the training text first: choose another split, or name files.")
     tokenizer = load_tokenizer(run)
     text = read_split(run, tokenizer, files, split, text_key=text_key)
     data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
-    training, why = _training_text(run, data, tokenizer)
+    training, why = training_text(run, data, tokenizer)
     separator = data.document_separator or DEFAULT_SEPARATOR
     return pack_text(training, text, tokenizer, separator=separator, unprimed=why, progress=progress)
-
-
-def _training_text(run: Path, data: DataConfig, tokenizer: Tokenizer) -> tuple[TokenizedSplit | None, str]:
-    """Return the training text of ``run``, or None and why there is none to read."""
-    why = "The compressors have read nothing before this text: "
-    if not data.sources:
-        return None, why + "the run does not say what it was trained on."
-    if data.streamed:
-        return None, why + "the training text streams and is not kept."
-    try:
-        return read_split(run, tokenizer, (), "train"), ""
-    except UserError as error:
-        return None, f"{why}the training text cannot be read. {error}"
 
 
 @checked
@@ -395,58 +295,6 @@ def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
     return how
 
 
-def read_split(
-    run: Path,
-    tokenizer: Tokenizer,
-    files: Paths,
-    split: Split,
-    *,
-    text_key: str | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-) -> TokenizedSplit:
-    """Return the tokens of ``files``, or where there are none of a split of the run's corpus as it was.
-
-    The text is read as the run's own was. Raises UserError where the corpus is another now
-    (:mod:`weft.training.texts`).
-    """
-    names = _names(files)
-    if not names and not (run / runs.RECIPE).is_file():
-        raise UserError(f"'{run}' does not say what it was trained on: name files to evaluate.")
-    data = _data_of(run)
-    remembered = read_texts(run)
-    if names:
-        text = tokenize_sources(
-            names,
-            tokenizer,
-            document_separator=data.document_separator,
-            text_key=text_key or data.text_key,
-            unify=data.unify,
-            progress=tell,
-        )
-    else:
-        places = places_of(raw_recipe(run))
-        text = read_part(run, data, places, split, tokenizer, tell)
-    if text.form:
-        trained = remembered.form if remembered else None
-        for line in text.form.facts() if trained is None else text.form.unlike(trained):
-            tell(line)
-    return text
-
-
-def _data_of(run: Path) -> DataConfig:
-    """Return what the run's recipe says of its text."""
-    return runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
-
-
-def as_read(run: Path, prompts: Sequence[str]) -> list[str]:
-    """Return prompts in the form in which the run reads every text; as they are where its recipe cannot be read."""
-    try:
-        unify = _data_of(run).unify
-    except UserError:
-        return list(prompts)
-    return [unify.text(prompt) for prompt in prompts]
-
-
 @overload
 def generate(
     run: str | Path,
@@ -487,7 +335,3 @@ def generate(
     model, tokenizer = load_any(run, applications=applications), load_tokenizer(run)
     written = generate_texts(model, tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
     return written[0] if isinstance(prompts, str) else written
-
-
-def _names(paths: Paths) -> tuple[str, ...]:
-    return (str(paths),) if isinstance(paths, str | Path) else tuple(str(path) for path in paths)

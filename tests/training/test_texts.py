@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.training.conftest import TINY
-from weft import api
+from weft import api, reading
 from weft.config import merge
 from weft.data.cache import clear_cache
 from weft.errors import UserError
@@ -236,9 +236,9 @@ def test_a_run_reads_other_texts_in_the_form_of_its_own(home: Path) -> None:
     (one, _), (other, said) = bits(run, files="unix.txt"), bits(run, files="windows.txt")
     assert one == other
     assert said == []
-    assert api.as_read(run, ["e\u0301\r\n"]) == ["é\n"]
+    assert reading.as_read(run, ["e\u0301\r\n"]) == ["é\n"]
     (run / "recipe.yaml").write_text("training: [")
-    assert api.as_read(run, ["e\u0301\r\n"]) == ["e\u0301\r\n"]
+    assert reading.as_read(run, ["e\u0301\r\n"]) == ["e\u0301\r\n"]
 
 
 def test_a_table_is_scored_by_the_column_that_is_named(home: Path) -> None:

@@ -116,11 +116,11 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
-    from weft.api import as_read
     from weft.folder import load_tokenizer
     from weft.generation import Sampling, in_order, stream_all
     from weft.generation import generate as generate_texts
     from weft.peers import load_any
+    from weft.reading import as_read
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     prompts = prompt or [""]

@@ -24,7 +24,7 @@ from weft.data.tokenizers import UNKNOWN_WORD, Tokenizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)

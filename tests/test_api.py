@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import weft
@@ -88,6 +89,22 @@ def test_what_is_given_wrong_is_told_in_a_sentence(run, number, tmp_path, monkey
         call(run)
     assert "\n" not in str(told.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_several_come_in_whatever_can_be_gone_through(run, tmp_path):
+    prompts = ["a", "b"]
+    written = weft.generate(run, prompts, max_new_tokens=2)
+    assert weft.generate(run, np.array(prompts), max_new_tokens=2) == written
+    assert weft.generate(run, (prompt for prompt in prompts), max_new_tokens=2) == written
+    for name in prompts:
+        (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
+    assert weft.evaluate(run, tmp_path.glob("*.txt")).bytes == 2
+
+
+def test_what_names_no_model_is_told():
+    for name in ("", "runs/none"):
+        with pytest.raises(UserError, match=f"There is no run directory '{name}'"):
+            weft.describe(name)
 
 
 def test_other_arguments_are_told_by_python_itself(run):

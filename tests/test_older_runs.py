@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -43,6 +44,18 @@ def test_it_goes_on_from_its_checkpoint_to_the_model_that_it_came_to(run):
     assert result.steps == 12
     for name, tensor in load_file(OLDER / "model.safetensors").items():
         assert_close(load_file(run / "model.safetensors")[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_where_its_recipe_does_not_say_the_split_the_rule_of_then_holds(run):
+    """As in runs that were made of others, and in those with both other parts given."""
+    path = run / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in ("prepared", "chosen"):
+        del recipe[key]
+    path.write_text(yaml.safe_dump({**recipe, "made_by": "weft merge other"}), encoding="utf-8")
+    assert saved_recipe(run).data.split == "auto-0.1.0"
+    told = json.loads((OLDER / "results.json").read_text(encoding="utf-8"))
+    assert weft.evaluate(run).bytes == told["test"]["bytes"]
 
 
 def test_its_recipe_makes_another_run_with_the_same_text(run, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.command import assert_mistake, run_weft
-from weft.plain_yaml import MAX_VALUES, parse_yaml
+from weft.plain_yaml import MAX_VALUES, parse_yaml, read_yaml
 
 LETTERS = "abcdefghijk"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -60,3 +60,10 @@ def test_aliases_and_merges_may_be_used():
 def test_plain_values_are_what_they_were():
     text = "{a: 1, b: 2.5, c: true, d: null, e: text, f: '12', g: [1, [2]], h: {i: .inf}}"
     assert parse_yaml(text) == yaml.safe_load(text)
+
+
+def test_a_long_list_without_aliases_is_read(tmp_path):
+    """Such as the sources of a run over very many files."""
+    path = tmp_path / "a.yaml"
+    path.write_text("names:\n" + "".join(f"- {number}.txt\n" for number in range(120_000)), encoding="utf-8")
+    assert len(read_yaml(path, missing="", broken="")["names"]) == 120_000

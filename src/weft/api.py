@@ -190,7 +190,10 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
         return what.config
     if not is_path(what):
         raise UserError(f"'what' is {told(what)}: give an architecture, a pattern or a run directory.")
-    path = Path(str(what))
+    name = str(what)
+    path = Path(name)
+    if not name or ("/" in name and not path.exists()):
+        raise UserError(f"There is no run directory '{name}': give one, an architecture or a pattern.")
     if os.path.isdir(path):  # noqa: PTH112 - a pattern may be longer than a path, where Path would raise
         return load_config(path)
     if path.suffix in (".yaml", ".yml"):
@@ -230,6 +233,7 @@ def evaluate(
     return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress, watch=watch)
 
 
+@checked
 def pack(
     run: str | Path,
     files: Paths = (),

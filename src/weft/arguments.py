@@ -24,10 +24,14 @@ Result = TypeVar("Result")
 
 
 class Takes(NamedTuple):
-    """What an argument takes: whether a value fits, and what to give instead of one that does not."""
+    """What an argument takes: whether a value fits, and what to give instead of one that does not.
+
+    Where there may be several, they come in whatever can be gone through, and are handed on as a list.
+    """
 
     fits: Callable[[Any], bool]
     words: str
+    several: bool = False
 
 
 def is_path(value: Any) -> bool:
@@ -41,7 +45,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: fits(value) or (isinstance(value, list | tuple) and all(map(fits, value)))
+    return lambda value: fits(value) or (_is_list(value) and all(map(fits, value)))
 
 
 def _is_text(value: Any) -> bool:
@@ -61,8 +65,9 @@ def _is_count(value: Any) -> bool:
 
 
 RUN = Takes(is_path, "the path of a run directory")
-PATHS = Takes(_several(is_path), "a path or a list of paths")
-TEXTS = Takes(_several(_is_text), "a string or a list of strings")
+PATHS = Takes(_several(is_path), "a path or a list of paths", several=True)
+TEXTS = Takes(_several(_is_text), "a string or a list of strings", several=True)
+POSITIVE = Takes(lambda value: _is_count(value) and value > 0, "a whole number above 0")
 COUNT = Takes(_is_count, "a whole number, 0 or more")
 FILE = Takes(_is_file_or_mapping, "the path of a YAML file, or its values as a dictionary")
 ARGUMENTS = {
@@ -78,15 +83,15 @@ ARGUMENTS = {
     "pattern": Takes(_is_text, "an architecture or a pattern, such as 'hybrid' or '(qf)4'"),
     "split": Takes(lambda value: value in SPLITS, ", ".join(SPLITS[:-1]) + " or " + SPLITS[-1]),
     "max_new_tokens": COUNT,
-    "memory": COUNT,
-    "applications": COUNT,
+    "memory": POSITIVE,
+    "applications": POSITIVE,
     "recipe": FILE,
     "variants": FILE,
     "settings": Takes(_is_mapping, "a dictionary, such as {'training': {'minutes': 30}}"),
-    "architectures": Takes(_is_list, "a list of architectures and patterns"),
-    "peers": Takes(_is_list, "a list of names"),
-    "learning_rates": Takes(_is_list, "a list of numbers"),
-    "seeds": Takes(_is_list, "a list of whole numbers"),
+    "architectures": Takes(_is_list, "a list of architectures and patterns", several=True),
+    "peers": Takes(_is_list, "a list of names", several=True),
+    "learning_rates": Takes(_is_list, "a list of numbers", several=True),
+    "seeds": Takes(_is_list, "a list of whole numbers", several=True),
 }
 
 
@@ -97,14 +102,19 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     @wraps(function)
     def check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # too many arguments, or one of another name: the call below says which
-            given = {}
-        for name, value in given.items():
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:  # too many arguments, or one of another name: the call says which
+            return function(*args, **kwargs)
+        for name, value in bound.arguments.items():
             takes = ARGUMENTS.get(name)
-            if takes and value is not signature.parameters[name].default and not takes.fits(value):
+            if not takes or value is signature.parameters[name].default:
+                continue
+            if takes.several and _is_list(value) and not isinstance(value, list | tuple):
+                value = list(value)  # also what can be gone through once
+                bound.arguments[name] = value
+            if not takes.fits(value):
                 raise UserError(f"'{name}' is {told(value)}: give {takes.words}.")
-        return function(*args, **kwargs)
+        return function(*bound.args, **bound.kwargs)
 
     return check
 

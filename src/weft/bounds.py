@@ -15,7 +15,7 @@ from weft.pattern import MAX_DEPTH, MAX_PARAMETERS
 
 MAX_WIDTH = 1 << 20  # features of one position, in whatever part of a model
 MAX_VOCABULARY = 1 << 22
-MAX_REACH = 1 << 16  # positions that attention looks back; published models look back at most some thousands
+MAX_REACH = 1 << 20  # positions that attention looks back
 MAX_SEED = (1 << 63) - 1  # what torch and numpy take, with a little that is added
 MAX_COUNT = 10**9  # of what happens again and again: steps between two events, requests, bytes of a request
 

@@ -22,7 +22,7 @@ from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
 from weft.errors import DamagedError, UserError
 from weft.files import json_object, write_atomic
-from weft.memory import check_memory
+from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel
 from weft.pattern import reapplied
 
@@ -117,11 +117,14 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
             )
         if len(kinds) > 1:
             raise UserError(
-                f"'{path}' holds weights of several kinds ({', '.join(sorted(kinds))}): convert them to one."
+                f"'{path}' holds weights of several kinds ({', '.join(sorted(kinds))}): convert them to one, as "
+                "AutoModelForCausalLM.from_pretrained(folder, dtype='float32').save_pretrained(other) does."
             )
         check_memory(path.stat().st_size, f"'{path}'", "use a smaller model or a larger machine")
         return load(path.read_bytes())
-    except (SafetensorError, OSError, MemoryError) as error:
+    except MemoryError:
+        raise TooLargeError(f"'{path}' does not fit into memory: use a smaller model or a larger machine.") from None
+    except (SafetensorError, OSError) as error:
         raise DamagedError(
             f"'{path}' is damaged ({error}): restore it, or resume the run from its checkpoints."
         ) from None

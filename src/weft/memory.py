@@ -31,11 +31,27 @@ def available_bytes() -> float:
 def _left_in_group() -> float:
     """Return what the control group (a container) leaves, counting as free what it merely keeps of files."""
     try:
-        most, used = ((_CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        told = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return math.inf if most == "max" else float(int(most) - int(used) + int(told["inactive_file"]))
-    except (OSError, ValueError, KeyError):
+        most = _group_says("max")
+        told = dict(line.split() for line in _group_says("stat").splitlines())
+        if most == "max":
+            return math.inf
+        kept = sum(int(told.get(name, 0)) for name in ("active_file", "inactive_file", "slab_reclaimable"))
+        return float(max(int(most) - int(_group_says("current")) + kept, 0)) + _swap_in_group()
+    except (OSError, ValueError):
         return math.inf
+
+
+def _swap_in_group() -> float:
+    """Return what the control group leaves of swap."""
+    try:
+        most = _group_says("swap.max")
+        return math.inf if most == "max" else float(max(int(most) - int(_group_says("swap.current")), 0))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _group_says(name: str) -> str:
+    return (_CGROUP / f"memory.{name}").read_text().strip()
 
 
 def check_memory(needed: float, what: str, instead: str) -> None:

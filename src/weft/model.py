@@ -154,7 +154,7 @@ def build(config: ModelConfig, *, seed: int | None = None) -> WeftModel:
 
 def check_weights(make: Callable[[], nn.Module]) -> None:
     """Raise UserError where memory does not hold the weights of what ``make`` makes, which is made without any here."""
-    if torch.get_default_device().type == "meta":
+    if torch.get_default_device().type != "cpu":  # the memory of which is looked at here
         return
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in make().parameters())

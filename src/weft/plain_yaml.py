@@ -15,7 +15,8 @@ import yaml
 from weft.errors import UserError
 
 MAX_DEPTH = 32
-MAX_VALUES = 100_000
+MAX_VALUES = 100_000  # that a small file may stand for with its aliases written out
+MOST_EXPANSION = 20  # values that a large one may stand for, over those that it writes
 MAX_BYTES = 10_000_000
 
 
@@ -59,8 +60,8 @@ class _Loader(yaml.SafeLoader):
             inner = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
             self._sizes[id(node)] = 1 + sum(self._size(part, depth + 1) for part in parts)
-        if self._sizes[id(node)] > MAX_VALUES:
-            raise yaml.YAMLError(f"it stands for more than {MAX_VALUES:,} values")
+        if self._sizes[id(node)] > max(MAX_VALUES, MOST_EXPANSION * len(self._sizes)):
+            raise yaml.YAMLError(f"its aliases stand for more than {MAX_VALUES:,} values")
         return self._sizes[id(node)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weft.data import DataConfig, SplitName, TokenizedSplit, Tokenizer, tokenize_sources
+from weft.data.config import LINE_SEPARATOR
 from weft.errors import UserError
 from weft.training.run import RECIPE, saved_recipe
 from weft.training.run_folder import raw_recipe
@@ -34,6 +35,8 @@ def read_split(
     data = _data_of(run)
     remembered = read_texts(run)
     if names:
+        if data.document_separator == LINE_SEPARATOR:
+            tell("Each line is read as a document, as in the training text.")
         text = tokenize_sources(
             names,
             tokenizer,

@@ -47,6 +47,13 @@ def test_a_cut_is_at_a_line_end_and_short_documents_are_not_cut() -> None:
     assert [piece.data for piece in cut_documents([Fragment(True, text)], 900)] == [text]
 
 
+def test_a_text_with_hardly_a_blank_has_no_tiny_pieces() -> None:
+    text = ("一 " + "漢" * 5000).encode()
+    lengths = [len(piece.data) for piece in cut_documents([Fragment(True, text)], 1000)]
+    assert min(lengths[:-1]) >= 1000
+    assert sum(lengths) == len(text)
+
+
 @pytest.fixture
 def prepared(tmp_path: Path):
     """Fifty training documents, of which each second is longer than a piece."""

@@ -55,6 +55,12 @@ def test_a_line_that_is_a_document_counts_however_short(tmp_path: Path) -> None:
     assert data.tokenizer.decode(np.asarray(data.test.tokens)[data.test.repeated]) == "Ih."
 
 
+def test_blank_documents_repeat_nothing(tmp_path: Path) -> None:
+    train = [*train_lines(), " "]
+    data = prepared(tmp_path, [OWN.format(1), " ", OWN.format(2)], train, document_separator="\n")
+    assert data.test.repeated_bytes == 0
+
+
 def test_a_text_that_is_all_repeated_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     once = "".join(OWN.format(number) + "\n" for number in range(150))

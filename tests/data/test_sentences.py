@@ -81,6 +81,15 @@ def test_only_the_beginning_of_each_block_is_looked_at(monkeypatch: pytest.Monke
     assert told.lines == 10 + 17  # the first line of the second block began in the one before, the last is cut
 
 
+def test_a_list_with_running_text_behind_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weft.data import sentences as module
+
+    monkeypatch.setattr(module, "MOST_SAMPLED", 4800)
+    blocks = ["\n".join(sentences(300)).encode()] * 5 + ["\n".join(novel(300)).encode()] * 35
+    assert shape_of(iter(blocks[:1])).is_list
+    assert not shape_of(iter(blocks)).is_list
+
+
 def test_the_lines_of_a_list_are_documents_and_fall_by_their_content(tmp_path: Path) -> None:
     lines = sentences(600)
     path = tmp_path / "kab.txt"

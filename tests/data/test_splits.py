@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from weft.data.config import DataConfig
+from weft.data.prepare import TokenizedSplit, prepare
 from weft.data.splits import SPLITS, Corpus, iter_documents
 from weft.errors import UserError
 
@@ -84,6 +85,22 @@ def test_where_a_training_text_was_cut_it_has_not_ended(tmp_path: Path) -> None:
     starts = [fragment for fragment in corpus.fragments("train") if fragment.first]
     assert len(starts) > 2
     assert [fragment.continues for fragment in starts] == [False] + [True] * (len(starts) - 1)
+
+
+@pytest.mark.parametrize("split", ["tail", "blocks", "bytes"])
+def test_no_part_of_a_file_ends_where_it_is_cut(tmp_path: Path, split: str) -> None:
+    paths = []
+    for number in range(3):
+        text = b"".join(b"line %d of %d\n" % (i, number) for i in range(900))
+        paths.append(write(tmp_path / f"{number}.txt", text))
+    data = prepare(DataConfig(sources=tuple(paths), split=split, tokenizer="bytes", longest_document=0))  # type: ignore[arg-type]
+    for part in (data.train, data.validation, data.test):
+        assert isinstance(part, TokenizedSplit)
+        for index, ends in enumerate(part.ends):
+            document = data.tokenizer.decode(part.document(index))
+            assert ends == document.rstrip().endswith(("line 899 of 0", "line 899 of 1", "line 899 of 2"))
+    assert data.train.ending_documents == (3 if split == "blocks" else 0)
+    assert data.told()["test"]["documents"] >= 1
 
 
 def test_auto_is_documents_from_200_on_and_blocks_below(tmp_path: Path) -> None:

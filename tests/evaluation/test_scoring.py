@@ -63,8 +63,8 @@ def assert_equal_nats(nats, expected, size):
 def test_the_ends_of_documents_are_scored_beside_the_text(known):
     model, split, expected = known
     cut = np.zeros(split.documents, dtype=bool)
-    cut[3] = True
-    split = replace(split, continues=cut)  # so the document before has not ended
+    cut[2] = True
+    split = replace(split, cut=cut)
     ends = np.full(split.documents, np.nan, dtype=np.float32)
     nats = scoring.score(model, split, boundary_id=BOUNDARY, ends=ends)
     assert_equal_nats(nats, expected, split.bytes)

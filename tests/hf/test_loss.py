@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -123,6 +126,26 @@ def test_an_argument_that_nobody_knows_is_told():
     _, model = adapted()
     with pytest.raises(UserError, match="does not know 'attention_masks': did you mean 'attention_mask'"):
         model(texts(2, 5), attention_masks=torch.ones(2, 5))
+
+
+def test_trainer_knows_what_the_class_predicts_however_it_was_reached():
+    """Without register(): else label smoothing scores each token against itself, without a word."""
+    told = subprocess.run(
+        [sys.executable, "-c", "import weft.hf.modeling\n" + KNOWN], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["WeftForCausalLM"]
+
+
+KNOWN = """
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+print(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["weft"])
+"""
+
+
+def test_where_nothing_is_to_be_predicted_the_loss_is_zero(run):
+    model = AutoModelForCausalLM.from_pretrained(run)
+    tokens = torch.full((1, 2), BOUNDARY)
+    assert model(tokens, labels=tokens).loss.item() == 0
 
 
 def test_label_smoothing_scores_the_next_token(run, tmp_path):

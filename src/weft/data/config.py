@@ -17,6 +17,7 @@ SplitName = Literal["train", "validation", "test"]
 SplitRule = Literal["documents", "numbered", "blocks", "tail", "bytes"]
 
 DEFAULT_SEPARATOR = "\n\n\n"
+AUTO_OF_0_1_0: Final = "auto-0.1.0"  # by number from 200 documents on, else the tail: where no recipe says which
 LINE_SEPARATOR = "\n"  # each line is a document
 LONGEST_DOCUMENT = 1024  # bytes, some hundred tokens: docs/research/beginnings.md
 HUB = "hf:"
@@ -52,7 +53,7 @@ class DataConfig(FrozenConfig):
     normalize: Literal["nfc"] | None = None
     line_ends: Literal["lf"] | None = None
     verbatim: bool = False
-    split: Literal["auto", "documents", "numbered", "blocks", "tail", "bytes"] = "auto"
+    split: Literal["auto", "documents", "numbered", "blocks", "tail", "bytes", "auto-0.1.0"] = "auto"
     longest_document: int | None = Field(default=None, ge=0, le=10**12)
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()

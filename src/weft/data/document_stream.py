@@ -198,8 +198,7 @@ class DocumentStream(Iterator[Segment]):
         numbers_G = [0] * len(self._loads_G)
         order = np.random.default_rng((self._seed, self._block)).permutation(len(pieces))
         for index in order:
-            data = pieces[index].data
-            ends = index + 1 == len(pieces) or not pieces[index + 1].continues
+            data, ends = pieces[index].data, not pieces[index].cut
             load, lane = heapq.heappop(heap)
             heapq.heappush(heap, (load + len(data), lane))
             place = _Place(self._block, numbers_G[lane])

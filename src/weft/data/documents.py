@@ -20,13 +20,14 @@ MOST_NAMES, LONGEST_NAME = 8, 40  # that a message tells of the keys of a record
 class Fragment(NamedTuple):
     """A part of a document, of a few MiB at most; ``first`` where the document begins.
 
-    ``continues``, which only a first part has, says that this begins amid a document, at a cut: what stands before it
-    has not ended there.
+    ``continues``, which only a first part has, says that this begins amid a document, at a cut. ``cut``, which only a
+    last part has, says that the document does not end here: it goes on in another piece, or in another split.
     """
 
     first: bool
     data: bytes
     continues: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,20 @@ def join_fragments(fragments: Iterable[Fragment]) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def from_the_middle(fragments: Iterable[Fragment]) -> Iterator[Fragment]:
-    """Pass on what was read from the middle of a file: its first document may have begun before."""
-    for number, fragment in enumerate(fragments):
-        yield fragment._replace(continues=True) if number == 0 else fragment
+def from_the_middle(fragments: Iterable[Fragment], *, begins: bool, ends: bool) -> Iterator[Fragment]:
+    """Pass on what was read from a part of a file, which ``begins`` and ``ends`` with the file or does not.
+
+    Where it does not, its first document may have begun before, and its last one goes on behind it.
+    """
+    before: Fragment | None = None
+    for fragment in fragments:
+        if before is None:
+            before = fragment if begins else fragment._replace(continues=True)
+        else:
+            yield before
+            before = fragment
+    if before is not None:
+        yield before if ends else before._replace(cut=True)
 
 
 def split_documents(blocks: Iterable[bytes], separator: str) -> Iterator[Fragment]:
@@ -122,14 +133,15 @@ def _unfinished(first: bool, data: bytes, strip: bytes, longest: int) -> tuple[F
 
 def _records(file: SourceFile, blocks: Iterable[bytes], text_key: str) -> Iterator[Fragment]:
     """Yield the text of every JSON record that has any."""
-    for number, line in enumerate(_lines(blocks), start=1):
+    for number, line in enumerate(lines_of(blocks), start=1):
         if line.strip():
             data = _record_text(file, number, line, text_key)
             if data:
                 yield Fragment(True, data)
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def lines_of(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a text that comes in blocks, without their ends; the last one may be empty."""
     parts: list[bytes] = []
     for block in blocks:
         *complete, rest = block.split(b"\n")

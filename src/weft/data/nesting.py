@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
+from weft.data.documents import lines_of
 from weft.data.sources import SourceFile, read_blocks
 from weft.errors import UserError
 
@@ -20,13 +20,9 @@ def require_flat(path: Path) -> None:
     file = SourceFile(path)
     if file.inner_suffix not in JSON_SUFFIXES:
         return
-    number, rest = 1, b""
-    for block in chain(read_blocks(file), (b"\n",)):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth(line) > MAX_NESTING:
-                raise UserError(f"Line {number} of '{path}' nests more than {MAX_NESTING} deep: leave it out.")
-            number += 1
+    for number, line in enumerate(lines_of(read_blocks(file)), start=1):
+        if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth(line) > MAX_NESTING:
+            raise UserError(f"Line {number} of '{path}' nests more than {MAX_NESTING} deep: leave it out.")
 
 
 def _depth(line: bytes) -> int:

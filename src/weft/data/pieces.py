@@ -42,15 +42,20 @@ def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragme
     """Yield documents of about ``length`` bytes at most: longer ones are cut, and each piece is a document of its own.
 
     A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or where no line
-    ends for long after the last blank. What begins at such a cut ``continues``.
+    ends for long after the last blank. What ends there is ``cut``, what begins there ``continues``.
     """
     if not length:
         yield from fragments
         return
     longest = _PATIENCE * length
     find_cut = partial(_find_cut, shortest=length, longest=longest, line_end=_LINE_END, at_blanks=True)
+    before: Fragment | None = None
     for piece in _cut(fragments, find_cut):
-        yield piece if piece.first else Fragment(True, piece.data, continues=True)
+        if before is not None:
+            yield before if piece.first else before._replace(cut=True)
+        before = piece if piece.first else piece._replace(first=True, continues=True)
+    if before is not None:
+        yield before
 
 
 def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -> Iterator[Fragment]:
@@ -69,6 +74,9 @@ def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -
             yield Fragment(first, data[start:cut], continues)
             first, continues, start = False, False, cut
         rest = data[start:]
+        if fragment.cut:
+            yield Fragment(first, rest, continues, cut=True)
+            rest = b""
     if rest:
         yield Fragment(first, rest, continues)
 
@@ -84,7 +92,9 @@ def _find_cut(
     if len(data) <= limit:
         return 0
     if at_blanks:
-        blank = max(data.rfind(byte, start, limit) for byte in _BLANKS)
+        blank = max(data.rfind(byte, start + shortest - 1, limit) for byte in _BLANKS)
+        if blank < 0 and shortest == PIECE_BYTES:  # of words that are encoded, none may be cut
+            blank = max(data.rfind(byte, start, limit) for byte in _BLANKS)
         if blank >= 0:
             return blank + 1
     back = next((i for i in range(4) if data[limit - i] & 0xC0 != 0x80), 0)

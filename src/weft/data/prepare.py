@@ -55,6 +55,7 @@ def prepare(
     if others := left_out(named):
         tell(others)
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
+    settings |= {"longest_document": config.cut_above, "bundled": config.bundled}
     if config.published:
         settings["published"] = config.published.name
     if tokenizer is None:

@@ -53,6 +53,7 @@ def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Prog
     given = {part: resolve_sources(files, config.unify) for part in FOLDS if (files := getattr(config, part))}
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
     settings |= {"dataset": asdict(dataset.source), "files": dataset.fingerprint(dates=True)}
+    settings["longest_document"] = config.cut_above
     if tokenizer is None:
         settings["tokenizer"] = config.tokenizer_kind
     key = content_key(settings, {str(part): files for part, files in given.items()})

@@ -24,7 +24,7 @@ from weft.data.tokenizers import UNKNOWN_WORD, Tokenizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class TokenizedSplit:
     ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
     corpora whose published figure counts line ends, and over closed words, ``words`` counts each line end as one more.
     ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown).
-    ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, so that the one before has
-    not ended (None: none is). ``repeated`` (as ``tokens``) tells which tokens are of lines that stand in the training
-    text too, and ``repeated_bytes`` is what they come to (None where that is not known). ``form`` is the form of the
-    text (None where it is not UTF-8).
+    ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, and ``cut`` (n) which do
+    not end, as they go on in another piece or another split (None: none is). ``repeated`` (as ``tokens``) tells which
+    tokens are of lines that stand in the training text too, and ``repeated_bytes`` is what they come to (None where
+    that is not known). ``form`` is the form of the text (None where that is not known).
     """
 
     tokens: NDArray[Any]
@@ -49,6 +49,7 @@ class TokenizedSplit:
     words: int | None
     unknown_words: int | None = None
     continues: NDArray[np.bool_] | None = None
+    cut: NDArray[np.bool_] | None = None
     repeated: NDArray[np.bool_] | None = None
     repeated_bytes: int = 0
     form: Form | None = None
@@ -61,9 +62,12 @@ class TokenizedSplit:
     @cached_property
     def ends(self) -> NDArray[np.bool_]:
         """Which of the documents (n) end where the text ends, and not at a cut."""
-        if self.continues is None:
-            return np.ones(self.documents, dtype=np.bool_)
-        return np.append(~self.continues[1:], True)
+        return np.ones(self.documents, dtype=np.bool_) if self.cut is None else ~self.cut
+
+    @property
+    def begun_documents(self) -> int:
+        """The number of documents, a cut one counted once; at least one."""
+        return self.documents if self.continues is None else max(1, int((~self.continues).sum()))
 
     @property
     def ending_documents(self) -> int:
@@ -116,7 +120,7 @@ class PreparedData:
         told: dict[str, Any] = {"rule": self.rule, "remarks": list(self.remarks)}
         for name in ("train", "validation", "test"):
             split: TokenizedSplit | StreamedSplit = getattr(self, name)
-            documents = split.documents if isinstance(split, StreamedSplit) else split.ending_documents
+            documents = split.documents if isinstance(split, StreamedSplit) else split.begun_documents
             told[name] = {"documents": documents, "bytes": split.bytes, "tokens": split.scored_tokens}
             if isinstance(split, StreamedSplit):
                 told[name]["estimated"] = True
@@ -139,7 +143,7 @@ def write_split(
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
     offsets, position, counter = array("q"), 0, _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
-    continues = array("B")
+    continues, cut = array("B"), array("B")
     unknown, watch = tokenizer.unknown_id, FormWatch()
     with ExitStack() as files:
         stream = files.enter_context((folder / f"{name}.tokens").open("wb"))
@@ -148,10 +152,12 @@ def write_split(
             if piece.first:
                 offsets.append(position)
                 continues.append(piece.continues)
+                cut.append(False)
                 position += 1
                 stream.write(boundary)
             stream.write(ids.astype(dtype).tobytes())
             position += len(ids)
+            cut[-1] |= piece.cut
             counter.add(piece, 0 if unknown is None else int((ids == unknown).sum()))
             if repeats and marks:
                 if piece.first:
@@ -160,6 +166,7 @@ def write_split(
     offsets.append(position)
     (folder / f"{name}.offsets").write_bytes(np.array(offsets, dtype=np.int64).tobytes())
     (folder / f"{name}.continues").write_bytes(continues.tobytes())
+    (folder / f"{name}.cut").write_bytes(cut.tobytes())
     form = watch.form()
     return {
         "dtype": np.dtype(dtype).name,
@@ -185,6 +192,7 @@ def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
         words=told["words"],
         unknown_words=told.get("unknown"),
         continues=np.fromfile(folder / f"{name}.continues", dtype=np.bool_),
+        cut=np.fromfile(folder / f"{name}.cut", dtype=np.bool_),
         repeated=np.fromfile(marks, dtype=np.bool_) if marks.exists() else None,
         repeated_bytes=told["repeated_bytes"],
         form=Form.from_json(told.get("form")),

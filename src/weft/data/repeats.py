@@ -79,7 +79,7 @@ def _counted(pieces: Iterable[Fragment]) -> Iterator[bytes]:
     for piece in pieces:
         alone = piece.first and b"\n" not in piece.data
         for line in _lines([piece]):
-            if len(line) >= LEAST_BYTES or alone:
+            if line and (len(line) >= LEAST_BYTES or alone):
                 yield line
 
 

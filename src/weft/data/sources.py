@@ -194,8 +194,8 @@ def _no_text_in(folder: Path) -> str:
 def left_out(names: Sequence[str]) -> str:
     """Say in a sentence which files of the folders among ``names`` are not read; "" where there are none."""
     folders = [path for name in names if name and (path := Path(name).expanduser()).is_dir()]
-    taken = {file.path for file in resolve_sources(names)} if folders else set()
-    others = [path for folder in folders for path in _visible(folder) if path not in taken]
+    taken = {file.path.resolve() for file in resolve_sources(names)} if folders else set()
+    others = [path for folder in folders for path in _visible(folder) if path.resolve() not in taken]
     if not others:
         return ""
     shown = ", ".join(path.name for path in others[:3])

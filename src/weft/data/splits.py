@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 from weft.data.blocks import block_borders, read_ranges
-from weft.data.config import DEFAULT_SEPARATOR, LINE_SEPARATOR, DataConfig, SplitName, SplitRule
+from weft.data.config import AUTO_OF_0_1_0, DEFAULT_SEPARATOR, LINE_SEPARATOR, DataConfig, SplitName, SplitRule
 from weft.data.documents import (
     Fragment,
     Layout,
@@ -86,6 +86,9 @@ class Corpus:
         folds = {file: self._check(file, layout) for file in self.sources}
         for file in chain(*self.given.values()):
             self._check(file, layout)
+        if config.split == AUTO_OF_0_1_0:
+            many = sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT
+            return _Plan("numbered" if many else "tail", layout, folds)
         if config.split != "auto":
             return _Plan(config.split, layout, folds)
         if config.bundled:
@@ -180,10 +183,14 @@ class Corpus:
             yield from self._dealt(split, rule)
             return
         for file in self.sources:
+            size = self._borders(file, rule)[-1]
             ranges = self._ranges(file, split, rule)
-            for (start, _), blocks in zip(ranges, read_ranges(file, ranges), strict=True):
+            for (start, stop), blocks in zip(ranges, read_ranges(file, ranges), strict=True):
                 fragments = self._read(file, blocks)
-                yield from from_the_middle(fragments) if start and not file.is_jsonl else fragments
+                if file.is_jsonl:  # which is cut between records
+                    yield from fragments
+                else:
+                    yield from from_the_middle(fragments, begins=start == 0, ends=stop == size)
 
     def _dealt(self, split: SplitName, rule: SplitRule) -> Iterator[Fragment]:
         """Yield the documents that are dealt to ``split``, each whole."""

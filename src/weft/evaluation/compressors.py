@@ -155,14 +155,19 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
     """Return the documents of ``split`` with ``separator`` between them: all, or 8 MB from sixteen places of them."""
     table = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     table[tokenizer.boundary_id] = separator.encode()
-    tokens = np.array(split.tokens)
-    if split.continues is not None:  # a cut is no end of a document
-        tokens[split.offsets[:-1][split.continues]] = tokenizer.padding_id
-    length, starts = len(tokens), np.zeros(1, dtype=np.int64)
+    whole = len(split.tokens)
+    length, starts = whole, np.zeros(1, dtype=np.int64)
     if split.bytes > MOST_BYTES:
-        length = int(len(tokens) * (MOST_BYTES / split.bytes)) // STRETCHES
-        starts = np.linspace(0, len(tokens) - length, STRETCHES).astype(np.int64)
-    stretches = [b"".join(map(table.__getitem__, tokens[start : start + length].tolist())) for start in starts]
+        length = int(whole * (MOST_BYTES / split.bytes)) // STRETCHES
+        starts = np.linspace(0, whole - length, STRETCHES).astype(np.int64)
+    stretches = []
+    for start in starts:
+        tokens = np.array(split.tokens[start : start + length])
+        if split.continues is not None:  # a cut is no end of a document
+            first, last = np.searchsorted(split.offsets[:-1], [start, start + length])
+            places = split.offsets[first:last][split.continues[first:last]]
+            tokens[places - start] = tokenizer.padding_id
+        stretches.append(b"".join(map(table.__getitem__, tokens.tolist())))
     return b"".join(stretches).removeprefix(separator.encode())
 
 

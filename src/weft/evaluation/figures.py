@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from weft.data import TokenizedSplit
-
-UNLIKE = 1.15  # a ratio of bits per byte from which on two texts are of different kinds
+from weft.data.likeness import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def figures(
 
 def unlike_parts(validation: float, test: float) -> str:
     """Return what it means that validation and test text cost so unlike bits per byte; "" where they are alike."""
-    if 1 / UNLIKE <= test / max(validation, 1e-9) <= UNLIKE:
+    if 1 / TOLERANCE <= test / max(validation, 1e-9) <= TOLERANCE:
         return ""
     return (
         f"The validation text costs {validation:.3f} bits per byte and the test text {test:.3f}: they are of different "
@@ -115,7 +114,7 @@ def unlike_training(training: float, validation: float) -> str:
 
     "" where it does not cost much more; less is usual, as the model learns while that text is read.
     """
-    if not validation / max(training, 1e-9) > UNLIKE:  # also where one of them is not known
+    if not validation / max(training, 1e-9) > TOLERANCE:  # also where one of them is not known
         return ""
     return (
         f"The validation text costs {validation:.3f} bits per byte now, training text that is read for the first "

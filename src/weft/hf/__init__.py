@@ -17,11 +17,7 @@ __all__ = ["WeftBackbone", "WeftCache", "WeftConfig", "WeftForCausalLM", "regist
 def register() -> None:
     """Make ``AutoConfig``, ``AutoModel`` and ``AutoModelForCausalLM`` know Weft; calling it again changes nothing."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     AutoConfig.register(WeftConfig.model_type, WeftConfig, exist_ok=True)
     AutoModel.register(WeftConfig, WeftBackbone, exist_ok=True)
     AutoModelForCausalLM.register(WeftConfig, WeftForCausalLM, exist_ok=True)
-    # By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing
-    # scores each token against itself.
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[WeftConfig.model_type] = WeftForCausalLM.__name__

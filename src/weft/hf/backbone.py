@@ -225,7 +225,7 @@ class WeftBackbone(WeftPreTrainedModel):
         starts_BT = document_starts(
             input_ids, position_ids, kwargs, boundary=self.config.boundary_id, time=embedded_BTD.shape[1]
         )
-        ids_BTH = self._latent_ids(input_ids)
+        ids_BTH = self._latent_ids(input_ids, attention_mask)
         hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden_BTD,
@@ -241,7 +241,7 @@ class WeftBackbone(WeftPreTrainedModel):
         wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
         return WeftCache() if wanted else None
 
-    def _latent_ids(self, input_ids: Tensor | None) -> Tensor | None:
+    def _latent_ids(self, input_ids: Tensor | None, mask_BS: Tensor | None) -> Tensor | None:
         """Return the tokens' latent ids (B, T, H), where the model has bigrams; in training their centroids move."""
         if self.ngrams is None or not self.ngrams.remembers:
             return None
@@ -252,6 +252,8 @@ class WeftBackbone(WeftPreTrainedModel):
             ids_BTH = self.ngrams.ids(input_ids, weight_VD)
             if self.training:
                 padded = None if self.config.padding_id is None else input_ids == self.config.padding_id
+                if mask_BS is not None:  # its last T columns are of these tokens
+                    padded = ~mask_BS[:, mask_BS.shape[1] - input_ids.shape[1] :].bool()
                 self.ngrams.observe(input_ids, weight_VD, _summed, padded)
         return ids_BTH
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from weft.errors import UserError
 from weft.folder import generation_settings
@@ -129,7 +130,9 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         return labels.masked_fill(~(here_BT & goes_on_BT), IGNORE)
 
     def _loss(self, logits: Tensor, shift_labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Return the loss as transformers defines it for causal language models."""
+        """Return the loss as transformers defines it for causal language models; 0 where nothing is to be predicted."""
+        if num_items_in_batch is None:
+            num_items_in_batch = (shift_labels != IGNORE).sum().clamp(min=1)
         loss: Tensor = self.loss_function(
             logits=logits,
             labels=None,
@@ -183,3 +186,8 @@ def _scored(labels: Tensor | None) -> Tensor | None:
     if labels is None or torch.compiler.is_compiling():
         return None
     return labels[labels != IGNORE]
+
+
+# By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing scores each
+# token against itself. It must hold however the class was reached.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[WeftConfig.model_type] = WeftForCausalLM.__name__

@@ -24,6 +24,7 @@ from weft.config import (
     merge,
 )
 from weft.data import DataConfig
+from weft.data.config import AUTO_OF_0_1_0
 from weft.errors import UserError
 from weft.files import write_atomic
 from weft.frozen import FrozenConfig, Values
@@ -250,7 +251,7 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
         return values
     told = re.search(r"split by (documents|lines|bytes)", str(values.get("prepared")))
     rule = told.group(1) if told else data.get("split", "auto")
-    renamed = {"documents": "numbered", "lines": "tail"}.get(rule, rule)
+    renamed = {"documents": "numbered", "lines": "tail", "auto": AUTO_OF_0_1_0}.get(rule, rule)
     return {**values, "data": {**data, "split": renamed, "longest_document": 0, "verbatim": True}}
 
 

@@ -44,6 +44,7 @@ from weft.training.recipe import Recipe, differences, load_recipe, make_recipe
 from weft.training.run_folder import RECIPE as RECIPE
 from weft.training.run_folder import RESULTS as RESULTS
 from weft.training.run_folder import (
+    as_told,
     begin,
     begin_again,
     check_apart,
@@ -174,6 +175,8 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
         keep_memory()
     with processes.main_first():
         prepared = prepare(data, tokenizer=tokenizer, progress=listener.message)
+    if resume:
+        prepared = as_told(out, prepared)
     told = Told(listener)
     if begun:
         model = resumed_model(out, recipe, prepared)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def raw_recipe(run: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         raise DamagedError(f"'{path}' is damaged, it holds no recipe: restore it, or start again with --overwrite.")
     return values
+
+
+def as_told(run: Path, prepared: PreparedData) -> PreparedData:
+    """Return ``prepared`` with the words on the text that were said when the run began.
+
+    The settled recipe splits the text in the same way, but does not tell any more how that was chosen.
+    """
+    said = raw_recipe(run)
+    text = said.get("text")
+    rule = text.get("rule") if isinstance(text, dict) else None
+    return replace(prepared, summary=str(said.get("prepared") or prepared.summary), rule=str(rule or prepared.rule))
 
 
 def was_overwriting(run: Path) -> bool:

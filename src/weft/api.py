@@ -192,14 +192,14 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
         raise UserError(f"'what' is {told(what)}: give an architecture, a pattern or a run directory.")
     name = str(what)
     path = Path(name)
-    if not name or ("/" in name and not path.exists()):
-        raise UserError(f"There is no run directory '{name}': give one, an architecture or a pattern.")
-    if os.path.isdir(path):  # noqa: PTH112 - a pattern may be longer than a path, where Path would raise
+    if name and os.path.isdir(path):  # noqa: PTH112 - a pattern may be longer than a path, where Path would raise
         return load_config(path)
     if path.suffix in (".yaml", ".yml"):
         recipe = make_recipe(load_recipe(path))
         return described_model(recipe.model, vocab_size or known_vocabulary(recipe.data) or VOCABULARY)
-    return sized(str(what), parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
+    if not name or "/" in name:  # which is in no pattern
+        raise UserError(f"There is no run directory '{name}': give one, an architecture or a pattern.")
+    return sized(name, parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
 
 
 @checked

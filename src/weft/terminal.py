@@ -30,9 +30,9 @@ PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
 FIGURES = {
     "bits_per_byte": "bits per byte",
     "bits_per_byte_frozen": "bits per byte, frozen weights",
-    "bits_per_byte_new": "bits per byte of lines that are not in the training text",
-    "repeated_bytes": "bytes of lines that are",
-    "bits_per_end": "bits to tell that a document ends (in no other figure)",
+    "repeated_bytes": "bytes of lines that the training text has too",
+    "bits_per_byte_new": "bits per byte of the other lines",
+    "bits_per_end": "bits for each end of a document (in no other figure)",
     "bits_per_character": "bits per character",
     "perplexity_per_token": "perplexity per token",
     "perplexity_per_word": "perplexity per word",

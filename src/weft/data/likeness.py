@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1.15  # a ratio of bits per byte
 COUNTED_TOKENS = 1 << 22  # at a time
+LEAST_TOKENS = 1000  # of a part: the frequencies of fewer are chance
 
 
 def remark_on_likeness(train: TokenizedSplit, validation: TokenizedSplit, test: TokenizedSplit) -> list[str]:
@@ -27,6 +28,8 @@ def remark_on_likeness(train: TokenizedSplit, validation: TokenizedSplit, test: 
     usual = _bits_per_byte(train, counts, bits_V)
     remarks = []
     for name, split in (("validation", validation), ("test", test)):
+        if split.scored_tokens < LEAST_TOKENS:
+            continue
         ratio = _bits_per_byte(split, _counts(split, vocabulary), bits_V) / usual
         if ratio > TOLERANCE or ratio < 1 / TOLERANCE:
             remarks.append(

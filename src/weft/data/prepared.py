@@ -258,7 +258,8 @@ def summarize(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> 
     tokens = stored - sum(split["documents"] for split in splits)
     if unknown := sum(split.get("unknown") or 0 for split in splits):
         rule = f"{rule}; {unknown:,} words outside the vocabulary are read as {UNKNOWN_WORD}"
+    plural = "" if documents == 1 else "s"
     return (
-        f"{documents:,} documents, {size:,} bytes, {tokens:,} tokens ({size / tokens:.2f} bytes per token, "
+        f"{documents:,} document{plural}, {size:,} bytes, {tokens:,} tokens ({size / tokens:.2f} bytes per token, "
         f"{tokenizer.kind}, vocabulary {tokenizer.vocab_size:,}), {rule}"
     )

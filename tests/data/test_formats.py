@@ -199,3 +199,13 @@ def test_a_text_that_cannot_be_cut_at_lines_says_why(tmp_path: Path, text: str, 
     path.write_text(text, "utf-8", newline="")
     with pytest.raises(UserError, match=message):
         prepare(DataConfig(sources=(str(path),)))
+
+
+def test_an_empty_file_in_a_folder_is_passed_over_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "b.html").write_text("<p>", encoding="utf-8")
+    assert [file.path.name for file in resolve_sources([str(tmp_path)])] == ["a.txt"]
+    told = left_out([str(tmp_path)])
+    assert "Not read, as they are empty: 1 (empty.txt)." in told
+    assert "1 .html (b.html)" in told

@@ -109,6 +109,7 @@ def test_the_lines_of_a_list_are_documents_and_fall_by_their_content(tmp_path: P
     # What was settled splits the same text the same way, without looking at it again.
     again = DataConfig(sources=(str(path),), **data.settled)
     assert [document.decode() for document in iter_documents(again, "test")] == parts[2]
+    assert "each line is a document" in prepare(again).summary
 
 
 def test_what_is_asked_for_is_not_second_guessed(tmp_path: Path) -> None:

@@ -46,26 +46,26 @@ def split(data: bytes, separator: str = "\n\n\n", block: int = 1 << 20) -> list[
 def test_a_folder_gives_its_text_files_sorted_and_nothing_else(tmp_path: Path) -> None:
     for name in ("b.txt", "a.jsonl.gz", "c/d.txt.xz", "note.md", "c/.hidden.txt", ".git/e.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("x")
     found = [file.path.relative_to(tmp_path).as_posix() for file in resolve_sources([str(tmp_path)])]
     assert found == ["a.jsonl.gz", "b.txt", "c/d.txt.xz"]
 
 
 def test_names_and_patterns_are_taken_in_order_and_each_file_once(tmp_path: Path) -> None:
     for name in ("one.txt", "two.txt", "three.xml"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("x")
     files = resolve_sources([str(tmp_path / "two.txt"), str(tmp_path / "*.txt"), str(tmp_path / "three.xml")])
     assert [file.path.name for file in files] == ["two.txt", "one.txt", "three.xml"]
 
 
 def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
-    (tmp_path / "a[1].txt").touch()
+    (tmp_path / "a[1].txt").write_text("x")
     assert [file.path.name for file in resolve_sources([str(tmp_path / "a[1].txt")])] == ["a[1].txt"]
 
 
 def test_a_pattern_reaches_into_folders(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "deep.txt").touch()
+    (tmp_path / "x" / "deep.txt").write_text("x")
     assert len(resolve_sources([str(tmp_path / "*")])) == 1
     assert len(resolve_sources([str(tmp_path / "**" / "*.txt")])) == 1
 

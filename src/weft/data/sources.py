@@ -172,8 +172,9 @@ def _no_files(what: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Return the text files under ``folder``, sorted."""
-    return [path for path in _visible(folder) if SourceFile(path).inner_suffix in TEXT_SUFFIXES]
+    """Return the text files under ``folder`` that are not empty, sorted."""
+    named = [path for path in _visible(folder) if SourceFile(path).inner_suffix in TEXT_SUFFIXES]
+    return [path for path in named if not _is_empty_text(path)]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -196,14 +197,27 @@ def left_out(names: Sequence[str]) -> str:
     folders = [path for name in names if name and (path := Path(name).expanduser()).is_dir()]
     taken = {file.path.resolve() for file in resolve_sources(names)} if folders else set()
     others = [path for folder in folders for path in _visible(folder) if path.resolve() not in taken]
-    if not others:
-        return ""
-    shown = ", ".join(path.name for path in others[:3])
-    more = ", ..." if len(others) > 3 else ""
-    return (
-        f"Not read, as their names do not end in .txt or .jsonl: {_by_suffix(others)} ({shown}{more}); a file that is "
-        "named is read."
-    )
+    empty = [path for path in others if _is_empty_text(path)]
+    unread = [path for path in others if path not in empty]
+    told = []
+    if unread:
+        told.append(
+            f"Not read, as their names do not end in .txt or .jsonl: {_by_suffix(unread)} ({_some(unread)}); a file "
+            "that is named is read."
+        )
+    if empty:
+        told.append(f"Not read, as they are empty: {len(empty):,} ({_some(empty)}).")
+    return " ".join(told)
+
+
+def _some(files: Sequence[Path]) -> str:
+    """Name a few files."""
+    return ", ".join(path.name for path in files[:3]) + (", ..." if len(files) > 3 else "")
+
+
+def _is_empty_text(path: Path) -> bool:
+    """Say whether a file is one of text by its name, and has nothing in it."""
+    return SourceFile(path).inner_suffix in TEXT_SUFFIXES and path.is_file() and not path.stat().st_size
 
 
 def _by_suffix(files: Sequence[Path]) -> str:

@@ -121,7 +121,11 @@ class Corpus:
 
     def describe_rule(self) -> str:
         """Say in a few words how the text is split."""
-        lines = f"a list of sentences: {self._plan.shape.describe()}; " if self._plan.shape else ""
+        lines = ""
+        if self._plan.shape:
+            lines = f"a list of sentences: {self._plan.shape.describe()}; "
+        elif self.layout.document_separator == LINE_SEPARATOR:
+            lines = "each line is a document; "
         if len(self.given) == 2:
             return f"{lines}validation and test given"
         names = "".join(f", {name} given" for name in self.given)

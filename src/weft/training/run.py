@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,8 @@ from weft.config import merge
 from weft.data import DataConfig, PreparedData, TokenizedSplit, Tokenizer, prepare
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
-from weft.evaluation.figures import Figures, read_figures, unlike_parts
-from weft.files import alone_in, disk_errors, json_object, set_aside, write_atomic
+from weft.evaluation.figures import unlike_parts
+from weft.files import alone_in, disk_errors, set_aside, write_atomic
 from weft.folder import WEIGHTS, load_tokenizer
 from weft.launch import is_main
 from weft.peers import LanguageModel, Peer, load_any
@@ -41,6 +40,8 @@ from weft.training.listener import Listener, Silent
 from weft.training.loop import Trainer
 from weft.training.parallel import Processes
 from weft.training.recipe import Recipe, differences, load_recipe, make_recipe
+from weft.training.result import TrainingResult as TrainingResult
+from weft.training.result import read_result as read_result
 from weft.training.run_folder import RECIPE as RECIPE
 from weft.training.run_folder import RESULTS as RESULTS
 from weft.training.run_folder import (
@@ -64,41 +65,6 @@ from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.snapshot import restore_snapshot
 from weft.training.texts import places_of, require_texts
 from weft.training.validation import LONG
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a run has come to. ``tokens_per_second`` and ``seconds`` are of training alone.
-
-    ``text`` says how the text was cut and how large its parts are, as :meth:`weft.data.PreparedData.told` does.
-    """
-
-    run: Path
-    parameters: int
-    body_parameters: int
-    steps: int
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    best_step: int
-    validation: Figures
-    test: Figures
-    text: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of ``results.json``."""
-        return {
-            "parameters": self.parameters,
-            "body_parameters": self.body_parameters,
-            "training_steps": self.steps,
-            "training_tokens": self.tokens,
-            "training_seconds": self.seconds,
-            "tokens_per_second": self.tokens_per_second,
-            "best_step": self.best_step,
-            "validation": self.validation.to_json(),
-            "test": self.test.to_json(),
-            "text": self.text,
-        }
 
 
 def train(
@@ -337,30 +303,6 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
         text=trainer.prepared.told(),
         **scored,
     )
-
-
-def read_result(run: Path) -> TrainingResult:
-    """Return the result of a finished run; UserError where there is none, DamagedError where it cannot be read."""
-    path = run / RESULTS
-    if not path.is_file():
-        raise UserError(f"'{run}' has no results yet: finish its training with --resume.")
-    told = json_object(path.read_bytes()) or {}
-    try:
-        return TrainingResult(
-            run=run,
-            parameters=int(told["parameters"]),
-            body_parameters=int(told["body_parameters"]),
-            steps=int(told["training_steps"]),
-            tokens=int(told["training_tokens"]),
-            seconds=float(told["training_seconds"]),
-            tokens_per_second=float(told["tokens_per_second"]),
-            best_step=int(told["best_step"]),
-            validation=read_figures(told["validation"]),
-            test=read_figures(told["test"]),
-            text=dict(told.get("text") or {}),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise DamagedError(f"The results in '{path}' are damaged.") from None
 
 
 def saved_recipe(run: Path) -> Recipe:

@@ -6,7 +6,9 @@ import lzma
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from weft.data import DataConfig, iter_documents, prepare
@@ -121,6 +123,15 @@ def test_of_a_long_text_no_more_is_read_than_is_told(prepared, monkeypatch):
     assert 1700 < packed.primed_bytes < 2300 < packed.training_bytes
     assert packed.notes == ("Of the training text the compressors read 2.0 kB of 9.2 kB, evenly from all of it.",)
     assert len(max(seen, key=len)) == packed.primed_bytes + packed.packed_bytes
+
+
+def test_documents_that_go_on_in_another_split_are_parted_as_others_are(prepared, monkeypatch):
+    _, data = prepared
+    cut = replace(data.train, cut=np.ones(data.train.documents, dtype=bool))
+    whole = pack(data.train, data.test, data.tokenizer).training_bytes
+    monkeypatch.setattr("weft.evaluation.compressors.MOST_BYTES", 2000)
+    assert pack(data.train, data.test, data.tokenizer).training_bytes == whole
+    assert pack(cut, data.test, data.tokenizer).training_bytes == whole
 
 
 def test_what_cannot_be_packed_is_told_in_a_sentence(prepared, monkeypatch):

@@ -233,7 +233,7 @@ class Corpus:
         return self._borders_of[file, rule]
 
     def _find_borders(self, file: SourceFile, rule: SplitRule) -> tuple[int, ...]:
-        size = self._size(file)
+        size = text_size(file)
         if rule == "blocks":
             return block_borders(file, size)
         cuts = [size * percent // 100 for percent in CUTS_PERCENT]
@@ -242,9 +242,6 @@ class Corpus:
         elif not self.any_bytes:
             cuts = [_character_start(file, cut) for cut in cuts]
         return (0, *cuts, size)
-
-    def _size(self, file: SourceFile) -> int:
-        return text_size(file)
 
 
 class _Plan(NamedTuple):

@@ -173,7 +173,7 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
 
 def _length(split: TokenizedSplit, read: int, separator: str) -> int:
     """Return how long a text is of which ``read`` bytes were read."""
-    return read if split.bytes <= MOST_BYTES else split.bytes + len(separator.encode()) * (split.ending_documents - 1)
+    return read if split.bytes <= MOST_BYTES else split.bytes + len(separator.encode()) * (split.begun_documents - 1)
 
 
 def _cut(what: str, read: int, whole: int) -> str:

@@ -150,10 +150,10 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         lenient = kwargs.get("ignore_mismatched_sizes", False)
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         try:
-            loaded: Any = super().from_pretrained(path, *args, **kwargs)
+            found: Any = super().from_pretrained(path, *args, **kwargs)
         except SafetensorError as error:
             raise UserError(f"The weights of '{path}' are damaged ({error}): restore them.") from None
-        model, info = loaded
+        model, info = found
         unfit = info["missing_keys"] or info["unexpected_keys"] or (info["mismatched_keys"] and not lenient)
         if unfit:
             raise UserError(f"The weights of '{path}' do not fit its config.json: it was changed or only half copied.")

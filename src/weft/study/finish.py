@@ -10,8 +10,7 @@ from weft.evaluation.compressors import Packed
 from weft.files import write_atomic
 from weft.study.card import write_card
 from weft.study.report import write_report
-
-RESULTS = "results.json"
+from weft.training.run_folder import RESULTS
 
 
 def finish_run(run: Path) -> Path:

@@ -112,7 +112,7 @@ def llama(scale: Scale, options: Options, *, context: int | None = None) -> Any:
     """Return transformers' Llama with torch's fused attention and tied embeddings."""
     from transformers import LlamaForCausalLM
 
-    from weft.peers import peer_config
+    from weft.baselines.llama import peer_config
 
     config = peer_config(
         "llama", parameters=scale.parameters, vocab_size=scale.vocab_size, context=context or scale.context

@@ -18,7 +18,7 @@ import torch
 
 from weft.export.programs import input_names
 from weft.export.states import StateLayout
-from weft.folder import load_model
+from weft.pretrained import load_model
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from weft.training.allocation import keep_memory
-from weft.training.fitting import make_model
-from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import make_recipe, parse_settings
+from weft.training.resolve import make_model
+from weft.training.throughput import seconds_per_token
 
 
 def paces(recipes: Mapping[str, Sequence[str]], vocabulary: int, rounds: int) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from weft import api
 from weft.arguments import ARGUMENTS
 from weft.data import train_tokenizer
 from weft.errors import UserError
-from weft.folder import save_model
+from weft.pretrained import save_model
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.conftest import BIGRAMS, MAPS, small_model
+from weft.baselines.llama import build_peer, peer_config
 from weft.generation import ENDED, PlainDecoder, make_decoder
 from weft.generation.graph import FixedDecoder, graph_decoder
 from weft.layers.state import tensors
 from weft.ops import cpu
-from weft.peers import build_peer, peer_config
 
 MEMORY = 5  # of small models
 ODD = {

@@ -11,8 +11,8 @@ from benchmarks.efficiency import __main__ as harness
 from benchmarks.efficiency import picture
 from benchmarks.efficiency.questions import PARENT, QUESTIONS
 
-from weft.training.fitting import make_model
 from weft.training.recipe import make_recipe, parse_settings
+from weft.training.resolve import make_model
 
 WORDS = ["--name", "t", "--tokens", "1000", "--vocab-size", "300"]
 

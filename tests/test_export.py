@@ -17,9 +17,9 @@ from tests.conftest import BIGRAMS, MAPS, small_config, small_model
 from weft.data import train_tokenizer
 from weft.errors import UserError
 from weft.export import export
-from weft.folder import load_model, save_model
 from weft.layers import window_attention as attention
 from weft.model import WeftModel, build
+from weft.pretrained import load_model, save_model
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

@@ -13,8 +13,8 @@ import torch
 
 from tests.conftest import small_model
 from weft.data import train_tokenizer
-from weft.folder import load_model, load_tokenizer, save_model
 from weft.hf import register
+from weft.pretrained import load_model, load_tokenizer, save_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "lm_eval"
 WINDOW, WHOLE = 32, 1 << 20

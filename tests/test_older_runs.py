@@ -33,9 +33,9 @@ def test_its_text_is_split_as_it_was(run):
     assert saved_recipe(run).training.predict_boundary is False
     told = json.loads((OLDER / "results.json").read_text(encoding="utf-8"))
     for split in ("validation", "test"):
-        figures = weft.evaluate(run, split=split)
-        assert figures.bits_per_byte == pytest.approx(told[split]["bits_per_byte"], rel=1e-5)
-        assert (figures.bytes, figures.tokens) == (told[split]["bytes"], told[split]["tokens"])
+        metrics = weft.evaluate(run, split=split)
+        assert metrics.bits_per_byte == pytest.approx(told[split]["bits_per_byte"], rel=1e-5)
+        assert (metrics.bytes, metrics.tokens) == (told[split]["bytes"], told[split]["tokens"])
 
 
 def test_it_goes_on_from_its_checkpoint_to_the_model_that_it_came_to(run):

@@ -12,8 +12,8 @@ import torch
 from weft.model import WeftModel, build
 from weft.sizing import count_parameters
 from weft.study.plan import Plan, Trial, load_variants, recipe_of
-from weft.training.fitting import described_model, known_vocabulary
 from weft.training.recipe import load_recipe, make_recipe
+from weft.training.resolve import described_model, known_vocabulary
 
 SEWIKI_VOCABULARY = 2048  # which the text decides
 ROOT = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively
 from weft.evaluation.cache import with_cache
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import first_part, score
-from weft.folder import load_tokenizer
+from weft.pretrained import load_tokenizer
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 RATES = (6e-5, 1.25e-4, 2.5e-4, 5e-4, 1e-3)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from weft.description import Description
     from weft.errors import UserError
     from weft.evaluation.adaptation import Adaptation
-    from weft.evaluation.figures import Figures
-    from weft.folder import load_tokenizer
+    from weft.evaluation.metrics import Metrics
     from weft.generation import Sampling
     from weft.model import WeftModel, build
+    from weft.pretrained import load_tokenizer
     from weft.sizing import sized
     from weft.training.run import TrainingResult
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
     "Comparison": "weft.api",
     "Description": "weft.description",
-    "Figures": "weft.evaluation.figures",
+    "Metrics": "weft.evaluation.metrics",
     "ModelConfig": "weft.config",
     "Sampling": "weft.generation",
     "Tokenizer": "weft.data",
@@ -43,7 +43,7 @@ _HOMES = {
     "evaluate": "weft.api",
     "generate": "weft.api",
     "load": "weft.api",
-    "load_tokenizer": "weft.folder",
+    "load_tokenizer": "weft.pretrained",
     "sized": "weft.sizing",
     "train": "weft.api",
 }
@@ -52,7 +52,7 @@ __all__ = [
     "Adaptation",
     "Comparison",
     "Description",
-    "Figures",
+    "Metrics",
     "ModelConfig",
     "Sampling",
     "Tokenizer",

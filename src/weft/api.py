@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from weft.arguments import checked, is_path, told
+from weft.baselines.llama import LanguageModel, load_any
 from weft.compress.verbs import Made as Made
 from weft.compress.verbs import merge_factors as merge_factors
 from weft.compress.verbs import tensorise as tensorise
@@ -25,22 +26,21 @@ from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, adaptable, s
 from weft.evaluation.compressors import Packed
 from weft.evaluation.compressors import pack as pack_text
 from weft.evaluation.evaluate import evaluate_split
-from weft.evaluation.figures import Figures
+from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.files import disk_errors
-from weft.folder import check_folder, load_config, load_model, load_tokenizer
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
 from weft.model import WeftModel
 from weft.pattern import parse_count
-from weft.peers import LanguageModel, load_any
+from weft.pretrained import check_folder, load_config, load_model, load_tokenizer
 from weft.reading import Paths, as_read, names_of, read_split, training_text
 from weft.sizing import sized
 from weft.training import run as runs
-from weft.training.fitting import described_model, known_vocabulary
 from weft.training.listener import Listener
 from weft.training.recipe import load_recipe, make_recipe
+from weft.training.resolve import described_model, known_vocabulary
 
 if TYPE_CHECKING:
     from weft.study.compare import Listener as StudyListener
@@ -215,7 +215,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> Figures:
+) -> Metrics:
     """Score ``files``, or a split of the run's own corpus as it was; with ``adapt``, by dynamic evaluation.
 
     True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far

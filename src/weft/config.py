@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from weft.bounds import MAX_WIDTH, Below1, Place, Reach, TokenId, Vocabulary, Width
-from weft.frozen import FrozenConfig
+from weft.numbers import MAX_WIDTH, Below1, Place, Reach, TokenId, Vocabulary, Width
 from weft.pattern import KINDS, Application, expand
+from weft.settings import FrozenConfig
 
 ROLES = {"feed_forward": "f", "attention": "ax", "qrnn": "qx"}  # of linear maps, and the kinds of blocks that have them
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from weft.api import evaluate, pack
 from weft.evaluation.compressors import BASELINES, Packed
-from weft.evaluation.figures import Figures
+from weft.evaluation.metrics import Metrics
 from weft.files import write_atomic
-from weft.folder import load_model, load_tokenizer
 from weft.generation import Sampling, generate
+from weft.pretrained import load_model, load_tokenizer
 from weft.study.finish import finish_run
 from weft.training.listener import Listener
 from weft.training.run import RESULTS, TrainingResult, train
@@ -31,7 +31,7 @@ class Demonstration:
     """What the demo has to show."""
 
     result: TrainingResult
-    adaptive: Figures
+    adaptive: Metrics
     packed: Packed
     sample: str
     report: Path

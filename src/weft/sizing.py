@@ -26,13 +26,13 @@ from weft.arguments import checked
 from weft.blocks import BLOCKS
 from weft.config import PRESETS, ROLES, MapConfig, MapsConfig, ModelConfig, NGramsConfig, merge
 from weft.errors import UserError
-from weft.frozen import check_values
 from weft.layers.adaptive import make_embedding
 from weft.layers.linear import TooNarrowError
 from weft.layers.matrix_product import is_central
 from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
 from weft.pattern import ARCHITECTURES, MAX_PARAMETERS, default_pairs, expand, parse_count
+from weft.settings import check_values
 
 TOLERANCE = 0.01
 WIDTH_STEP = 8

@@ -18,7 +18,7 @@ from weft.words import figure
 if TYPE_CHECKING:
     from weft.description import Description
     from weft.evaluation.compressors import Packed
-    from weft.evaluation.figures import Figures
+    from weft.evaluation.metrics import Metrics
     from weft.evaluation.progress import Progress as Far
     from weft.study.compare import Listener as StudyListener
     from weft.study.jobs import Job
@@ -162,12 +162,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def figures_table(figures: Figures, title: str) -> Table:
-    """Return the figures of an evaluation as a table."""
+def metrics_table(metrics: Metrics, title: str) -> Table:
+    """Return the metrics of an evaluation as a table."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
-    for key, value in figures.to_json().items():
+    for key, value in metrics.to_json().items():
         table.add_row(FIGURES[key], "-" if value is None else number(value))
     return table
 

@@ -19,8 +19,8 @@ from weft.data.prepared import TokenizedSplit
 from weft.data.published import PUBLISHED, PublishedFile
 from weft.data.splits import iter_documents
 from weft.errors import UserError
-from weft.evaluation.figures import figures
-from weft.frozen import FrozenConfig
+from weft.evaluation.metrics import compute_metrics
+from weft.settings import FrozenConfig
 
 BYTES = "".join(made_up_documents(60)).encode()[:4000]
 CUTS = (3600, 3800)
@@ -227,7 +227,7 @@ def test_every_word_and_every_line_end_is_scored_and_counted(tmp_path: Path) -> 
         assert text_of(data, data.train).decode() == LINES["train"]
         assert data.tokenizer.vocab_size == len(set(LINES["train"].split())) + 1 + 2
         assert [split.unknown_words for split in (data.train, data.validation, data.test)] == [0, 2, 2]
-        shown = figures(2.0 * data.test.scored_tokens, data.test, 1.0)
+        shown = compute_metrics(2.0 * data.test.scored_tokens, data.test, 1.0)
         assert shown.perplexity_per_word == pytest.approx(np.exp(2.0))
 
 

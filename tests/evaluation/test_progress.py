@@ -17,7 +17,7 @@ from weft.data import train_tokenizer
 from weft.evaluation import progress as progress_module
 from weft.evaluation.adaptation import Adaptation
 from weft.evaluation.progress import Progress
-from weft.folder import save_model
+from weft.pretrained import save_model
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from tests.conftest import small_config, small_model
 from weft.data import TokenizedSplit, train_tokenizer
 from weft.evaluation import scoring
 from weft.evaluation.evaluate import evaluate_split
-from weft.evaluation.figures import figures
-from weft.folder import save_model
+from weft.evaluation.metrics import compute_metrics
 from weft.model import WeftModel
+from weft.pretrained import save_model
 
 BOUNDARY = 9
 LONG = 530
@@ -180,19 +180,19 @@ def test_scoring_leaves_the_model_as_it_was(known):
 
 def test_figures_by_hand():
     split = TokenizedSplit(np.zeros(13, np.uint16), np.array([0, 5, 13]), bytes=20, characters=16, words=4)
-    told = figures(32 * math.log(2), split, 1.5)
+    told = compute_metrics(32 * math.log(2), split, 1.5)
     assert told.bits_per_byte == pytest.approx(32 / 20)
     assert told.bits_per_character == pytest.approx(32 / 16)
     assert told.perplexity_per_token == pytest.approx(2 ** (32 / 11))
     assert told.perplexity_per_word == pytest.approx(2 ** (32 / 4))
     assert (told.tokens, told.bytes, told.seconds) == (11, 20, 1.5)
     assert "bits_per_byte_frozen" not in told.to_json()
-    assert figures(1.0, split, 0.0, frozen=3.0).to_json()["bits_per_byte_frozen"] == 3.0
+    assert compute_metrics(1.0, split, 0.0, frozen=3.0).to_json()["bits_per_byte_frozen"] == 3.0
 
 
 def test_figures_that_cannot_be_told_are_none_and_huge_ones_finite():
     split = TokenizedSplit(np.zeros(3, np.uint16), np.array([0, 3]), bytes=2, characters=None, words=None)
-    told = figures(1e6, split, 0.0)
+    told = compute_metrics(1e6, split, 0.0)
     assert told.bits_per_character is None
     assert told.perplexity_per_word is None
     assert math.isfinite(told.perplexity_per_token)

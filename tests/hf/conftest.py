@@ -9,8 +9,8 @@ from tests.hf.adapted import (
     VOCABULARY,
 )
 from weft.data import train_tokenizer
-from weft.folder import save_model
 from weft.hf import register
+from weft.pretrained import save_model
 
 
 @pytest.fixture(scope="module")

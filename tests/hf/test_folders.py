@@ -25,9 +25,9 @@ from tests.hf.adapted import (
     texts,
 )
 from weft.errors import UserError
-from weft.folder import save_model
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import build
+from weft.pretrained import save_model
 
 
 @pytest.mark.parametrize("variant", ["shared", "fused"])

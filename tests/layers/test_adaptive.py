@@ -13,11 +13,11 @@ import weft
 from tests.conftest import small_config, small_model
 from weft.config import AdaptiveConfig
 from weft.errors import UserError
-from weft.folder import load_into, load_weights, read_config, save_config, save_weights
 from weft.layers import cross_entropy
 from weft.layers.adaptive import AdaptiveEmbedding, make_embedding, widths
 from weft.layers.embedding import TokenEmbedding
 from weft.model import WeftModel, build
+from weft.pretrained import load_into, load_weights, read_config, save_config, save_weights
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig
 from weft.training.run import train

@@ -14,10 +14,10 @@ from weft.config import MapConfig
 from weft.data import train_tokenizer
 from weft.description import describe
 from weft.errors import UserError
-from weft.folder import load_model, save_model
 from weft.layers.matrix_product import MatrixProduct, bonds, decomposed, multiplied_out, parts_of
 from weft.model import build
 from weft.pattern import expand
+from weft.pretrained import load_model, save_model
 from weft.sizing import count_parameters, sized
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig

@@ -14,7 +14,7 @@ import pytest
 
 from tests.test_generation import byte_model
 from weft.data import train_tokenizer
-from weft.folder import save_model
+from weft.pretrained import save_model
 from weft.serve import require_extra
 from weft.serve.limits import Limits
 

@@ -58,8 +58,8 @@ def test_a_score_is_that_of_weft_evaluate(ask, folder, tmp_path, run, text):
     file.write_bytes(text.encode())
     tokens = [token for document in told["documents"] for token in document]
     assert [(run.tokenizer.decode([token["id"]]), token["bits"]) for token in tokens] == api.token_bits(folder, file)
-    figures = api.evaluate(folder, file)
-    assert (told["bits_per_byte"], told["bytes"]) == (figures.bits_per_byte, figures.bytes)
+    metrics = api.evaluate(folder, file)
+    assert (told["bits_per_byte"], told["bytes"]) == (metrics.bits_per_byte, metrics.bytes)
     assert told["bits"] == pytest.approx(sum(token["bits"] for token in tokens))
 
 

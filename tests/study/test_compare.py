@@ -22,7 +22,7 @@ from tests.command import Ran, run_weft
 from tests.training.test_run import StopAt
 from weft.errors import Interrupted
 from weft.files import alone_in
-from weft.folder import load_weights
+from weft.pretrained import load_weights
 from weft.study import jobs
 from weft.training.recipe import load_recipe
 from weft.training.run import train

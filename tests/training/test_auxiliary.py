@@ -9,8 +9,8 @@ from tests.command import assert_mistake, run_weft
 from tests.conftest import BIGRAMS
 from tests.training.test_run import last_weights
 from weft.errors import UserError
-from weft.folder import load_model
 from weft.layers.matrix_product import is_central
+from weft.pretrained import load_model
 from weft.training.run import train
 
 

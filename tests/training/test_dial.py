@@ -18,8 +18,8 @@ from weft.model import build
 from weft.sizing import sized
 from weft.study.plan import Plan, Trial, recipe_of
 from weft.study.report import write_report
-from weft.training import dial, fitting
-from weft.training import pace as pace_module
+from weft.training import dial, throughput
+from weft.training import resolve as resolving
 from weft.training.dial import (
     MOST_PER_BYTE,
     SIZES,
@@ -34,11 +34,11 @@ from weft.training.dial import (
     size_for_time,
     turn,
 )
-from weft.training.pace import TURNS, Pace, PaceCheck, seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.queue import Queue
 from weft.training.recipe import TrainingConfig, make_recipe
 from weft.training.run import saved_recipe, train
+from weft.training.throughput import TURNS, Pace, PaceCheck, seconds_per_token
 
 TEXT = Text(bytes=2_000_000, tokens=700_000)
 MORE = Text(bytes=200_000_000, tokens=70_000_000)
@@ -143,10 +143,10 @@ def test_what_the_dial_chooses_for_a_large_vocabulary_can_be_built(tiny, tmp_pat
     recipe = make_recipe(tiny(training={"steps": None, "minutes": 1}) | {"model": model})
     prepared = prepare(recipe.data)
     wide = SimpleNamespace(vocab_size=60_000, kind="bpe", boundary_id=0, padding_id=1)
-    monkeypatch.setattr(fitting, "seconds_per_token", lambda model, *_: 1e-6 * model.parameter_count)
-    fitted = fitting.fit(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train, settled={}), None)
+    monkeypatch.setattr(resolving, "seconds_per_token", lambda model, *_: 1e-6 * model.parameter_count)
+    fitted = resolving.fit(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train, settled={}), None)
     assert fitted.model.parameters > 60_000 * 8
-    assert fitting.make_model(fitted, SimpleNamespace(tokenizer=wide), None).parameter_count > 60_000 * 8
+    assert resolving.make_model(fitted, SimpleNamespace(tokenizer=wide), None).parameter_count > 60_000 * 8
 
 
 def held_by(most: float, pace=linear):
@@ -364,7 +364,7 @@ def test_measuring_leaves_the_random_numbers_as_they_were_and_moves_the_model(tr
 
 
 def test_a_step_of_several_segments_is_measured_whole(monkeypatch):
-    monkeypatch.setattr(pace_module, "_fastest", lambda take: (take(), 6.0)[1])
+    monkeypatch.setattr(throughput, "_fastest", lambda take: (take(), 6.0)[1])
     passes = []
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     loss = model.loss
@@ -378,7 +378,7 @@ def test_a_device_that_runs_out_of_memory_is_infinitely_slow(monkeypatch):
     def run_out(_: object) -> float:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(pace_module, "_fastest", run_out)
+    monkeypatch.setattr(throughput, "_fastest", run_out)
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     assert seconds_per_token(model, TrainingConfig(lanes=2, length=16), Processes()) == math.inf
 
@@ -391,8 +391,8 @@ def a_turn(*step_seconds: float) -> tuple[float, float]:
         now[0] += next(steps)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-        return pace_module._fastest(take), now[0]
+        patch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        return throughput._fastest(take), now[0]
 
 
 def test_a_turn_is_short_and_its_fastest_step_counts():
@@ -447,7 +447,7 @@ def test_a_run_that_is_resumed_is_held_against_the_plan_by_what_it_does_now():
 
 def test_a_run_that_is_off_the_plan_tells_it_also_when_it_is_resumed(tiny, tmp_path, monkeypatch):
     read = Queue.read
-    monkeypatch.setattr(fitting, "seconds_per_token", lambda *_: 1e-4)
+    monkeypatch.setattr(resolving, "seconds_per_token", lambda *_: 1e-4)
     monkeypatch.setattr(Queue, "read", lambda queue: (read(queue)[0], 0.1))  # a step of 32 tokens
     values = tiny(training={"steps": None, "minutes": 0.1, "lanes": 2, "length": 16}, model={"hidden_size": None})
     lines: list[str] = []
@@ -469,7 +469,7 @@ def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_pa
     monkeypatch.setattr(dial, "MOST_PER_BYTE", 1e9)
     found = {}
     for name, pace in (("slow", 1e-10), ("fast", 1e-13)):
-        monkeypatch.setattr(fitting, "seconds_per_token", lambda model, *_, p=pace: p * model.parameter_count)
+        monkeypatch.setattr(resolving, "seconds_per_token", lambda model, *_, p=pace: p * model.parameter_count)
         values = tiny(training={"steps": None, "minutes": 0.001}, model={"hidden_size": None})
         train(values, tmp_path / name)
         found[name] = saved_recipe(tmp_path / name).model.parameters

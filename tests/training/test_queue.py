@@ -10,9 +10,9 @@ import torch
 from tests.training.test_run import StopAt, assert_same_run, events
 from weft.errors import Interrupted, UserError
 from weft.model import WeftModel
-from weft.training import loop
-from weft.training.feed import Feed
+from weft.training import trainer
 from weft.training.listener import Silent
+from weft.training.prefetch import Feed
 from weft.training.queue import Queue
 from weft.training.run import train
 
@@ -22,8 +22,8 @@ def queued(monkeypatch):
     """Let steps queue up and segments be made ahead, as on a GPU."""
 
     def on():
-        monkeypatch.setattr(loop, "longest_queue", lambda _device, log_every: log_every)
-        monkeypatch.setattr(loop, "Feed", lambda stream, device, **_: Feed(stream, device, ahead=True))
+        monkeypatch.setattr(trainer, "longest_queue", lambda _device, log_every: log_every)
+        monkeypatch.setattr(trainer, "Feed", lambda stream, device, **_: Feed(stream, device, ahead=True))
 
     return on
 

@@ -23,13 +23,13 @@ from tests.conftest import BIGRAMS, MAPS
 from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
-from weft.folder import load_model
 from weft.model import build
-from weft.training.fitting import make_model
+from weft.pretrained import load_model
 from weft.training.listener import Silent
-from weft.training.loop import Trainer
 from weft.training.recipe import TrainingConfig, make_recipe
+from weft.training.resolve import make_model
 from weft.training.run import check_sharded, saved_recipe, train
+from weft.training.trainer import Trainer
 
 VARIANTS = {
     "default": {},
@@ -379,7 +379,7 @@ def test_losses_that_are_not_finite_are_skipped_then_end_the_run(tiny, tmp_path,
 
 
 def test_only_training_counts_as_time(tiny, tmp_path, monkeypatch):
-    from weft.training.loop import Trainer
+    from weft.training.trainer import Trainer
 
     validate = Trainer._validate
     monkeypatch.setattr(Trainer, "_validate", lambda self: (time.sleep(1.0), validate(self)))

@@ -13,10 +13,10 @@ from tests.training.test_run import Hear, StopAt, assert_same_run, last_weights
 from weft.compress.unshare import unshare_blocks
 from weft.config import merge
 from weft.errors import Interrupted, UserError
-from weft.folder import load_model
 from weft.layers.state import tensors
 from weft.pattern import expand, reapplied, unshared
-from weft.training.distillation import Distillation
+from weft.pretrained import load_model
+from weft.training.methods.distillation import Distillation
 from weft.training.recipe import TeacherConfig, make_recipe
 from weft.training.run import train
 from weft.training.step import empty_state

@@ -7,8 +7,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from tests.conftest import small_model
+from weft.baselines.llama import build_peer, peer_config
 from weft.layers.state import detach, tensors
-from weft.peers import build_peer, peer_config
 from weft.training.checkpoint import optimizer_tensors
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig

@@ -187,7 +187,7 @@ def test_a_run_that_is_made_of_another_finds_its_texts(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from weft.compress.folder import write_made
-    from weft.folder import load_model
+    from weft.pretrained import load_model
 
     run = trained()
     write_made(load_model(run), run, home / "made", "made by a test")

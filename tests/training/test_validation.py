@@ -19,7 +19,7 @@ from weft import terminal
 from weft.config import merge
 from weft.errors import Interrupted
 from weft.evaluation import scoring
-from weft.training import loop, validation
+from weft.training import trainer, validation
 from weft.training.recipe import TrainingConfig
 from weft.training.run import train
 from weft.training.validation import COST, FEWEST, MOST, Sample, choose_sample
@@ -58,7 +58,7 @@ def scored(monkeypatch):
         splits.append(split)
         return scoring.score(model, split, **how)
 
-    monkeypatch.setattr(loop, "score", score)
+    monkeypatch.setattr(trainer, "score", score)
     return splits
 
 

@@ -143,7 +143,7 @@ def train(
         told = beside.to_json() if beside else {}
         print_json({"run": str(out_folder), "report": str(report)} | result.to_json() | told)
         return
-    out.print(terminal.figures_table(result.test, "Test text, frozen weights"))
+    out.print(terminal.metrics_table(result.test, "Test text, frozen weights"))
     if beside:
         terminal.print_beside(out, beside, "Beside compressors", result.test.bits_per_byte)
     out.print(f"{result.parameters:,} parameters, {result.tokens_per_second:,.0f} tokens per second; report: {report}")

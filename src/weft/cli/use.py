@@ -52,7 +52,7 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score text with a model: bits per byte and other figures, every byte counted."""
+    """Score text with a model: bits per byte and other metrics, every byte counted."""
     from weft import api, terminal
 
     if split not in ("train", "validation", "test"):
@@ -71,23 +71,23 @@ def evaluate(
             sys.stdout.writelines(f"{bits:8.3f}  {token!r}\n" for token, bits in pairs)
         return
     with terminal.scoring(err) as watch:
-        figures = api.evaluate(run, files or (), watch=watch, **how)
+        metrics = api.evaluate(run, files or (), watch=watch, **how)
     packed = None
     if compressors:
         with terminal.packing(err) as told:
             packed = api.pack(run, files or (), split=how["split"], text_key=text_key, progress=told)
     if as_json:
-        print_json(figures.to_json() | (packed.to_json() if packed else {}))
+        print_json(metrics.to_json() | (packed.to_json() if packed else {}))
         return
-    out.print(terminal.figures_table(figures, ", ".join(files) if files else f"{split} split"))
+    out.print(terminal.metrics_table(metrics, ", ".join(files) if files else f"{split} split"))
     if packed:
-        adaptive = figures.bits_per_byte if adapt else None
-        frozen = figures.bits_per_byte if figures.bits_per_byte_frozen is None else figures.bits_per_byte_frozen
+        adaptive = metrics.bits_per_byte if adapt else None
+        frozen = metrics.bits_per_byte if metrics.bits_per_byte_frozen is None else metrics.bits_per_byte_frozen
         terminal.print_beside(out, packed, "Beside compressors", frozen, adaptive)
 
 
 def _tell(line: str) -> None:
-    """Say something of the text beside the figures."""
+    """Say something of the text beside the metrics."""
     err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -116,10 +116,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
-    from weft.folder import load_tokenizer
+    from weft.baselines.llama import load_any
     from weft.generation import Sampling, in_order, stream_all
     from weft.generation import generate as generate_texts
-    from weft.peers import load_any
+    from weft.pretrained import load_tokenizer
     from weft.reading import as_read
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -162,8 +162,8 @@ def describe(
     """
     from weft import api, terminal
     from weft.pattern import ARCHITECTURES
-    from weft.training.fitting import known_vocabulary
     from weft.training.recipe import load_recipe, make_recipe
+    from weft.training.resolve import known_vocabulary
 
     described = api.describe(what, parameters=parameters, vocab_size=vocab_size, preset=preset)
     # A pattern may be longer than a path, where Path.is_dir() would raise.

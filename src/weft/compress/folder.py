@@ -9,8 +9,8 @@ import yaml
 from weft import __version__
 from weft.errors import UserError
 from weft.files import disk_errors, write_atomic
-from weft.folder import load_tokenizer, save_model
 from weft.model import WeftModel
+from weft.pretrained import load_tokenizer, save_model
 from weft.training.recipe import load_recipe
 from weft.training.run_folder import RECIPE, raw_recipe
 from weft.training.texts import FOUND_AT, TEXTS, places_of

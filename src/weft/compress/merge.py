@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from weft.config import MapsConfig
-from weft.folder import assign
 from weft.layers.maps import StructuredMap, merged
 from weft.model import WeftModel
+from weft.pretrained import assign
 
 
 @torch.no_grad()

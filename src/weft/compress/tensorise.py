@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from weft.config import ROLES, MapConfig, MapsConfig
 from weft.errors import UserError
-from weft.folder import assign
 from weft.layers.maps import StructuredMap
 from weft.layers.matrix_product import MatrixProduct
 from weft.model import WeftModel
+from weft.pretrained import assign
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from weft.config import ROLES, MapConfig, ModelConfig
-from weft.folder import assign
 from weft.model import WeftModel
 from weft.pattern import expand, unshared
+from weft.pretrained import assign
 
 
 @torch.no_grad()

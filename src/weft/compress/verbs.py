@@ -11,9 +11,9 @@ from weft.arguments import checked
 from weft.config import MapConfig, MapsConfig
 from weft.errors import UserError
 from weft.files import alone_in, disk_errors
-from weft.folder import load_model
 from weft.model import WeftModel
 from weft.pattern import unshared
+from weft.pretrained import load_model
 
 Transformed = tuple[WeftModel, float | None]  # a model made of another, and the error that it has beside it
 

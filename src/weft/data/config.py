@@ -6,10 +6,10 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from weft.bounds import Vocabulary
 from weft.data.published import PUBLISHED, PublishedCorpus
 from weft.data.unify import Unify
-from weft.frozen import FrozenConfig
+from weft.numbers import Vocabulary
+from weft.settings import FrozenConfig
 
 TokenizerKind = Literal["bytes", "characters", "words", "bpe", "unigram", "closed-words"]
 CLOSED: Final = "closed-words"

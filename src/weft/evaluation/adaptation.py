@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.bounds import Below1, Count, Rate
+from weft.baselines.llama import LanguageModel
 from weft.data import TokenizedSplit
 from weft.errors import UserError
 from weft.evaluation.cache import with_cache
 from weft.evaluation.scoring import device_of, pieces, score
-from weft.frozen import FrozenConfig
 from weft.layers.state import detach
 from weft.model import WeftModel
-from weft.peers import LanguageModel
+from weft.numbers import Below1, Count, Rate
+from weft.settings import FrozenConfig
 
 
 class Adaptation(FrozenConfig):

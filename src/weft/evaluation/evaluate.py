@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.baselines.llama import LanguageModel
 from weft.data import TokenizedSplit, Tokenizer
 from weft.evaluation.adaptation import Adapt, Adaptation, score_dynamically
-from weft.evaluation.figures import Figures, figures
+from weft.evaluation.metrics import Metrics, compute_metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
-from weft.peers import LanguageModel
 
 Nats = NDArray[np.float32]
 LEARNING = 10  # what a token costs a learner, in tokens that are scored with frozen weights; about
@@ -28,7 +28,7 @@ def evaluate_split(
     adapt: Adapt | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
-) -> Figures:
+) -> Metrics:
     """Return the figures of ``split``: every byte is scored, with state carried through each document.
 
     With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and ``bits_per_byte_frozen``
@@ -52,15 +52,17 @@ def evaluate_split(
     per_end = _bits_per_end(ends)
     if adapt is None:
         seconds = time.perf_counter() - started
-        return figures(total_nats(frozen), split, seconds, new=_bits_of_new(frozen, split), per_end=per_end)
+        return compute_metrics(total_nats(frozen), split, seconds, new=_bits_of_new(frozen, split), per_end=per_end)
     if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
         started = time.perf_counter()
     adapted = score_dynamically(
         model, split, adapt, boundary_id=tokenizer.boundary_id, frozen_N=frozen, progress=done(LEARNING)
     )
     seconds = time.perf_counter() - started
-    bits = figures(total_nats(frozen), split, seconds).bits_per_byte
-    return figures(total_nats(adapted), split, seconds, frozen=bits, new=_bits_of_new(adapted, split), per_end=per_end)
+    bits = compute_metrics(total_nats(frozen), split, seconds).bits_per_byte
+    return compute_metrics(
+        total_nats(adapted), split, seconds, frozen=bits, new=_bits_of_new(adapted, split), per_end=per_end
+    )
 
 
 def _bits_per_end(nats_D: Nats) -> float | None:

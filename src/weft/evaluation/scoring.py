@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from weft.baselines.llama import Peer
 from weft.data import IGNORED, TokenizedSplit, Tokenizer
-from weft.peers import Peer
 
 LANES = 16
 SEGMENT = 512

@@ -21,8 +21,8 @@ from weft.export.check import Check, check_program
 from weft.export.programs import OPSET, ProgramName, input_names, output_names, write_program
 from weft.export.states import StateLayout
 from weft.files import alone_in, disk_errors, sweep, sync_folder, temporary, write_atomic
-from weft.folder import load_model, load_tokenizer
 from weft.model import WeftModel
+from weft.pretrained import load_model, load_tokenizer
 
 FORMAT = 1
 DESCRIPTION = "export.json"

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.baselines.llama import LanguageModel
 from weft.layers.state import map_state
 from weft.model import ModelState, WeftModel
 from weft.ops import cpu
-from weft.peers import LanguageModel
 
 ENDED = -1  # in the place of a token: nobody reads on in this text
 

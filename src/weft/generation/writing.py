@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from weft.arguments import told
+from weft.baselines.llama import LanguageModel
 from weft.data import Tokenizer
 from weft.errors import UserError
 from weft.generation.decoder import ENDED, make_decoder
@@ -26,7 +27,6 @@ from weft.generation.sampling import Floats, Sampling, draw, surprisal
 from weft.generation.text import GrowingText, stop_strings
 from weft.layers.cross_entropy import IGNORE
 from weft.model import ModelState
-from weft.peers import LanguageModel
 
 PREFILL = 1024  # tokens of a prompt that are read at once
 

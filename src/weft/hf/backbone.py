@@ -19,7 +19,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from weft.blocks import BLOCKS
 from weft.errors import UserError
-from weft.folder import refuse_pickles
 from weft.hf.arguments import check_ids, check_keywords, check_size, document_starts
 from weft.hf.cache import WeftCache, cache_of
 from weft.hf.configuration import WeftConfig
@@ -30,6 +29,7 @@ from weft.hf.padding import align
 from weft.layers.embedding import Embedding
 from weft.layers.ngrams import LatentBigrams
 from weft.model import ModelState, WeftModel
+from weft.pretrained import refuse_pickles
 
 
 class BlockList(nn.ModuleList):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from weft.config import ModelConfig
-from weft.folder import check_format, header, save_shim, special_ids
+from weft.pretrained import check_format, header, save_shim, special_ids
 
 # What follows from the settings, and tools such as peft look for in the dictionary.
 _DERIVED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")

@@ -16,13 +16,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from weft.errors import UserError
-from weft.folder import generation_settings
 from weft.hf.arguments import check_ids
 from weft.hf.backbone import WeftBackbone, WeftPreTrainedModel
 from weft.hf.cache import WeftCache
 from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import OutputEmbeddings
 from weft.layers.cross_entropy import IGNORE
+from weft.pretrained import generation_settings
 
 
 class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):

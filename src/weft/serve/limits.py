@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from pydantic import Field
 
-from weft.bounds import Count
-from weft.frozen import FrozenConfig
+from weft.numbers import Count
+from weft.settings import FrozenConfig
 
 
 class Limits(FrozenConfig):

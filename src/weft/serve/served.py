@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from weft import __version__
 from weft.data import DataConfig, Tokenizer
 from weft.description import describe
-from weft.folder import assign, load_model, load_tokenizer
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
+from weft.pretrained import assign, load_model, load_tokenizer
 from weft.serve.limits import Refused
 from weft.study.records import number, read_run, section
 from weft.training import run as runs

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from weft.errors import Interrupted, UserError
-from weft.folder import check_folder
+from weft.pretrained import check_folder
 from weft.serve.app import build_app
 from weft.serve.guard import Guard, is_loopback
 from weft.serve.limits import Limits

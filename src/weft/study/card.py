@@ -47,7 +47,7 @@ def render(run: RunRecords) -> str:
         ("Architecture", _architecture(run)),
         ("Training data", _data(run)),
         ("Training", _training(run)),
-        ("Figures", _figures(run)),
+        ("Metrics", _figures(run)),
         ("How to use it", _usage(run)),
         ("Limits", _limits(run)),
     )

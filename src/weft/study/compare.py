@@ -24,8 +24,8 @@ from weft.study.comparison_results import CURVES, SPEED, measure_generation, rea
 from weft.study.jobs import Job, run_jobs
 from weft.study.plan import PLAN, VARIANTS, Plan, Trial, check_folder, recipe_of, save_plan
 from weft.study.records import number, section
-from weft.training.fitting import fit, make_model
 from weft.training.recipe import Recipe
+from weft.training.resolve import fit, make_model
 from weft.training.run import RESULTS, TrainingResult, read_result
 
 FAILED = "failed.txt"

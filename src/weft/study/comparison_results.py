@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from weft import __version__
+from weft.baselines.llama import Peer, is_peer, load_any
 from weft.description import STATE_CONTEXTS, describe
 from weft.evaluation.speed import generation_speed
 from weft.files import json_object, write_atomic
-from weft.folder import load_config, load_tokenizer
-from weft.peers import Peer, is_peer, load_any
+from weft.pretrained import load_config, load_tokenizer
 from weft.signals import stop_signals
 from weft.study.jobs import check_stopped
 from weft.study.plan import Trial

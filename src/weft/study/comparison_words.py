@@ -103,7 +103,7 @@ def _seeds(measured: Sequence[Contender]) -> str:
     names = [one.name for one in measured if len(one.bits) < most]
     fewer = f" Fewer seeds: {', '.join(names)}." if names else ""
     rough = " So few seeds show less than the whole of the noise." if most < 5 else ""
-    return f"Figures are means over up to {most} seeds, each shown.{rough}{fewer}"
+    return f"Metrics are means over up to {most} seeds, each shown.{rough}{fewer}"
 
 
 def _peers(measured: Sequence[Contender]) -> str:

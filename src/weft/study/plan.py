@@ -11,15 +11,15 @@ from typing import Any, NamedTuple, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from weft.bounds import Count, Minutes, Parameters, Rate, Seed, Tokens
+from weft.baselines.llama import CONTEXT, PEERS
 from weft.config import merge
 from weft.data import DataConfig
 from weft.errors import UserError
 from weft.files import write_atomic
-from weft.frozen import FrozenConfig
+from weft.numbers import Count, Minutes, Parameters, Rate, Seed, Tokens
 from weft.pattern import ARCHITECTURES, parse_count
-from weft.peers import CONTEXT, PEERS
 from weft.plain_yaml import parse_yaml, read_yaml
+from weft.settings import FrozenConfig
 from weft.sizing import configure, resolve
 from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
 

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from weft.baselines.llama import LanguageModel
 from weft.errors import UserError
 from weft.model import ModelState, WeftModel
-from weft.peers import LanguageModel
 from weft.training.step import Loss
 
 BACKEND = "inductor"

@@ -7,7 +7,7 @@ A model of N million parameters that reads T megabytes of text, of which U are d
 what is read again counts less, and in the end nothing (Hoffmann et al. 2022, arXiv 2203.15556; Muennighoff et al. 2023,
 arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs of docs/study.md
 ("The size") by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the fewest bits, given
-how much this machine reads in the time, which it measures (:mod:`weft.training.pace`).
+how much this machine reads in the time, which it measures (:mod:`weft.training.throughput`).
 
 How often the text is then read says how much weight decay and dropout keep a model from learning it by heart; how much
 is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or on the command line
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from weft import words
 from weft.errors import UserError
-from weft.training.pace import TURNS, Pace
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
+from weft.training.throughput import TURNS, Pace
 
 SIZE_SHARE, SIZE_POWER = 0.206, 0.419  # a, p
 TEXT_POWER, REPEATS = 0.484, 2.85  # q, r

@@ -63,7 +63,7 @@ class Silent:
         """Say nothing."""
 
 
-class Metrics:
+class MetricsWriter:
     """``metrics.jsonl`` in the run directory, one record a line, and TensorBoard if asked for."""
 
     def __init__(self, run: Path, *, tensorboard: bool) -> None:

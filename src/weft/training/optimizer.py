@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from weft.baselines.llama import LanguageModel, Peer
 from weft.errors import UserError
 from weft.layers.maps import StructuredMap, is_guide, weights
 from weft.layers.matrix_product import is_central
-from weft.peers import LanguageModel, Peer
 from weft.training.muon import Muon
 from weft.training.parallel import local
 from weft.training.recipe import TrainingConfig

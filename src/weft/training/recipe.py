@@ -12,7 +12,6 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from weft import __version__
-from weft.bounds import Below1, Count, Minutes, Parameters, Place, Rate, Seed, Share, Steps, Tokens, Weight, Width
 from weft.config import (
     AdaptiveConfig,
     AttentionConfig,
@@ -27,9 +26,10 @@ from weft.data import DataConfig
 from weft.data.config import AUTO_OF_0_1_0
 from weft.errors import UserError
 from weft.files import write_atomic
-from weft.frozen import FrozenConfig, Values
+from weft.numbers import Below1, Count, Minutes, Parameters, Place, Rate, Seed, Share, Steps, Tokens, Weight, Width
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
+from weft.settings import FrozenConfig, Values
 
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
@@ -54,7 +54,7 @@ class ModelRecipe(FrozenConfig):
     Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a budget of minutes the
     machine.
 
-    ``peer`` names a model of another house instead (:mod:`weft.peers`), for comparisons.
+    ``peer`` names a model of another house instead (:mod:`weft.baselines.llama`), for comparisons.
     """
 
     architecture: str = "hybrid"
@@ -97,7 +97,7 @@ class ModelRecipe(FrozenConfig):
 
 
 class GuideConfig(FrozenConfig):
-    """Self-guided training of structured maps (:mod:`weft.training.guidance`).
+    """Self-guided training of structured maps (:mod:`weft.training.methods.guides`).
 
     A dense guide fades until ``until`` of the budget is used; ``skip`` is the cheaper form.
     """
@@ -107,7 +107,7 @@ class GuideConfig(FrozenConfig):
 
 
 class TeacherConfig(FrozenConfig):
-    """Distillation from the run ``run`` (:mod:`weft.training.distillation`).
+    """Distillation from the run ``run`` (:mod:`weft.training.methods.distillation`).
 
     ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden states,
     where both models are of one width.

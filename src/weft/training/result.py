@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import DamagedError, UserError
-from weft.evaluation.figures import Figures, read_figures
+from weft.evaluation.metrics import Metrics, metrics_from_json
 from weft.files import json_object
 from weft.training.run_folder import RESULTS
 
@@ -27,8 +27,8 @@ class TrainingResult:
     seconds: float
     tokens_per_second: float
     best_step: int
-    validation: Figures
-    test: Figures
+    validation: Metrics
+    test: Metrics
     text: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def read_result(run: Path) -> TrainingResult:
             seconds=float(told["training_seconds"]),
             tokens_per_second=float(told["tokens_per_second"]),
             best_step=int(told["best_step"]),
-            validation=read_figures(told["validation"]),
-            test=read_figures(told["test"]),
+            validation=metrics_from_json(told["validation"]),
+            test=metrics_from_json(told["test"]),
             text=dict(told.get("text") or {}),
         )
     except (KeyError, TypeError, ValueError, OverflowError):

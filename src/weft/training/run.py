@@ -14,19 +14,22 @@ from typing import Any, NamedTuple
 import torch
 
 from weft import words
+from weft.baselines.llama import LanguageModel, Peer, load_any
 from weft.config import merge
 from weft.data import DataConfig, PreparedData, TokenizedSplit, Tokenizer, prepare
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
-from weft.evaluation.figures import unlike_parts
+from weft.evaluation.metrics import unlike_parts
 from weft.files import alone_in, disk_errors, set_aside, write_atomic
-from weft.folder import WEIGHTS, load_tokenizer
 from weft.launch import is_main
-from weft.peers import LanguageModel, Peer, load_any
+from weft.pretrained import WEIGHTS, load_tokenizer
 from weft.signals import stop_signals
 from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
-from weft.training.fitting import (
+from weft.training.listener import Listener, Silent
+from weft.training.parallel import Processes
+from weft.training.recipe import Recipe, differences, load_recipe, make_recipe
+from weft.training.resolve import (
     check_model,
     check_step,
     fit,
@@ -36,10 +39,6 @@ from weft.training.fitting import (
     resumed_model,
     shape_of,
 )
-from weft.training.listener import Listener, Silent
-from weft.training.loop import Trainer
-from weft.training.parallel import Processes
-from weft.training.recipe import Recipe, differences, load_recipe, make_recipe
 from weft.training.result import TrainingResult as TrainingResult
 from weft.training.result import read_result as read_result
 from weft.training.run_folder import RECIPE as RECIPE
@@ -64,6 +63,7 @@ from weft.training.run_folder import (
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.snapshot import restore_snapshot
 from weft.training.texts import places_of, require_texts
+from weft.training.trainer import Trainer
 from weft.training.validation import LONG
 
 

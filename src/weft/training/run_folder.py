@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from weft.baselines.llama import LanguageModel, Peer, is_peer
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.record import found_at
 from weft.errors import DamagedError, UserError
 from weft.files import json_object, remove, set_aside, sweep, temporaries
-from weft.folder import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights, read_config
 from weft.layers.maps import is_guide
-from weft.peers import LanguageModel, Peer, is_peer
 from weft.plain_yaml import read_yaml
+from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights, read_config
 from weft.training.checkpoint import sweep_checkpoints
-from weft.training.fitting import save_description
 from weft.training.listener import METRICS, read_metrics
 from weft.training.recipe import Recipe, save_recipe
+from weft.training.resolve import save_description
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.texts import TEXTS, save_texts
 

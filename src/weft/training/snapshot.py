@@ -9,9 +9,9 @@ import torch
 
 from weft.data import join_states
 from weft.errors import UserError
-from weft.folder import load_into
 from weft.layers.maps import is_guide
 from weft.layers.state import tensors
+from weft.pretrained import load_into
 from weft.training.checkpoint import (
     Checkpoint,
     Tensors,
@@ -27,7 +27,7 @@ from weft.training.step import rebuild
 from weft.training.validation import Sample, older_sample
 
 if TYPE_CHECKING:
-    from weft.training.loop import Trainer
+    from weft.training.trainer import Trainer
 
 FOLDER = "checkpoints"
 _COUNTERS = ("step", "tokens", "seconds", "bad_steps", "best_step")

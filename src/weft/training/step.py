@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from weft.baselines.llama import LanguageModel, Peer
 from weft.layers.state import detach, map_state, tensors
 from weft.model import ModelState, WeftModel
-from weft.peers import LanguageModel, Peer
 from weft.training.parallel import whole
 
 # (tokens, targets, state, reset) -> (mean nats, state); the loss of a model, as it is or compiled.

@@ -19,9 +19,9 @@ from weft.data import PreparedData
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import score, spread_part
-from weft.folder import WEIGHTS, load_config, load_into, load_weights
 from weft.layers.matrix_product import is_central
 from weft.model import WeftModel, build
+from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
 
 LOOKED_AT = 20_000  # validation tokens that tell which blocks are best
 

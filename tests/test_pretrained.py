@@ -20,7 +20,7 @@ from weft import memory
 from weft.data import train_tokenizer
 from weft.errors import UserError
 from weft.files import write_atomic
-from weft.folder import load_config, load_into, load_model, load_tokenizer, save_model, save_weights
+from weft.pretrained import load_config, load_into, load_model, load_tokenizer, save_model, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +338,7 @@ def test_weights_of_one_kind_of_floats_are_taken(folder):
 
 def test_weights_that_memory_does_not_hold_are_told_before_they_are_read(folder, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 100.0)
-    monkeypatch.setattr("weft.folder.load", lambda _: pytest.fail("was read"))
+    monkeypatch.setattr("weft.pretrained.load", lambda _: pytest.fail("was read"))
     with pytest.raises(UserError, match="needs at least .* of memory"):
         load_model(folder)
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from weft.baselines.llama import LanguageModel
 from weft.errors import UserError
-from weft.folder import load_model
 from weft.layers.cross_entropy import CHUNK_ELEMENTS, FEWEST_ROWS, count_targets
 from weft.model import ModelState, WeftModel
-from weft.peers import LanguageModel
+from weft.pretrained import load_model
 from weft.training.recipe import TeacherConfig
 
 

@@ -17,7 +17,7 @@ from weft.errors import UserError
 class FrozenConfig(BaseModel):
     """Base of every configuration in the house: immutable, and an unknown key is an error that names the nearest.
 
-    Numbers have bounds where they are declared (:mod:`weft.bounds`); NaN and infinity are none.
+    Numbers have bounds where they are declared (:mod:`weft.numbers`); NaN and infinity are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)

@@ -12,7 +12,7 @@ from weft.data.likeness import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class Metrics:
     """How well a model predicts a text. Every byte is counted; document separators and boundary tokens are not.
 
     Attributes:
@@ -48,9 +48,9 @@ class Figures:
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
 
-def read_figures(values: Mapping[str, Any]) -> Figures:
-    """Return the figures that :meth:`Figures.to_json` gave; KeyError, TypeError or ValueError where they are none."""
-    return Figures(
+def metrics_from_json(values: Mapping[str, Any]) -> Metrics:
+    """Return the figures that :meth:`Metrics.to_json` gave; KeyError, TypeError or ValueError where they are none."""
+    return Metrics(
         bits_per_byte=float(values["bits_per_byte"]),
         bits_per_character=_optional(values["bits_per_character"]),
         perplexity_per_token=float(values["perplexity_per_token"]),
@@ -69,7 +69,7 @@ def _optional(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def figures(
+def compute_metrics(
     nats: float,
     split: TokenizedSplit,
     seconds: float,
@@ -77,14 +77,14 @@ def figures(
     *,
     new: float | None = None,
     per_end: float | None = None,
-) -> Figures:
+) -> Metrics:
     """Return the figures of ``split`` whose tokens cost ``nats`` together.
 
     ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have, ``per_end``
     the bits of the end of a document.
     """
     bits = nats / math.log(2)
-    return Figures(
+    return Metrics(
         bits_per_byte=bits / split.bytes,
         bits_per_character=bits / split.characters if split.characters else None,
         perplexity_per_token=_exp(nats / split.scored_tokens),

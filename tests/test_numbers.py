@@ -12,13 +12,13 @@ import pytest
 
 import weft
 from tests.command import assert_mistake, run_weft
-from weft import frozen, memory
+from weft import memory, settings
 from weft.cli.app import app
 from weft.errors import UserError
-from weft.frozen import FrozenConfig, section_of
 from weft.memory import TooLargeError, available_bytes, check_memory
 from weft.model import build
 from weft.pattern import MAX_PARAMETERS, expand, parse_count
+from weft.settings import FrozenConfig, section_of
 from weft.sizing import configure, sized
 from weft.training.recipe import Recipe, TrainingConfig, make_recipe
 from weft.words import short
@@ -64,13 +64,13 @@ FIELDS = [
 def told(section: type[FrozenConfig], name: str, value: Any) -> str:
     """The sentence about ``value``; values that are missing beside it are not what it is about."""
     with pytest.raises(UserError) as mistake:
-        frozen.check_values({name: value}, section, where="here")
+        settings.check_values({name: value}, section, where="here")
     return str(mistake.value)
 
 
 @pytest.mark.parametrize(("section", "name", "kind"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
 def test_no_number_is_without_bounds(section, name, kind):
-    """A new field without bounds fails here: take a kind of weft.bounds, or say the bounds at the field."""
+    """A new field without bounds fails here: take a kind of weft.numbers, or say the bounds at the field."""
     inner = section.model_fields[name].annotation
     nested = 0
     while (get_origin(inner) is tuple) or tuple in map(get_origin, get_args(inner)):

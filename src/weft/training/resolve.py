@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING
 import torch
 
 from weft import words
+from weft.baselines.llama import (
+    LanguageModel,
+    Peer,
+    build_peer,
+    is_peer,
+    load_peer_config,
+    peer_config,
+    save_peer_config,
+)
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
 from weft.description import state_bytes
 from weft.errors import DamagedError, UserError
-from weft.folder import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel, build
 from weft.pattern import expand
-from weft.peers import LanguageModel, Peer, build_peer, is_peer, load_peer_config, peer_config, save_peer_config
+from weft.pretrained import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
 from weft.training.dial import Text, given_in, left_open, turn
-from weft.training.pace import seconds_per_token
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
+from weft.training.throughput import seconds_per_token
 from weft.training.transfer import transferred
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import math
 import torch
 from torch.optim import Optimizer
 
+from weft.baselines.llama import LanguageModel
 from weft.errors import UserError
 from weft.layers.maps import StructuredMap
-from weft.peers import LanguageModel
 from weft.training.muon import Muon
 from weft.training.recipe import GuideConfig
 

@@ -17,27 +17,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weft.baselines.llama import LanguageModel
 from weft.data import IGNORED, PreparedData, TokenizedSplit, open_stream
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
-from weft.evaluation.figures import figures, unlike_training
+from weft.evaluation.metrics import compute_metrics, unlike_training
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
-from weft.folder import WEIGHTS, save_weights
 from weft.generation import Sampling, generate
 from weft.layers.maps import is_guide
 from weft.layers.state import tensors
 from weft.model import ModelState
-from weft.peers import LanguageModel
+from weft.pretrained import WEIGHTS, save_weights
 from weft.training.compilation import training_loss
-from weft.training.distillation import make_distillation
-from weft.training.feed import Feed
-from weft.training.guidance import Guides
-from weft.training.listener import Listener, Metrics, Status
+from weft.training.listener import Listener, MetricsWriter, Status
+from weft.training.methods.distillation import make_distillation
+from weft.training.methods.guides import Guides
 from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate, train_auxiliaries
-from weft.training.pace import PaceCheck
 from weft.training.parallel import Processes, whole
 from weft.training.precision import use_bf16
+from weft.training.prefetch import Feed
 from weft.training.queue import Queue, StepResult, longest_queue
 from weft.training.recipe import TrainingConfig
 from weft.training.schedule import learning_rate_factor, progress
@@ -51,6 +50,7 @@ from weft.training.step import (
     empty_state,
     rebuild,
 )
+from weft.training.throughput import PaceCheck
 from weft.training.validation import Sample, announced, choose_sample
 from weft.words import valid_text
 
@@ -75,7 +75,7 @@ class Trainer:
         processes: Processes | None = None,
     ) -> None:
         self.config, self.model, self.prepared, self.folder = config, model, prepared, run
-        self.listener, self.metrics = listener, Metrics(run, tensorboard=config.tensorboard)
+        self.listener, self.metrics = listener, MetricsWriter(run, tensorboard=config.tensorboard)
         self.processes = processes or Processes()
         self.main, self.device = self.processes.main, self.processes.device
         self.bf16 = use_bf16(config.precision, self.device)
@@ -336,7 +336,7 @@ class Trainer:
             self.scoring_pace = min(timed.seconds_per_token, self.scoring_pace)
             for line in announced(self.prepared, split, self.scoring_pace) if first else ():
                 self.listener.message(line)
-            self.validation = self.processes.of_main(figures(total_nats(nats), split, 0.0).bits_per_byte)
+            self.validation = self.processes.of_main(compute_metrics(total_nats(nats), split, 0.0).bits_per_byte)
             # What is read for the first time cannot be known by heart, so it should cost what validation text costs.
             if first and self.stream.epoch < 1 and (told := unlike_training(self.training_bits, self.validation)):
                 self.listener.message(told)

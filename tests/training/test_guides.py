@@ -12,7 +12,7 @@ from weft.config import merge
 from weft.errors import UserError
 from weft.layers.maps import is_guide
 from weft.model import build
-from weft.training.guidance import Guides, guide_share
+from weft.training.methods.guides import Guides, guide_share
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import GuideConfig, TrainingConfig
 from weft.training.run import train

@@ -8,7 +8,7 @@ import torch
 
 from weft.data.stream import Segment
 from weft.errors import UserError
-from weft.training.feed import Feed
+from weft.training.prefetch import Feed
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 
 from weft import words
+from weft.baselines.llama import LanguageModel
 from weft.layers.state import tensors
-from weft.peers import LanguageModel
 from weft.training.optimizer import make_optimizers
 from weft.training.parallel import Processes
 from weft.training.precision import use_bf16

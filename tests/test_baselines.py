@@ -14,10 +14,11 @@ import weft
 from tests.evaluation.test_scoring import BOUNDARY, split_of
 from tests.training.conftest import corpus, tiny  # noqa: F401 - fixtures
 from tests.training.test_run import StopAt, assert_same_run
-from weft import api, peers
+from weft import api
+from weft.baselines import llama as peers
+from weft.baselines.llama import Peer, build_peer, load_any, peer_config, windows
 from weft.data import IGNORED, Tokenizer
 from weft.errors import Interrupted, UserError
-from weft.peers import Peer, build_peer, load_any, peer_config, windows
 from weft.training.run import train
 
 VOCAB = 11

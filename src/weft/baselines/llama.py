@@ -24,15 +24,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.bounds import Reach, Vocabulary, Width
 from weft.data import TokenizedSplit
 from weft.errors import UserError
 from weft.files import json_object, write_atomic
-from weft.folder import CONFIG, WEIGHTS, check_folder, load_into, load_model, load_weights
-from weft.frozen import FrozenConfig
 from weft.layers.cross_entropy import cross_entropy, surprisal
 from weft.model import WeftModel, check_weights
+from weft.numbers import Reach, Vocabulary, Width
 from weft.pattern import MAX_DEPTH, default_pairs
+from weft.pretrained import CONFIG, WEIGHTS, check_folder, load_into, load_model, load_weights
+from weft.settings import FrozenConfig
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -326,7 +326,7 @@ def load_peer_config(folder: Path) -> LlamaConfig:
 
 
 def load_any(folder: Path, *, memory: int | None = None, applications: int | None = None) -> LanguageModel:
-    """Read the model of a run directory, ours or a peer, in evaluation mode; see :func:`weft.folder.load_model`."""
+    """Read the model of a run directory, ours or a peer, in evaluation mode; see :func:`weft.pretrained.load_model`."""
     if not is_peer(folder):
         return load_model(folder, memory=memory, applications=applications)
     if memory is not None:

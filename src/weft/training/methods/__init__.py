@@ -1,0 +1,1 @@
+"""Methods of training that come in as hooks and objectives."""

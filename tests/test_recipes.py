@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from weft.experiments.plan import Plan, Trial, load_variants, recipe_of
 from weft.model import WeftModel, build
 from weft.sizing import count_parameters
-from weft.study.plan import Plan, Trial, load_variants, recipe_of
 from weft.training.recipe import load_recipe, make_recipe
 from weft.training.resolve import described_model, known_vocabulary
 

@@ -43,7 +43,7 @@ from weft.training.recipe import load_recipe, make_recipe
 from weft.training.resolve import described_model, known_vocabulary
 
 if TYPE_CHECKING:
-    from weft.study.compare import Listener as StudyListener
+    from weft.experiments.compare import Listener as StudyListener
 
 Split = Literal["train", "validation", "test"]
 VOCABULARY = 4096  # of a model that is only described
@@ -133,9 +133,9 @@ def compare(
     the other seeds, for the ``top`` contenders only where that is given. What ``out`` holds already is not done again.
     Raises UserError for what a caller can put right, Interrupted when a signal to stop came.
     """
-    from weft.study.compare import Study
-    from weft.study.comparison_results import read_results
-    from weft.study.plan import Plan, base_values, load_variants
+    from weft.experiments.compare import Study
+    from weft.experiments.plan import Plan, base_values, load_variants
+    from weft.experiments.results import read_results
 
     plan = Plan.parse(
         {

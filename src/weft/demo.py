@@ -13,7 +13,7 @@ from weft.evaluation.metrics import Metrics
 from weft.files import write_atomic
 from weft.generation import Sampling, generate
 from weft.pretrained import load_model, load_tokenizer
-from weft.study.finish import finish_run
+from weft.reports.run.finish import finish_run
 from weft.training.listener import Listener
 from weft.training.run import RESULTS, TrainingResult, train
 from weft.words import valid_text

@@ -14,10 +14,10 @@ import yaml
 from tests.training.test_run import StopAt
 from weft.data import prepare
 from weft.errors import Interrupted, UserError
+from weft.experiments.plan import Plan, Trial, recipe_of
 from weft.model import build
+from weft.reports.run.report import write_report
 from weft.sizing import sized
-from weft.study.plan import Plan, Trial, recipe_of
-from weft.study.report import write_report
 from weft.training import dial, throughput
 from weft.training import resolve as resolving
 from weft.training.dial import (

@@ -23,7 +23,7 @@ from weft import api
 from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
-from weft.study.finish import finish_run
+from weft.reports.run.finish import finish_run
 from weft.training.listener import Silent, read_metrics
 from weft.training.run import RECIPE, train
 

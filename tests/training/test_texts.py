@@ -171,7 +171,7 @@ def test_texts_json_names_no_place_of_this_machine(home: Path) -> None:
 
 
 def test_what_is_shared_names_no_place_of_this_machine(home: Path, tmp_path: Path) -> None:
-    from weft.study.finish import finish_run
+    from weft.reports.run.finish import finish_run
 
     run = trained(str(home / "texts"), test=["texts/d.txt"])
     finish_run(run)

@@ -95,7 +95,7 @@ def train(
     from weft import api, terminal
     from weft.config import merge
     from weft.launch import is_main
-    from weft.study.report import REPORT
+    from weft.reports.run.report import REPORT
     from weft.training.recipe import parse_settings
 
     if architecture and pattern:
@@ -152,7 +152,7 @@ def train(
 def _finish(run: Path, compressors: bool, console: Console) -> Packed | None:
     """Write report and card; return what compressors need for the test text, measured here if that is asked for."""
     from weft import api, terminal
-    from weft.study.finish import finish_run, read_baselines, save_baselines
+    from weft.reports.run.finish import finish_run, read_baselines, save_baselines
 
     packed = read_baselines(run)
     try:

@@ -16,8 +16,8 @@ from weft.description import describe
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
 from weft.pretrained import assign, load_model, load_tokenizer
+from weft.records import number, read_run, section
 from weft.serve.limits import Refused
-from weft.study.records import number, read_run, section
 from weft.training import run as runs
 
 

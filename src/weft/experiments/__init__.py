@@ -1,0 +1,1 @@
+"""Many runs under one budget: the plan, the runner, the comparison and its results."""

@@ -1,0 +1,173 @@
+"""What the folder of a comparison holds, read so that nothing missing, half written or unknown is an error."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.errors import UserError
+from weft.records import Event, number, section
+
+BITS = "bits_per_byte"
+VALIDATION = "validation_bits_per_byte"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One architecture: its ``rows`` (its best learning rate, by seed) and all its ``trials`` (every rate)."""
+
+    name: str
+    is_peer: bool
+    rows: tuple[Event, ...]
+    trials: tuple[Event, ...]
+
+    @property
+    def label(self) -> str:
+        """The name, with a word where it comes from outside the project."""
+        return f"{self.name} (peer)" if self.is_peer else self.name
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of blocks; '' where none is known."""
+        return next((pattern for row in self.rows if isinstance(pattern := row.get("pattern"), str)), "")
+
+    @property
+    def rate(self) -> float | None:
+        """The best learning rate."""
+        return next(iter(self.values("learning_rate")), None)
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates that were tried, ascending."""
+        tried = (number(trial.get("learning_rate")) for trial in (*self.trials, *self.rows))
+        return sorted({rate for rate in tried if rate is not None})
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best learning rate is the smallest or the largest of those tried."""
+        said = [row["best_at_edge"] for row in self.rows if isinstance(row.get("best_at_edge"), bool)]
+        return any(said) if said else self.rate in (*self.rates[:1], *self.rates[-1:])
+
+    @property
+    def bits(self) -> list[float]:
+        """Test bits per byte, one for each seed."""
+        return self.values(BITS)
+
+    @property
+    def state_bytes(self) -> dict[int, float]:
+        """Bytes of state by tokens of context, ascending."""
+        for row in self.rows:
+            found = {str(key): number(value) for key, value in section(row, "state_bytes").items()}
+            sizes = {int(key): value for key, value in found.items() if key.isascii() and key.isdigit() and value}
+            if sizes:
+                return dict(sorted(sizes.items()))
+        return {}
+
+    def values(self, key: str) -> list[float]:
+        """Return what was measured under ``key``, in the order of the seeds."""
+        return [value for row in self.rows if (value := number(row.get(key))) is not None]
+
+    def mean(self, key: str = BITS) -> float | None:
+        """Return the mean over the seeds; None where nothing was measured."""
+        values = self.values(key)
+        return statistics.fmean(values) if values else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison of architectures, finished or not; the ``contenders`` stand best first."""
+
+    name: str
+    results: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    contenders: tuple[Contender, ...]
+    curves: tuple[Event, ...]
+    planned: tuple[str, ...]
+
+    @property
+    def measured(self) -> tuple[Contender, ...]:
+        """The contenders with test bits per byte, best first."""
+        return tuple(contender for contender in self.contenders if contender.bits)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of what was planned and has no figure yet."""
+        done = {contender.name for contender in self.measured}
+        return [name for name in self.planned if name not in done]
+
+    @property
+    def trials(self) -> list[Event]:
+        """Every training run, contender by contender, by learning rate and seed."""
+        return [trial for contender in self.contenders for trial in contender.trials]
+
+    @property
+    def contexts(self) -> list[int]:
+        """The lengths at which the size of the state is known, ascending."""
+        return sorted({length for contender in self.contenders for length in contender.state_bytes})
+
+
+def read_comparison(study: Path) -> Comparison:
+    """Read ``results.json`` and ``curves.json`` of ``study``; UserError where there is no such directory."""
+    if not study.is_dir():
+        raise UserError(f"There is no study '{study}': give the folder that 'weft compare --out' wrote.")
+    return comparison(study.resolve().name, _json(study / "results.json"), _json(study / "curves.json"))
+
+
+def comparison(name: str, results: object, curves: object = ()) -> Comparison:
+    """Return the comparison that ``results`` and ``curves`` (as read from JSON) describe."""
+    whole: Mapping[str, Any] = results if isinstance(results, Mapping) else {}
+    settings = section(whole, "settings")
+    rows, trials = _of_architectures(whole.get("rows")), _of_architectures(whole.get("trials"))
+    peers = {*_names(settings.get("peers")), *(str(row["architecture"]) for row in rows if row.get("kind") == "peer")}
+    variants = [str(name) for name in section(settings, "variants")]
+    planned = (*_names(settings.get("architectures")), *variants, *_names(settings.get("peers")))
+    names = dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))])
+    contenders = [_contender(name, name in peers, rows, trials) for name in names]
+    return Comparison(
+        name=name,
+        results=whole,
+        settings=settings,
+        contenders=tuple(sorted((one for one in contenders if one.rows or one.trials), key=_rank)),
+        curves=tuple(_of_architectures(curves)),
+        planned=tuple(dict.fromkeys(planned)),
+    )
+
+
+def _rank(contender: Contender) -> tuple[bool, float]:
+    mean = contender.mean()
+    return mean is None, mean or 0.0
+
+
+def _contender(name: str, is_peer: bool, rows: Iterable[Event], trials: Iterable[Event]) -> Contender:
+    own = sorted((row for row in rows if row["architecture"] == name), key=_by_seed)
+    tried = sorted((trial for trial in trials if trial["architecture"] == name), key=_by_rate)
+    return Contender(name=name, is_peer=is_peer, rows=tuple(own), trials=tuple(tried))
+
+
+def _by_seed(event: Event) -> float:
+    return number(event.get("seed")) or 0.0
+
+
+def _by_rate(event: Event) -> tuple[float, float]:
+    return number(event.get("learning_rate")) or 0.0, _by_seed(event)
+
+
+def _of_architectures(events: object) -> list[Event]:
+    """Return those of ``events`` that say which architecture they are of."""
+    given = events if isinstance(events, list | tuple) else []
+    return [event for event in given if isinstance(event, Mapping) and isinstance(event.get("architecture"), str)]
+
+
+def _names(value: object) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else []
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return None

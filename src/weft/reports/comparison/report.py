@@ -1,0 +1,202 @@
+"""The report of a comparison: one page that needs nothing else, and the table to quote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft.files import write_atomic
+from weft.reports.comparison.records import Comparison, read_comparison
+from weft.reports.comparison.table import (
+    EDGE_NOTE,
+    KEY,
+    TRIAL_HEADINGS,
+    Column,
+    all_trials,
+    any_edge,
+    cost_columns,
+    is_chosen,
+    markdown,
+    quality_columns,
+    trial_cells,
+)
+from weft.reports.comparison.words import budget, command, facts, finding, notes
+from weft.reports.page import page, text
+
+REPORT, TABLE = "report.html", "table.md"
+_WIDE, _NARROW, _HALF = 700, 400, 345  # widths of plots in SVG units, in which text has 10
+_MOST_IN_HALF = 10  # architectures, whose names find room in half the width
+_TRAINING, _GENERATION = "training_tokens_per_second", "generation_tokens_per_second"
+
+
+def write_comparison(study: Path) -> Path:
+    """Write ``table.md`` and ``report.html`` into the folder of a comparison and return the report's path.
+
+    Whatever the study has not made yet is left out. Raises UserError where there is no such folder.
+    """
+    comparison = read_comparison(study)
+    write_atomic(study / TABLE, markdown(comparison))
+    write_atomic(study / REPORT, render(comparison))
+    return study / REPORT
+
+
+def render(comparison: Comparison) -> str:
+    """Return the page."""
+    sections = (
+        ("", _headline(comparison)),
+        ("Result", _result(comparison)),
+        ("Training", _training(comparison)),
+        ("Learning rate", _rates(comparison)),
+        ("Quality against speed", _pareto(comparison)),
+        ("Size, speed and memory", _cost(comparison)),
+        ("Every training run", _trials(comparison)),
+        ("How it was done", _method(comparison)),
+    )
+    return page(comparison.name, _subtitle(comparison), sections)
+
+
+def _subtitle(comparison: Comparison) -> str:
+    held = budget(comparison)
+    parts = [
+        "Comparison of architectures",
+        facts(comparison).get("corpus", ""),
+        held,
+        facts(comparison).get("versions"),
+    ]
+    return f"<p>{' · '.join(text(part) for part in parts if part)}</p>"
+
+
+def _headline(comparison: Comparison) -> str:
+    items = "".join(f"<li>{text(note)}</li>" for note in notes(comparison))
+    return f'<p class="finding">{text(finding(comparison))}</p>{f"<ul class=notes>{items}</ul>" if items else ""}'
+
+
+def _result(comparison: Comparison) -> str:
+    from weft.reports.comparison.plots import result_plot
+
+    if not comparison.contenders:
+        return ""
+    plot = _responsive(result_plot(comparison, _WIDE), result_plot(comparison, _NARROW))
+    note = "Each marker is a seed, the upright stroke their mean; lower (further left) is better."
+    edges = f'<p class="note">{EDGE_NOTE}</p>' if any_edge(comparison) else ""
+    return f"{_noted(plot, note)}{_table(comparison, quality_columns(comparison))}{edges}"
+
+
+def _training(comparison: Comparison) -> str:
+    from weft.reports.comparison.curves import curve_plot
+
+    plots = "".join(
+        _responsive(curve_plot(comparison, by, _WIDE), curve_plot(comparison, by, _NARROW, 320))
+        for by in ("tokens", "seconds")
+    )
+    note = (
+        "Thick: the first seed at the best learning rate, up to the marker; thin: its other seeds; "
+        "faint: other learning rates; dashed: peers. The steep beginning is cut off."
+    )
+    return _noted(plots, note)
+
+
+def _rates(comparison: Comparison) -> str:
+    from weft.reports.comparison.curves import rate_plot
+
+    plot = _responsive(rate_plot(comparison, _WIDE, 4), rate_plot(comparison, _NARROW, 2))
+    note = (
+        "Validation bits per byte by learning rate (logarithmic), the others in grey. A ring: the rate that was "
+        "chosen, on validation with the first seed; dots: other seeds. Where the ring is at an end, a rate beyond it "
+        "may be better. What is far worse runs out of the picture."
+    )
+    return _noted(plot, note)
+
+
+def _pareto(comparison: Comparison) -> str:
+    from weft.reports.comparison.plots import pareto_plot
+
+    speeds = ((_GENERATION, "generation"), (_TRAINING, "training"))
+    crowded = len(comparison.measured) > _MOST_IN_HALF
+    wide = [pareto_plot(comparison, key, name, _WIDE, 360) if crowded else "" for key, name in speeds]
+    narrow = [pareto_plot(comparison, key, name, _NARROW if crowded else _HALF) for key, name in speeds]
+    plots = "".join(map(_responsive, wide, narrow)) if crowded else _pairs(narrow)
+    note = "The dashed stairs are the frontier: nothing measured is both faster and better than what stands on it."
+    return _noted(plots, note)
+
+
+def _cost(comparison: Comparison) -> str:
+    from weft.reports.comparison.plots import parameter_plot, speed_plot, state_plot
+
+    if not comparison.contenders:
+        return ""
+    plots = [
+        parameter_plot(comparison, _HALF),
+        state_plot(comparison, _HALF),
+        speed_plot(comparison, _TRAINING, "training", _HALF),
+        speed_plot(comparison, _GENERATION, "generation", _HALF),
+    ]
+    note = "In the order of the result. Speeds are means over the seeds; the line at the end of a bar spans them."
+    return f"{_noted(_pairs(plots), note)}{_table(comparison, cost_columns(comparison))}"
+
+
+def _trials(comparison: Comparison) -> str:
+    rows = [
+        ("chosen" if is_chosen(trial, one) else "", (one.label, *trial_cells(trial, one)))
+        for one, trial in all_trials(comparison)
+    ]
+    words = [True, *[False] * (len(TRIAL_HEADINGS) - 1), True]
+    note = '<p class="note">Those in bold count in the result.</p>'
+    return f"{note}{_grid(('architecture', *TRIAL_HEADINGS), words, rows)}" if rows else ""
+
+
+def _method(comparison: Comparison) -> str:
+    rows = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts(comparison).items()
+    )
+    again = command(comparison)
+    repeat = f"<p>Again, with the same texts:</p><pre>{text(again)}</pre>" if again else ""
+    return f"{f'<dl class=facts>{rows}</dl>' if rows else ''}{repeat}"
+
+
+def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
+    best = comparison.measured[:1]
+    rows = [
+        ("best" if one in best else "", (one.label, *(column.cell(one) for column in columns)))
+        for one in comparison.contenders
+    ]
+    headings = ("architecture", *(column.heading for column in columns))
+    return _grid(headings, [True, *(column.words for column in columns)], rows)
+
+
+def _grid(headings: Sequence[str], words: Sequence[bool], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a table; ``words`` says which columns hold words, ``rows`` are CSS classes and cells.
+
+    A narrow page shows each row as a paragraph (see ``.stacked`` in the style sheet), so each cell says its heading.
+    """
+    sides = [_side(name, left) for name, left in zip(headings, words, strict=True)]
+    heads = "".join(f'<th scope="col"{side}>{text(name)}</th>' for name, side in zip(headings, sides, strict=True))
+    attributes = [f'{side} data-label="{text(name)}"' for name, side in zip(headings, sides, strict=True)]
+    body = "".join(f'<tr class="{kind}">{_cells(cells, attributes)}</tr>' for kind, cells in rows)
+    table = f'<table class="study stacked"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
+
+
+def _side(heading: str, words: bool) -> str:
+    if heading == KEY:
+        return ' class="key"'
+    return ' class="words"' if words else ""
+
+
+def _cells(cells: Sequence[str], attributes: Sequence[str]) -> str:
+    rest = "".join(f"<td{own}>{text(cell)}</td>" for cell, own in zip(cells[1:], attributes[1:], strict=True))
+    return f'<th scope="row">{text(cells[0])}</th>{rest}'
+
+
+def _responsive(wide: str, narrow: str) -> str:
+    """Return a plot in two widths, of which the style sheet shows the one that fits."""
+    return f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
+
+
+def _pairs(plots: Sequence[str]) -> str:
+    figures = "".join(f"<figure>{plot}</figure>" for plot in plots if plot)
+    return f'<div class="pairs">{figures}</div>' if figures else ""
+
+
+def _noted(plot: str, note: str) -> str:
+    return f'{plot}<p class="note">{note}</p>' if plot else ""

@@ -1,0 +1,316 @@
+"""What the figures of a comparison say, in sentences: the finding, and what to bear in mind with it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from weft.records import number, section
+from weft.reports.comparison.records import Comparison, Contender
+from weft.reports.sharing import without_places
+from weft.words import count, duration
+
+SEEDS_FOR_DEVIATION = 3  # with fewer a standard deviation says less than the figures themselves
+PEERS = (
+    "Peers are trained by the same loop on the same documents and tokens. They carry no state, so they are scored by a "
+    "sliding window that gives each token at least half of its length as context (or all that its document has so far)."
+)
+_UNEQUAL = 0.02  # what is further apart than this is pointed out
+_UNSTEADY = 0.1  # the like for runs of one architecture in equal time
+
+
+def finding(comparison: Comparison) -> str:
+    """Return in one sentence which architecture is best, by how much, and whether seeds could explain it."""
+    measured = comparison.measured
+    if not measured:
+        return "Nothing has been measured yet: this page fills as the study goes on."
+    done = f"So far ({len(measured)} of {len(comparison.planned)} done), " if comparison.missing else ""
+    best, bits = measured[0], measured[0].mean() or 0.0
+    if len(measured) == 1:
+        return f"{done}{best.label} needs {bits:.3f} bits per byte; there is nothing yet to compare it with."
+    second = measured[1]
+    behind = (second.mean() or 0.0) - bits
+    if round(behind, 3) == 0:
+        lead = f"{best.label} and {second.label} are level at {bits:.3f} bits per byte"
+    else:
+        distance = f"{percent(behind / bits)} behind ({behind:.3f})" if bits > 0 else f"{behind:.3f} behind"
+        lead = f"{best.label} is best at {bits:.3f} bits per byte; the next, {second.label}, is {distance}"
+    return f"{done}{lead}{_against_noise(best, second, behind)}{_against_edges(measured)}."
+
+
+def _against_noise(best: Contender, second: Contender, behind: float) -> str:
+    """Say how the gap stands to the spread of the seeds, where there is one to speak of."""
+    fewest = min(len(best.bits), len(second.bits))
+    if fewest < 2:
+        which = "one seed each" if max(len(best.bits), len(second.bits)) < 2 else "one seed of one of them"
+        return f"; with {which}, nothing can be said about noise"
+    spread = max(max(one.bits) - min(one.bits) for one in (best, second))
+    if max(best.bits) >= min(second.bits):
+        return f", but their seeds overlap (they differ by up to {spread:.3f}), so the order of the two may be chance"
+    relation = "more than" if behind > spread else "no more than"
+    chance = "" if behind > spread else ", so the order of the two may be chance"
+    return f", {relation} the {spread:.3f} by which seeds of one architecture differ{chance}"
+
+
+def _against_edges(measured: Sequence[Contender]) -> str:
+    """Say that rates which were not tried could change the order, where a best rate of the first two has no neighbour.
+
+    With one rate for all, none of them is at its best.
+    """
+    if all(edge(one) == "only" for one in measured):
+        return "; one learning rate was tried, and another may change the order"
+    if all(edge(one) for one in measured):
+        return "; every best learning rate is at the edge of those tried, so rates beyond may change the order"
+    said = _edge_words(measured[:2])
+    return f"; the best learning rate is {said}, so a rate beyond may change the order" if said else ""
+
+
+def _edge_words(contenders: Sequence[Contender]) -> str:
+    """Return 'the largest tried for a, b and the smallest tried for c'; '' where no best rate is at the edge."""
+    sides = {side: [one.name for one in contenders if edge(one) == side] for side in ("largest", "smallest")}
+    return " and ".join(f"the {side} tried for {', '.join(names)}" for side, names in sides.items() if names)
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what must be borne in mind with the finding, a sentence or two each."""
+    return [note for note in _notes(comparison) if note]
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    measured = comparison.measured
+    if comparison.missing:
+        yield f"Without a figure so far: {', '.join(comparison.missing)}."
+    if measured:
+        yield _seeds(measured)
+        yield _peers(measured)
+        yield _edges(measured)
+        yield _sizes(measured)
+        yield _unequal(comparison)
+        yield _unsteady(comparison)
+    failed = [trial for trial in comparison.trials if trial.get("status") == "failed"]
+    if failed:
+        runs = "training run" if len(comparison.trials) == 1 else "training runs"
+        yield f"Failed: {len(failed)} of {len(comparison.trials)} {runs}; the last table says which, and why."
+
+
+def _seeds(measured: Sequence[Contender]) -> str:
+    most = max(len(one.bits) for one in measured)
+    if most < 2:
+        return "Every figure is of one seed: small differences may be chance."
+    names = [one.name for one in measured if len(one.bits) < most]
+    fewer = f" Fewer seeds: {', '.join(names)}." if names else ""
+    rough = " So few seeds show less than the whole of the noise." if most < 5 else ""
+    return f"Metrics are means over up to {most} seeds, each shown.{rough}{fewer}"
+
+
+def _peers(measured: Sequence[Contender]) -> str:
+    best = measured[0].mean() or 1.0
+    places = []
+    for place, peer in enumerate(measured, 1):
+        if peer.is_peer:
+            behind = f", {percent((peer.mean() or best) / best - 1)} behind the best" if place > 1 else ""
+            places.append(f"{peer.name} comes {ordinal(place)} of {len(measured)}{behind}. ")
+    return f"From outside the project: {''.join(places)}{PEERS}" if places else ""
+
+
+def _edges(measured: Sequence[Contender]) -> str:
+    if all(len(one.rates) == 1 for one in measured):
+        return "One learning rate was tried: another may suit some of them better, and change the order."
+    said = _edge_words(measured)
+    return f"The best learning rate is {said}: a rate beyond may do better there." if said else ""
+
+
+def edge(contender: Contender) -> str:
+    """Return on which side the best learning rate has no neighbour that was tried: largest, smallest, only, ''."""
+    rates = contender.rates
+    if not contender.at_edge or contender.rate is None:
+        return ""
+    if len(rates) < 2:
+        return "only"
+    return {rates[0]: "smallest", rates[-1]: "largest"}.get(contender.rate, "")
+
+
+def _sizes(measured: Sequence[Contender]) -> str:
+    sizes = {one.name: size for one in measured if (size := one.mean("parameters"))}
+    if len(sizes) < 2:
+        return ""
+    least, most = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
+    apart = sizes[most] / sizes[least] - 1
+    if apart <= _UNEQUAL:
+        return ""
+    return (
+        f"Sizes differ by {percent(apart)}: {least} has {count(sizes[least])} parameters, {most} {count(sizes[most])}."
+    )
+
+
+def _unequal(comparison: Comparison) -> str:
+    """Say what equal time (or equal text) leaves unequal."""
+    by_time = _by_time(comparison)
+    key, equal, left = ("tokens", "time", "text") if by_time else ("seconds", "text", "time")
+    known = {one.name: value for one in comparison.measured if (value := one.mean(key))}
+    if len(known) < 2:
+        return ""
+    least, most = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
+    if known[most] <= (1 + _UNEQUAL) * known[least]:
+        return ""
+    words = [f"{count(known[name])} tokens" if by_time else duration(known[name]) for name in (least, most)]
+    return f"Equal {equal} is not equal {left}: from {words[0]} ({least}) to {words[1]} ({most})."
+
+
+def _by_time(comparison: Comparison) -> bool:
+    """Return whether what was held equal is time, not text."""
+    return number(section(comparison.settings, "budget").get("minutes")) is not None
+
+
+def _unsteady(comparison: Comparison) -> str:
+    """Say where runs of one architecture read unlike amounts in equal time: then the machine was not equally fast."""
+    if not _by_time(comparison):
+        return ""
+    read: dict[str, list[float]] = {}
+    for trial in comparison.trials:
+        if (tokens := number(trial.get("tokens"))) and trial.get("status") != "failed":
+            read.setdefault(str(trial.get("architecture")), []).append(tokens)
+    if not read:
+        return ""
+    name = max(read, key=lambda name: max(read[name]) / min(read[name]))
+    least, most = min(read[name]), max(read[name])
+    if most <= (1 + _UNSTEADY) * least:
+        return ""
+    return (
+        f"The machine was not always equally fast: in equal time {name} read from {count(least)} to {count(most)} "
+        "tokens. Rates and seeds that came in a slow while are at a disadvantage; --tokens does not depend on it."
+    )
+
+
+def facts(comparison: Comparison) -> dict[str, str]:
+    """Return what was held equal and what it ran on, by name; what is not known is left out."""
+    settings, machine = comparison.settings, section(comparison.results, "machine")
+    parameters, vocabulary = number(settings.get("parameters")), number(settings.get("vocab_size"))
+    seconds = number(comparison.results.get("seconds_total"))
+    tokenizer = [str(settings.get("tokenizer") or ""), f"{vocabulary:,.0f} tokens" if vocabulary else ""]
+    hardware = [machine.get("cpu"), _counted(machine, "cores"), machine.get("device"), _counted(machine, "threads")]
+    found = {
+        "corpus": str(settings.get("corpus") or ""),
+        "tokenizer": ", ".join(filter(None, tokenizer)),
+        "equal budget": budget(comparison),
+        "parameters": f"{parameters:,.0f} asked for, embeddings included" if parameters else "",
+        "learning rates": ", ".join(rate_words(rate) for rate in _numbers(settings.get("learning_rates"))),
+        "seeds": ", ".join(f"{seed:.0f}" for seed in _numbers(settings.get("seeds"))),
+        "more seeds for": f"the best {top:.0f} on validation" if (top := number(settings.get("top"))) else "",
+        "runs at once": f"{jobs:.0f}" if (jobs := number(settings.get("jobs"))) else "",
+        "machine": ", ".join(str(part) for part in hardware if part),
+        "versions": _versions(comparison),
+        "whole study": duration(seconds) if seconds else "",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _versions(comparison: Comparison) -> str:
+    version, revision = comparison.results.get("weft_version"), comparison.results.get("git_revision")
+    torch = section(comparison.results, "machine").get("torch")
+    weft = f"Weft {version}{f' ({str(revision)[:10]})' if revision else ''}" if version else ""
+    return ", ".join(filter(None, (weft, f"torch {torch}" if torch else "")))
+
+
+def budget(comparison: Comparison) -> str:
+    """Return what each training run was given; '' where it is not known."""
+    given = section(comparison.settings, "budget")
+    minutes, tokens = number(given.get("minutes")), number(given.get("tokens"))
+    if minutes is not None:
+        return (
+            f"{minutes:g} {'minute' if minutes == 1 else 'minutes'} of training each (validation and test not counted)"
+        )
+    return f"{tokens:,.0f} tokens of training text each" if tokens is not None else ""
+
+
+def command(comparison: Comparison) -> str:
+    """Return the command that makes the study again, without telling the folders of this machine; '' if not known."""
+    settings = comparison.settings
+    if not comparison.planned:
+        return ""
+    given = section(settings, "budget")
+    parts: list[str] = ["weft", "compare", *without_places(_list(settings.get("sources")))]
+    options: dict[str, Any] = {
+        "architectures": ",".join(_list(settings.get("architectures"))),
+        "parameters": _whole(settings.get("parameters")),
+        "minutes": f"{minutes:g}" if (minutes := number(given.get("minutes"))) is not None else "",
+        "tokens": _whole(given.get("tokens")),
+        "learning-rates": ",".join(rate_words(rate) for rate in _numbers(settings.get("learning_rates"))),
+        "seeds": ",".join(f"{seed:.0f}" for seed in _numbers(settings.get("seeds"))),
+        "top": _whole(settings.get("top")),
+        "jobs": _whole(settings.get("jobs")),
+    }
+    for name, value in options.items():
+        parts += [f"--{name}", value] if value else []
+        if name == "architectures":
+            parts += ["--variants", f"{comparison.name}/variants.yaml"] if section(settings, "variants") else []
+            parts += [part for peer in _list(settings.get("peers")) for part in ("--peer", peer)]
+    for key, value in _values(section(settings, "base")):
+        parts += ["--set", f"{key}={value}"] if key != "data.sources" else []
+    return shlex.join([*parts, "--out", comparison.name])
+
+
+def _values(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the values of a recipe as '--set' takes them: ``section.key`` and the value."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _values(value, f"{before}{key}.")
+        elif value is not None:
+            shown = without_places(value)
+            yield f"{before}{key}", shown if isinstance(shown, str) else json.dumps(shown)
+
+
+def _whole(value: object) -> str:
+    known = number(value)
+    return "" if known is None else f"{known:.0f}"
+
+
+def _counted(values: Any, key: str) -> str:
+    known = number(values.get(key))
+    return "" if known is None else f"{known:.0f} {key if known != 1 else key[:-1]}"
+
+
+def _list(value: object) -> list[str]:
+    return [str(part) for part in value] if isinstance(value, list) else []
+
+
+def _numbers(value: object) -> list[float]:
+    given = value if isinstance(value, list) else []
+    return [known for part in given if (known := number(part)) is not None]
+
+
+def rate_words(rate: float) -> str:
+    """Return a learning rate as people write it: 3e-3, 1.6e-2."""
+    if rate <= 0:
+        return f"{rate:g}"
+    digits, exponent = f"{rate:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def spread(contender: Contender) -> str:
+    """Return the least and the most bits per byte of the seeds, the standard deviation where there are enough."""
+    bits = contender.bits
+    if len(bits) < 2:
+        return "one seed" if bits else "–"
+    deviation = f" (± {statistics.stdev(bits):.4f})" if len(bits) >= SEEDS_FOR_DEVIATION else ""
+    return f"{min(bits):.4f}–{max(bits):.4f}{deviation}"
+
+
+def context(length: int) -> str:
+    """Return a length of context in thousands of 1,024: 1k, 16k, 64k."""
+    return f"{length // 1024}k" if length >= 1024 and length % 1024 == 0 else f"{length:,}"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent with two figures where it is small: 0.42 %, 2.3 %, 14 %."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %" if value >= 0.995 else f"{value:.2f} %"
+
+
+def ordinal(place: int) -> str:
+    """Return 1st, 2nd, 3rd, 4th, ..."""
+    ending = "th" if 10 <= place % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"

@@ -1,0 +1,250 @@
+"""The report of a run: one page that needs nothing else, for people who would rather look than read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.data.config import CLOSED
+from weft.files import write_atomic
+from weft.records import Event, RunRecords, number, read_run, section
+from weft.reports.page import page, text
+from weft.reports.run.words import PARTS, baselines, baselines_note, figure_cell, parts, shown_figures, split_rule
+from weft.reports.sharing import shareable
+from weft.words import count, duration, valid_text
+
+REPORT = "report.html"
+SAMPLED_STEPS = 6
+SAMPLE_CHARACTERS = 600
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into the run directory and return its path.
+
+    Whatever the run has not made yet is left out. Raises UserError where there is no such directory.
+    """
+    path = run / REPORT
+    write_atomic(path, render(read_run(run), command_name(run)))
+    return path
+
+
+def command_name(run: Path) -> str:
+    """Return how to name the run in a command, without telling the folders of this machine."""
+    return shlex.quote(run.name if run.is_absolute() or run.name == "" else run.as_posix()) or "RUN"
+
+
+def render(run: RunRecords, command: str) -> str:
+    """Return the page; ``command`` is the run's name in commands."""
+    sections = (
+        ("", _headline(run)),
+        ("Training", _training(run)),
+        ("The text", _text_parts(run)),
+        ("What was chosen", _chosen(run)),
+        ("The model", _model(run)),
+        ("What it writes", _samples(run)),
+        ("All figures", _figures(run)),
+        ("Use it", _usage(command)),
+        ("Recipe", _recipe(run)),
+    )
+    return page(run.name, _subtitle(run), sections)
+
+
+def _subtitle(run: RunRecords) -> str:
+    pattern = run.config.pattern if run.config else None
+    version = run.recipe.get("weft_version")
+    revision = run.recipe.get("git_revision")
+    parts = [
+        f"<code>{text(pattern)}</code>" if pattern else "",
+        text(run.recipe.get("prepared") or ""),
+        f"Weft {text(version)}" + (f" ({text(str(revision)[:10])})" if revision else "") if version else "",
+    ]
+    return f"<p>{' · '.join(part for part in parts if part)}</p>"
+
+
+def _headline(run: RunRecords) -> str:
+    tiles = "".join(f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in _tiles(run) if value)
+    return f"{_score(run)}{f'<dl class=tiles>{tiles}</dl>' if tiles else ''}"
+
+
+def _score(run: RunRecords) -> str:
+    """Say how good the model is, with the best figure there is so far."""
+    test = number(section(run.results, "test").get("bits_per_byte"))
+    if test is not None:
+        note = _meaning(test) + _known_lines(section(run.results, "test"))
+        return _big(test, "bits per byte on the test text", note) + _comparison(run, test)
+    if run.best is not None:
+        bits = float(run.best["bits_per_byte"])
+        note = f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
+        return _big(bits, "bits per byte on the validation text", note)
+    bits_now = number(run.train[-1].get("bits_per_byte")) if run.train else None
+    if bits_now is not None:
+        return _big(bits_now, "bits per byte on the training text", "The last step so far; nothing was validated yet.")
+    return "<p>Nothing has been measured yet: this page fills as the run goes on.</p>"
+
+
+def _big(bits: float, name: str, note: str) -> str:
+    return f'<p class="score"><strong>{bits:.3f}</strong> {name}</p><p class="note">{note}</p>'
+
+
+def _meaning(bits: float) -> str:
+    smaller = f": {8 / bits:.1f} times less" if 0 < bits < 8 else ""
+    needs = f"The model needs {bits:.2f} bits for each byte of text that it was not trained on"
+    return f"{needs}, where a plain file takes 8{smaller}."
+
+
+def _known_lines(test: Mapping[str, Any]) -> str:
+    """Say how much of the test text stands in the training text too, where some does."""
+    repeated, size = number(test.get("repeated_bytes")), number(test.get("bytes"))
+    if not repeated or not size:
+        return ""
+    new = number(test.get("bits_per_byte_new"))
+    without = f"; the rest needs {new:.2f}" if new is not None else ""
+    return f" But {repeated / size:.1%} of its bytes are in lines that the training text has too{without}."
+
+
+def _comparison(run: RunRecords, test: float) -> str:
+    """Draw the test figure beside those of compressors; best first."""
+    others = baselines(run.results)
+    adaptive = number(section(run.results, "test_adaptive").get("bits_per_byte"))
+    bars = [("this model", test, "own")] + [(name, bits, "other") for name, bits in others.items()]
+    if adaptive is not None:
+        bars.append(("this model, learning as it reads", adaptive, "own"))
+    if len(bars) == 1:
+        return ""
+    most = max(bits for _, bits, _ in bars)
+    rows = "".join(
+        f'<li class="{kind}"><span>{text(name)}</span>'
+        f'<span class="bar"><i style="width:{100 * bits / most:.1f}%"></i></span><b>{bits:.3f}</b></li>'
+        for name, bits, kind in sorted(bars, key=lambda bar: bar[1])
+    )
+    note = f'<p class="note">Shorter is better. {text(baselines_note(run.results))}</p>'
+    return f'<ul class="compare">{rows}</ul>{note if others else ""}'
+
+
+def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
+    results = run.results
+    last: Event = run.train[-1] if run.train else {}
+    seconds = number(results.get("training_seconds")) or number(last.get("seconds"))
+    tokens = number(results.get("training_tokens")) or number(last.get("tokens"))
+    speed = number(results.get("tokens_per_second")) or number(last.get("tokens_per_second"))
+    parameters = number(results.get("parameters"))
+    words = number(section(results, "test").get("perplexity_per_word"))
+    yield "parameters", count(parameters) if parameters else ""
+    yield "training time", duration(seconds) if seconds else ""
+    yield "training tokens", count(tokens) if tokens else ""
+    yield "tokens per second", count(speed) if speed else ""
+    closed = section(run.recipe, "data").get("tokenizer") == CLOSED  # elsewhere it depends on how a language writes
+    yield "perplexity per word", f"{words:,.1f}" if words and closed else ""
+
+
+def _training(run: RunRecords) -> str:
+    from weft.reports.run.plots import loss_plot, series_plot
+
+    wide, narrow = loss_plot(run, 860), loss_plot(run, 400)
+    small = [
+        series_plot(run, key, label)
+        for key, label in (
+            ("learning_rate", "learning rate"),
+            ("tokens_per_second", "tokens per second"),
+            ("gradient_norm", "gradient norm"),
+        )
+    ]
+    plots = "".join(f"<figure>{plot}</figure>" for plot in small if plot)
+    loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
+    return loss + (f'<div class="plots">{plots}</div>' if plots else "")
+
+
+def _text_parts(run: RunRecords) -> str:
+    """Say how large training, validation and test text are, and how the text was cut into them."""
+    told = parts(run.recipe)
+    if not told:
+        return ""
+    names = ("documents", "bytes", "tokens")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(f'<tr><th scope="row">{part.name}</th>{_labelled(names, part.cells())}</tr>' for part in told)
+    rule = split_rule(run.recipe)
+    return _table(heads, body) + (f'<p class="note">{text(rule)}</p>' if rule else "")
+
+
+def _chosen(run: RunRecords) -> str:
+    """Say what nobody gave, and why it is as it is."""
+    lines = run.recipe.get("chosen") or ()
+    return "".join(f"<p>{text(line)}</p>" for line in lines) if isinstance(lines, list) else ""
+
+
+def _model(run: RunRecords) -> str:
+    if run.config is None:
+        return ""
+    from weft.description import describe
+    from weft.reports.run.stack import model_picture
+
+    return model_picture(run.config, describe(run.config))
+
+
+def _samples(run: RunRecords) -> str:
+    by_step: dict[int, list[Event]] = {}
+    for event in run.samples:
+        by_step.setdefault(event["step"], []).append(event)
+    return "".join(_samples_of(step, by_step[step], run) for step in _spread(sorted(by_step), SAMPLED_STEPS))
+
+
+def _spread(steps: list[int], most: int) -> list[int]:
+    """Return at most ``most`` of ``steps``, evenly, with the first and the last."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _samples_of(step: int, samples: Iterable[Event], run: RunRecords) -> str:
+    bits = [number(event.get("bits_per_byte")) for event in run.validation if event["step"] <= step]
+    known = f" · last validation {bits[-1]:.3f} bits per byte" if bits and bits[-1] is not None else ""
+    texts = "".join(_sample(event) for event in samples)
+    return f'<article class="samples"><h3>step {step:,}{known}</h3>{texts}</article>'
+
+
+def _sample(event: Event) -> str:
+    prompt, written = valid_text(str(event.get("prompt") or "")), valid_text(str(event.get("text") or ""))
+    written = written.removeprefix(prompt)
+    if len(written) > SAMPLE_CHARACTERS:
+        written = written[:SAMPLE_CHARACTERS] + " …"
+    return f'<p class="sample" dir="auto"><b>{text(prompt)}</b>{text(written)}</p>'
+
+
+def _figures(run: RunRecords) -> str:
+    taken = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
+    if not taken:
+        return ""
+    names = [name for name, _ in taken]
+    rows = []
+    for key, name, digits, words in shown_figures(taken):
+        cells = _labelled(names, [figure_cell(figures, key, digits) for _, figures in taken])
+        rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="plain">{words}</td></tr>')
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return _table(f"{heads}<td></td>", "".join(rows))
+
+
+def _labelled(names: Sequence[str], cells: Sequence[str]) -> str:
+    """Return the cells of a row, each with the name of its column, which a narrow page shows beside it."""
+    return "".join(f'<td data-label="{name}">{cell}</td>' for name, cell in zip(names, cells, strict=True))
+
+
+def _table(heads: str, rows: str) -> str:
+    """Return a table whose rows are paragraphs on a narrow page (see ``.stacked`` in the style sheet)."""
+    head = f"<thead><tr><td></td>{heads}</tr></thead>"
+    return f'<div class="scroll"><table class="stacked">{head}<tbody>{rows}</tbody></table></div>'
+
+
+def _usage(command: str) -> str:
+    shell = f'weft generate {command} --prompt "..."\nweft evaluate {command} more_text.txt'
+    name = repr(shlex.split(command)[0])
+    python = f'import weft\n\nprint(weft.generate({name}, "..."))\nmodel = weft.load({name})'
+    return f"<p>On the command line:</p><pre>{text(shell)}</pre><p>In Python:</p><pre>{text(python)}</pre>"
+
+
+def _recipe(run: RunRecords) -> str:
+    recipe = shareable(run.recipe)
+    if not recipe.strip():
+        return ""
+    return f"<details><summary>recipe.yaml</summary><pre>{text(recipe)}</pre></details>"

@@ -1,0 +1,124 @@
+"""The figures of a run, as a report and a card show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weft.records import number, section
+from weft.words import figure
+
+# key, name, digits after the point, and what it is in plain words
+FIGURES = (
+    (
+        "bits_per_byte",
+        "bits per byte",
+        4,
+        "What one byte of the text (UTF-8) costs; a plain file has 8. Lower is better.",
+    ),
+    (
+        "bits_per_byte_new",
+        "bits per byte, new lines",
+        4,
+        "The same without the lines that also stand in the training text.",
+    ),
+    ("bits_per_end", "bits per end", 2, "What it costs to tell that a document ends; it is in no other figure."),
+    ("bits_per_character", "bits per character", 4, "The same for one character of the text."),
+    (
+        "perplexity_per_token",
+        "perplexity per token",
+        3,
+        "How many equally likely tokens the model is torn between, on average; depends on the tokenizer.",
+    ),
+    (
+        "perplexity_per_word",
+        "perplexity per word",
+        2,
+        "The same for one word (what stands between spaces): huge where words are long or many, as in CSV.",
+    ),
+    ("tokens", "tokens", 0, "How many tokens were scored."),
+    ("bytes", "bytes", 0, "How many bytes of text were scored."),
+    ("seconds", "seconds", 1, "How long the scoring took."),
+)
+
+# what is shown only where it is known
+OPTIONAL = ("bits_per_byte_new", "bits_per_end")
+
+# section of results.json, and what it is called
+PARTS = (
+    ("test", "test"),
+    ("test_adaptive", "test, learning as it reads"),
+    ("validation", "validation"),
+)
+
+
+def shown_figures(taken: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str, int, str]]:
+    """Return the rows of :data:`FIGURES` that one of the parts has, and those that every part should have."""
+    return [row for row in FIGURES if row[0] not in OPTIONAL or any(row[0] in figures for _, figures in taken)]
+
+
+def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:
+    """Return one figure of an evaluation, or a dash where it was not taken."""
+    value = number(figures.get(key))
+    if value is None:
+        return "–"
+    return figure(value, digits) if digits else f"{value:,.0f}"
+
+
+def baselines(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return the compressors' bits per byte, by name."""
+    given = results.get("baselines")
+    pairs = given.items() if isinstance(given, Mapping) else ()
+    return {str(name): value for name, raw in pairs if (value := number(raw)) is not None}
+
+
+def baselines_note(results: Mapping[str, Any]) -> str:
+    """Return what must be known of the compressors' figures; '' where there is nothing to say."""
+    about = section(results, "baselines_about")
+    primed = number(about.get("primed_bytes"))
+    notes = about.get("notes")
+    said = [str(note) for note in notes] if isinstance(notes, list) else []
+    if baselines(results):
+        read = "" if primed == 0 else "has read the training text, and "
+        learns = f"Each compressor {read}goes on learning from the test text while it packs it"
+        said.insert(0, f"{learns}; the model does so only where it is said.")
+    return " ".join(said)
+
+
+@dataclass(frozen=True)
+class Part:
+    """How large a part of a run's text is; ``estimated`` where it streams."""
+
+    name: str
+    documents: float
+    bytes: float
+    tokens: float
+    estimated: bool
+
+    def cells(self) -> tuple[str, str, str]:
+        """Return documents, bytes and tokens for a table."""
+        about = "about " if self.estimated else ""
+        return f"{about}{self.documents:,.0f}", f"{about}{self.bytes:,.0f}", f"{about}{self.tokens:,.0f}"
+
+
+def parts(recipe: Mapping[str, Any]) -> list[Part]:
+    """Return the sizes of training, validation and test that a run's recipe tells; empty where it tells none."""
+    found = []
+    for key, name in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        told = section(recipe, "text", key)
+        documents, size, tokens = (number(told.get(what)) for what in ("documents", "bytes", "tokens"))
+        if documents is not None and size is not None and tokens is not None:
+            found.append(Part(name, documents, size, tokens, told.get("estimated") is True))
+    return found
+
+
+def split_rule(recipe: Mapping[str, Any]) -> str:
+    """Return in sentences how the text was cut into the three parts, and what about it may mislead.
+
+    It is '' where the recipe does not tell.
+    """
+    rule = section(recipe, "text").get("rule")
+    remarks = section(recipe, "text").get("remarks")
+    told = [str(remark) for remark in remarks] if isinstance(remarks, list) else []
+    return " ".join([f"How it was cut: {' '.join(str(rule).split())}.", *told]) if rule else ""

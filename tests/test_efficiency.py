@@ -1,4 +1,4 @@
-"""The comparisons of docs/efficiency.md: who is trained with what, after whom, and for how many tokens."""
+"""The comparisons on fewer parameters: who is trained with what, after whom, and for how many tokens."""
 
 from __future__ import annotations
 

@@ -50,11 +50,11 @@ def run_all(lines, monkeypatch, capsys):
         assert ended.value.code in (0, None), (line, capsys.readouterr().err)
 
 
-def test_the_commands_of_the_page_on_efficiency_run_in_order(workplace, monkeypatch, capsys):
+def test_the_commands_of_the_page_on_fewer_parameters_run_in_order(workplace, monkeypatch, capsys):
     for name in ("texts", "other_texts"):
         (workplace / "my_texts").rename(workplace / name)
         shutil.copytree(workplace / name, workplace / "my_texts")
-    lines = commands("docs/efficiency.md")
+    lines = commands("docs/fewer-parameters.md")
     assert len(lines) >= 6
     run_all(["weft train my_texts --out runs/mine --parameters 100k", *lines], monkeypatch, capsys)
 

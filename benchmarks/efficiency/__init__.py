@@ -1,1 +1,1 @@
-"""Do structured maps, sharing, latent bigrams and recurrent stacking pay at a small size? See docs/efficiency.md."""
+"""Do structured maps, sharing, latent bigrams and recurrent stacking pay? See docs/research/efficiency-method.md."""

@@ -1,1 +1,1 @@
-"""The study of docs/study.md: its corpora, its tables and its pictures. The runs are those of ``weft compare``."""
+"""What docs/research rests on: corpora, tables and pictures. The runs are those of ``weft compare``."""

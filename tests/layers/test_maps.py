@@ -159,7 +159,7 @@ def test_widths_are_found_that_go_into_many_blocks(kind):
 
 
 def test_a_width_is_found_that_has_the_rank():
-    """The first model of docs/efficiency.md."""
+    """The first model of docs/fewer-parameters.md."""
     maps = {"feed_forward": {"kind": "low_rank"}, "qrnn": {"kind": "block_dense", "rank": 64, "blocks": 2}}
     config = sized("hybrid", parameters=1e6, vocab_size=2048, settings={"maps": maps})
     assert abs(count_parameters(config) / 1e6 - 1) <= 0.01

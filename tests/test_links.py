@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import weft
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [
@@ -65,6 +67,18 @@ def test_a_broken_link_and_a_broken_anchor_are_found(tmp_path, monkeypatch):
         encoding="utf-8",
     )
     assert broken(page) == ["missing.png", "other.md#nothing"]
+
+
+def test_the_page_on_python_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: weft\.(\w+)$", page, flags=re.MULTILINE)) == sorted(weft.__all__)
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"[\w/-]+\.md", config.partition("\nnav:\n")[2]))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert pages | {"index.md", "contributing.md", "changelog.md"} == listed
 
 
 def test_every_page_of_the_research_notes_is_in_their_index():

@@ -1,4 +1,4 @@
-"""The commands and Python of the README (and of a page of docs) run as written, cut short by WEFT_MAX_STEPS."""
+"""The commands, Python and recipes of the README and the guides run as written, cut short by WEFT_MAX_STEPS."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from weft import cli
+from weft.experiments.plan import Plan, Trial, recipe_of
+from weft.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,11 +25,13 @@ def blocks(language, page="README.md"):
 
 # What makes a command quick enough here, and changes nothing else. A server does not end: tests/serve starts it.
 QUICK = {"compare": "--parameters 100k --learning-rates 4e-3 --set training.validations=1"}
-ELSEWHERE = ("weft serve ",)
+ELSEWHERE = ("weft serve ", "weft compare my_texts/ --variants ")
+GUIDES = ("install", "training", "patterns", "recipes", "compare", "fewer-parameters")
 
 
 def commands(page="README.md"):
-    lines = [line.split("  #")[0].strip() for block in blocks("sh", page) for line in block.splitlines()]
+    whole = [block.replace("\\\n", " ") for block in blocks("sh", page)]
+    lines = [line.split("  #")[0].strip() for block in whole for line in block.splitlines()]
     found = [line for line in lines if line.startswith("weft ") and not line.startswith(ELSEWHERE)]
     return [f"{line} {QUICK.get(line.split()[1], '')}" for line in found]
 
@@ -57,6 +62,27 @@ def test_the_commands_of_the_page_on_fewer_parameters_run_in_order(workplace, mo
     lines = commands("docs/fewer-parameters.md")
     assert len(lines) >= 6
     run_all(["weft train my_texts --out runs/mine --parameters 100k", *lines], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("guide", ["training", "patterns", "compare"])
+def test_the_commands_of_a_guide_run_in_order(guide, workplace, monkeypatch, capsys):
+    (workplace / "new_texts").mkdir()
+    (workplace / "new_texts" / "b.txt").write_text("Another text, a line or two.\n" * 50, encoding="utf-8")
+    lines = commands(f"docs/{guide}.md")
+    assert lines
+    run_all(lines, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_recipes_of_a_guide_are_recipes(guide):
+    for block in blocks("yaml", f"docs/{guide}.md"):
+        values = yaml.safe_load(block)
+        if values.keys() <= {"model", "data", "training"}:
+            make_recipe(values)
+        else:  # variants of a comparison
+            asked = {"variants": values, "parameters": 2_000_000, "tokens": 1000, "learning_rates": (1e-3,)}
+            plan = Plan.parse({"architectures": (), **asked})
+            assert all(recipe_of(plan, Trial(name, 1e-3, 0)) for name in values)
 
 
 def test_commands_and_python_run_in_order(workplace, monkeypatch, capsys):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from weft import __version__
 from weft.baselines.llama import Peer, is_peer, load_any
 from weft.description import STATE_CONTEXTS, describe
 from weft.evaluation.speed import generation_speed
@@ -23,6 +22,7 @@ from weft.pretrained import load_config, load_tokenizer
 from weft.records import Event, number, read_run
 from weft.signals import stop_signals
 from weft.training.recipe import git_revision
+from weft.version import __version__
 
 if TYPE_CHECKING:
     from weft.experiments.compare import Study

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from weft import __version__
 from weft.data import DataConfig, Tokenizer
 from weft.description import describe
 from weft.hf import WeftConfig, WeftForCausalLM, register
@@ -19,6 +18,7 @@ from weft.pretrained import assign, load_model, load_tokenizer
 from weft.records import number, read_run, section
 from weft.serve.limits import Refused
 from weft.training import run as runs
+from weft.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)

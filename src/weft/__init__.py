@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from weft.pretrained import load_tokenizer
     from weft.sizing import sized
     from weft.training.run import TrainingResult
-    from weft.version import __version__
+    from weft.version import __version__ as __version__
 
 _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
@@ -59,7 +59,6 @@ __all__ = [
     "TrainingResult",
     "UserError",
     "WeftModel",
-    "__version__",
     "build",
     "compare",
     "describe",

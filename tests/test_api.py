@@ -75,7 +75,7 @@ WRONG = [
     (lambda _: weft.compare("a", **STUDY | {"architectures": "qf"}), "'architectures' is 'qf': give a list"),
     (lambda _: weft.compare("a", **STUDY | {"learning_rates": 1e-3}), "'learning_rates' is 0.001: give a list"),
     (lambda _: weft.compare("a", **STUDY, seeds=0), "'seeds' is 0: give a list"),
-    (lambda _: weft.compare("a", **STUDY, peers="llama"), "'peers' is 'llama': give a list"),
+    (lambda _: weft.compare("a", **STUDY, baselines="llama"), "'baselines' is 'llama': give a list"),
     (lambda _: weft.compare("a", **STUDY, variants=5), "'variants' is 5: give the path of a YAML file"),
     (lambda run: weft.load_tokenizer(run).encode(5), "The text is 5: give a string."),
 ]

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from weft.pretrained import load_tokenizer
     from weft.sizing import sized
     from weft.training.run import TrainingResult
-
-    __version__: str
+    from weft.version import __version__ as __version__
 
 _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
@@ -37,6 +36,7 @@ _HOMES = {
     "TrainingResult": "weft.training.run",
     "UserError": "weft.errors",
     "WeftModel": "weft.model",
+    "__version__": "weft.version",
     "build": "weft.model",
     "compare": "weft.api",
     "describe": "weft.api",
@@ -75,24 +75,12 @@ wait_briefly()  # before torch is imported
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value: Any = _version()
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module 'weft' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value  # so that the next use does not come here again
     return value
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("weft")
-    except PackageNotFoundError:  # a source tree that nobody installed
-        return "0"
-
-
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "__version__"})
+    return sorted({*globals(), *_HOMES})

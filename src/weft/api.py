@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from weft.data import DataConfig
 from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description
 from weft.description import describe as describe_config
-from weft.errors import UserError
+from weft.errors import Interrupted, UserError
 from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, adaptable, score_dynamically
 from weft.evaluation.compressors import Packed
 from weft.evaluation.compressors import pack as pack_text
@@ -43,7 +44,7 @@ from weft.training.recipe import load_recipe, make_recipe
 from weft.training.resolve import described_model, known_vocabulary
 
 if TYPE_CHECKING:
-    from weft.experiments.compare import Listener as StudyListener
+    from weft.experiments.compare import StudyListener
 
 Split = Literal["train", "validation", "test"]
 VOCABULARY = 4096  # of a model that is only described
@@ -119,29 +120,35 @@ def compare(
     seeds: Sequence[int] = (0,),
     top: int | None = None,
     variants: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
-    peers: Sequence[str] = (),
+    baselines: Sequence[str] = (),
     jobs: int = 1,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     listener: StudyListener | None = None,
+    peers: Sequence[str] = (),
 ) -> Comparison:
-    """Train ``architectures`` (names or patterns) and ``peers`` at equal size and budget, and leave a study in ``out``.
+    """Train ``architectures`` (names or patterns) and ``baselines`` at equal size and budget; leave a study in ``out``.
 
     ``variants`` are more contenders, by name, each with what it changes of the recipe, or a YAML file of them.
     Each is trained with every learning rate and the first seed; the best rate by the validation text is trained with
     the other seeds, for the ``top`` contenders only where that is given. What ``out`` holds already is not done again.
-    Raises UserError for what a caller can put right, Interrupted when a signal to stop came.
+    ``peers`` is what ``baselines`` were called in 0.1.0.
+    Raises UserError for what a caller can put right, Interrupted when a signal to stop came; then the report tells what
+    there is so far.
     """
     from weft.experiments.compare import Study
+    from weft.experiments.folder import read_results
     from weft.experiments.plan import Plan, base_values, load_variants
-    from weft.experiments.results import read_results
+    from weft.reports.comparison.report import write_comparison
 
+    if peers:
+        warnings.warn("'peers' is called 'baselines' now.", FutureWarning, stacklevel=3)
     plan = Plan.parse(
         {
             "architectures": tuple(architectures),
             "variants": load_variants(Path(variants)) if isinstance(variants, str | Path) else dict(variants or {}),
-            "peers": tuple(peers),
+            "baselines": (*baselines, *peers),
             "parameters": parse_count(parameters),
             "minutes": minutes,
             "tokens": None if tokens is None else parse_count(tokens),
@@ -154,7 +161,12 @@ def compare(
     )
     folder = Path(out)
     with disk_errors(folder):
-        report = Study(plan, folder, listener).run(overwrite=overwrite)
+        try:
+            Study(plan, folder, listener).run(overwrite=overwrite)
+        except Interrupted:
+            write_comparison(folder)
+            raise
+        report = write_comparison(folder)
     return Comparison(folder=folder, report=report, results=read_results(folder))
 
 

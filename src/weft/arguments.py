@@ -89,6 +89,7 @@ ARGUMENTS = {
     "variants": FILE,
     "settings": Takes(_is_mapping, "a dictionary, such as {'training': {'minutes': 30}}"),
     "architectures": Takes(_is_list, "a list of architectures and patterns", several=True),
+    "baselines": Takes(_is_list, "a list of names", several=True),
     "peers": Takes(_is_list, "a list of names", several=True),
     "learning_rates": Takes(_is_list, "a list of numbers", several=True),
     "seeds": Takes(_is_list, "a list of whole numbers", several=True),

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.api import evaluate, pack
-from weft.evaluation.compressors import BASELINES, Packed
+from weft.evaluation.compressors import COMPRESSORS, Packed
 from weft.evaluation.metrics import Metrics
 from weft.files import write_atomic
 from weft.generation import Sampling, generate
 from weft.pretrained import load_model, load_tokenizer
+from weft.records import RESULTS
 from weft.reports.run.finish import finish_run
 from weft.training.listener import Listener
-from weft.training.run import RESULTS, TrainingResult, train
+from weft.training.run import TrainingResult, train
 from weft.words import valid_text
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Demonstration:
 
 def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listener) -> Demonstration:
     """Train with the default recipe, score frozen and adaptively, compress beside, write the report."""
-    for compressor in BASELINES.values():
+    for compressor in COMPRESSORS.values():
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
     values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 4}}

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from weft import __version__, words
+from weft import words
 from weft.arguments import checked
 from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
@@ -25,6 +25,7 @@ from weft.files import json_object, write_atomic
 from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel
 from weft.pattern import reapplied
+from weft.version import __version__
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"

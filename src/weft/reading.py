@@ -8,7 +8,8 @@ from pathlib import Path
 from weft.data import DataConfig, SplitName, TokenizedSplit, Tokenizer, tokenize_sources
 from weft.data.config import LINE_SEPARATOR
 from weft.errors import UserError
-from weft.training.run import RECIPE, saved_recipe
+from weft.records import RECIPE
+from weft.training.run import saved_recipe
 from weft.training.run_folder import raw_recipe
 from weft.training.texts import places_of, read_part, read_texts
 

@@ -1,4 +1,4 @@
-"""What a run directory holds, read so that nothing missing, half written or unknown is an error."""
+"""What a run directory holds, by which names, and read so that nothing missing, half written or unknown is an error."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from weft.config import ModelConfig
 from weft.errors import UserError
 from weft.files import json_object
 from weft.plain_yaml import parse_yaml
+
+# Files of a run directory.
+RECIPE = "recipe.yaml"
+METRICS = "metrics.jsonl"
+RESULTS = "results.json"  # of a run, and of a study
+REPORT = "report.html"  # as well
+# Files of a study beside those.
+CURVES = "curves.json"
+TABLE = "table.md"
 
 Event = Mapping[str, Any]
 
@@ -36,7 +45,7 @@ class RunRecords:
     @property
     def best(self) -> Event | None:
         """The validation with the fewest bits per byte."""
-        measured = [event for event in self.validation if number(event.get("bits_per_byte")) is not None]
+        measured = [event for event in self.validation if finite(event.get("bits_per_byte")) is not None]
         return min(measured, key=lambda event: float(event["bits_per_byte"]), default=None)
 
 
@@ -44,20 +53,20 @@ def read_run(run: Path) -> RunRecords:
     """Read the records of ``run``; UserError where there is no such directory."""
     if not run.is_dir():
         raise UserError(f"There is no run directory '{run}': give the folder that 'weft train --out' wrote.")
-    recipe = _recipe(_text(run / "recipe.yaml"))
-    events = _without_undone(_events(_text(run / "metrics.jsonl")))
+    recipe = _recipe(_text(run / RECIPE))
+    events = _without_undone(_events(_text(run / METRICS)))
     return RunRecords(
         name=run.resolve().name,
         config=_config(_object(_text(run / "config.json"))),
         recipe=recipe,
-        results=_object(_text(run / "results.json")),
+        results=_object(_text(run / RESULTS)),
         train=_of_kind(events, "train"),
         validation=_of_kind(events, "validation"),
         samples=_of_kind(events, "sample"),
     )
 
 
-def number(value: object) -> float | None:
+def finite(value: object) -> float | None:
     """Return ``value`` as a float where it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -108,7 +117,7 @@ def _events(text: str) -> Iterator[Event]:
     """Yield the events that are whole and have a step."""
     for line in text.split("\n"):
         event = _object(line)
-        if number(event.get("step")) is not None:
+        if finite(event.get("step")) is not None:
             yield event
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from weft.evaluation.compressors import Packed
     from weft.evaluation.metrics import Metrics
     from weft.evaluation.progress import Progress as Far
-    from weft.experiments.compare import Listener as StudyListener
-    from weft.experiments.runner import Job
+    from weft.experiments.compare import StudyListener
+    from weft.experiments.jobs import Job
     from weft.training.listener import Listener, Status
 
 STUDY_SECONDS = 20.0  # between words on where a comparison stands
@@ -120,7 +120,7 @@ def scoring(console: Console) -> Iterator[Callable[[Far], None]]:
 
 def study_listener(console: Console) -> StudyListener:
     """Return what tells of a comparison: words, and where each running job stands."""
-    from weft.experiments.compare import Listener
+    from weft.experiments.compare import StudyListener
 
     last = [0.0]
     lines = _Lines(console)
@@ -136,7 +136,7 @@ def study_listener(console: Console) -> StudyListener:
             told += f", training {bits:.3f} bits per byte" if isinstance(bits, float) else ""
             lines.message(f"[{done + 1} of {total}] {job.name}: {told}")
 
-    return Listener(lines.message, tick)
+    return StudyListener(lines.message, tick)
 
 
 def describe_status(status: Status) -> str:
@@ -224,10 +224,10 @@ def description_table(described: Description) -> Table:
 
 def comparison_table(results: Mapping[str, Any]) -> Table:
     """Return ``results.json`` of a comparison as a table, best first; what is not there yet is left out or a dash."""
-    from weft.reports.comparison.records import comparison
+    from weft.reports.comparison.records import study_records
     from weft.reports.comparison.table import terminal_columns
 
-    compared = comparison("", results)
+    compared = study_records("", results)
     table = Table(title="test bits per byte, lower is better", title_justify="left")
     table.add_column("architecture", no_wrap=True)
     columns = terminal_columns(compared)

@@ -14,7 +14,7 @@ from weft.data.config import DataConfig
 from weft.data.documents import Fragment
 from weft.data.pieces import cut_documents
 from weft.data.prepare import prepare
-from weft.data.stream import IGNORED
+from weft.data.segments import IGNORED
 
 LINES = st.lists(st.text("ab ü", max_size=12), min_size=1, max_size=60)
 

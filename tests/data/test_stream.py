@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.data.prepare import TokenizedSplit
-from weft.data.stream import IGNORED, Segment, StreamState, TokenStream
+from weft.data.segments import IGNORED, Segment
+from weft.data.token_stream import StreamState, TokenStream
 from weft.errors import UserError
 
 BOUNDARY = 1000

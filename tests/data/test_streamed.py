@@ -16,7 +16,8 @@ from weft.data.config import DataConfig
 from weft.data.hub import HubDataset, parse_source
 from weft.data.prepare import prepare, tokenize_sources
 from weft.data.prepared import PreparedData, TokenizedSplit
-from weft.data.stream import IGNORED, Segment, join_states, open_stream
+from weft.data.segments import IGNORED, Segment
+from weft.data.stream import join_states, open_stream
 from weft.data.streamed import StreamedSplit
 from weft.errors import UserError
 

@@ -13,7 +13,7 @@ import pytest
 
 from weft.data import DataConfig, iter_documents, prepare
 from weft.errors import UserError
-from weft.evaluation.compressors import BASELINES, conditional_bits_per_byte, pack, ppmd, xz
+from weft.evaluation.compressors import COMPRESSORS, conditional_bits_per_byte, pack, ppmd, xz
 
 WORDS = ["guolli", "čáhci", "beaivi", "mánnu", "idja", "giella", "sápmi", "eatnu", "várri", "muohta"]
 
@@ -27,18 +27,18 @@ def noise(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", COMPRESSORS)
 def test_known_text_is_nearly_free_and_noise_costs_eight_bits(name):
     train = noise(0, 20_000)
-    assert conditional_bits_per_byte(train, train, BASELINES[name]) < 0.2
-    assert conditional_bits_per_byte(train, noise(1, 20_000), BASELINES[name]) == pytest.approx(8, abs=0.6)
+    assert conditional_bits_per_byte(train, train, COMPRESSORS[name]) < 0.2
+    assert conditional_bits_per_byte(train, noise(1, 20_000), COMPRESSORS[name]) == pytest.approx(8, abs=0.6)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", COMPRESSORS)
 def test_training_text_of_the_same_kind_helps(name):
     part = text(1, 300)
-    alike = conditional_bits_per_byte(text(2, 3_000), part, BASELINES[name])
-    assert alike < conditional_bits_per_byte(b"", part, BASELINES[name])
+    alike = conditional_bits_per_byte(text(2, 3_000), part, COMPRESSORS[name])
+    assert alike < conditional_bits_per_byte(b"", part, COMPRESSORS[name])
 
 
 def test_the_part_follows_the_training_text_directly():
@@ -106,7 +106,7 @@ def test_a_text_is_packed_as_it_stands_in_the_files(prepared):
         progress=lambda name, share: shares.append((name, share)),
     )
     assert packed.bits_per_byte == {
-        name: conditional_bits_per_byte(train, test, compressor) for name, compressor in BASELINES.items()
+        name: conditional_bits_per_byte(train, test, compressor) for name, compressor in COMPRESSORS.items()
     }
     assert (packed.primed_bytes, packed.training_bytes) == (len(train), len(train))
     assert (packed.packed_bytes, packed.text_bytes) == (len(test), len(test))
@@ -118,7 +118,7 @@ def test_of_a_long_text_no_more_is_read_than_is_told(prepared, monkeypatch):
     monkeypatch.setattr("weft.evaluation.compressors.MOST_BYTES", 2000)
     _, data = prepared
     seen = []
-    monkeypatch.setitem(BASELINES, "xz -9e", lambda text, **_: seen.append(text) or xz(text))
+    monkeypatch.setitem(COMPRESSORS, "xz -9e", lambda text, **_: seen.append(text) or xz(text))
     packed = pack(data.train, data.test, data.tokenizer)
     assert 1700 < packed.primed_bytes < 2300 < packed.training_bytes
     assert packed.notes == ("Of the training text the compressors read 2.0 kB of 9.2 kB, evenly from all of it.",)
@@ -145,7 +145,7 @@ def test_what_cannot_be_packed_is_told_in_a_sentence(prepared, monkeypatch):
     assert packed.primed_bytes == 0
     missing = "PPMd needs the package pyppmd: install it with pip install 'weft[demo]'."
     assert packed.notes == ("Nothing was read before.", missing)
-    monkeypatch.setitem(BASELINES, "xz -9e", full)
+    monkeypatch.setitem(COMPRESSORS, "xz -9e", full)
     assert "There was not enough memory for xz -9e." in pack(data.train, data.test, data.tokenizer).notes
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.command import Ran, run_weft
 from tests.training.test_run import StopAt
 from weft.errors import Interrupted
-from weft.experiments import runner
+from weft.experiments import jobs
 from weft.files import alone_in
 from weft.pretrained import load_weights
 from weft.training.recipe import load_recipe
@@ -29,7 +29,7 @@ from weft.training.run import train
 
 ARCHITECTURES = ("transformer", "[qf]2")
 ASKED = ["--architectures", ",".join(ARCHITECTURES), "--learning-rates", "2e-3,8e-3"]
-PEER_AND_SEEDS = ["--peer", "llama", "--seeds", "0,1", "--top", "1"]
+BASELINE_AND_SEEDS = ["--baseline", "llama", "--seeds", "0,1", "--top", "1"]
 SIZE = ["--parameters", "20k", "--tokens", "1k", "--tokenizer", "bytes"]
 TRAINING = {"validations": 1, "samples": 0, "lanes": 2, "length": 32, "log_every": 4, "precision": "fp32"}
 SET = [word for key, value in TRAINING.items() for word in ("--set", f"training.{key}={value}")]
@@ -58,8 +58,8 @@ def in_this_process(tmp_path_factory):
     """Train in this process, without the reports of single runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(runner, "subprocess", SimpleNamespace(Popen=Here, STDOUT=subprocess.STDOUT))
-        patch.setattr(runner, "POLL_SECONDS", 0)
+        patch.setattr(jobs, "subprocess", SimpleNamespace(Popen=Here, STDOUT=subprocess.STDOUT))
+        patch.setattr(jobs, "POLL_SECONDS", 0)
         patch.setattr("weft.reports.run.finish.finish_run", lambda run: run / "report.html")
         patch.setattr("weft.evaluation.speed.TOKENS", 16)
         yield
@@ -68,7 +68,7 @@ def in_this_process(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Spare the comparison's report and the timing of generation, which the finished study has seen."""
-    monkeypatch.setattr("weft.experiments.compare.write_comparison", lambda folder: folder / "report.html")
+    monkeypatch.setattr("weft.reports.comparison.report.write_comparison", lambda folder: folder / "report.html")
     monkeypatch.setattr("weft.experiments.results.generation_speed", lambda *_: 100.0)
 
 
@@ -83,7 +83,7 @@ def text(tmp_path_factory, corpus_text):
 def finished(tmp_path_factory, text):
     """A finished study, to be looked at only, and what its command said."""
     folder = tmp_path_factory.mktemp("finished") / "study"
-    return folder, compare(text, folder, *PEER_AND_SEEDS, "--json")
+    return folder, compare(text, folder, *BASELINE_AND_SEEDS, "--json")
 
 
 @pytest.fixture
@@ -117,7 +117,9 @@ def test_contenders_have_equal_sizes_and_budgets_and_a_row_for_each_seed(finishe
     assert told.code == 0, told.err
     rows = results(folder)["rows"]
     assert all(set(row) == ROW for row in rows)
-    assert [row["kind"] for row in rows] == ["weft" if row["architecture"] in ARCHITECTURES else "peer" for row in rows]
+    assert [row["kind"] for row in rows] == [
+        "weft" if row["architecture"] in ARCHITECTURES else "baseline" for row in rows
+    ]
     sizes = [row["parameters"] for row in rows]
     assert max(abs(size - 20_000) for size in sizes) <= 200
     assert len({row["tokens"] for row in rows}) == 1
@@ -159,7 +161,7 @@ def test_a_better_test_score_chooses_nothing(study, text):
     values = json.loads(path.read_text())
     values["validation"]["bits_per_byte"], values["test"]["bits_per_byte"] = 99.0, 0.1
     path.write_text(json.dumps(values))
-    assert compare(text, study, *PEER_AND_SEEDS).code == 0
+    assert compare(text, study, *BASELINE_AND_SEEDS).code == 0
     row = next(row for row in results(study)["rows"] if row["architecture"] == "transformer")
     assert row["learning_rate"] != rows["transformer"]["learning_rate"]
 
@@ -177,7 +179,7 @@ def test_the_report_the_table_and_the_json_name_everyone(finished):
 
 def test_the_same_command_trains_nothing_again_and_a_larger_one_only_what_is_new(study, text):
     before, first = files(study), results(study)
-    told = compare(text, study, *PEER_AND_SEEDS)
+    told = compare(text, study, *BASELINE_AND_SEEDS)
     assert (told.code, files(study)) == (0, before)
     assert "6 of 6 runs are done already" in told.out
     again = results(study)
@@ -198,14 +200,14 @@ def test_what_is_not_the_same_study_is_refused_and_left_alone(study, text, tmp_p
         (["--parameters", "30k"], "parameters"),
         (["--split", "documents"], "data.split"),
     ):
-        told = compare(text, study, *PEER_AND_SEEDS, *changes)
+        told = compare(text, study, *BASELINE_AND_SEEDS, *changes)
         assert told.code == 2
         assert f"holds a comparison with other {named} (was " in told.err
         assert told.err.count("\n") == 1
     original = text.read_text()
     text.write_text(original[:8000])
     try:
-        told = compare(text, study, *PEER_AND_SEEDS)
+        told = compare(text, study, *BASELINE_AND_SEEDS)
     finally:
         text.write_text(original)
     assert (told.code, "holds a comparison on another text" in told.err) == (2, True)
@@ -220,7 +222,7 @@ def test_unfinished_runs_are_gone_on_with(study, text):
     shutil.rmtree(half)
     with pytest.raises(Interrupted):
         train(load_recipe(study / "recipes" / f"{half.name}.yaml"), half, listener=StopAt(5, signal.SIGINT))
-    assert compare(text, study, *PEER_AND_SEEDS).code == 0
+    assert compare(text, study, *BASELINE_AND_SEEDS).code == 0
     after = results(study)
     for ours, theirs in zip(after["trials"], before["trials"], strict=True):
         assert ours["bits_per_byte"] == theirs["bits_per_byte"]
@@ -234,7 +236,7 @@ def test_damaged_results_are_made_anew(study, text):
     models = files(study)
     (run / "results.json").write_text("{")
     (run / "metrics.jsonl").write_bytes(b"null\n" + (run / "metrics.jsonl").read_bytes())
-    assert compare(text, study, *PEER_AND_SEEDS).code == 0
+    assert compare(text, study, *BASELINE_AND_SEEDS).code == 0
     for ours, theirs in zip(results(study)["rows"], before["rows"], strict=True):
         assert ours["bits_per_byte"] == theirs["bits_per_byte"]
     assert not trained(models, files(study))
@@ -242,7 +244,7 @@ def test_damaged_results_are_made_anew(study, text):
 
 @pytest.mark.parametrize("lines", [b"null\n5\n[]\n", b"\xff\xfe\n", b'{"step": 3}\n', b""])
 def test_a_damaged_log_does_not_end_a_comparison(tmp_path, lines):
-    job = runner.Job("name", tmp_path / "run", [], 1)
+    job = jobs.Job("name", tmp_path / "run", [], 1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_bytes(lines)
     assert job.progress() == {}
@@ -255,7 +257,7 @@ def test_two_comparisons_in_one_folder_are_refused(study, text, tmp_path):
     before = files(study)
     with alone_in(study):
         for options in ((), ("--overwrite",)):
-            told = compare(text, study, *PEER_AND_SEEDS, *options)
+            told = compare(text, study, *BASELINE_AND_SEEDS, *options)
             assert (told.code, "Another process is at work in" in told.err) == (2, True)
     assert files(study) == before
     dead = 2**22 + 1
@@ -285,7 +287,11 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     before = files(study)
     one = ("--architectures", "q", "--learning-rates", "8e-3", "--overwrite")
-    for bad in (["--parameters", "100"], ["--peer", "gpt"], ["--set", "training.clip=-1"]):  # nothing is lost by those
+    for bad in (
+        ["--parameters", "100"],
+        ["--baseline", "gpt"],
+        ["--set", "training.clip=-1"],
+    ):  # nothing is lost by those
         assert compare(text, study, *one, *bad, asked=(*SIZE, *SET)).code == 2
     assert files(study) == before
     told = compare(text, tmp_path, *one, asked=(*SIZE, *SET))
@@ -299,16 +305,16 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--minutes", "1"], "keep --minutes or --tokens"),
+        (["--minutes", "1"], "keep minutes or tokens"),
         (["--architectures", "perceiver"], "'perceiver' is neither an architecture"),
-        (["--architectures", "llama"], "'llama' is a peer: name it with --peer"),
-        (["--peer", "gpt"], "There is no peer 'gpt': choose from llama"),
+        (["--architectures", "llama"], "'llama' is a baseline: name it in baselines"),
+        (["--baseline", "gpt"], "There is no baseline 'gpt': choose from llama"),
         (["--learning-rates", ""], "--learning-rates takes numbers parted by commas, not ''"),
         (["--learning-rates", "1e-3,fast"], "--learning-rates takes numbers parted by commas, not 'fast'"),
         (["--seeds", "0,1.5"], "--seeds takes whole numbers parted by commas, not '1.5'"),
         (["--seeds", "inf"], "--seeds takes whole numbers parted by commas, not 'inf'"),
         (["--parameters", "many"], "'many' is not a count"),
-        (["--parameters", "1k", "--peer", "llama"], "1,000"),
+        (["--parameters", "1k", "--baseline", "llama"], "1,000"),
         (["--set", "training.learning_rate=1e-3"], "A comparison sets training.learning_rate itself"),
         (["--set", "model.architecture=qrnn"], "A comparison sets model.architecture itself"),
         (["--set", "training.clipp=1"], "did you mean 'clip'?"),
@@ -328,8 +334,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(text, tmp_path, options, s
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([*ASKED, "--parameters", "20k"], "A comparison needs a budget: give --minutes or --tokens"),
-        ([*ASKED, "--minutes", "1", "--jobs", "2"], "equal minutes are not equal: give --tokens with --jobs"),
+        ([*ASKED, "--parameters", "20k"], "A comparison needs a budget: give minutes or tokens"),
+        ([*ASKED, "--minutes", "1", "--jobs", "2"], "equal minutes are not equal: give tokens with jobs above 1"),
         ([*ASKED, *SIZE], "There is nothing to train on: name files, folders or globs of text."),
         ([*ASKED, *SIZE, "nowhere.txt"], "nowhere.txt"),
     ],
@@ -343,7 +349,7 @@ def test_what_is_missing_is_told(arguments, sentence, tmp_path):
 
 @pytest.mark.parametrize(("code", "error"), [(-9, "Ended by SIGKILL (memory may have run out)"), (3, "exit code 3")])
 def test_a_run_that_dies_without_a_word_is_told(tmp_path, text, monkeypatch, code, error):
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=lambda *_, **__: Dying(code), STDOUT=0))
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=lambda *_, **__: Dying(code), STDOUT=0))
     assert compare(text, tmp_path / "study").code == 0
     trials = results(tmp_path / "study")["trials"]
     assert len(trials) == 4
@@ -353,7 +359,7 @@ def test_a_run_that_dies_without_a_word_is_told(tmp_path, text, monkeypatch, cod
 
 @pytest.mark.parametrize("code", [130, 143, -2, -15])
 def test_a_run_that_was_told_to_stop_has_not_failed(tmp_path, text, monkeypatch, code):
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=lambda *_, **__: Dying(code), STDOUT=0))
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=lambda *_, **__: Dying(code), STDOUT=0))
     told = compare(text, tmp_path / "study")
     assert told.code == 128 + abs(code) % 128
     assert "give the same command again to go on" in told.err

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from weft.errors import UserError
-from weft.experiments.plan import Plan, Trial, base_values, check_folder, load_variants, recipe_of, save_plan
+from weft.experiments.folder import check_folder, save_plan
+from weft.experiments.plan import Plan, Trial, base_values, load_variants, recipe_of
 
 ASKED = {
     "architectures": ("transformer", "qrnn"),
@@ -32,7 +33,7 @@ def test_no_two_trials_share_a_folder():
 
 def test_all_trials_have_the_same_data_budget_and_size():
     asked = plan(
-        peers=("llama",), architectures=("transformer", "(qf)2"), base=ASKED["base"] | {"model": {"bias": True}}
+        baselines=("llama",), architectures=("transformer", "(qf)2"), base=ASKED["base"] | {"model": {"bias": True}}
     )
     trials = [Trial(name, 3e-3, 4) for name in asked.contenders]
     named, pattern, peer = recipes = [recipe_of(asked, trial) for trial in trials]
@@ -51,15 +52,15 @@ def test_all_trials_have_the_same_data_budget_and_size():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"minutes": 1.0}, "A comparison needs one budget: keep --minutes or --tokens."),
-        ({"tokens": None}, "A comparison needs a budget: give --minutes or --tokens."),
-        ({"tokens": None, "minutes": 1, "jobs": 2}, "equal minutes are not equal: give --tokens with --jobs"),
-        ({"architectures": ()}, "There is nothing to compare: name --architectures"),
-        ({"architectures": ("llama",)}, "'llama' is a peer: name it with --peer"),
+        ({"minutes": 1.0}, "A comparison needs one budget: keep minutes or tokens."),
+        ({"tokens": None}, "A comparison needs a budget: give minutes or tokens."),
+        ({"tokens": None, "minutes": 1, "jobs": 2}, "equal minutes are not equal: give tokens with jobs above 1"),
+        ({"architectures": ()}, "There is nothing to compare: name architectures"),
+        ({"architectures": ("llama",)}, "'llama' is a baseline: name it in baselines"),
         ({"architectures": ("perceiver",)}, "'perceiver' is neither an architecture (.*) nor a pattern"),
         ({"architectures": ("(qf",)}, "This bracket is never closed"),
-        ({"peers": ("gpt",)}, "There is no peer 'gpt': choose from llama"),
-        ({"learning_rates": ()}, "A comparison needs a learning rate: give --learning-rates"),
+        ({"baselines": ("gpt",)}, "There is no baseline 'gpt': choose from llama"),
+        ({"learning_rates": ()}, "A comparison needs a learning rate: give learning_rates"),
         ({"learning_rates": (1e-3, -1.0)}, "'learning_rates.1' is -1.0: .* greater than 0"),
         ({"learning_rates": (float("inf"),)}, "'learning_rates.0' is inf: .* finite"),
         ({"seeds": ()}, "'seeds' is "),
@@ -74,7 +75,9 @@ def test_a_plan_that_cannot_be_is_told_in_a_sentence(changes, sentence):
 
 
 def test_what_is_named_twice_counts_once():
-    once = plan(architectures=("qrnn", "qrnn"), peers=("llama", "llama"), learning_rates=(1e-3, 1e-3), seeds=(1, 0, 1))
+    once = plan(
+        architectures=("qrnn", "qrnn"), baselines=("llama", "llama"), learning_rates=(1e-3, 1e-3), seeds=(1, 0, 1)
+    )
     assert (once.contenders, once.learning_rates, once.seeds) == (("qrnn", "llama"), (1e-3,), (1, 0))
 
 
@@ -82,7 +85,7 @@ def test_a_study_may_grow_and_nothing_else(tmp_path):
     study = tmp_path / "study"
     save_plan(plan(), study)
     grown = plan(
-        architectures=("qrnn", "af"), peers=("llama",), learning_rates=(1e-5, 2e-3), seeds=(0, 1), top=1, jobs=2
+        architectures=("qrnn", "af"), baselines=("llama",), learning_rates=(1e-5, 2e-3), seeds=(0, 1), top=1, jobs=2
     )
     check_folder(grown, study, overwrite=False)
     other = ASKED["base"] | {"data": {"sources": ["other"], "tokenizer": "bytes"}, "model": {"dropout": 0.1}}
@@ -104,14 +107,14 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         check_folder(plan(), tmp_path, overwrite=overwrite)  # empty
         check_folder(plan(), tmp_path / "new", overwrite=overwrite)
         (tmp_path / "letter.txt").write_text("dear")
-        with pytest.raises(UserError, match="holds something that is not a comparison: give --out another folder"):
+        with pytest.raises(UserError, match="holds something that is not a comparison: choose another folder"):
             check_folder(plan(), tmp_path, overwrite=overwrite)
-        with pytest.raises(UserError, match="is a file: give --out a folder"):
+        with pytest.raises(UserError, match="is a file: choose a folder for the study"):
             check_folder(plan(), tmp_path / "letter.txt", overwrite=overwrite)
         (tmp_path / "letter.txt").unlink()
     for damaged in (b"\xff\xfe", b"[1, 2]", b"a: ["):
         (tmp_path / "study.yaml").write_bytes(damaged)
-        with pytest.raises(UserError, match="study.yaml' is damaged: give --overwrite to begin the comparison anew"):
+        with pytest.raises(UserError, match="study.yaml' is damaged: begin the comparison anew, with overwrite"):
             check_folder(plan(), tmp_path, overwrite=False)
 
 
@@ -131,7 +134,9 @@ def test_a_recipe_may_say_what_the_comparison_decides_and_settings_may_not(tmp_p
     assert base_values(recipe, {}, [])["data"]["sources"] == ["theirs"]
     for given in (None, recipe):
         for section, key in (("training", "learning_rate"), ("training", "steps"), ("model", "architecture")):
-            with pytest.raises(UserError, match=f"A comparison sets {section}.{key} itself: leave it out of --set"):
+            with pytest.raises(
+                UserError, match=f"A comparison sets {section}.{key} itself: leave it out of the settings"
+            ):
                 base_values(given, {section: {key: 1}}, ["ours"])
 
 

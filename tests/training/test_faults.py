@@ -23,9 +23,10 @@ from weft import api
 from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.files import alone_in
+from weft.records import RECIPE
 from weft.reports.run.finish import finish_run
 from weft.training.listener import Silent, read_metrics
-from weft.training.run import RECIPE, train
+from weft.training.run import train
 
 QUICK = {"steps": 4, "samples": 1, "validations": 2, "checkpoint_every": 2}
 kills = pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="the system does not tell what is open")

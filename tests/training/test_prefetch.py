@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from weft.data.stream import Segment
+from weft.data.segments import Segment
 from weft.errors import UserError
 from weft.training.prefetch import Feed
 

@@ -67,7 +67,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 def _version(value: bool) -> None:
     if value:
-        from weft import __version__
+        from weft.version import __version__
 
         print(f"weft {__version__}")
         raise typer.Exit

@@ -40,8 +40,8 @@ def compare(
     variants: Annotated[
         Path | None, typer.Option(help="A YAML file: names, and what each changes of the recipe.", show_default=False)
     ] = None,
-    peer: Annotated[
-        list[str] | None, typer.Option(help="A model of another house as well: llama.", show_default=False)
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="A baseline from outside the project as well: llama.", show_default=False)
     ] = None,
     parameters: Annotated[str, typer.Option(help="Size of each, embeddings included.")] = "2M",
     minutes: Annotated[float | None, typer.Option(help="Budget of each run: minutes of training alone.")] = None,
@@ -60,6 +60,7 @@ def compare(
     text_key: TextKey = None,
     recipe: RecipeFile = None,
     set_values: Settings = None,
+    peer: Annotated[list[str] | None, typer.Option(hidden=True)] = None,  # the name of --baseline in 0.1.0
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in --out.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -91,6 +92,7 @@ def compare(
         out=out_folder,
         architectures=_names(("" if variants else ALL) if architectures is None else architectures),
         variants=variants,
+        baselines=baseline or (),
         peers=peer or (),
         parameters=parameters,
         minutes=minutes,

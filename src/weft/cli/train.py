@@ -95,7 +95,7 @@ def train(
     from weft import api, terminal
     from weft.config import merge
     from weft.launch import is_main
-    from weft.reports.run.report import REPORT
+    from weft.records import REPORT
     from weft.training.recipe import parse_settings
 
     if architecture and pattern:
@@ -152,9 +152,9 @@ def train(
 def _finish(run: Path, compressors: bool, console: Console) -> Packed | None:
     """Write report and card; return what compressors need for the test text, measured here if that is asked for."""
     from weft import api, terminal
-    from weft.reports.run.finish import finish_run, read_baselines, save_baselines
+    from weft.reports.run.finish import finish_run, read_compressors, save_compressors
 
-    packed = read_baselines(run)
+    packed = read_compressors(run)
     try:
         if compressors and packed is None:
             terminal.listener(console).message(
@@ -162,7 +162,7 @@ def _finish(run: Path, compressors: bool, console: Console) -> Packed | None:
             )
             with terminal.packing(console) as progress:
                 packed = api.pack(run, progress=progress)
-            save_baselines(run, packed)
+            save_compressors(run, packed)
     finally:  # the model and its figures stand, even if somebody does not wait for the compressors
         finish_run(run)
     return packed

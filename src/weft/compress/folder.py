@@ -6,14 +6,15 @@ from pathlib import Path
 
 import yaml
 
-from weft import __version__
 from weft.errors import UserError
 from weft.files import disk_errors, write_atomic
 from weft.model import WeftModel
 from weft.pretrained import load_tokenizer, save_model
+from weft.records import RECIPE
 from weft.training.recipe import load_recipe
-from weft.training.run_folder import RECIPE, raw_recipe
+from weft.training.run_folder import raw_recipe
 from weft.training.texts import FOUND_AT, TEXTS, places_of
+from weft.version import __version__
 
 
 def check_free(out: Path) -> None:

@@ -5,17 +5,11 @@ from weft.data.config import DataConfig, SplitName, SplitRule, TokenizerKind
 from weft.data.prepare import prepare, tokenize_sources
 from weft.data.prepared import PreparedData, TokenizedSplit
 from weft.data.published import PUBLISHED
+from weft.data.segments import IGNORED, Segment, TrainingStream
 from weft.data.splits import iter_documents
-from weft.data.stream import (
-    IGNORED,
-    Segment,
-    StreamState,
-    TokenStream,
-    TrainingStream,
-    join_states,
-    open_stream,
-)
+from weft.data.stream import join_states, open_stream
 from weft.data.streamed import StreamedSplit
+from weft.data.token_stream import StreamState, TokenStream
 from weft.data.tokenizer_training import default_vocab_size, train_tokenizer
 from weft.data.tokenizers import Tokenizer
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from weft.data.documents import Fragment
 from weft.data.pieces import cut_documents
-from weft.data.stream import IGNORED, Segment
+from weft.data.segments import IGNORED, Segment
 from weft.data.streamed import StreamedSplit
 from weft.data.tokenizers import Tokenizer
 from weft.errors import UserError

@@ -1,56 +1,15 @@
-"""Training segments from a tokenized split: endless, shuffled, and resumable to the token.
-
-Legend: B lanes of this rank, T tokens of a segment.
-"""
+"""The training segments of a prepared corpus, whichever kind it is of: tokenized, or read as it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
-from weft.data.prepared import PreparedData, TokenizedSplit
+from weft.data.document_stream import DocumentStream, join_document_states
+from weft.data.prepared import PreparedData
+from weft.data.segments import TrainingStream
 from weft.data.streamed import StreamedSplit
-from weft.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-IGNORED = -100  # the target that cross-entropy passes over
-
-
-class StreamState(NamedTuple):
-    """The segment that comes next; two whole numbers, so that any format can keep it."""
-
-    epoch: int
-    segment: int
-
-
-class Segment(NamedTuple):
-    """What a training step reads: ids, the ids that follow (or -100), and where the past ends."""
-
-    inputs_BT: NDArray[np.int64]
-    targets_BT: NDArray[np.int64]
-    reset_BT: NDArray[np.bool_]
-
-
-class TrainingStream(Protocol):
-    """What a trainer reads: segments without end, and where they stand."""
-
-    def __next__(self) -> Segment:
-        """Return the next segment of every lane of this rank."""
-        ...
-
-    @property
-    def state(self) -> Any:
-        """Where the stream stands, as JSON can hold it; see :func:`join_states` for several ranks."""
-        ...
-
-    @property
-    def epoch(self) -> float:
-        """The number of passes over the text, with the part of the present one."""
-        ...
+from weft.data.token_stream import StreamState, TokenStream
 
 
 def open_stream(
@@ -69,8 +28,6 @@ def open_stream(
     ``state`` is what :attr:`TrainingStream.state` said in one process, or :func:`join_states` of all ranks.
     """
     if isinstance(prepared.train, StreamedSplit):
-        from weft.data.document_stream import DocumentStream
-
         return DocumentStream(
             prepared.train,
             prepared.tokenizer,
@@ -99,104 +56,4 @@ def join_states(states: Sequence[Any]) -> Any:
     """Return one state for all ranks, given those of each in order; any rank of any number of them can take it up."""
     if not isinstance(states[0], dict):
         return states[0]  # all ranks stand at the same segment
-    from weft.data.document_stream import join_document_states
-
     return join_document_states(states)
-
-
-class TokenStream(Iterator[Segment]):
-    """Segments of ``lanes`` contiguous lanes of the training text, without end.
-
-    In every epoch the documents are put in a new order (by ``seed`` and the epoch), the whole is rotated by a
-    random amount (so that a corpus of one huge document also begins elsewhere) and cut into ``world_size *
-    lanes`` lanes of equal length; this ``rank`` reads ``lanes`` of them. Segment k of a lane is its tokens
-    [kT, (k + 1)T), so that state can be carried from one to the next; what is left at the end of a lane, less
-    than T tokens, waits for another epoch.
-
-    The target is the next token of the text; -100 at the very end and where that is a boundary, unless
-    ``predict_boundary``: then the boundary behind each document that ends, and is not cut there, is a target.
-    ``reset`` marks boundaries and the first token of a lane in an epoch. ``state`` goes on where :attr:`state` of
-    another stream with the same arguments was. Raises UserError where the text is too short.
-    """
-
-    def __init__(
-        self,
-        split: TokenizedSplit,
-        *,
-        lanes: int,
-        length: int,
-        seed: int,
-        boundary_id: int,
-        predict_boundary: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        state: StreamState | None = None,
-    ) -> None:
-        assert 0 <= rank < world_size
-        assert min(lanes, length) > 0
-        most = split.lanes_that_fit(length)
-        if lanes * world_size > most:
-            raise UserError(
-                f"{len(split.tokens):,} training tokens make at most {most} lanes of {length} tokens, not "
-                f"{lanes * world_size}: use a smaller batch, shorter segments or more text."
-            )
-        self._split, self._lanes, self._length, self._seed = split, lanes, length, seed
-        self._boundary_id, self._predict_boundary = boundary_id, predict_boundary
-        self._lane_length = len(split.tokens) // (lanes * world_size)
-        self._first_lane = rank * lanes
-        self.segments_per_epoch = self._lane_length // length
-        self._epoch, self._segment = StreamState(*state) if state else (0, 0)
-        self._shuffle()
-
-    @property
-    def state(self) -> StreamState:
-        """Where the stream stands: the segment that comes next."""
-        return StreamState(self._epoch, self._segment)
-
-    @property
-    def epoch(self) -> float:
-        """The number of epochs that have been read, with the part of the present one."""
-        return self._epoch + self._segment / self.segments_per_epoch
-
-    def __next__(self) -> Segment:
-        segment = self._gather(self._segment)
-        self._segment += 1
-        if self._segment == self.segments_per_epoch:
-            self._epoch, self._segment = self._epoch + 1, 0
-            self._shuffle()
-        return segment
-
-    def _shuffle(self) -> None:
-        """Draw the order of the documents and the rotation of this epoch."""
-        random = np.random.default_rng((self._seed, self._epoch))
-        order = random.permutation(self._split.documents)
-        lengths = np.diff(self._split.offsets)[order]
-        self._ends = np.cumsum(lengths)
-        self._cut = ~self._split.ends[order]
-        # From a position in the shuffled text to one in the stored text, for each document.
-        self._shift = self._split.offsets[order] - (self._ends - lengths)
-        self._rotation = int(random.integers(len(self._split.tokens)))
-
-    def _gather(self, index: int) -> Segment:
-        lanes = self._first_lane + np.arange(self._lanes)
-        starts_B = lanes * self._lane_length + index * self._length
-        positions = starts_B[:, None] + np.arange(self._length + 1)
-        tokens, documents = self._read(positions)
-        inputs_BT = tokens[:, :-1]
-        targets_BT = tokens[:, 1:].copy()
-        reset_BT = inputs_BT == self._boundary_id
-        if index == 0:
-            reset_BT[:, 0] = True
-        targets_BT[positions[:, 1:] == len(self._split.tokens)] = IGNORED
-        passed_over = targets_BT == self._boundary_id
-        if self._predict_boundary:
-            passed_over &= self._cut[documents[:, :-1]]
-        targets_BT[passed_over] = IGNORED
-        return Segment(np.ascontiguousarray(inputs_BT), targets_BT, reset_BT)
-
-    def _read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the tokens of the shuffled and rotated text, without ever laying it out, and their documents."""
-        rotated = (positions + self._rotation) % len(self._split.tokens)
-        document = np.searchsorted(self._ends, rotated, side="right")
-        tokens = self._split.tokens[rotated + self._shift[document]].astype(np.int64)
-        return tokens, document

@@ -89,7 +89,7 @@ def pack(
     primed = written(training, tokenizer, separator) if training else b""
     part = written(text, tokenizer, separator)
     bits, missing = {}, []
-    for name, compressor in BASELINES.items():
+    for name, compressor in COMPRESSORS.items():
         told = _sharing(name, 2 * len(primed) + len(part), progress)
         try:
             compressor(b"")  # says at once whether it is installed
@@ -147,7 +147,7 @@ def ppmd(text: bytes, order: int = 12, memory: int = PPMD_MEMORY, progress: Prog
     return size + len(encoder.flush())
 
 
-BASELINES: dict[str, Callable[..., int]] = {"xz -9e": xz, "PPMd order 12": ppmd}
+COMPRESSORS: dict[str, Callable[..., int]] = {"xz -9e": xz, "PPMd order 12": ppmd}
 """The compressors that results are shown beside, by the name they are shown under."""
 
 

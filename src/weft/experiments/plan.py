@@ -8,24 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from weft.baselines.llama import CONTEXT, PEERS
 from weft.config import merge
-from weft.data import DataConfig
 from weft.errors import UserError
-from weft.files import write_atomic
 from weft.numbers import Count, Minutes, Parameters, Rate, Seed, Tokens
 from weft.pattern import ARCHITECTURES, parse_count
-from weft.plain_yaml import parse_yaml, read_yaml
+from weft.plain_yaml import read_yaml
 from weft.settings import FrozenConfig
 from weft.sizing import configure, resolve
-from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
+from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, load_recipe, make_recipe
 
-PLAN, VARIANTS = "study.yaml", "variants.yaml"
-# What a study may be given more of when it goes on.
-GROWING = ("architectures", "variants", "peers", "learning_rates", "seeds", "top", "jobs")
 # What a comparison says itself, section by section of a recipe.
 DECIDED = {
     "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
@@ -45,7 +39,7 @@ class Plan(FrozenConfig):
 
     architectures: tuple[str, ...]
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    peers: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     parameters: Parameters
     minutes: Minutes | None = None
     tokens: Tokens | None = None
@@ -60,7 +54,7 @@ class Plan(FrozenConfig):
     def _count(cls, value: Any) -> Any:
         return parse_count(value) if isinstance(value, str) else value
 
-    @field_validator("architectures", "peers", "learning_rates", "seeds")
+    @field_validator("architectures", "baselines", "learning_rates", "seeds")
     @classmethod
     def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(value))
@@ -68,20 +62,20 @@ class Plan(FrozenConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.minutes is None and self.tokens is None:
-            raise ValueError("a comparison needs a budget: give --minutes or --tokens")
+            raise ValueError("a comparison needs a budget: give minutes or tokens")
         if self.minutes is not None and self.tokens is not None:
-            raise ValueError("a comparison needs one budget: keep --minutes or --tokens")
+            raise ValueError("a comparison needs one budget: keep minutes or tokens")
         if self.jobs > 1 and self.minutes is not None:
-            raise ValueError("side by side, equal minutes are not equal: give --tokens with --jobs")
+            raise ValueError("side by side, equal minutes are not equal: give tokens with jobs above 1")
         if not self.contenders:
-            raise ValueError("there is nothing to compare: name --architectures")
+            raise ValueError("there is nothing to compare: name architectures")
         if not self.learning_rates:
-            raise ValueError("a comparison needs a learning rate: give --learning-rates")
-        if unknown := [peer for peer in self.peers if peer not in PEERS]:
-            raise ValueError(f"there is no peer '{unknown[0]}': choose from {', '.join(PEERS)}")
+            raise ValueError("a comparison needs a learning rate: give learning_rates")
+        if unknown := [name for name in self.baselines if name not in PEERS]:
+            raise ValueError(f"there is no baseline '{unknown[0]}': choose from {', '.join(PEERS)}")
         for architecture in self.architectures:
             if architecture in PEERS:
-                raise ValueError(f"'{architecture}' is a peer: name it with --peer, not with --architectures")
+                raise ValueError(f"'{architecture}' is a baseline: name it in baselines, not in architectures")
             resolve(architecture, self.parameters, None, {})
         for name in self.variants:
             if name in self.architectures or name in PEERS or name in ARCHITECTURES:
@@ -94,8 +88,18 @@ class Plan(FrozenConfig):
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """All that are compared, peers last."""
-        return (*self.architectures, *self.variants, *self.peers)
+        """All that are compared, baselines last."""
+        return (*self.architectures, *self.variants, *self.baselines)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial that may be trained: each contender with each learning rate and seed."""
+        return tuple(
+            Trial(contender, rate, seed)
+            for contender in self.contenders
+            for rate in self.learning_rates
+            for seed in self.seeds
+        )
 
     @property
     def budget(self) -> dict[str, float]:
@@ -120,11 +124,11 @@ class Trial(NamedTuple):
 
 
 def recipe_of(plan: Plan, trial: Trial) -> Recipe:
-    """Return the recipe of a trial. A peer gets the same tokens a step, in segments as long as its context."""
+    """Return the recipe of a trial. A baseline gets the same tokens a step, in segments as long as its context."""
     change = plan.variants.get(trial.contender, {})
     if trial.contender in plan.variants:
         model: dict[str, Any] = {}
-    elif trial.contender in plan.peers:
+    elif trial.contender in plan.baselines:
         model = {"peer": trial.contender}
     elif trial.contender in ARCHITECTURES:
         model = {"architecture": trial.contender}
@@ -133,7 +137,7 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     model["parameters"] = plan.parameters
     training = {**plan.budget, "learning_rate": trial.learning_rate, "seed": trial.seed}
     base = dict(plan.base)
-    if trial.contender in plan.peers:
+    if trial.contender in plan.baselines:
         base["model"] = {}
         training |= _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
     recipe = make_recipe(base, change, {"model": model, "training": training})
@@ -148,59 +152,11 @@ def _check_settings(model: ModelRecipe) -> None:
 
 
 def _long_segments(training: TrainingConfig) -> dict[str, int]:
-    """Return lanes and length of a step of exactly the same size, in segments of a peer's context or nearly so."""
+    """Return lanes and length of a step of exactly the same size, in segments of a baseline's context or nearly so."""
     step = training.lanes * training.length
     most = max(training.length, min(CONTEXT, step))
     length = next(length for length in range(most, 0, -1) if step % length == 0)
     return {"lanes": step // length, "length": length}
-
-
-def check_folder(plan: Plan, study: Path, *, overwrite: bool) -> None:
-    """Raise UserError where ``study`` holds something else than this comparison, so far, or one to overwrite."""
-    if study.exists() and not study.is_dir():
-        raise UserError(f"'{study}' is a file: give --out a folder.")
-    if study.is_dir() and any(study.iterdir()) and not (study / PLAN).is_file():
-        raise UserError(f"'{study}' holds something that is not a comparison: give --out another folder.")
-    if (study / PLAN).is_file() and not overwrite:
-        _check_same(Plan.parse(_saved_values(study / PLAN), where=PLAN), plan, study)
-
-
-def save_plan(plan: Plan, study: Path) -> None:
-    """Write the plan into the study's folder, which is made where it is not there."""
-    study.mkdir(parents=True, exist_ok=True)
-    write_atomic(study / PLAN, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    if plan.variants:  # as --variants takes them
-        write_atomic(study / VARIANTS, yaml.safe_dump(plan.variants, sort_keys=False, allow_unicode=True))
-
-
-def _saved_values(path: Path) -> Mapping[str, Any]:
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"'{path}' is damaged: give --overwrite to begin the comparison anew.")
-    return values
-
-
-def _check_same(before: Plan, now: Plan, study: Path) -> None:
-    old, new = (flat(_fixed(plan)) for plan in (before, now))
-    for name in before.variants.keys() & now.variants.keys():
-        old |= flat(before.variants[name], f"{name}.")
-        new |= flat(now.variants[name], f"{name}.")
-    if changed := [key for key in old | new if old.get(key) != new.get(key)]:
-        told = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in changed)
-        raise UserError(
-            f"'{study}' holds a comparison with other {told}; give the values that it began with to go on, or --out "
-            "another folder."
-        )
-
-
-def _fixed(plan: Plan) -> dict[str, Any]:
-    """Return what may not change when a study goes on, as a user gives it."""
-    values = plan.model_dump(mode="json", exclude={"base", *GROWING})
-    data = DataConfig.parse(plan.base.get("data", {}), where="data").model_dump(mode="json")  # where texts/ is texts
-    return {key: value for key, value in values.items() if value is not None} | plan.base | {"data": data}
 
 
 def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
@@ -210,7 +166,7 @@ def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Seque
     """
     values = load_recipe(recipe) if recipe else {}
     for section, keys in DECIDED.items():
-        _check_undecided(settings, "--set", section, keys)
+        _check_undecided(settings, "the settings", section, keys)
         values[section] = {key: value for key, value in (values.get(section) or {}).items() if key not in keys}
     values = merge(values, settings)
     return merge(values, {"data": {"sources": list(sources)}}) if sources else values

@@ -1,4 +1,4 @@
-"""``results.json`` and ``curves.json`` of a comparison, from the run directories of its trials."""
+"""``results.json`` and ``curves.json`` of a comparison: its plan, and what its finished trials have come to."""
 
 from __future__ import annotations
 
@@ -6,93 +6,82 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 
-from weft import __version__
-from weft.baselines.llama import Peer, is_peer, load_any
+from weft.baselines.llama import Peer, is_peer, load_any, load_peer_config
 from weft.description import STATE_CONTEXTS, describe
 from weft.evaluation.speed import generation_speed
-from weft.experiments.plan import Trial
-from weft.experiments.runner import check_stopped
+from weft.experiments.choice import Finished, chosen
+from weft.experiments.folder import SPEED
+from weft.experiments.jobs import check_stopped
+from weft.experiments.plan import Plan, Trial
+from weft.experiments.runner import Outcome
 from weft.files import json_object, write_atomic
 from weft.pretrained import load_config, load_tokenizer
-from weft.records import Event, number, read_run
+from weft.records import CURVES, RESULTS, Event, finite, read_run
 from weft.signals import stop_signals
 from weft.training.recipe import git_revision
-
-if TYPE_CHECKING:
-    from weft.experiments.compare import Study
-
-RESULTS, CURVES = "results.json", "curves.json"
-SPEED = "generation.json"
+from weft.version import __version__
 
 
-def write_results(study: Study) -> None:
-    """Write what there is so far."""
-    trials, chosen = study.trials(), study.chosen()
+class Session(NamedTuple):
+    """What the results tell of the work itself: the text in words, the threads of a run, the seconds so far."""
+
+    corpus: str
+    threads: int
+    seconds: float
+
+
+def write_results(folder: Path, plan: Plan, finished: Finished, session: Session) -> None:
+    """Write what the finished trials of ``plan`` have come to so far."""
+    rows = chosen(plan, finished)
     results = {
         "weft_version": __version__,
         "git_revision": git_revision(),
-        "machine": machine(study.threads),
-        "seconds_total": study.seconds,
-        "settings": _settings(study, trials),
-        "rows": [_row(study, trial) for trial in chosen],
-        "trials": [_trial(study, trial) for trial in trials],
+        "machine": machine(session.threads),
+        "seconds_total": session.seconds,
+        "settings": _settings(plan, finished, session.corpus),
+        "rows": [_row(plan, trial, finished[trial], folder) for trial in rows],
+        "trials": [_trial(trial, outcome, folder) for trial, outcome in finished.items()],
     }
-    write_atomic(study.folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    curves = [_curve(study, trial, trial in chosen) for trial in trials if study.result(trial)]
-    write_atomic(study.folder / CURVES, json.dumps(curves) + "\n")
+    write_atomic(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    curves = [_curve(trial, outcome.run, trial in rows) for trial, outcome in finished.items() if outcome.result]
+    write_atomic(folder / CURVES, json.dumps(curves) + "\n")
 
 
-def measure_generation(study: Study) -> None:
-    """Time how fast the chosen models write, one after another with the threads of a job, where that is not known.
+def measure_generation(runs: Iterable[tuple[str, Path]], threads: int, message: Callable[[str], None]) -> None:
+    """Time how fast the models of ``runs`` (contender and run) write, one after another, where that is not known.
 
     Raises Interrupted when a signal to stop came.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(study.threads)
+    torch.set_num_threads(threads)
     try:
         with stop_signals() as received:
-            for trial in study.chosen():
-                if not (study.run_of(trial) / SPEED).is_file():
-                    study.listener.message(f"Timing how fast {trial.contender} writes ...")
-                    _measure(study.run_of(trial))
+            for contender, run in runs:
+                if not (run / SPEED).is_file():
+                    message(f"Timing how fast {contender} writes ...")
+                    speed = generation_speed(load_any(run), load_tokenizer(run))
+                    told = {"tokens_per_second": speed if math.isfinite(speed) else None}
+                    write_atomic(run / SPEED, json.dumps(told) + "\n")
                 check_stopped(received)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(run: Path) -> None:
-    speed = generation_speed(load_any(run), load_tokenizer(run))
-    told = {"tokens_per_second": speed if math.isfinite(speed) else None}
-    write_atomic(run / SPEED, json.dumps(told) + "\n")
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Return ``results.json`` of a study's folder; empty where there is none that can be read."""
-    return _read(folder / RESULTS)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json_object(path.read_bytes()) or {}
-    except OSError:
-        return {}
-
-
-def _settings(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
-    plan = study.plan
-    done = [trial for trial in trials if study.result(trial)]
-    data: Mapping[str, Any] = read_run(study.run_of(done[0])).recipe.get("data", {}) if done else {}
+def _settings(plan: Plan, finished: Finished, corpus: str) -> dict[str, Any]:
+    # The tokenizer as it was made, which the recipe of any run tells.
+    done = [outcome.run for outcome in finished.values() if outcome.result]
+    data: Mapping[str, Any] = read_run(done[0]).recipe.get("data", {}) if done else {}
     return {
         "sources": list(plan.base.get("data", {}).get("sources", [])),
         "architectures": list(plan.architectures),
         "variants": dict(plan.variants),
-        "peers": list(plan.peers),
+        "baselines": list(plan.baselines),
         "parameters": plan.parameters,
         "budget": plan.budget,
         "learning_rates": list(plan.learning_rates),
@@ -101,18 +90,18 @@ def _settings(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "jobs": plan.jobs,
         "tokenizer": data.get("tokenizer"),
         "vocab_size": data.get("vocab_size"),
-        "corpus": study.summary,
+        "corpus": corpus,
         "base": dict(plan.base),
     }
 
 
-def _row(study: Study, trial: Trial) -> dict[str, Any]:
-    run, result = study.run_of(trial), study.result(trial)
+def _row(plan: Plan, trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    run, result = outcome.run, outcome.result
     assert result is not None, "a row is of a trial that has ended well"
-    rates = sorted(study.plan.learning_rates)
+    rates = sorted(plan.learning_rates)
     return {
         "architecture": trial.contender,
-        "kind": "peer" if trial.contender in study.plan.peers else "weft",
+        "kind": "baseline" if trial.contender in plan.baselines else "weft",
         **_shape(run),
         "parameters": result.parameters,
         "body_parameters": result.body_parameters,
@@ -125,34 +114,43 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
         "bits_per_byte": result.test.bits_per_byte,
         "validation_bits_per_byte": result.validation.bits_per_byte,
         "training_tokens_per_second": result.tokens_per_second,
-        "generation_tokens_per_second": _read(run / SPEED).get("tokens_per_second"),
-        "run": str(run.relative_to(study.folder)),
+        "generation_tokens_per_second": _generation_speed(run),
+        "run": str(run.relative_to(folder)),
     }
 
 
-def _trial(study: Study, trial: Trial) -> dict[str, Any]:
-    result = study.result(trial)
+def _trial(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    result = outcome.result
+    told = {
+        "architecture": trial.contender,
+        "learning_rate": trial.learning_rate,
+        "seed": trial.seed,
+        "validation_bits_per_byte": None,
+        "bits_per_byte": None,
+        "tokens": None,
+        "seconds": None,
+        "status": "failed",
+        "error": outcome.failure,
+        "run": str(outcome.run.relative_to(folder)),
+    }
+    if result is not None:
+        told |= {
+            "validation_bits_per_byte": result.validation.bits_per_byte,
+            "bits_per_byte": result.test.bits_per_byte,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+            "status": "done",
+        }
+    return told
+
+
+def _curve(trial: Trial, run: Path, is_chosen: bool) -> dict[str, Any]:
+    records = read_run(run)
     return {
         "architecture": trial.contender,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
-        "validation_bits_per_byte": result.validation.bits_per_byte if result else None,
-        "bits_per_byte": result.test.bits_per_byte if result else None,
-        "tokens": result.tokens if result else None,
-        "seconds": result.seconds if result else None,
-        "status": "done" if result else "failed",
-        "error": None if result else study.failure(trial),
-        "run": str(study.run_of(trial).relative_to(study.folder)),
-    }
-
-
-def _curve(study: Study, trial: Trial, chosen: bool) -> dict[str, Any]:
-    records = read_run(study.run_of(trial))
-    return {
-        "architecture": trial.contender,
-        "learning_rate": trial.learning_rate,
-        "seed": trial.seed,
-        "chosen": chosen,
+        "chosen": is_chosen,
         "train": [_point(event) for event in records.train],
         "validation": [_point(event) for event in records.validation],
     }
@@ -160,24 +158,37 @@ def _curve(study: Study, trial: Trial, chosen: bool) -> dict[str, Any]:
 
 def _point(event: Event) -> dict[str, Any]:
     """Return a point of a curve; JSON knows no NaN."""
-    point = {key: event.get(key) for key in ("step", "tokens", "seconds", "bits_per_byte")}
-    return {key: value if number(value) is not None else None for key, value in point.items()}
+    point = {}
+    for key in ("step", "tokens", "seconds", "bits_per_byte"):
+        value = event.get(key)
+        point[key] = None if finite(value) is None else value
+    return point
+
+
+def _generation_speed(run: Path) -> float | None:
+    """Return the tokens a second that were measured; None where they were not."""
+    try:
+        told = json_object((run / SPEED).read_bytes()) or {}
+    except OSError:
+        return None
+    return told.get("tokens_per_second")
 
 
 def _shape(run: Path) -> dict[str, Any]:
-    """Return a model's pattern, width and bytes of state after some lengths of context."""
+    """Return a model's pattern, width and bytes of state after some lengths of context; no weights are read."""
     if is_peer(run):
-        peer = load_any(run)
-        assert isinstance(peer, Peer)
-        layers, width = peer.config.num_hidden_layers, peer.config.hidden_size
-        state = {context: peer.state_bytes(context) for context in STATE_CONTEXTS}
-        return {"pattern": f"{layers} decoder layers", "hidden_size": width, "state_bytes": _named(state)}
-    told = describe(load_config(run))
-    return {"pattern": told.pattern, "hidden_size": told.hidden_size, "state_bytes": _named(told.state_bytes)}
-
-
-def _named(state: Mapping[int, int]) -> dict[str, int]:
-    return {str(context): size for context, size in state.items()}
+        with torch.device("meta"):
+            baseline = Peer(load_peer_config(run))
+        pattern = f"{baseline.config.num_hidden_layers} decoder layers"
+        width = baseline.config.hidden_size
+        state = {context: baseline.state_bytes(context) for context in STATE_CONTEXTS}
+    else:
+        told = describe(load_config(run))
+        pattern = told.pattern
+        width = told.hidden_size
+        state = told.state_bytes
+    named = {str(context): size for context, size in state.items()}
+    return {"pattern": pattern, "hidden_size": width, "state_bytes": named}
 
 
 def machine(threads: int) -> dict[str, Any]:

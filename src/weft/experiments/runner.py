@@ -1,134 +1,113 @@
-"""Runs as processes of their own, a few at a time, so that none inherits another's memory or threads."""
+"""Trials as training runs: each a run directory of its own, and what has ended is never trained again.
+
+A trial is a name and the values of a recipe. Comparisons, searches and the studies under ``benchmarks/`` make trials of
+whatever they vary; here they are trained, a few at a time, and told what each came to.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from weft.errors import Interrupted
-from weft.files import json_object
-from weft.signals import SIGNALS, stop_signals
-from weft.training.listener import METRICS
+import yaml
 
-POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0  # that an interrupted run has to save itself
-STOPPED = {code: number for number in SIGNALS for code in (-number, 128 + number)}  # exit codes
+from weft.errors import DamagedError
+from weft.experiments.jobs import Job, run_jobs
+from weft.files import sweep, write_atomic
+from weft.records import RECIPE, RESULTS
+from weft.training.result import TrainingResult, read_result
+
+FAILED = "failed.txt"  # in a run directory: why its training failed
 
 
-@dataclass
-class Job:
-    """A run to train: the folder it leaves, and the command's options."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: with a result, or with a failure in one line."""
 
-    name: str
     run: Path
-    options: Sequence[str]
-    threads: int
-    process: subprocess.Popen[str] | None = field(default=None, init=False)
-    log: IO[str] | None = field(default=None, init=False)
-
-    def start(self) -> None:
-        """Start the command; what it prints goes to a log beside the run's folder."""
-        command = [sys.executable, "-m", "weft", "train", "--out", str(self.run), "--no-compressors", *self.options]
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self.log = self.log_path.open("w", encoding="utf-8")
-        threads = str(self.threads)
-        self.process = subprocess.Popen(
-            command,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-            start_new_session=True,  # a Ctrl-C comes to us, who pass it on
-        )
-
-    @property
-    def log_path(self) -> Path:
-        """Where the command's words go."""
-        return self.run.with_name(f"{self.run.name}.log")
-
-    def progress(self) -> dict[str, Any]:
-        """Return the last record of training in the run's metrics; empty before the first."""
-        try:
-            lines = (self.run / METRICS).read_bytes().rstrip().split(b"\n")
-        except OSError:
-            return {}
-        records = [json_object(line) or {} for line in lines[-10:]]
-        return next((record for record in reversed(records) if record.get("event") == "train"), {})
-
-    def complaint(self, code: int) -> str:
-        """Return in one line why the command failed, as it said it; ``code`` is its exit code."""
-        if code < 0:
-            why = " (memory may have run out)" if code == -signal.SIGKILL else ""
-            return f"Ended by {signal.Signals(-code).name}{why}; the log is '{self.log_path}'."
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().split("\n")
-        said = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-        return said[-1] if said else lines[-1] or f"Ended with exit code {code} and without a word."
+    result: TrainingResult | None = None
+    failure: str | None = None
 
 
-def run_jobs(
-    jobs: Sequence[Job], at_once: int, ended: Callable[[Job, int], None], tick: Callable[[list[Job]], None]
-) -> None:
-    """Run all jobs, ``at_once`` at a time; call ``ended`` with each exit code, and ``tick`` every so often.
+class Runner:
+    """Trains trials into ``runs/NAME`` of a folder, each by ``weft train`` in a process of its own.
 
-    A signal to stop, to us or to a job, stops all: the running jobs save themselves, then :class:`Interrupted` is
-    raised.
+    ``at_once`` processes run side by side, each with its share of the cores. A trial that was stopped is resumed. The
+    name of a trial must tell it from all others, as what has ended under it is taken for done.
     """
-    waiting, running = list(jobs), list[Job]()
-    with stop_signals() as received:
-        try:
-            while (waiting or running) and not received:
-                while waiting and len(running) < at_once:
-                    running.append(waiting.pop(0))
-                    running[-1].start()
-                tick(running)
-                time.sleep(POLL_SECONDS)
-                for job, code in _over(running):
-                    running.remove(job)
-                    if code in STOPPED:
-                        received.append(STOPPED[code])
-                    else:
-                        ended(job, code)
-        finally:  # whatever went wrong, nobody trains on unwatched
-            _stop(running)
-        check_stopped(received)
+
+    def __init__(self, folder: Path, *, at_once: int = 1) -> None:
+        self.folder = folder
+        self.at_once = at_once
+        self.threads = threads_of_each(at_once)
+        self._results: dict[str, TrainingResult] = {}  # of runs that have ended, which do not change any more
+
+    def run_of(self, name: str) -> Path:
+        """Return the run directory of a trial."""
+        return self.folder / "runs" / name
+
+    def outcome(self, name: str) -> Outcome | None:
+        """Return how a trial ended; None where it has not, or where its results are damaged: then it is resumed."""
+        run = self.run_of(name)
+        if name not in self._results and (run / RESULTS).is_file():
+            with suppress(DamagedError):
+                self._results[name] = read_result(run)
+        if name in self._results:
+            return Outcome(run, result=self._results[name])
+        if (run / FAILED).is_file():
+            return Outcome(run, failure=(run / FAILED).read_text(encoding="utf-8", errors="replace").strip())
+        return None
+
+    def train(
+        self,
+        recipes: Mapping[str, Mapping[str, Any]],
+        ended: Callable[[str, Outcome], None],
+        tick: Callable[[list[Job]], None] = lambda _: None,
+    ) -> None:
+        """Train the trials of ``recipes``, values by name, that have not ended; call ``ended`` as each one does.
+
+        ``tick`` hears every so often of the jobs that are running. A signal to stop saves them and raises
+        :class:`weft.errors.Interrupted`; the same call goes on.
+        """
+        jobs = []
+        for name, values in recipes.items():
+            if self.outcome(name) is None:
+                jobs.append(Job(name, self.run_of(name), self._options(name, values), self.threads))
+
+        def record(job: Job, code: int) -> None:
+            outcome = self.outcome(job.name)
+            if outcome is None:
+                outcome = Outcome(job.run, failure=job.complaint(code))
+                job.run.mkdir(parents=True, exist_ok=True)
+                write_atomic(job.run / FAILED, f"{outcome.failure}\n")
+            ended(job.name, outcome)
+
+        run_jobs(jobs, self.at_once, record, tick)
+
+    def _options(self, name: str, values: Mapping[str, Any]) -> list[str]:
+        """Return the options of ``weft train``: a run that has begun is resumed, a new one has its recipe written."""
+        if (self.run_of(name) / RECIPE).is_file():
+            return ["--resume"]
+        recipe = self.folder / "recipes" / f"{name}.yaml"
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(recipe, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+        return ["--recipe", str(recipe)]
 
 
-def check_stopped(received: Sequence[int]) -> None:
-    """Raise :class:`Interrupted` where a signal was received."""
-    if received:
-        raise Interrupted("Stopped; what is trained is kept: give the same command again to go on.", received[0])
+def sweep_runs(folder: Path) -> None:
+    """Remove what killed processes left half written beside the runs of a :class:`Runner` in ``folder``."""
+    sweep(folder / "recipes", "*.yaml")
+    for run in (folder / "runs").glob("*"):
+        sweep(run, FAILED)
 
 
-def _over(running: list[Job]) -> Iterator[tuple[Job, int]]:
-    for job in list(running):
-        assert job.process is not None
-        code = job.process.poll()
-        if code is not None:
-            _close(job)
-            yield job, code
-
-
-def _stop(running: list[Job]) -> None:
-    for job in running:
-        assert job.process is not None
-        job.process.terminate()  # not SIGINT, which a shell lets its background jobs ignore
-    for job in running:
-        assert job.process is not None
-        try:
-            job.process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            job.process.kill()
-            job.process.wait()
-        _close(job)
-
-
-def _close(job: Job) -> None:
-    if job.log:
-        job.log.close()
+def threads_of_each(jobs: int) -> int:
+    """Return how many threads each of ``jobs`` runs gets: as OMP_NUM_THREADS says, else its share of the cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    return max(1, (os.cpu_count() or 1) // jobs)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from weft import __version__
 from weft.data import Tokenizer
 from weft.errors import UserError
 from weft.export.check import Check, check_program
@@ -23,6 +22,7 @@ from weft.export.states import StateLayout
 from weft.files import alone_in, disk_errors, sweep, sync_folder, temporary, write_atomic
 from weft.model import WeftModel
 from weft.pretrained import load_model, load_tokenizer
+from weft.version import __version__
 
 FORMAT = 1
 DESCRIPTION = "export.json"

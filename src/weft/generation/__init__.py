@@ -4,7 +4,8 @@
 :func:`make_decoder` is the step below them: one token after another, without a text.
 """
 
-from weft.generation.decoder import ENDED, Decoder, PlainDecoder, make_decoder
+from weft.generation.decoder import ENDED, Decoder, PlainDecoder
+from weft.generation.fastest import make_decoder
 from weft.generation.sampling import COLDEST, HOTTEST, Sampling, draw
 from weft.generation.text import GrowingText, stop_strings
 from weft.generation.texts import Piece, generate, in_order, stream, stream_all

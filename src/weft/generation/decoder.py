@@ -15,7 +15,6 @@ from torch import Tensor
 from weft.baselines.llama import LanguageModel
 from weft.layers.state import map_state
 from weft.model import ModelState, WeftModel
-from weft.ops import cpu
 
 ENDED = -1  # in the place of a token: nobody reads on in this text
 
@@ -53,25 +52,3 @@ class PlainDecoder(Decoder):
     def state(self) -> Any:
         """What the model returned; a peer's is no copy, as its cache grows in place."""
         return map_state(Tensor.clone, self._state) if isinstance(self._model, WeftModel) else self._state
-
-
-def make_decoder(model: LanguageModel, state: ModelState, *, rows: int, steps: int) -> Decoder:
-    """Return the fastest decoder that covers ``model``, for ``rows`` texts and about ``steps`` tokens after ``state``.
-
-    ``state`` is what the model returned for the tokens so far; it is not changed. The model must be in evaluation mode.
-    """
-    if isinstance(model, WeftModel):
-        from weft.generation.graph import graph_decoder
-
-        found = _fused(model, state, rows) or graph_decoder(model, state, rows, steps=steps)
-        if found is not None:
-            return found
-    return PlainDecoder(model, state)
-
-
-def _fused(model: WeftModel, state: ModelState, rows: int) -> Decoder | None:
-    if not cpu.available():
-        return None
-    from weft.generation.fused import fused_decoder  # imports Numba
-
-    return fused_decoder(model, state, rows)

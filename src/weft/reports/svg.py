@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.records import Event, number
+from weft.records import Event, finite
 from weft.reports.page import text
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def undress(axes: Axes) -> None:
 
 def series(events: Sequence[Event], x: str, y: str) -> tuple[Floats, Floats]:
     """Return what ``events`` hold under ``x`` and ``y``, where both are finite numbers."""
-    pairs = [(number(event.get(x)), number(event.get(y))) for event in events]
+    pairs = [(finite(event.get(x)), finite(event.get(y))) for event in events]
     whole = [pair for pair in pairs if None not in pair]
     table = np.array(whole, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]

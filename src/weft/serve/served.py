@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from weft import __version__
 from weft.data import DataConfig, Tokenizer
 from weft.description import describe
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
 from weft.pretrained import assign, load_model, load_tokenizer
-from weft.records import number, read_run, section
+from weft.records import finite, read_run, section
 from weft.serve.limits import Refused
 from weft.training import run as runs
+from weft.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def _adapter(model: WeftModel) -> WeftForCausalLM:
 def _facts(name: str, model: WeftModel, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     """Return what ``GET /weft/model`` tells."""
     described = describe(model.config)
-    test = number(section(read_run(folder).results, "test").get("bits_per_byte"))
+    test = finite(section(read_run(folder).results, "test").get("bits_per_byte"))
     return {
         "name": name,
         "pattern": described.pattern,

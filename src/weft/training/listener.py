@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from weft.errors import UserError
 from weft.evaluation.progress import Progress
 from weft.files import disk_errors, json_object, set_aside, write_atomic
-
-METRICS = "metrics.jsonl"
+from weft.records import METRICS
 
 
 class Status(NamedTuple):

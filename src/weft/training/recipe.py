@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from weft import __version__
 from weft.config import (
     AdaptiveConfig,
     AttentionConfig,
@@ -30,6 +29,7 @@ from weft.numbers import Below1, Count, Minutes, Parameters, Place, Rate, Seed, 
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
 from weft.settings import FrozenConfig, Values
+from weft.version import __version__
 
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends

@@ -9,7 +9,7 @@ from typing import Any
 from weft.errors import DamagedError, UserError
 from weft.evaluation.metrics import Metrics, metrics_from_json
 from weft.files import json_object
-from weft.training.run_folder import RESULTS
+from weft.records import RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)

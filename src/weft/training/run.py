@@ -23,6 +23,8 @@ from weft.evaluation.metrics import unlike_parts
 from weft.files import alone_in, disk_errors, set_aside, write_atomic
 from weft.launch import is_main
 from weft.pretrained import WEIGHTS, load_tokenizer
+from weft.records import RECIPE as RECIPE
+from weft.records import RESULTS
 from weft.signals import stop_signals
 from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
@@ -41,8 +43,6 @@ from weft.training.resolve import (
 )
 from weft.training.result import TrainingResult as TrainingResult
 from weft.training.result import read_result as read_result
-from weft.training.run_folder import RECIPE as RECIPE
-from weft.training.run_folder import RESULTS as RESULTS
 from weft.training.run_folder import (
     as_told,
     begin,

@@ -20,18 +20,17 @@ from weft.files import json_object, remove, set_aside, sweep, temporaries
 from weft.layers.maps import is_guide
 from weft.plain_yaml import read_yaml
 from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights, read_config
+from weft.records import METRICS, RECIPE, REPORT, RESULTS
 from weft.training.checkpoint import sweep_checkpoints
-from weft.training.listener import METRICS, read_metrics
+from weft.training.listener import read_metrics
 from weft.training.recipe import Recipe, save_recipe
 from weft.training.resolve import save_description
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.texts import TEXTS, save_texts
 
-RECIPE = "recipe.yaml"
-RESULTS = "results.json"
 # What training and its report write, beside the checkpoints.
 _FILES = (RECIPE, TEXTS, CONFIG, GENERATION, SHIM, WEIGHTS, TOKENIZER, "tokenizer_config.json", METRICS, RESULTS)
-_PAGES = ("report.html", "README.md")
+_PAGES = (REPORT, "README.md")
 
 
 def check_request(out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -12,6 +12,7 @@ from weft.errors import UserError
 from weft.layers.maps import is_guide
 from weft.layers.state import tensors
 from weft.pretrained import load_into
+from weft.records import METRICS
 from weft.training.checkpoint import (
     Checkpoint,
     Tensors,
@@ -21,7 +22,7 @@ from weft.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from weft.training.listener import METRICS, read_metrics
+from weft.training.listener import read_metrics
 from weft.training.parallel import like, whole
 from weft.training.step import rebuild
 from weft.training.validation import Sample, older_sample

@@ -32,7 +32,7 @@ def row(name, seed=0, **changes):
     tokens = int(training * 60 * MINUTES)
     return {
         "architecture": name,
-        "kind": "peer" if name == "llama" else "weft",
+        "kind": "baseline" if name == "llama" else "weft",
         "pattern": pattern,
         "parameters": parameters,
         "body_parameters": parameters - 2048 * 160,
@@ -101,7 +101,7 @@ def results(names=tuple(ARCHITECTURES), seeds=(0, 1), rates=RATES):
         "settings": {
             "sources": ["texts"],
             "architectures": [name for name in ARCHITECTURES if name != "llama"],
-            "peers": ["llama"],
+            "baselines": ["llama"],
             "parameters": 2_000_000,
             "budget": {"minutes": MINUTES},
             "learning_rates": list(rates),

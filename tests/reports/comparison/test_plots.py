@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from tests.reports.comparison.studies import ARCHITECTURES, results, row
 from weft.reports.comparison.curves import rate_plot, styles
 from weft.reports.comparison.plots import frontier
-from weft.reports.comparison.records import comparison
+from weft.reports.comparison.records import study_records
 from weft.reports.labels import Label, label_points, plain, spread
 from weft.reports.svg import INK, new_axes, new_figure
 
 
 def test_each_architecture_has_one_style_in_every_study():
-    whole, part = styles(comparison("", results())), styles(comparison("", results(("qrnn", "llama"), (0,))))
+    whole, part = styles(study_records("", results())), styles(study_records("", results(("qrnn", "llama"), (0,))))
     assert len({(style.color, style.marker) for style in whole.values()}) == len(ARCHITECTURES)
     assert part == {name: whole[name] for name in part}
 
 
-def test_a_peer_has_a_marker_that_no_other_has():
+def test_a_baseline_has_a_marker_that_no_other_has():
     names = [f"q{count}" for count in range(1, 30)]
     done = results(("llama",), (0,))
     done["rows"] += [row("qrnn", architecture=name) for name in names]
-    drawn = styles(comparison("", done))
+    drawn = styles(study_records("", done))
     assert drawn["llama"].color == INK
     assert drawn["llama"].marker not in {drawn[name].marker for name in names}
     assert len({(drawn[name].color, drawn[name].marker) for name in names}) == len(names)
@@ -37,13 +37,13 @@ def test_a_peer_has_a_marker_that_no_other_has():
 
 def test_a_failed_rate_is_marked():
     done = results(("hybrid", "par"), (0,))
-    assert "failed" not in rate_plot(comparison("", done), 700, 4)
+    assert "failed" not in rate_plot(study_records("", done), 700, 4)
     done["trials"][0] |= {"status": "failed", "validation_bits_per_byte": None}
-    assert rate_plot(comparison("", done), 700, 4).count(">failed<") == 1
+    assert rate_plot(study_records("", done), 700, 4).count(">failed<") == 1
 
 
 def test_one_rate_needs_no_picture_of_rates():
-    assert rate_plot(comparison("", results(("hybrid", "par"), (0,), (4e-3,))), 700, 4) == ""
+    assert rate_plot(study_records("", results(("hybrid", "par"), (0,), (4e-3,))), 700, 4) == ""
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8, unique=True))

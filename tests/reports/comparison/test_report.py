@@ -15,8 +15,8 @@ from rich.console import Console
 from tests.reports.comparison.studies import ARCHITECTURES, curves, results, row, trial, write_study
 from tests.reports.run.test_report import Page
 from weft.errors import UserError
-from weft.reports.comparison.records import comparison, read_comparison
-from weft.reports.comparison.report import render, write_comparison
+from weft.reports.comparison.records import read_study, study_records
+from weft.reports.comparison.report import render_comparison, write_comparison
 from weft.reports.comparison.table import markdown
 from weft.reports.comparison.words import command, context, finding, notes, ordinal, percent, rate_words
 from weft.terminal import comparison_table
@@ -37,7 +37,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(study):
     path = write_comparison(study)
-    assert (study / "table.md").read_text(encoding="utf-8") == markdown(read_comparison(study))
+    assert (study / "table.md").read_text(encoding="utf-8") == markdown(read_study(study))
     return path.read_text(encoding="utf-8")
 
 
@@ -54,12 +54,12 @@ def small(bits, seeds=1):
         for seed, figure in enumerate(figures)
     ]
     done = results((), tuple(range(seeds)))
-    done["settings"] |= {"architectures": [name for name in bits if name != "llama"], "peers": []}
+    done["settings"] |= {"architectures": [name for name in bits if name != "llama"], "baselines": []}
     return done | {"rows": rows, "trials": [trial(one, one["learning_rate"]) for one in rows]}
 
 
 def said(bits):
-    return finding(comparison("", small(bits)))
+    return finding(study_records("", small(bits)))
 
 
 def lines_of_first_table(text):
@@ -138,8 +138,10 @@ def test_equal_figures_are_level():
 
 def test_an_architecture_of_ours_that_loses_is_told_so():
     done = small({"hybrid": [2.1], "llama": [2.0]})
-    assert finding(comparison("", done)).startswith("llama (peer) is best at 2.000 bits per byte; the next, hybrid,")
-    told = " ".join(notes(comparison("", done)))
+    assert finding(study_records("", done)).startswith(
+        "llama (baseline) is best at 2.000 bits per byte; the next, hybrid,"
+    )
+    told = " ".join(notes(study_records("", done)))
     assert "From outside the project: llama comes 1st of 2. " in told
     assert "sliding window that gives each token at least half of its length as context" in told
 
@@ -161,7 +163,7 @@ def test_a_best_rate_at_the_edge_is_in_the_sentence(rates, words):
         for one in done["rows"]
     ]
     done["trials"] = [trial(one, rate) for one in done["rows"] for rate in (1, 2, 3)]
-    told = finding(comparison("", done))
+    told = finding(study_records("", done))
     assert "more than the 0.020 by which seeds" in told
     assert words in told
     assert ("change the order" in told) == bool(words)
@@ -172,7 +174,7 @@ def test_one_rate_for_all_is_in_the_sentence():
 
 
 def test_an_unfinished_study_says_what_is_missing():
-    compared = comparison("", results(("hybrid", "par"), (0,)))
+    compared = study_records("", results(("hybrid", "par"), (0,)))
     assert finding(compared).startswith("So far (2 of 8 done), hybrid is best")
     missing = "Without a figure so far: transformer, transformer-xl, attn-qrnn, sha-qrnn, qrnn, llama."
     assert missing in notes(compared)
@@ -182,16 +184,16 @@ def test_an_unsteady_machine_is_pointed_out_where_it_matters():
     done = small({"hybrid": [1.9], "par": [2.0]})
     first = next(one for one in done["trials"] if one["architecture"] == "par")
     done["trials"].append(first | {"learning_rate": 9e-3, "tokens": round(first["tokens"] * 0.95)})
-    assert "equally fast" not in " ".join(notes(comparison("", done)))
+    assert "equally fast" not in " ".join(notes(study_records("", done)))
     done["trials"][-1]["tokens"] = first["tokens"] // 2
-    told = " ".join(notes(comparison("", done)))
+    told = " ".join(notes(study_records("", done)))
     assert "not always equally fast: in equal time par read from " in told
     done["settings"]["budget"] = {"minutes": None, "tokens": 1_000_000}
-    assert "equally fast" not in " ".join(notes(comparison("", done)))
+    assert "equally fast" not in " ".join(notes(study_records("", done)))
 
 
 def test_the_notes_name_what_could_mislead(study):
-    told = " ".join(notes(read_comparison(study)))
+    told = " ".join(notes(read_study(study)))
     assert "largest tried for hybrid, sha-qrnn, par, attn-qrnn, qrnn and the smallest tried for llama" in told
     assert "from 513k tokens (attn-qrnn) to 1.07M tokens (qrnn)" in told
     assert "Failed: 1 of 32 training runs" in told
@@ -201,19 +203,19 @@ def test_the_notes_name_what_could_mislead(study):
 def test_unequal_sizes_are_pointed_out():
     done = small({"hybrid": [2.0], "par": [2.1]})
     done["rows"][1]["parameters"] = 2_200_000
-    assert "Sizes differ by 10 %: hybrid has 2.00M parameters, par 2.20M." in notes(comparison("", done))
+    assert "Sizes differ by 10 %: hybrid has 2.00M parameters, par 2.20M." in notes(study_records("", done))
 
 
 # The tables
 
 
 def test_the_table_is_sorted_by_the_mean_and_whole(study):
-    text = markdown(read_comparison(study))
+    text = markdown(read_study(study))
     head, _, *rows = lines_of_first_table(text)
     assert len({line.replace(r"\|", "").count("|") for line in (head, *rows)}) == 1
     names = [line.split("|")[1].strip() for line in rows]
     assert names[:2] == ["hybrid", "sha-qrnn"]
-    assert "llama (peer)" in names
+    assert "llama (baseline)" in names
     cells = dict(
         zip([cell.strip() for cell in head.split("|")], [cell.strip() for cell in rows[0].split("|")], strict=True)
     )
@@ -227,7 +229,7 @@ def test_the_table_is_sorted_by_the_mean_and_whole(study):
 
 
 def test_every_training_run_is_in_the_second_table(study):
-    text = markdown(read_comparison(study)).split("## Every training run")[1].split("\n## ")[0]
+    text = markdown(read_study(study)).split("## Every training run")[1].split("\n## ")[0]
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == len(results()["trials"]) == 32
     assert sum("| counts |" in line for line in rows) == 16
@@ -235,8 +237,8 @@ def test_every_training_run_is_in_the_second_table(study):
 
 
 def test_a_deviation_needs_three_seeds():
-    two = markdown(comparison("", small({"hybrid": [1.0, 2.0]})))
-    three = markdown(comparison("", small({"hybrid": [1.0, 2.0, 3.0]})))
+    two = markdown(study_records("", small({"hybrid": [1.0, 2.0]})))
+    three = markdown(study_records("", small({"hybrid": [1.0, 2.0, 3.0]})))
     assert "1.0000–2.0000 |" in two
     assert "1.0000–3.0000 (± 1.0000)" in three
 
@@ -244,9 +246,9 @@ def test_a_deviation_needs_three_seeds():
 def test_the_command_repeats_the_study_and_tells_no_folder():
     done = results()
     done["settings"] |= {"sources": ["/home/me/texts", "more.txt"], "budget": {"tokens": 1_500_000}}
-    text = command(comparison("my study", done))
+    text = command(study_records("my study", done))
     assert text.startswith("weft compare texts more.txt --architectures hybrid,par,")
-    assert "--peer llama --parameters 2000000 --tokens 1500000 --learning-rates 1e-3,2e-3,4e-3 --seeds 0,1" in text
+    assert "--baseline llama --parameters 2000000 --tokens 1500000 --learning-rates 1e-3,2e-3,4e-3 --seeds 0,1" in text
     assert "--top 3 --jobs 1 --set training.lanes=8 --set model.attention.memory=256 --out 'my study'" in text
     assert "/home" not in text
 
@@ -258,7 +260,7 @@ def test_the_terminal_shows_the_ranking():
     assert all(len(line) <= 80 for line in lines)
     order = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
     assert order[0] == "hybrid"
-    assert order[5] == "llama (peer)"
+    assert order[5] == "llama (baseline)"
 
 
 # What is not there, or not as it should be
@@ -293,13 +295,13 @@ def test_figures_that_are_not_there_are_dashes():
         for value in (None, "?", float("nan"), [], {}):
             whole = copy.deepcopy(done)
             whole["rows"][0][key] = whole["trials"][0][key] = value
-            assert "nan" not in markdown(comparison("", whole)).lower()
+            assert "nan" not in markdown(study_records("", whole)).lower()
         del whole["rows"][0][key]
-        markdown(comparison("", whole))
+        markdown(study_records("", whole))
     for key in done["settings"]:
         whole = copy.deepcopy(done)
         whole["settings"][key] = None
-        markdown(comparison("", whole))
+        markdown(study_records("", whole))
 
 
 def test_pages_are_drawn_whatever_is_missing(tmp_path):
@@ -360,4 +362,4 @@ def test_figures_are_written_as_people_write_them(written, words):
 
 def test_render_needs_no_files():
     assert json.dumps(results())  # what the generator makes is what JSON can hold
-    assert "Nothing has been measured yet" in render(comparison("empty", None))
+    assert "Nothing has been measured yet" in render_comparison(study_records("empty", None))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from weft.pattern import ARCHITECTURES
-from weft.records import Event, number
-from weft.reports.comparison.records import BITS, VALIDATION, Comparison, Contender
+from weft.records import Event, finite
+from weft.reports.comparison.records import BITS, VALIDATION, Contender, StudyRecords
 from weft.reports.comparison.words import rate_words
 from weft.reports.labels import Label, label_ends, plain
 from weft.reports.svg import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "p", "<", ">", "h")
-_PEER_MARKERS = ("*", "X", "d")
+_BASELINE_MARKERS = ("*", "X", "d")
 _SETTLED = 1 / 3  # of a curve: what comes before may run out of the picture
 _CEILING = 2.0  # a learning rate this many times worse than all best ones are apart runs out of the picture
 _MOST_RATE_TICKS = 3
@@ -52,16 +52,16 @@ class Style(NamedTuple):
         return usual * {"*": 1.6, "D": 0.85, "s": 0.9, "P": 1.15}.get(self.marker, 1.0)
 
 
-def styles(comparison: Comparison) -> dict[str, Style]:
-    """Return the style of each architecture: those with a name have it in every study, peers are ink and stars."""
+def styles(study: StudyRecords) -> dict[str, Style]:
+    """Return the style of each architecture: those with a name have it in every study, baselines are ink and stars."""
     named = list(ARCHITECTURES)
-    free = iter(range(len(named), len(named) + len(comparison.contenders)))
+    free = iter(range(len(named), len(named) + len(study.contenders)))
     styles: dict[str, Style] = {}
-    order = {name: place for place, name in enumerate(comparison.planned)}
-    for one in sorted(comparison.contenders, key=lambda one: (order.get(one.name, len(order)), one.name)):
-        if one.is_peer:
+    order = {name: place for place, name in enumerate(study.planned)}
+    for one in sorted(study.contenders, key=lambda one: (order.get(one.name, len(order)), one.name)):
+        if one.is_baseline:
             known = sum(style.color == INK for style in styles.values())
-            styles[one.name] = Style(INK, INK, _PEER_MARKERS[known % len(_PEER_MARKERS)])
+            styles[one.name] = Style(INK, INK, _BASELINE_MARKERS[known % len(_BASELINE_MARKERS)])
         else:
             slot = named.index(one.name) if one.name in named else next(free)
             color = slot % len(SERIES)
@@ -76,16 +76,16 @@ class _Line(NamedTuple):
     role: str  # "first" seed at the best learning rate, "seed" for the others, "rate" for other learning rates
 
 
-def curve_plot(comparison: Comparison, by: str, width: int, height: int = 350) -> str:
+def curve_plot(study: StudyRecords, by: str, width: int, height: int = 350) -> str:
     """Return validation bits per byte against ``by`` ("tokens" or "seconds"); '' where there are no curves."""
-    lines = _lines(comparison, by)
+    lines = _lines(study, by)
     if not lines:
         return ""
     minutes = by == "seconds" and max(line.x.max() for line in lines) >= 120
     name = "training tokens" if by == "tokens" else f"{'minutes' if minutes else 'seconds'} of training"
     figure = new_figure(width, height)
     axes = new_axes(figure, "validation bits per byte", name)
-    drawn = styles(comparison)
+    drawn = styles(study)
     ends = [_draw(axes, line, drawn[line.contender.name], 60.0 if minutes else 1.0) for line in lines]
     _limit(axes, lines)
     if by == "tokens":
@@ -101,19 +101,19 @@ def _final(lines: Sequence[_Line]) -> str:
     return "at the end " + ", ".join(f"{name} {bits:.3f}" for bits, name in ends)
 
 
-def _lines(comparison: Comparison, by: str) -> list[_Line]:
+def _lines(study: StudyRecords, by: str) -> list[_Line]:
     """Return the curves to draw, faint ones first."""
     lines = []
-    for contender in comparison.contenders:
-        own = [curve for curve in comparison.curves if curve["architecture"] == contender.name]
+    for contender in study.contenders:
+        own = [curve for curve in study.curves if curve["architecture"] == contender.name]
         known = [(curve, *_points(curve, by)) for curve in own]
         known = [(curve, x, y) for curve, x, y in known if len(x)]
         if known and not any(curve.get("chosen") is True for curve, _, _ in known):
             best = min(range(len(known)), key=lambda place: float(known[place][2][-1]))
             known[best] = ({**known[best][0], "chosen": True}, *known[best][1:])
-        chosen = [number(curve.get("seed")) or 0.0 for curve, _, _ in known if curve.get("chosen") is True]
+        chosen = [finite(curve.get("seed")) or 0.0 for curve, _, _ in known if curve.get("chosen") is True]
         for curve, x, y in known:
-            first = (number(curve.get("seed")) or 0.0) == min(chosen)
+            first = (finite(curve.get("seed")) or 0.0) == min(chosen)
             role = "rate" if curve.get("chosen") is not True else "first" if first else "seed"
             lines.append(_Line(contender, x, y, role))
     return sorted(lines, key=lambda line: ("rate", "seed", "first").index(line.role))
@@ -129,7 +129,7 @@ def _points(curve: Event, by: str) -> tuple[Floats, Floats]:
 
 def _draw(axes: Axes, line: _Line, style: Style, unit: float) -> Label:
     x = line.x / unit
-    dashes = "--" if line.contender.is_peer else "-"
+    dashes = "--" if line.contender.is_baseline else "-"
     width, alpha = {"first": (1.8, 1.0), "seed": (0.9, 0.75), "rate": (0.8, 0.28)}[line.role]
     axes.plot(x, line.y, color=style.color, ls=dashes, lw=width, alpha=alpha)
     if line.role == "first":
@@ -146,19 +146,19 @@ def _limit(axes: Axes, lines: Sequence[_Line]) -> None:
     axes.set_ylim(low - margin, float(settled.max()) + margin)
 
 
-def rate_plot(comparison: Comparison, width: int, columns: int) -> str:
+def rate_plot(study: StudyRecords, width: int, columns: int) -> str:
     """Return a small panel for each architecture: validation bits per byte against the learning rate.
 
     '' where no architecture was tried at two rates.
     """
-    shown = [one for one in comparison.contenders if len(one.rates) > 1 and _by_rate(one)]
+    shown = [one for one in study.contenders if len(one.rates) > 1 and _by_rate(one)]
     if not shown:
         return ""
     columns = min(columns, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure, panels = _panels(width, rows, columns)
     for panel, one in zip(panels.flat, shown, strict=False):
-        style = styles(comparison)[one.name]
+        style = styles(study)[one.name]
         for other in shown:
             _draw_rates(panel, other, Style(GRID, GRID, ""), 1.0)
         _draw_rates(panel, one, style, 1.8)
@@ -195,7 +195,7 @@ def _by_rate(contender: Contender) -> dict[float, list[float]]:
     """Return the validation figures at each learning rate, the first seed's first."""
     found: dict[float, list[float]] = {}
     for trial in contender.trials:
-        rate, bits = number(trial.get("learning_rate")), number(trial.get(VALIDATION))
+        rate, bits = finite(trial.get("learning_rate")), finite(trial.get(VALIDATION))
         if rate and rate > 0 and bits is not None:
             found.setdefault(rate, []).append(bits)
     return found
@@ -218,7 +218,7 @@ def _draw_rates(panel: Axes, contender: Contender, style: Style, lw: float) -> N
 
 def _mark_failed(panel: Axes, contender: Contender) -> None:
     """Put a cross at the top where a training run failed."""
-    failed = {number(trial.get("learning_rate")) for trial in contender.trials if trial.get("status") == "failed"}
+    failed = {finite(trial.get("learning_rate")) for trial in contender.trials if trial.get("status") == "failed"}
     for rate in failed:
         if rate is None:
             continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weft.reports.comparison.curves import Style, styles
-from weft.reports.comparison.records import Comparison, Contender
+from weft.reports.comparison.records import Contender, StudyRecords
 from weft.reports.comparison.words import context
 from weft.reports.labels import Label, label_ends, label_points, plain
 from weft.reports.svg import INK, MUTED, new_axes, new_figure, to_svg
@@ -21,15 +21,15 @@ _ROW = 21  # height of a row of a chart with names, in SVG units
 _WIDE = 4.0  # values further apart than this many times stand on a logarithmic axis
 
 
-def result_plot(comparison: Comparison, width: int) -> str:
+def result_plot(study: StudyRecords, width: int) -> str:
     """Return the test figure of every seed as a marker and their mean as a tick; '' where nothing was measured."""
-    shown = comparison.measured
+    shown = study.measured
     if not shown:
         return ""
     axes = _rows(shown, width, "test bits per byte (the axis does not start at zero)", extra=5)
     everything = [bits for one in shown for bits in one.bits]
     for place, one in enumerate(shown):
-        _draw_seeds(axes, place, one, styles(comparison)[one.name])
+        _draw_seeds(axes, place, one, styles(study)[one.name])
     reach = max(max(everything) - min(everything), 0.02)
     middle = (max(everything) + min(everything)) / 2
     axes.set_xlim(middle - 0.58 * reach, middle + 0.66 * reach)
@@ -57,15 +57,15 @@ def _break_axis(axes: Axes) -> None:
     )
 
 
-def parameter_plot(comparison: Comparison, width: int) -> str:
+def parameter_plot(study: StudyRecords, width: int) -> str:
     """Return parameters with and without embeddings as bars; '' where they are not known."""
-    shown = [one for one in comparison.contenders if one.mean("parameters")]
+    shown = [one for one in study.contenders if one.mean("parameters")]
     if not shown:
         return ""
     axes = _rows(shown, width, "parameters: without embeddings (full), with (light)")
     said = []
     for place, one in enumerate(shown):
-        color = styles(comparison)[one.name].color
+        color = styles(study)[one.name].color
         whole, body = one.mean("parameters") or 0.0, one.mean("body_parameters") or 0.0
         axes.barh(place, body, color=color, height=0.62)
         axes.barh(place, whole - body, left=body, color=color, height=0.62, alpha=0.35)
@@ -78,15 +78,15 @@ def parameter_plot(comparison: Comparison, width: int) -> str:
     return to_svg(axes.figure, f"parameters{width}", title)  # type: ignore[arg-type]
 
 
-def speed_plot(comparison: Comparison, key: str, name: str, width: int) -> str:
+def speed_plot(study: StudyRecords, key: str, name: str, width: int) -> str:
     """Return the speed under ``key`` as bars, the seeds' least and most as a line; '' where it is not known."""
-    shown = [one for one in comparison.contenders if one.mean(key)]
+    shown = [one for one in study.contenders if one.mean(key)]
     if not shown:
         return ""
     axes = _rows(shown, width, f"{name} tokens per second")
     for place, one in enumerate(shown):
         values = one.values(key)
-        axes.barh(place, one.mean(key) or 0.0, color=styles(comparison)[one.name].color, height=0.62)
+        axes.barh(place, one.mean(key) or 0.0, color=styles(study)[one.name].color, height=0.62)
         if len(values) > 1:
             axes.plot([min(values), max(values)], [place, place], color=INK, lw=1.2)
         _beside(axes, max(values), place, count(one.mean(key) or 0.0))
@@ -96,27 +96,27 @@ def speed_plot(comparison: Comparison, key: str, name: str, width: int) -> str:
     return to_svg(axes.figure, f"{key}{width}", f"{name} tokens per second: {said}")  # type: ignore[arg-type]
 
 
-def state_plot(comparison: Comparison, width: int) -> str:
+def state_plot(study: StudyRecords, width: int) -> str:
     """Return bytes of state against the length of the context, both logarithmic; '' where they are not known."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    shown = [one for one in comparison.contenders if one.state_bytes]
+    shown = [one for one in study.contenders if one.state_bytes]
     if not shown:
         return ""
     figure = new_figure(width, max(_height(shown), 200))
     axes = new_axes(figure, "bytes of state of one sequence", "tokens of context")
     for one in shown:
-        style = styles(comparison)[one.name]
+        style = styles(study)[one.name]
         lengths, sizes = zip(*one.state_bytes.items(), strict=True)
-        dashes = "--" if one.is_peer else "-"
+        dashes = "--" if one.is_baseline else "-"
         axes.plot(lengths, sizes, color=style.color, marker=style.marker, ms=style.marker_size(5), lw=1.5, ls=dashes)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(comparison.contexts))
+    axes.xaxis.set_major_locator(FixedLocator(study.contexts))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: context(round(length))))
     axes.xaxis.set_minor_locator(NullLocator())
     _size_axis(axes)
-    label_ends(axes, [_end(one, styles(comparison)[one.name]) for one in shown])
+    label_ends(axes, [_end(one, styles(study)[one.name]) for one in shown])
     said = "; ".join(f"{one.label} {_states(one)}" for one in shown)
     return to_svg(axes.figure, f"state{width}", f"Bytes of state against the context: {said}")  # type: ignore[arg-type]
 
@@ -142,9 +142,9 @@ def _size_axis(axes: Axes) -> None:
     axes.tick_params(axis="y", which="minor", left=False)
 
 
-def pareto_plot(comparison: Comparison, key: str, name: str, width: int, height: int = 300) -> str:
+def pareto_plot(study: StudyRecords, key: str, name: str, width: int, height: int = 300) -> str:
     """Return test bits per byte against the speed under ``key``, with the frontier; '' with fewer than two points."""
-    shown = [one for one in comparison.measured if one.mean(key)]
+    shown = [one for one in study.measured if one.mean(key)]
     if len(shown) < 2:
         return ""
     axes = new_axes(new_figure(width, height), "test bits per byte", f"{name} tokens per second", grid="both")
@@ -153,12 +153,11 @@ def pareto_plot(comparison: Comparison, key: str, name: str, width: int, height:
     _stretch(axes, points)
     stairs = _draw_frontier(axes, [points[place] for place in best])
     for one, (speed, bits) in zip(shown, points, strict=True):
-        style = styles(comparison)[one.name]
+        style = styles(study)[one.name]
         axes.plot([speed], [bits], ls="", marker=style.marker, ms=style.marker_size(7), color=style.color, zorder=3)
     axes.text(0.99, 0.01, "better ↘", transform=axes.transAxes, ha="right", va="bottom", color=MUTED)
     labels = [
-        Label(*point, plain(one.label), styles(comparison)[one.name].words)
-        for one, point in zip(shown, points, strict=True)
+        Label(*point, plain(one.label), styles(study)[one.name].words) for one, point in zip(shown, points, strict=True)
     ]
     label_points(axes, labels, stairs)
     said = ", ".join(shown[place].label for place in best)

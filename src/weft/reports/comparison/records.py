@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import UserError
-from weft.records import Event, number, section
+from weft.records import CURVES, RESULTS, Event, finite, section
 
 BITS = "bits_per_byte"
 VALIDATION = "validation_bits_per_byte"
@@ -21,14 +21,14 @@ class Contender:
     """One architecture: its ``rows`` (its best learning rate, by seed) and all its ``trials`` (every rate)."""
 
     name: str
-    is_peer: bool
+    is_baseline: bool
     rows: tuple[Event, ...]
     trials: tuple[Event, ...]
 
     @property
     def label(self) -> str:
         """The name, with a word where it comes from outside the project."""
-        return f"{self.name} (peer)" if self.is_peer else self.name
+        return f"{self.name} (baseline)" if self.is_baseline else self.name
 
     @property
     def pattern(self) -> str:
@@ -43,7 +43,7 @@ class Contender:
     @property
     def rates(self) -> list[float]:
         """The learning rates that were tried, ascending."""
-        tried = (number(trial.get("learning_rate")) for trial in (*self.trials, *self.rows))
+        tried = (finite(trial.get("learning_rate")) for trial in (*self.trials, *self.rows))
         return sorted({rate for rate in tried if rate is not None})
 
     @property
@@ -61,7 +61,7 @@ class Contender:
     def state_bytes(self) -> dict[int, float]:
         """Bytes of state by tokens of context, ascending."""
         for row in self.rows:
-            found = {str(key): number(value) for key, value in section(row, "state_bytes").items()}
+            found = {str(key): finite(value) for key, value in section(row, "state_bytes").items()}
             sizes = {int(key): value for key, value in found.items() if key.isascii() and key.isdigit() and value}
             if sizes:
                 return dict(sorted(sizes.items()))
@@ -69,7 +69,7 @@ class Contender:
 
     def values(self, key: str) -> list[float]:
         """Return what was measured under ``key``, in the order of the seeds."""
-        return [value for row in self.rows if (value := number(row.get(key))) is not None]
+        return [value for row in self.rows if (value := finite(row.get(key))) is not None]
 
     def mean(self, key: str = BITS) -> float | None:
         """Return the mean over the seeds; None where nothing was measured."""
@@ -78,7 +78,7 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class StudyRecords:
     """A comparison of architectures, finished or not; the ``contenders`` stand best first."""
 
     name: str
@@ -87,6 +87,7 @@ class Comparison:
     contenders: tuple[Contender, ...]
     curves: tuple[Event, ...]
     planned: tuple[str, ...]
+    baselines: tuple[str, ...]
 
     @property
     def measured(self) -> tuple[Contender, ...]:
@@ -110,30 +111,32 @@ class Comparison:
         return sorted({length for contender in self.contenders for length in contender.state_bytes})
 
 
-def read_comparison(study: Path) -> Comparison:
-    """Read ``results.json`` and ``curves.json`` of ``study``; UserError where there is no such directory."""
-    if not study.is_dir():
-        raise UserError(f"There is no study '{study}': give the folder that 'weft compare --out' wrote.")
-    return comparison(study.resolve().name, _json(study / "results.json"), _json(study / "curves.json"))
+def read_study(folder: Path) -> StudyRecords:
+    """Read ``results.json`` and ``curves.json`` of ``folder``; UserError where there is no such directory."""
+    if not folder.is_dir():
+        raise UserError(f"There is no study '{folder}': give the folder that 'weft compare --out' wrote.")
+    return study_records(folder.resolve().name, _json(folder / RESULTS), _json(folder / CURVES))
 
 
-def comparison(name: str, results: object, curves: object = ()) -> Comparison:
+def study_records(name: str, results: object, curves: object = ()) -> StudyRecords:
     """Return the comparison that ``results`` and ``curves`` (as read from JSON) describe."""
     whole: Mapping[str, Any] = results if isinstance(results, Mapping) else {}
     settings = section(whole, "settings")
     rows, trials = _of_architectures(whole.get("rows")), _of_architectures(whole.get("trials"))
-    peers = {*_names(settings.get("peers")), *(str(row["architecture"]) for row in rows if row.get("kind") == "peer")}
+    baselines = [*_names(settings.get("baselines")), *_names(settings.get("peers"))]  # peers: as 0.1.0 called them
+    of_others = {str(row["architecture"]) for row in rows if row.get("kind") in ("baseline", "peer")}
     variants = [str(name) for name in section(settings, "variants")]
-    planned = (*_names(settings.get("architectures")), *variants, *_names(settings.get("peers")))
+    planned = (*_names(settings.get("architectures")), *variants, *baselines)
     names = dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))])
-    contenders = [_contender(name, name in peers, rows, trials) for name in names]
-    return Comparison(
+    contenders = [_contender(name, name in {*baselines, *of_others}, rows, trials) for name in names]
+    return StudyRecords(
         name=name,
         results=whole,
         settings=settings,
         contenders=tuple(sorted((one for one in contenders if one.rows or one.trials), key=_rank)),
         curves=tuple(_of_architectures(curves)),
         planned=tuple(dict.fromkeys(planned)),
+        baselines=tuple(baselines),
     )
 
 
@@ -142,18 +145,18 @@ def _rank(contender: Contender) -> tuple[bool, float]:
     return mean is None, mean or 0.0
 
 
-def _contender(name: str, is_peer: bool, rows: Iterable[Event], trials: Iterable[Event]) -> Contender:
+def _contender(name: str, is_baseline: bool, rows: Iterable[Event], trials: Iterable[Event]) -> Contender:
     own = sorted((row for row in rows if row["architecture"] == name), key=_by_seed)
     tried = sorted((trial for trial in trials if trial["architecture"] == name), key=_by_rate)
-    return Contender(name=name, is_peer=is_peer, rows=tuple(own), trials=tuple(tried))
+    return Contender(name=name, is_baseline=is_baseline, rows=tuple(own), trials=tuple(tried))
 
 
 def _by_seed(event: Event) -> float:
-    return number(event.get("seed")) or 0.0
+    return finite(event.get("seed")) or 0.0
 
 
 def _by_rate(event: Event) -> tuple[float, float]:
-    return number(event.get("learning_rate")) or 0.0, _by_seed(event)
+    return finite(event.get("learning_rate")) or 0.0, _by_seed(event)
 
 
 def _of_architectures(events: object) -> list[Event]:

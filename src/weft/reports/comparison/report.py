@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weft.files import write_atomic
-from weft.reports.comparison.records import Comparison, read_comparison
+from weft.records import REPORT, TABLE
+from weft.reports.comparison.records import StudyRecords, read_study
 from weft.reports.comparison.table import (
     EDGE_NOTE,
     KEY,
@@ -23,83 +24,81 @@ from weft.reports.comparison.table import (
 from weft.reports.comparison.words import budget, command, facts, finding, notes
 from weft.reports.page import page, text
 
-REPORT, TABLE = "report.html", "table.md"
 _WIDE, _NARROW, _HALF = 700, 400, 345  # widths of plots in SVG units, in which text has 10
 _MOST_IN_HALF = 10  # architectures, whose names find room in half the width
 _TRAINING, _GENERATION = "training_tokens_per_second", "generation_tokens_per_second"
 
 
-def write_comparison(study: Path) -> Path:
+def write_comparison(folder: Path) -> Path:
     """Write ``table.md`` and ``report.html`` into the folder of a comparison and return the report's path.
 
     Whatever the study has not made yet is left out. Raises UserError where there is no such folder.
     """
-    comparison = read_comparison(study)
-    write_atomic(study / TABLE, markdown(comparison))
-    write_atomic(study / REPORT, render(comparison))
-    return study / REPORT
+    study = read_study(folder)
+    write_atomic(folder / TABLE, markdown(study))
+    write_atomic(folder / REPORT, render_comparison(study))
+    return folder / REPORT
 
 
-def render(comparison: Comparison) -> str:
+def render_comparison(study: StudyRecords) -> str:
     """Return the page."""
     sections = (
-        ("", _headline(comparison)),
-        ("Result", _result(comparison)),
-        ("Training", _training(comparison)),
-        ("Learning rate", _rates(comparison)),
-        ("Quality against speed", _pareto(comparison)),
-        ("Size, speed and memory", _cost(comparison)),
-        ("Every training run", _trials(comparison)),
-        ("How it was done", _method(comparison)),
+        ("", _headline(study)),
+        ("Result", _result(study)),
+        ("Training", _training(study)),
+        ("Learning rate", _rates(study)),
+        ("Quality against speed", _pareto(study)),
+        ("Size, speed and memory", _cost(study)),
+        ("Every training run", _trials(study)),
+        ("How it was done", _method(study)),
     )
-    return page(comparison.name, _subtitle(comparison), sections)
+    return page(study.name, _subtitle(study), sections)
 
 
-def _subtitle(comparison: Comparison) -> str:
-    held = budget(comparison)
+def _subtitle(study: StudyRecords) -> str:
+    held = budget(study)
     parts = [
         "Comparison of architectures",
-        facts(comparison).get("corpus", ""),
+        facts(study).get("corpus", ""),
         held,
-        facts(comparison).get("versions"),
+        facts(study).get("versions"),
     ]
     return f"<p>{' · '.join(text(part) for part in parts if part)}</p>"
 
 
-def _headline(comparison: Comparison) -> str:
-    items = "".join(f"<li>{text(note)}</li>" for note in notes(comparison))
-    return f'<p class="finding">{text(finding(comparison))}</p>{f"<ul class=notes>{items}</ul>" if items else ""}'
+def _headline(study: StudyRecords) -> str:
+    items = "".join(f"<li>{text(note)}</li>" for note in notes(study))
+    return f'<p class="finding">{text(finding(study))}</p>{f"<ul class=notes>{items}</ul>" if items else ""}'
 
 
-def _result(comparison: Comparison) -> str:
+def _result(study: StudyRecords) -> str:
     from weft.reports.comparison.plots import result_plot
 
-    if not comparison.contenders:
+    if not study.contenders:
         return ""
-    plot = _responsive(result_plot(comparison, _WIDE), result_plot(comparison, _NARROW))
+    plot = _responsive(result_plot(study, _WIDE), result_plot(study, _NARROW))
     note = "Each marker is a seed, the upright stroke their mean; lower (further left) is better."
-    edges = f'<p class="note">{EDGE_NOTE}</p>' if any_edge(comparison) else ""
-    return f"{_noted(plot, note)}{_table(comparison, quality_columns(comparison))}{edges}"
+    edges = f'<p class="note">{EDGE_NOTE}</p>' if any_edge(study) else ""
+    return f"{_noted(plot, note)}{_table(study, quality_columns(study))}{edges}"
 
 
-def _training(comparison: Comparison) -> str:
+def _training(study: StudyRecords) -> str:
     from weft.reports.comparison.curves import curve_plot
 
     plots = "".join(
-        _responsive(curve_plot(comparison, by, _WIDE), curve_plot(comparison, by, _NARROW, 320))
-        for by in ("tokens", "seconds")
+        _responsive(curve_plot(study, by, _WIDE), curve_plot(study, by, _NARROW, 320)) for by in ("tokens", "seconds")
     )
     note = (
         "Thick: the first seed at the best learning rate, up to the marker; thin: its other seeds; "
-        "faint: other learning rates; dashed: peers. The steep beginning is cut off."
+        "faint: other learning rates; dashed: baselines. The steep beginning is cut off."
     )
     return _noted(plots, note)
 
 
-def _rates(comparison: Comparison) -> str:
+def _rates(study: StudyRecords) -> str:
     from weft.reports.comparison.curves import rate_plot
 
-    plot = _responsive(rate_plot(comparison, _WIDE, 4), rate_plot(comparison, _NARROW, 2))
+    plot = _responsive(rate_plot(study, _WIDE, 4), rate_plot(study, _NARROW, 2))
     note = (
         "Validation bits per byte by learning rate (logarithmic), the others in grey. A ring: the rate that was "
         "chosen, on validation with the first seed; dots: other seeds. Where the ring is at an end, a rate beyond it "
@@ -108,57 +107,55 @@ def _rates(comparison: Comparison) -> str:
     return _noted(plot, note)
 
 
-def _pareto(comparison: Comparison) -> str:
+def _pareto(study: StudyRecords) -> str:
     from weft.reports.comparison.plots import pareto_plot
 
     speeds = ((_GENERATION, "generation"), (_TRAINING, "training"))
-    crowded = len(comparison.measured) > _MOST_IN_HALF
-    wide = [pareto_plot(comparison, key, name, _WIDE, 360) if crowded else "" for key, name in speeds]
-    narrow = [pareto_plot(comparison, key, name, _NARROW if crowded else _HALF) for key, name in speeds]
+    crowded = len(study.measured) > _MOST_IN_HALF
+    wide = [pareto_plot(study, key, name, _WIDE, 360) if crowded else "" for key, name in speeds]
+    narrow = [pareto_plot(study, key, name, _NARROW if crowded else _HALF) for key, name in speeds]
     plots = "".join(map(_responsive, wide, narrow)) if crowded else _pairs(narrow)
     note = "The dashed stairs are the frontier: nothing measured is both faster and better than what stands on it."
     return _noted(plots, note)
 
 
-def _cost(comparison: Comparison) -> str:
+def _cost(study: StudyRecords) -> str:
     from weft.reports.comparison.plots import parameter_plot, speed_plot, state_plot
 
-    if not comparison.contenders:
+    if not study.contenders:
         return ""
     plots = [
-        parameter_plot(comparison, _HALF),
-        state_plot(comparison, _HALF),
-        speed_plot(comparison, _TRAINING, "training", _HALF),
-        speed_plot(comparison, _GENERATION, "generation", _HALF),
+        parameter_plot(study, _HALF),
+        state_plot(study, _HALF),
+        speed_plot(study, _TRAINING, "training", _HALF),
+        speed_plot(study, _GENERATION, "generation", _HALF),
     ]
     note = "In the order of the result. Speeds are means over the seeds; the line at the end of a bar spans them."
-    return f"{_noted(_pairs(plots), note)}{_table(comparison, cost_columns(comparison))}"
+    return f"{_noted(_pairs(plots), note)}{_table(study, cost_columns(study))}"
 
 
-def _trials(comparison: Comparison) -> str:
+def _trials(study: StudyRecords) -> str:
     rows = [
         ("chosen" if is_chosen(trial, one) else "", (one.label, *trial_cells(trial, one)))
-        for one, trial in all_trials(comparison)
+        for one, trial in all_trials(study)
     ]
     words = [True, *[False] * (len(TRIAL_HEADINGS) - 1), True]
     note = '<p class="note">Those in bold count in the result.</p>'
     return f"{note}{_grid(('architecture', *TRIAL_HEADINGS), words, rows)}" if rows else ""
 
 
-def _method(comparison: Comparison) -> str:
-    rows = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts(comparison).items()
-    )
-    again = command(comparison)
+def _method(study: StudyRecords) -> str:
+    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts(study).items())
+    again = command(study)
     repeat = f"<p>Again, with the same texts:</p><pre>{text(again)}</pre>" if again else ""
     return f"{f'<dl class=facts>{rows}</dl>' if rows else ''}{repeat}"
 
 
-def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
-    best = comparison.measured[:1]
+def _table(study: StudyRecords, columns: Sequence[Column]) -> str:
+    best = study.measured[:1]
     rows = [
         ("best" if one in best else "", (one.label, *(column.cell(one) for column in columns)))
-        for one in comparison.contenders
+        for one in study.contenders
     ]
     headings = ("architecture", *(column.heading for column in columns))
     return _grid(headings, [True, *(column.words for column in columns)], rows)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from weft.records import Event, number
-from weft.reports.comparison.records import BITS, VALIDATION, Comparison, Contender
+from weft.records import Event, finite
+from weft.reports.comparison.records import BITS, VALIDATION, Contender, StudyRecords
 from weft.reports.comparison.words import command, context, edge, facts, finding, notes, percent, rate_words, spread
 from weft.words import size
 
@@ -26,9 +26,9 @@ class Column(NamedTuple):
     words: bool = False
 
 
-def quality_columns(comparison: Comparison) -> list[Column]:
+def quality_columns(study: StudyRecords) -> list[Column]:
     """Return the columns that say what was compared and how well it did."""
-    best = comparison.measured[0].mean() if comparison.measured else None
+    best = study.measured[0].mean() if study.measured else None
 
     def behind(one: Contender) -> str:
         mean = one.mean()
@@ -48,18 +48,18 @@ def quality_columns(comparison: Comparison) -> list[Column]:
     ]
 
 
-def cost_columns(comparison: Comparison) -> list[Column]:
+def cost_columns(study: StudyRecords) -> list[Column]:
     """Return the columns that say what it took."""
     return [
         Column("tokens read", _counted("tokens")),
         Column("training seconds", _counted("seconds")),
         Column("training tokens/s", _counted("training_tokens_per_second")),
         Column("generation tokens/s", _counted("generation_tokens_per_second")),
-        *(Column(f"state at {context(length)}", _state(length)) for length in comparison.contexts),
+        *(Column(f"state at {context(length)}", _state(length)) for length in study.contexts),
     ]
 
 
-def terminal_columns(comparison: Comparison) -> list[Column]:
+def terminal_columns(study: StudyRecords) -> list[Column]:
     """Return the columns that fit beside each other on a terminal."""
     wanted = {
         KEY: "mean",
@@ -68,7 +68,7 @@ def terminal_columns(comparison: Comparison) -> list[Column]:
         "learning rate": "rate",
         "tokens read": "tokens",
     }
-    known = {column.heading: column for column in (*quality_columns(comparison), *cost_columns(comparison))}
+    known = {column.heading: column for column in (*quality_columns(study), *cost_columns(study))}
     return [known[heading]._replace(heading=short) for heading, short in wanted.items()]
 
 
@@ -77,22 +77,22 @@ TRIAL_HEADINGS = ("learning rate", "seed", "validation bits per byte", KEY, "tok
 
 def trial_cells(trial: Event, contender: Contender) -> tuple[str, ...]:
     """Return the cells of a training run, as ``TRIAL_HEADINGS`` name them."""
-    rate = number(trial.get("learning_rate"))
+    rate = finite(trial.get("learning_rate"))
     return (
         DASH if rate is None else rate_words(rate),
-        _figure(number(trial.get("seed")), 0),
-        _figure(number(trial.get(VALIDATION)), 4),
-        _figure(number(trial.get(BITS)), 4),
-        _figure(number(trial.get("tokens")), 0),
-        _figure(number(trial.get("seconds")), 0),
+        _figure(finite(trial.get("seed")), 0),
+        _figure(finite(trial.get(VALIDATION)), 4),
+        _figure(finite(trial.get(BITS)), 4),
+        _figure(finite(trial.get("tokens")), 0),
+        _figure(finite(trial.get("seconds")), 0),
         _standing(trial, contender),
     )
 
 
 def is_chosen(trial: Event, contender: Contender) -> bool:
     """Return whether a training run is one of those that the contender is judged by."""
-    rate, seed = number(trial.get("learning_rate")), number(trial.get("seed"))
-    return any((number(row.get("learning_rate")), number(row.get("seed"))) == (rate, seed) for row in contender.rows)
+    rate, seed = finite(trial.get("learning_rate")), finite(trial.get("seed"))
+    return any((finite(row.get("learning_rate")), finite(row.get("seed"))) == (rate, seed) for row in contender.rows)
 
 
 def _standing(trial: Event, contender: Contender) -> str:
@@ -122,25 +122,25 @@ def _figure(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(study: StudyRecords) -> str:
     """Return ``table.md``: the finding, the results best first, every training run, and what was held equal."""
-    parts = [f"# {_line(comparison.name)}", f"**{_line(finding(comparison))}**", _bullets(notes(comparison))]
-    if comparison.contenders:
+    parts = [f"# {_line(study.name)}", f"**{_line(finding(study))}**", _bullets(notes(study))]
+    if study.contenders:
         columns = [Column("architecture", lambda one: one.label, words=True)]
-        columns += [*quality_columns(comparison), *cost_columns(comparison)]
-        parts += [_grid(columns, comparison.contenders), EDGE_NOTE if any_edge(comparison) else ""]
-    if comparison.trials:
-        parts += ["## Every training run", _trials(comparison)]
-    known = [f"{name}: {value}" for name, value in facts(comparison).items()]
-    again = command(comparison)
+        columns += [*quality_columns(study), *cost_columns(study)]
+        parts += [_grid(columns, study.contenders), EDGE_NOTE if any_edge(study) else ""]
+    if study.trials:
+        parts += ["## Every training run", _trials(study)]
+    known = [f"{name}: {value}" for name, value in facts(study).items()]
+    again = command(study)
     parts += ["## How it was done", _bullets(known)] if known else []
     parts += ["Again, with the same texts:", f"```sh\n{again}\n```"] if again else []
     return "\n\n".join(part for part in parts if part).encode("utf-8", "replace").decode() + "\n"
 
 
-def any_edge(comparison: Comparison) -> bool:
+def any_edge(study: StudyRecords) -> bool:
     """Return whether a best learning rate is marked as the largest or the smallest."""
-    return any(edge(contender) in EDGES for contender in comparison.contenders)
+    return any(edge(contender) in EDGES for contender in study.contenders)
 
 
 def _bullets(lines: Sequence[str]) -> str:
@@ -154,14 +154,14 @@ def _grid(columns: Sequence[Column], contenders: Sequence[Contender]) -> str:
     return _table([column.heading for column in columns], [column.words for column in columns], rows)
 
 
-def _trials(comparison: Comparison) -> str:
-    rows = [[_line(text) for text in (one.label, *trial_cells(trial, one))] for one, trial in all_trials(comparison)]
+def _trials(study: StudyRecords) -> str:
+    rows = [[_line(text) for text in (one.label, *trial_cells(trial, one))] for one, trial in all_trials(study)]
     return _table(("architecture", *TRIAL_HEADINGS), [True, *[False] * (len(TRIAL_HEADINGS) - 1), True], rows)
 
 
-def all_trials(comparison: Comparison) -> Iterator[tuple[Contender, Event]]:
+def all_trials(study: StudyRecords) -> Iterator[tuple[Contender, Event]]:
     """Yield every training run with its contender, best contender first."""
-    for contender in comparison.contenders:
+    for contender in study.contenders:
         for trial in contender.trials:
             yield contender, trial
 

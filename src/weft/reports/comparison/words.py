@@ -8,26 +8,27 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from weft.records import number, section
-from weft.reports.comparison.records import Comparison, Contender
+from weft.records import finite, section
+from weft.reports.comparison.records import Contender, StudyRecords
 from weft.reports.sharing import without_places
 from weft.words import count, duration
 
 SEEDS_FOR_DEVIATION = 3  # with fewer a standard deviation says less than the figures themselves
-PEERS = (
-    "Peers are trained by the same loop on the same documents and tokens. They carry no state, so they are scored by a "
-    "sliding window that gives each token at least half of its length as context (or all that its document has so far)."
+BASELINES = (
+    "Baselines are trained by the same loop on the same documents and tokens. They carry no state, so they are scored "
+    "by a sliding window that gives each token at least half of its length as context (or all that its document has "
+    "so far)."
 )
 _UNEQUAL = 0.02  # what is further apart than this is pointed out
 _UNSTEADY = 0.1  # the like for runs of one architecture in equal time
 
 
-def finding(comparison: Comparison) -> str:
+def finding(study: StudyRecords) -> str:
     """Return in one sentence which architecture is best, by how much, and whether seeds could explain it."""
-    measured = comparison.measured
+    measured = study.measured
     if not measured:
         return "Nothing has been measured yet: this page fills as the study goes on."
-    done = f"So far ({len(measured)} of {len(comparison.planned)} done), " if comparison.missing else ""
+    done = f"So far ({len(measured)} of {len(study.planned)} done), " if study.missing else ""
     best, bits = measured[0], measured[0].mean() or 0.0
     if len(measured) == 1:
         return f"{done}{best.label} needs {bits:.3f} bits per byte; there is nothing yet to compare it with."
@@ -74,26 +75,26 @@ def _edge_words(contenders: Sequence[Contender]) -> str:
     return " and ".join(f"the {side} tried for {', '.join(names)}" for side, names in sides.items() if names)
 
 
-def notes(comparison: Comparison) -> list[str]:
+def notes(study: StudyRecords) -> list[str]:
     """Return what must be borne in mind with the finding, a sentence or two each."""
-    return [note for note in _notes(comparison) if note]
+    return [note for note in _notes(study) if note]
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
-    measured = comparison.measured
-    if comparison.missing:
-        yield f"Without a figure so far: {', '.join(comparison.missing)}."
+def _notes(study: StudyRecords) -> Iterator[str]:
+    measured = study.measured
+    if study.missing:
+        yield f"Without a figure so far: {', '.join(study.missing)}."
     if measured:
         yield _seeds(measured)
-        yield _peers(measured)
+        yield _baselines(measured)
         yield _edges(measured)
         yield _sizes(measured)
-        yield _unequal(comparison)
-        yield _unsteady(comparison)
-    failed = [trial for trial in comparison.trials if trial.get("status") == "failed"]
+        yield _unequal(study)
+        yield _unsteady(study)
+    failed = [trial for trial in study.trials if trial.get("status") == "failed"]
     if failed:
-        runs = "training run" if len(comparison.trials) == 1 else "training runs"
-        yield f"Failed: {len(failed)} of {len(comparison.trials)} {runs}; the last table says which, and why."
+        runs = "training run" if len(study.trials) == 1 else "training runs"
+        yield f"Failed: {len(failed)} of {len(study.trials)} {runs}; the last table says which, and why."
 
 
 def _seeds(measured: Sequence[Contender]) -> str:
@@ -106,14 +107,14 @@ def _seeds(measured: Sequence[Contender]) -> str:
     return f"Metrics are means over up to {most} seeds, each shown.{rough}{fewer}"
 
 
-def _peers(measured: Sequence[Contender]) -> str:
+def _baselines(measured: Sequence[Contender]) -> str:
     best = measured[0].mean() or 1.0
     places = []
-    for place, peer in enumerate(measured, 1):
-        if peer.is_peer:
-            behind = f", {percent((peer.mean() or best) / best - 1)} behind the best" if place > 1 else ""
-            places.append(f"{peer.name} comes {ordinal(place)} of {len(measured)}{behind}. ")
-    return f"From outside the project: {''.join(places)}{PEERS}" if places else ""
+    for place, one in enumerate(measured, 1):
+        if one.is_baseline:
+            behind = f", {percent((one.mean() or best) / best - 1)} behind the best" if place > 1 else ""
+            places.append(f"{one.name} comes {ordinal(place)} of {len(measured)}{behind}. ")
+    return f"From outside the project: {''.join(places)}{BASELINES}" if places else ""
 
 
 def _edges(measured: Sequence[Contender]) -> str:
@@ -146,11 +147,11 @@ def _sizes(measured: Sequence[Contender]) -> str:
     )
 
 
-def _unequal(comparison: Comparison) -> str:
+def _unequal(study: StudyRecords) -> str:
     """Say what equal time (or equal text) leaves unequal."""
-    by_time = _by_time(comparison)
+    by_time = _by_time(study)
     key, equal, left = ("tokens", "time", "text") if by_time else ("seconds", "text", "time")
-    known = {one.name: value for one in comparison.measured if (value := one.mean(key))}
+    known = {one.name: value for one in study.measured if (value := one.mean(key))}
     if len(known) < 2:
         return ""
     least, most = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
@@ -160,18 +161,18 @@ def _unequal(comparison: Comparison) -> str:
     return f"Equal {equal} is not equal {left}: from {words[0]} ({least}) to {words[1]} ({most})."
 
 
-def _by_time(comparison: Comparison) -> bool:
+def _by_time(study: StudyRecords) -> bool:
     """Return whether what was held equal is time, not text."""
-    return number(section(comparison.settings, "budget").get("minutes")) is not None
+    return finite(section(study.settings, "budget").get("minutes")) is not None
 
 
-def _unsteady(comparison: Comparison) -> str:
+def _unsteady(study: StudyRecords) -> str:
     """Say where runs of one architecture read unlike amounts in equal time: then the machine was not equally fast."""
-    if not _by_time(comparison):
+    if not _by_time(study):
         return ""
     read: dict[str, list[float]] = {}
-    for trial in comparison.trials:
-        if (tokens := number(trial.get("tokens"))) and trial.get("status") != "failed":
+    for trial in study.trials:
+        if (tokens := finite(trial.get("tokens"))) and trial.get("status") != "failed":
             read.setdefault(str(trial.get("architecture")), []).append(tokens)
     if not read:
         return ""
@@ -185,40 +186,40 @@ def _unsteady(comparison: Comparison) -> str:
     )
 
 
-def facts(comparison: Comparison) -> dict[str, str]:
+def facts(study: StudyRecords) -> dict[str, str]:
     """Return what was held equal and what it ran on, by name; what is not known is left out."""
-    settings, machine = comparison.settings, section(comparison.results, "machine")
-    parameters, vocabulary = number(settings.get("parameters")), number(settings.get("vocab_size"))
-    seconds = number(comparison.results.get("seconds_total"))
+    settings, machine = study.settings, section(study.results, "machine")
+    parameters, vocabulary = finite(settings.get("parameters")), finite(settings.get("vocab_size"))
+    seconds = finite(study.results.get("seconds_total"))
     tokenizer = [str(settings.get("tokenizer") or ""), f"{vocabulary:,.0f} tokens" if vocabulary else ""]
     hardware = [machine.get("cpu"), _counted(machine, "cores"), machine.get("device"), _counted(machine, "threads")]
     found = {
         "corpus": str(settings.get("corpus") or ""),
         "tokenizer": ", ".join(filter(None, tokenizer)),
-        "equal budget": budget(comparison),
+        "equal budget": budget(study),
         "parameters": f"{parameters:,.0f} asked for, embeddings included" if parameters else "",
         "learning rates": ", ".join(rate_words(rate) for rate in _numbers(settings.get("learning_rates"))),
         "seeds": ", ".join(f"{seed:.0f}" for seed in _numbers(settings.get("seeds"))),
-        "more seeds for": f"the best {top:.0f} on validation" if (top := number(settings.get("top"))) else "",
-        "runs at once": f"{jobs:.0f}" if (jobs := number(settings.get("jobs"))) else "",
+        "more seeds for": f"the best {top:.0f} on validation" if (top := finite(settings.get("top"))) else "",
+        "runs at once": f"{jobs:.0f}" if (jobs := finite(settings.get("jobs"))) else "",
         "machine": ", ".join(str(part) for part in hardware if part),
-        "versions": _versions(comparison),
+        "versions": _versions(study),
         "whole study": duration(seconds) if seconds else "",
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _versions(comparison: Comparison) -> str:
-    version, revision = comparison.results.get("weft_version"), comparison.results.get("git_revision")
-    torch = section(comparison.results, "machine").get("torch")
+def _versions(study: StudyRecords) -> str:
+    version, revision = study.results.get("weft_version"), study.results.get("git_revision")
+    torch = section(study.results, "machine").get("torch")
     weft = f"Weft {version}{f' ({str(revision)[:10]})' if revision else ''}" if version else ""
     return ", ".join(filter(None, (weft, f"torch {torch}" if torch else "")))
 
 
-def budget(comparison: Comparison) -> str:
+def budget(study: StudyRecords) -> str:
     """Return what each training run was given; '' where it is not known."""
-    given = section(comparison.settings, "budget")
-    minutes, tokens = number(given.get("minutes")), number(given.get("tokens"))
+    given = section(study.settings, "budget")
+    minutes, tokens = finite(given.get("minutes")), finite(given.get("tokens"))
     if minutes is not None:
         return (
             f"{minutes:g} {'minute' if minutes == 1 else 'minutes'} of training each (validation and test not counted)"
@@ -226,17 +227,17 @@ def budget(comparison: Comparison) -> str:
     return f"{tokens:,.0f} tokens of training text each" if tokens is not None else ""
 
 
-def command(comparison: Comparison) -> str:
+def command(study: StudyRecords) -> str:
     """Return the command that makes the study again, without telling the folders of this machine; '' if not known."""
-    settings = comparison.settings
-    if not comparison.planned:
+    settings = study.settings
+    if not study.planned:
         return ""
     given = section(settings, "budget")
     parts: list[str] = ["weft", "compare", *without_places(_list(settings.get("sources")))]
     options: dict[str, Any] = {
         "architectures": ",".join(_list(settings.get("architectures"))),
         "parameters": _whole(settings.get("parameters")),
-        "minutes": f"{minutes:g}" if (minutes := number(given.get("minutes"))) is not None else "",
+        "minutes": f"{minutes:g}" if (minutes := finite(given.get("minutes"))) is not None else "",
         "tokens": _whole(given.get("tokens")),
         "learning-rates": ",".join(rate_words(rate) for rate in _numbers(settings.get("learning_rates"))),
         "seeds": ",".join(f"{seed:.0f}" for seed in _numbers(settings.get("seeds"))),
@@ -246,11 +247,11 @@ def command(comparison: Comparison) -> str:
     for name, value in options.items():
         parts += [f"--{name}", value] if value else []
         if name == "architectures":
-            parts += ["--variants", f"{comparison.name}/variants.yaml"] if section(settings, "variants") else []
-            parts += [part for peer in _list(settings.get("peers")) for part in ("--peer", peer)]
+            parts += ["--variants", f"{study.name}/variants.yaml"] if section(settings, "variants") else []
+            parts += [part for name in study.baselines for part in ("--baseline", name)]
     for key, value in _values(section(settings, "base")):
         parts += ["--set", f"{key}={value}"] if key != "data.sources" else []
-    return shlex.join([*parts, "--out", comparison.name])
+    return shlex.join([*parts, "--out", study.name])
 
 
 def _values(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -264,12 +265,12 @@ def _values(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 
 
 def _whole(value: object) -> str:
-    known = number(value)
+    known = finite(value)
     return "" if known is None else f"{known:.0f}"
 
 
 def _counted(values: Any, key: str) -> str:
-    known = number(values.get(key))
+    known = finite(values.get(key))
     return "" if known is None else f"{known:.0f} {key if known != 1 else key[:-1]}"
 
 
@@ -279,7 +280,7 @@ def _list(value: object) -> list[str]:
 
 def _numbers(value: object) -> list[float]:
     given = value if isinstance(value, list) else []
-    return [known for part in given if (known := number(part)) is not None]
+    return [known for part in given if (known := finite(part)) is not None]
 
 
 def rate_words(rate: float) -> str:

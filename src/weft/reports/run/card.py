@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from weft.files import write_atomic
-from weft.records import RunRecords, number, read_run, section
-from weft.reports.run.words import PARTS, baselines, baselines_note, figure_cell, parts, shown_figures, split_rule
+from weft.records import RunRecords, finite, read_run, section
+from weft.reports.run.words import PARTS, compressors, compressors_note, figure_cell, parts, shown_figures, split_rule
 from weft.words import count, duration
 
 CARD = "README.md"
@@ -37,11 +37,11 @@ def write_card(run: Path) -> Path:
     Whatever is not known yet is left out. Raises UserError where there is no such directory.
     """
     path = run / CARD
-    write_atomic(path, render(read_run(run)))
+    write_atomic(path, render_card(read_run(run)))
     return path
 
 
-def render(run: RunRecords) -> str:
+def render_card(run: RunRecords) -> str:
     """Return the card."""
     sections = (
         ("Architecture", _architecture(run)),
@@ -86,11 +86,11 @@ def _tags(run: RunRecords) -> list[str]:
 
 
 def _summary(run: RunRecords) -> str:
-    parameters = number(run.results.get("parameters"))
+    parameters = finite(run.results.get("parameters"))
     size = f" of {count(parameters)} parameters" if parameters else ""
-    seconds, tokens = number(run.results.get("training_seconds")), number(run.results.get("training_tokens"))
+    seconds, tokens = finite(run.results.get("training_seconds")), finite(run.results.get("training_tokens"))
     trained = f" on {count(tokens)} tokens in {duration(seconds)}" if seconds and tokens else ""
-    bits = number(section(run.results, "test").get("bits_per_byte"))
+    bits = finite(section(run.results, "test").get("bits_per_byte"))
     score = f" It needs **{bits:.4f} bits per byte** of the held-out test text." if bits is not None else ""
     training = section(run.recipe, "training")
     origin, teacher = training.get("init_from"), section(training, "teacher").get("run")
@@ -155,8 +155,8 @@ def _training(run: RunRecords) -> str:
         "weight decay": training.get("weight_decay"),
         "dropout": model.get("dropout") or 0.0,
     }
-    told = [f"{name} {value:g}" for name, given in values.items() if (value := number(given)) is not None]
-    lanes, length = number(training.get("lanes")), number(training.get("length"))
+    told = [f"{name} {value:g}" for name, given in values.items() if (value := finite(given)) is not None]
+    lanes, length = finite(training.get("lanes")), finite(training.get("length"))
     if lanes and length:
         told.append(f"steps of at most {lanes:,.0f} segments of {length:,.0f} tokens")
     told.append(f"seed {training.get('seed', 0)}")
@@ -165,7 +165,7 @@ def _training(run: RunRecords) -> str:
 
 def _figures(run: RunRecords) -> str:
     taken = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
-    return "\n\n".join(filter(None, (_table(taken), _baselines_table(run))))
+    return "\n\n".join(filter(None, (_table(taken), _compressors_table(run))))
 
 
 def _table(taken: list[tuple[str, Any]]) -> str:
@@ -177,12 +177,12 @@ def _table(taken: list[tuple[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _baselines_table(run: RunRecords) -> str:
-    rows = [f"| {_line(name)} | {bits:.4f} |" for name, bits in baselines(run.results).items()]
+def _compressors_table(run: RunRecords) -> str:
+    rows = [f"| {_line(name)} | {bits:.4f} |" for name, bits in compressors(run.results).items()]
     if not rows:
         return ""
     table = "\n".join(["| compressor | bits per byte |", "|---|---:|", *rows])
-    return f"The same test text, packed. {_line(baselines_note(run.results))}\n\n{table}"
+    return f"The same test text, packed. {_line(compressors_note(run.results))}\n\n{table}"
 
 
 def _usage(run: RunRecords) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from weft.evaluation.compressors import Packed
 from weft.files import write_atomic
+from weft.records import RESULTS
 from weft.reports.run.card import write_card
 from weft.reports.run.report import write_report
-from weft.training.run_folder import RESULTS
 
 
 def finish_run(run: Path) -> Path:
@@ -19,7 +19,7 @@ def finish_run(run: Path) -> Path:
     return write_report(run)
 
 
-def read_baselines(run: Path) -> Packed | None:
+def read_compressors(run: Path) -> Packed | None:
     """Return what ``results.json`` of ``run`` tells of compressors on the test text; None where it tells nothing."""
     try:
         return Packed.from_json(_results(run))
@@ -27,7 +27,7 @@ def read_baselines(run: Path) -> Packed | None:
         return None
 
 
-def save_baselines(run: Path, packed: Packed) -> None:
+def save_compressors(run: Path, packed: Packed) -> None:
     """Add what compressors need for the test text to ``results.json`` of ``run``."""
     write_atomic(run / RESULTS, json.dumps(_results(run) | packed.to_json(), indent=2) + "\n")
 

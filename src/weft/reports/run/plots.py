@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weft.records import Event, RunRecords, number
+from weft.records import Event, RunRecords, finite
 from weft.reports.svg import (
     INK,
     MUTED,
@@ -95,7 +95,7 @@ def _limit_loss(axes: Axes, raw: Floats, smoothed: Floats, validation: Floats) -
 
 
 def _mark_best(axes: Axes, best: Event | None) -> None:
-    tokens = number(best.get("tokens")) if best else None
+    tokens = finite(best.get("tokens")) if best else None
     if best is None or tokens is None:
         return
     bits = float(best["bits_per_byte"])

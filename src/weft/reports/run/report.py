@@ -9,13 +9,12 @@ from typing import Any
 
 from weft.data.config import CLOSED
 from weft.files import write_atomic
-from weft.records import Event, RunRecords, number, read_run, section
+from weft.records import REPORT, Event, RunRecords, finite, read_run, section
 from weft.reports.page import page, text
-from weft.reports.run.words import PARTS, baselines, baselines_note, figure_cell, parts, shown_figures, split_rule
+from weft.reports.run.words import PARTS, compressors, compressors_note, figure_cell, parts, shown_figures, split_rule
 from weft.reports.sharing import shareable
 from weft.words import count, duration, valid_text
 
-REPORT = "report.html"
 SAMPLED_STEPS = 6
 SAMPLE_CHARACTERS = 600
 
@@ -26,7 +25,7 @@ def write_report(run: Path) -> Path:
     Whatever the run has not made yet is left out. Raises UserError where there is no such directory.
     """
     path = run / REPORT
-    write_atomic(path, render(read_run(run), command_name(run)))
+    write_atomic(path, render_run(read_run(run), command_name(run)))
     return path
 
 
@@ -35,7 +34,7 @@ def command_name(run: Path) -> str:
     return shlex.quote(run.name if run.is_absolute() or run.name == "" else run.as_posix()) or "RUN"
 
 
-def render(run: RunRecords, command: str) -> str:
+def render_run(run: RunRecords, command: str) -> str:
     """Return the page; ``command`` is the run's name in commands."""
     sections = (
         ("", _headline(run)),
@@ -70,7 +69,7 @@ def _headline(run: RunRecords) -> str:
 
 def _score(run: RunRecords) -> str:
     """Say how good the model is, with the best figure there is so far."""
-    test = number(section(run.results, "test").get("bits_per_byte"))
+    test = finite(section(run.results, "test").get("bits_per_byte"))
     if test is not None:
         note = _meaning(test) + _known_lines(section(run.results, "test"))
         return _big(test, "bits per byte on the test text", note) + _comparison(run, test)
@@ -78,7 +77,7 @@ def _score(run: RunRecords) -> str:
         bits = float(run.best["bits_per_byte"])
         note = f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
         return _big(bits, "bits per byte on the validation text", note)
-    bits_now = number(run.train[-1].get("bits_per_byte")) if run.train else None
+    bits_now = finite(run.train[-1].get("bits_per_byte")) if run.train else None
     if bits_now is not None:
         return _big(bits_now, "bits per byte on the training text", "The last step so far; nothing was validated yet.")
     return "<p>Nothing has been measured yet: this page fills as the run goes on.</p>"
@@ -96,18 +95,18 @@ def _meaning(bits: float) -> str:
 
 def _known_lines(test: Mapping[str, Any]) -> str:
     """Say how much of the test text stands in the training text too, where some does."""
-    repeated, size = number(test.get("repeated_bytes")), number(test.get("bytes"))
+    repeated, size = finite(test.get("repeated_bytes")), finite(test.get("bytes"))
     if not repeated or not size:
         return ""
-    new = number(test.get("bits_per_byte_new"))
+    new = finite(test.get("bits_per_byte_new"))
     without = f"; the rest needs {new:.2f}" if new is not None else ""
     return f" But {repeated / size:.1%} of its bytes are in lines that the training text has too{without}."
 
 
 def _comparison(run: RunRecords, test: float) -> str:
     """Draw the test figure beside those of compressors; best first."""
-    others = baselines(run.results)
-    adaptive = number(section(run.results, "test_adaptive").get("bits_per_byte"))
+    others = compressors(run.results)
+    adaptive = finite(section(run.results, "test_adaptive").get("bits_per_byte"))
     bars = [("this model", test, "own")] + [(name, bits, "other") for name, bits in others.items()]
     if adaptive is not None:
         bars.append(("this model, learning as it reads", adaptive, "own"))
@@ -119,18 +118,18 @@ def _comparison(run: RunRecords, test: float) -> str:
         f'<span class="bar"><i style="width:{100 * bits / most:.1f}%"></i></span><b>{bits:.3f}</b></li>'
         for name, bits, kind in sorted(bars, key=lambda bar: bar[1])
     )
-    note = f'<p class="note">Shorter is better. {text(baselines_note(run.results))}</p>'
+    note = f'<p class="note">Shorter is better. {text(compressors_note(run.results))}</p>'
     return f'<ul class="compare">{rows}</ul>{note if others else ""}'
 
 
 def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
     results = run.results
     last: Event = run.train[-1] if run.train else {}
-    seconds = number(results.get("training_seconds")) or number(last.get("seconds"))
-    tokens = number(results.get("training_tokens")) or number(last.get("tokens"))
-    speed = number(results.get("tokens_per_second")) or number(last.get("tokens_per_second"))
-    parameters = number(results.get("parameters"))
-    words = number(section(results, "test").get("perplexity_per_word"))
+    seconds = finite(results.get("training_seconds")) or finite(last.get("seconds"))
+    tokens = finite(results.get("training_tokens")) or finite(last.get("tokens"))
+    speed = finite(results.get("tokens_per_second")) or finite(last.get("tokens_per_second"))
+    parameters = finite(results.get("parameters"))
+    words = finite(section(results, "test").get("perplexity_per_word"))
     yield "parameters", count(parameters) if parameters else ""
     yield "training time", duration(seconds) if seconds else ""
     yield "training tokens", count(tokens) if tokens else ""
@@ -198,7 +197,7 @@ def _spread(steps: list[int], most: int) -> list[int]:
 
 
 def _samples_of(step: int, samples: Iterable[Event], run: RunRecords) -> str:
-    bits = [number(event.get("bits_per_byte")) for event in run.validation if event["step"] <= step]
+    bits = [finite(event.get("bits_per_byte")) for event in run.validation if event["step"] <= step]
     known = f" · last validation {bits[-1]:.3f} bits per byte" if bits and bits[-1] is not None else ""
     texts = "".join(_sample(event) for event in samples)
     return f'<article class="samples"><h3>step {step:,}{known}</h3>{texts}</article>'

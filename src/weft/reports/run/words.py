@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from weft.records import number, section
+from weft.records import finite, section
 from weft.words import figure
 
 # key, name, digits after the point, and what it is in plain words
@@ -60,26 +60,26 @@ def shown_figures(taken: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[
 
 def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:
     """Return one figure of an evaluation, or a dash where it was not taken."""
-    value = number(figures.get(key))
+    value = finite(figures.get(key))
     if value is None:
         return "–"
     return figure(value, digits) if digits else f"{value:,.0f}"
 
 
-def baselines(results: Mapping[str, Any]) -> dict[str, float]:
+def compressors(results: Mapping[str, Any]) -> dict[str, float]:
     """Return the compressors' bits per byte, by name."""
     given = results.get("baselines")
     pairs = given.items() if isinstance(given, Mapping) else ()
-    return {str(name): value for name, raw in pairs if (value := number(raw)) is not None}
+    return {str(name): value for name, raw in pairs if (value := finite(raw)) is not None}
 
 
-def baselines_note(results: Mapping[str, Any]) -> str:
+def compressors_note(results: Mapping[str, Any]) -> str:
     """Return what must be known of the compressors' figures; '' where there is nothing to say."""
     about = section(results, "baselines_about")
-    primed = number(about.get("primed_bytes"))
+    primed = finite(about.get("primed_bytes"))
     notes = about.get("notes")
     said = [str(note) for note in notes] if isinstance(notes, list) else []
-    if baselines(results):
+    if compressors(results):
         read = "" if primed == 0 else "has read the training text, and "
         learns = f"Each compressor {read}goes on learning from the test text while it packs it"
         said.insert(0, f"{learns}; the model does so only where it is said.")
@@ -107,7 +107,7 @@ def parts(recipe: Mapping[str, Any]) -> list[Part]:
     found = []
     for key, name in (("train", "training"), ("validation", "validation"), ("test", "test")):
         told = section(recipe, "text", key)
-        documents, size, tokens = (number(told.get(what)) for what in ("documents", "bytes", "tokens"))
+        documents, size, tokens = (finite(told.get(what)) for what in ("documents", "bytes", "tokens"))
         if documents is not None and size is not None and tokens is not None:
             found.append(Part(name, documents, size, tokens, told.get("estimated") is True))
     return found

@@ -141,7 +141,7 @@ def _remarks(folder: Path, told: dict[str, Any]) -> list[str]:
     train, validation, test = (open_split(folder, name, told[name]) for name in SPLITS)
     remarks = []
     for name, split in (("validation", validation), ("test", test)):
-        remarks += remark_on_repeats(name, split, told[name]["repeated_lines"])
+        remarks += remark_on_repeats(name, told[name]["repeated_lines"], split.repeated_bytes / split.bytes)
     return [*remarks, *remark_on_likeness(train, validation, test)]
 
 

@@ -15,7 +15,6 @@ from weft.data.documents import Fragment
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from weft.data.prepared import TokenizedSplit
     from weft.data.tokenizers import Tokenizer
 
 LEAST_BYTES = 40
@@ -63,9 +62,8 @@ def repeated_lines(held_out: Iterable[Fragment], training: Iterable[Fragment]) -
     return frozenset(found for line in _lines(training) if (found := hash(line)) in wanted)
 
 
-def remark_on_repeats(name: str, split: TokenizedSplit, lines: int) -> list[str]:
-    """Return a sentence on the repeated ``lines`` of a split, where they are enough to matter."""
-    share = split.repeated_bytes / split.bytes
+def remark_on_repeats(name: str, lines: int, share: float) -> list[str]:
+    """Return a sentence on the repeated ``lines`` of a split, where their ``share`` of its bytes matters."""
     if share < WORTH_TELLING:
         return []
     known = f"{lines:,} lines of the {name} text ({share:.0%} of its bytes) stand in the training text too"

@@ -28,11 +28,15 @@ import weft
 from benchmarks.machine import commands, describe
 from weft.data import DataConfig, TokenizedSplit, Tokenizer, iter_documents, prepare
 from weft.evaluation.scoring import score
+from weft.experiments.ledger import Ledger
+from weft.experiments.runner import Runner
 from weft.pattern import parse_count
+from weft.training.result import TrainingResult
 from weft.training.run import saved_recipe
 
 RESULTS = Path(__file__).parent / "results" / "beginnings.json"
 SENTENCE = re.compile(rb"[^\s][^\n]*?(?:[.!?\xe2\x80\xa6][\"')\xc2\xbb\xe2\x80\x9d]*(?=\s)|(?=\n)|$)")
+SENTENCES = "sentences"  # in the place of a length
 SHORTEST, LONGEST = 20, 400  # bytes of a sentence
 MOST_SENTENCES = 2000
 
@@ -49,42 +53,59 @@ def main() -> None:
     parser.add_argument("--parameters", help="what the text and the tokens ask for, unless given")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    data: dict[str, Any] = {"split": given.split}
-    if given.lines:
-        data["document_separator"] = "\n"
-    training = {"tokens": parse_count(given.tokens), "seed": given.seed, "validations": 4, "samples": 0}
-    settings: dict[str, Any] = {"training": training}
-    if given.parameters:
-        settings["model"] = {"parameters": given.parameters}
-    found = {}
-    for longest in given.longest.split(","):
-        with TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            if longest == "sentences":
-                parts = write_sentences(DataConfig(sources=(given.text,), **data), Path(folder))
-                cut = {"document_separator": "\n", "validation": parts["validation"], "test": parts["validation"]}
-                result = weft.train(parts["train"], out=run, settings=settings | {"data": cut})
-                told: dict[str, Any] = {"alone": result.validation.bits_per_byte}
-            else:
-                cut = data | {"longest_document": int(longest)}
-                result = weft.train(given.text, out=run, settings=settings | {"data": cut})
-                told = sentences(run) | {
-                    "validation": result.validation.bits_per_byte,
-                    "test": result.test.bits_per_byte,
-                    "bits_per_end": result.validation.bits_per_end,
-                    "from_nothing": weft.generate(run, ["", "", ""], max_new_tokens=40),
-                }
-            found[longest] = told = {"parameters": result.parameters, **told}
-            print(f"{given.name}, {longest}: {json.dumps(told, ensure_ascii=False)}", flush=True)
+    recipes = {longest: recipe(given, longest) for longest in given.longest.split(",")}
+
+    def record(longest: str, result: TrainingResult) -> dict[str, Any]:
+        told: dict[str, Any] = {"parameters": result.parameters}
+        if longest == SENTENCES:
+            told["alone"] = result.validation.bits_per_byte
+        else:
+            told |= sentences(result.run)
+            told |= {
+                "validation": result.validation.bits_per_byte,
+                "test": result.test.bits_per_byte,
+                "bits_per_end": result.validation.bits_per_end,
+                "from_nothing": weft.generate(result.run, ["", "", ""], max_new_tokens=40),
+            }
+        print(f"{given.name}, {longest}: {json.dumps(told, ensure_ascii=False)}", flush=True)
+        return told
+
+    with TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "ledger.json")
+        ledger.train(Runner(Path(folder)), recipes, record)
     before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"commands": [], "texts": {}}
     texts = before["texts"]
-    texts[given.name] = texts.get(given.name, {}) | found
+    texts[given.name] = texts.get(given.name, {}) | ledger.runs
     now = {
         "commands": commands(before["commands"], "benchmarks.beginnings"),
         "machine": describe("cpu"),
         "texts": texts,
     }
     RESULTS.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def recipe(given: argparse.Namespace, longest: str) -> dict[str, Any]:
+    """Return the recipe of a run whose training documents are cut at ``longest`` bytes, or are sentences."""
+    data: dict[str, Any] = {"split": given.split}
+    if given.lines:
+        data["document_separator"] = "\n"
+    if longest == SENTENCES:
+        folder = Path("runs/beginnings") / given.name
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = write_sentences(DataConfig(sources=(given.text,), **data), folder)
+        data = {
+            "sources": [parts["train"]],
+            "document_separator": "\n",
+            "validation": parts["validation"],
+            "test": parts["validation"],
+        }
+    else:
+        data |= {"sources": [given.text], "longest_document": int(longest)}
+    training = {"tokens": parse_count(given.tokens), "seed": given.seed, "validations": 4, "samples": 0}
+    values: dict[str, Any] = {"data": data, "training": training}
+    if given.parameters:
+        values["model"] = {"parameters": parse_count(given.parameters)}
+    return values
 
 
 def sentences(run: Path) -> dict[str, float]:

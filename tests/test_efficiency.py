@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,36 +12,26 @@ from benchmarks.efficiency import __main__ as harness
 from benchmarks.efficiency import picture
 from benchmarks.efficiency.questions import PARENT, QUESTIONS
 
+from tests.experiments.pretend import pretend_training
 from weft.training.recipe import make_recipe, parse_settings
 from weft.training.resolve import make_model
+from weft.training.result import read_result
 
 WORDS = ["--name", "t", "--tokens", "1000", "--vocab-size", "300"]
 
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-    """The commands that the harness would run; the loss is the larger, the farther the rate is from 4e-3."""
-    commands = []
-
-    def pretend(words, threads):
-        commands.append(words)
-        rate = float(next(word for word in words if "learning_rate" in word).partition("=")[2])
-        (tmp_path / "work").mkdir(exist_ok=True)
-        figures = {"bits_per_byte": 1.5 + abs(rate - 4e-3), "perplexity_per_token": 20.0}
-        folder = harness.Path(words[words.index("--out") + 1])
-        folder.mkdir(parents=True)
-        told = {"parameters": 10, "body_parameters": 5, "training_tokens": 1000, "training_seconds": 1.0}
-        return told | {"validation": figures, "test": figures}
-
+    """The recipes that the harness would train; the loss is the larger, the farther the rate is from 4e-3."""
+    recipes = pretend_training(monkeypatch, lambda recipe: 1.5 + abs(recipe["training"]["learning_rate"] - 4e-3))
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(harness, "weft", pretend)
     monkeypatch.setattr(harness, "paces", lambda recipes, *_: {n: [8.0, 4, 2] for n in recipes} | SLOW)
 
     def ask(*words):
-        commands.clear()
+        recipes.clear()
         monkeypatch.setattr(sys, "argv", ["efficiency", *words, *WORDS, "--work", str(tmp_path / "work")])
         harness.main()
-        return commands
+        return list(recipes)
 
     return ask
 
@@ -48,16 +39,12 @@ def asked(tmp_path, monkeypatch):
 SLOW = {"the norm alone": [1.0, 2, 3]}
 
 
-def tokens_of(command) -> int:
-    return int(command[command.index("--tokens") + 1])
-
-
 def test_each_rate_is_tried_and_the_best_repeated_and_nothing_is_trained_twice(asked, tmp_path, capsys):
     words = ("structured", "text", "--rates", "2e-3,4e-3", "--only", "dense;low_rank", "--seeds", "3")
-    commands = asked(*words)
-    assert len(commands) == 2 * (2 + 2)
-    assert sum("training.learning_rate=4e-3" in command for command in commands) == 2 * 3
-    assert {tokens_of(command) for command in commands} == {1000}
+    recipes = asked(*words)
+    assert len(recipes) == 2 * (2 + 2)
+    assert sum(recipe["training"]["learning_rate"] == 4e-3 for recipe in recipes) == 2 * 3
+    assert {recipe["training"]["tokens"] for recipe in recipes} == {1000}
     assert "| low_rank | 4e-3 | 1.5000 | 1.5000 | 2.9957 | 10 | 5 | 1,000 | 1 |" in capsys.readouterr().out
     assert asked(*words) == []
     told = json.loads((tmp_path / "structured-t-1000-tokens.json").read_text())
@@ -66,17 +53,20 @@ def test_each_rate_is_tried_and_the_best_repeated_and_nothing_is_trained_twice(a
 
 
 def test_in_equal_time_who_is_slower_reads_less(asked):
-    commands = asked("ngrams", "text", "--rates", "4e-3", "--only", "plain;the norm alone", "--equal-time")
-    assert [tokens_of(command) for command in commands] == [1000, 500]
+    recipes = asked("ngrams", "text", "--rates", "4e-3", "--only", "plain;the norm alone", "--equal-time")
+    assert [recipe["training"]["tokens"] for recipe in recipes] == [1000, 500]
 
 
 def test_children_come_after_the_parent_and_start_from_its_best_run(asked, tmp_path):
     only = f"shared, transfer;{PARENT}"
-    commands = asked("stacking", "text", "--rates", "2e-3,4e-3", "--only", only)
-    assert [tokens_of(command) for command in commands] == [4000, 4000, 1000, 1000]
-    parent = commands[1][commands[1].index("--out") + 1]
-    assert all(f"training.init_from={parent}" in command for command in commands[2:])
-    assert "--vocab-size" not in commands[2]
+    recipes = asked("stacking", "text", "--rates", "2e-3,4e-3", "--only", only)
+    assert [recipe["training"]["tokens"] for recipe in recipes] == [4000, 4000, 1000, 1000]
+    (parent,) = {recipe["training"]["init_from"] for recipe in recipes[2:]}
+    assert recipes[0]["data"]["vocab_size"] == 300
+    assert "vocab_size" not in recipes[2]["data"]
+    assert read_result(Path(parent)).validation.bits_per_byte == 1.5  # the parent's best run is kept, and only that
+    (work,) = (tmp_path / "work").iterdir()
+    assert len([path for path in (work / "runs").iterdir() if path.is_dir()]) == 2
 
 
 @pytest.mark.parametrize(

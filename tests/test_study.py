@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from benchmarks.study import corpora, equal_time, halving, tables
 
+from tests.experiments.pretend import pretend_training
 from weft.data import DataConfig, iter_documents
 from weft.training import dial
+from weft.training.recipe import parse_settings
 
 
 def trial(name: str, bits: float, *, rate: float = 4e-3, seed: int = 0, status: str = "done") -> dict:
@@ -108,23 +110,29 @@ def test_the_dial_reckons_with_the_law():
         assert dial.expected_bits(size, read, 2e6) == pytest.approx(law.predict(constants, [run], ["a"])[0])
 
 
-def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch):
-    asked = []
+def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch, capsys):
+    place = {name: float(index) for index, name in enumerate([*halving.GRID, halving.DIAL])}
+    settings = {name: parse_settings(each) for name, each in halving.GRID.items()}
 
-    def pretend(self, plain, name, settings, minutes):
-        asked.append((name, minutes))
-        place = [*halving.GRID, halving.DIAL].index(name)
-        bits = 2.0 - 0.01 * place
-        told = {"settings": settings, "validation": bits, "test": bits, "adaptive": None, "parameters": 1, "tokens": 1}
-        return told | {"recipe": None}
+    def name_of(recipe):
+        own = {"data": recipe["data"], "model": recipe.get("model", {}), "training": recipe["training"]}
+        if "dropout" not in own["model"]:
+            return halving.DIAL
+        alike = [name for name, each in settings.items() if is_in(parse_settings(halving.BY_HAND) | each, own)]
+        return alike[-1]
 
-    monkeypatch.setattr(halving.Search, "_train", pretend)
+    asked = pretend_training(monkeypatch, lambda recipe: 2.0 - 0.01 * place[name_of(recipe)])
+    monkeypatch.setattr(halving, "adaptive_bits", lambda *_: 1.0)
     words = ["halving", "text", "--minutes", "3", "--name", "t", "--work", str(tmp_path), "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", words)
     halving.main()
     assert len(halving.GRID) >= 12
-    assert [name for name, minutes in asked if minutes == 1.0] == list(halving.GRID)
-    assert {name for name, minutes in asked if minutes == 3.0} == {halving.DIAL, *list(halving.GRID)[-7:]}
+    assert [recipe["training"]["minutes"] for recipe in asked] == [1.0] * len(halving.GRID) + [3.0] * 8
+    told = json.loads((tmp_path / "dial-t.json").read_text())
+    assert list(told["short"]) == list(halving.GRID)
+    assert set(told["whole"]) == {halving.DIAL, *list(halving.GRID)[-7:]}
+    assert told["whole"][halving.DIAL]["adaptive"] == 1.0
+    assert "minutes: 3" in told["whole"][halving.DIAL]["recipe"]
     asked.clear()
     halving.main()
     assert asked == []
@@ -132,25 +140,26 @@ def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch
 
 
 def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tmp_path, monkeypatch):
-    asked = []
+    def bits(recipe):
+        training, model = recipe["training"], recipe["model"]
+        return 1.5 + abs(training["learning_rate"] - 2e-3) + abs(training["weight_decay"] - 0.3) + model["dropout"]
 
-    def pretend(self, name, settings, seed):
-        asked.append((name, tuple(settings.values()), seed))
-        bits = 1.5 + abs(settings["training.learning_rate"] - 2e-3) + abs(settings["training.weight_decay"] - 0.3)
-        told = {"validation": bits + settings["model.dropout"], "test": bits, "parameters": 1}
-        return told | {"tokens": 1}
-
+    asked = pretend_training(monkeypatch, bits)
     monkeypatch.setattr(equal_time, "RESULTS", tmp_path)
     monkeypatch.setattr(equal_time, "PACE", tmp_path / "pace.json")
     equal_time.PACE.write_text(json.dumps({"tokens_per_second": {"hybrid": 2000, "llama": 1000}}))
-    monkeypatch.setattr(equal_time.Tuning, "_train", pretend)
     words = ["equal_time", "tune", "text", "--name", "t", "--candidates", "hybrid;llama", "--seeds", "3"]
+    words += ["--work", str(tmp_path / "work")]
     monkeypatch.setattr("sys.argv", words)
     equal_time.main()
     first = len(equal_time.SEARCH)
     assert len(asked) == 2 * (first + 2)
-    assert asked[-1] == ("llama", (2e-3, 0.3, 0.0), 2)
-    table = equal_time.table(json.loads((tmp_path / "equal-time-t.json").read_text()))
+    tuned = {"learning_rate": 2e-3, "weight_decay": 0.3}
+    assert asked[-1]["model"]["peer"] == "llama"
+    assert asked[-1]["training"].items() >= (tuned | {"seed": 2}).items()
+    assert asked[-1]["training"]["tokens"] == equal_time.TOKENS / 2  # that it reads in the time of the hybrid
+    path = tmp_path / "equal-time-t.json"
+    table = equal_time.table(json.loads(path.read_text()))
     assert "| hybrid | 1.5000 | 1.5000 | 0.00M | 0.002 | 0.3 | 0 | 6 | 3 |" in table
     assert "| llama | 1.5000 | 1.5000 | 0.00M |" in table
     asked.clear()
@@ -158,9 +167,23 @@ def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tm
     assert asked == []
     other = "hybrid, gates spread"
     for more in (["--candidates", other, "--like", "hybrid"], ["--candidates", "llama", "--like", "itself"]):
-        monkeypatch.setattr("sys.argv", [*words[:5], *more, "--seeds", "2"])
+        monkeypatch.setattr("sys.argv", [*words[:5], *more, "--seeds", "2", *words[-2:]])
         equal_time.main()
-    assert asked == [(other, (2e-3, 0.3, 0.0), 0), (other, (2e-3, 0.3, 0.0), 1)]  # llama has its own already
+    assert [recipe["training"]["seed"] for recipe in asked] == [0, 1]  # llama has its own already
+    assert all(recipe["training"].items() >= tuned.items() for recipe in asked)
+    assert all(recipe["model"]["qrnn"] == {"forget_bias": "spread"} for recipe in asked)
+    # The published files hold lists of runs, which are read as well.
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"runs": list(told["runs"].values())}))
+    equal_time.main()
+    assert len(asked) == 2
+
+
+def is_in(part, whole) -> bool:
+    """Return whether all values of the nested ``part`` are those of ``whole``."""
+    if not isinstance(part, dict):
+        return part == whole
+    return all(key in whole and is_in(value, whole[key]) for key, value in part.items())
 
 
 def test_small_texts_are_the_beginning_of_the_training_text_in_whole_characters(tmp_path):

@@ -12,13 +12,9 @@ that others start from stay in --work.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, median
-from threading import Lock
 from typing import Any
 
 import torch
@@ -27,8 +23,12 @@ from benchmarks.efficiency.questions import QUESTIONS
 from benchmarks.efficiency.rates import at_best_rate
 from benchmarks.machine import commands, describe, revision
 from benchmarks.paces import paces
-from benchmarks.study.runs import share_of_cores, weft
+from weft.config import merge
+from weft.experiments.ledger import Ledger, folder_name
+from weft.experiments.runner import Runner
 from weft.pattern import parse_count
+from weft.training.recipe import parse_settings
+from weft.training.result import TrainingResult
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
 FIXED = (
@@ -61,23 +61,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/efficiency"))
     given = parser.parse_args()
     budget = f"{given.tokens}-{'time' if given.equal_time else 'tokens'}"
-    comparison = Comparison(given, RESULTS / f"{given.question}-{given.name}-{budget}.json")
+    question = Question(given, RESULTS / f"{given.question}-{given.name}-{budget}.json")
     names = given.only.split(";") if given.only else list(QUESTIONS[given.question])
-    comparison.run(names, given.rates.split(","), given.seeds)
-    print(comparison.table())
+    question.run(names, given.rates.split(","), given.seeds)
+    print(question.table())
 
 
-class Comparison:
+class Question:
     """The runs of one question on one text with one budget, in one result file."""
 
     def __init__(self, given: argparse.Namespace, path: Path) -> None:
-        self.given, self.path, self.lock = given, path, Lock()
-        self.contenders, self.threads = QUESTIONS[given.question], share_of_cores(given.jobs)
-        self.work = given.work / path.stem
-        self.told: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
-        self.told |= {
-            "commands": commands(self.told.get("commands", ()), "benchmarks.efficiency"),
-            "machine": describe("cpu") | {"threads": self.threads, "jobs": given.jobs},
+        self.given = given
+        self.contenders = QUESTIONS[given.question]
+        self.runner = Runner(given.work / path.stem, at_once=given.jobs)
+        self.ledger = Ledger(path)
+        self.ledger.told |= {
+            "commands": commands(self.ledger.told.get("commands", ()), "benchmarks.efficiency"),
+            "machine": describe("cpu") | {"threads": self.runner.threads, "jobs": given.jobs},
             "revision": revision(),
         }
 
@@ -90,7 +90,7 @@ class Comparison:
             if after and after not in names and not any(run["contender"] == after for run in self._runs()):
                 raise SystemExit(f"{name} comes after {after}: name that in --only too.")
         if self.given.equal_time:
-            known = self.told.setdefault("paces", {})
+            known = self.ledger.told.setdefault("paces", {})
             if missing := [name for name in names if name not in known]:
                 known |= self._paces(missing)
         for later in (False, True):
@@ -99,7 +99,7 @@ class Comparison:
             self._all([(name, self.best_rate(name), seed) for name in now for seed in range(1, seeds)])
 
     def _runs(self) -> list[dict[str, Any]]:
-        return list(self.told["runs"].values())
+        return list(self.ledger.runs.values())
 
     def _paces(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Return the tokens a second of contenders, ROUNDS times, and their median over the first contender's."""
@@ -108,7 +108,7 @@ class Comparison:
             name: [*FIXED, *self.given.set, *self.contenders[name].settings] for name in dict.fromkeys([first, *names])
         }
         vocabulary = BYTES if self.given.tokenizer == "bytes" else self.given.vocab_size
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.runner.threads)
         speeds = paces(settings, vocabulary, ROUNDS)
         ratios = {name: median(each) / median(speeds[first]) for name, each in speeds.items()}
         print({name: f"{median(each):.0f}, {ratios[name]:.3f}" for name, each in speeds.items()}, flush=True)
@@ -117,53 +117,50 @@ class Comparison:
     def _tokens(self, name: str) -> int:
         """Return the budget of a contender."""
         tokens = parse_count(self.given.tokens) * self.contenders[name].budget
-        return round(tokens * self.told["paces"][name]["over_the_first"] if self.given.equal_time else tokens)
+        return round(tokens * self.ledger.told["paces"][name]["over_the_first"] if self.given.equal_time else tokens)
 
     def _all(self, wanted: list[tuple[str, str, int]]) -> None:
-        with ThreadPoolExecutor(self.given.jobs) as pool:
-            for _ in pool.map(lambda one: self._one(*one), wanted):
-                pass
+        """Train contenders, each with a rate and a seed."""
+        trials = {f"{name} | {rate} | {seed}": (name, rate, seed) for name, rate, seed in wanted}
+        recipes = {key: self._recipe(*trial) for key, trial in trials.items()}
+        parents = {one.after for one in self.contenders.values()}
+        keep = {key for key, (name, _, _) in trials.items() if name in parents}
 
-    def _one(self, name: str, rate: str, seed: int) -> None:
-        key = f"{name} | {rate} | {seed}"
-        if key in self.told["runs"]:
-            return
-        folder = self.work / _plain(key)
-        found = weft(self._command(name, folder, rate, seed), self.threads)
-        needed = {one.after for one in self.contenders.values()}
-        if name not in needed:
-            shutil.rmtree(folder)
-        keep = ("parameters", "body_parameters", "training_tokens", "training_seconds")
-        run = {key: found[key] for key in keep} | {
-            "contender": name,
-            "rate": rate,
-            "seed": seed,
-            "validation": found["validation"]["bits_per_byte"],
-            "test": found["test"]["bits_per_byte"],
-            "validation_nats_per_token": math.log(found["validation"]["perplexity_per_token"]),
-        }
-        with self.lock:
-            self.told["runs"][key] = run
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.told, indent=1) + "\n")
-        print(f"{key}: {run['validation']:.4f} ({run['test']:.4f})", flush=True)
+        def record(key: str, result: TrainingResult) -> dict[str, Any]:
+            name, rate, seed = trials[key]
+            print(f"{key}: {result.validation.bits_per_byte:.4f} ({result.test.bits_per_byte:.4f})", flush=True)
+            return {
+                "parameters": result.parameters,
+                "body_parameters": result.body_parameters,
+                "training_tokens": result.tokens,
+                "training_seconds": result.seconds,
+                "contender": name,
+                "rate": rate,
+                "seed": seed,
+                "validation": result.validation.bits_per_byte,
+                "test": result.test.bits_per_byte,
+                "validation_nats_per_token": math.log(result.validation.perplexity_per_token),
+            }
 
-    def _command(self, name: str, folder: Path, rate: str, seed: int) -> list[str]:
-        given, contender = self.given, self.contenders[name]
-        command = ["train", given.source, "--split", given.split, "--out", str(folder), "--overwrite", "--json"]
-        command += ["--no-compressors", "--tokens", str(self._tokens(name))]
+        self.ledger.train(self.runner, recipes, record, keep)
+
+    def _recipe(self, name: str, rate: str, seed: int) -> dict[str, Any]:
+        """Return the recipe of a contender; one that comes after another starts from its best run, with its tokens."""
+        given = self.given
+        contender = self.contenders[name]
+        data: dict[str, Any] = {"sources": [given.source], "split": given.split}
+        run = ""
         if contender.after is None:
-            command += ["--tokenizer", given.tokenizer] if given.tokenizer else []
-            command += ["--vocab-size", str(given.vocab_size)] if given.vocab_size else []
-        run = "" if contender.after is None else str(self._folder_of(contender.after))
+            if given.tokenizer:
+                data["tokenizer"] = given.tokenizer
+            if given.vocab_size:
+                data["vocab_size"] = given.vocab_size
+        else:
+            best = f"{contender.after} | {self.best_rate(contender.after)} | 0"
+            run = str(self.runner.run_of(folder_name(best)))
         settings = [*FIXED, f"training.learning_rate={rate}", f"training.seed={seed}", *given.set]
-        for setting in [*settings, *(one.replace("{run}", run) for one in contender.settings)]:
-            command += ["--set", setting]
-        return command
-
-    def _folder_of(self, name: str) -> Path:
-        """Return the run of a contender at its best rate."""
-        return self.work / _plain(f"{name} | {self.best_rate(name)} | 0")
+        settings += [one.replace("{run}", run) for one in contender.settings]
+        return merge({"data": data, "training": {"tokens": self._tokens(name)}}, parse_settings(settings))
 
     def best_rate(self, name: str) -> str:
         """Return the rate with the best validation figure, seed 0."""
@@ -183,12 +180,6 @@ class Comparison:
                 f"{of['training_tokens']:,.0f} | {of['training_seconds']:,.0f} |"
             )
         return "\n".join(lines)
-
-
-def _plain(key: str) -> str:
-    """Return a key as the name of a folder; brackets keep their meaning."""
-    letters = {"[": "s", "{": "c", "(": "o"}
-    return "".join(letters.get(letter, letter if letter.isalnum() or letter in ".-" else "_") for letter in key)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -29,7 +27,11 @@ import torch
 
 from benchmarks.machine import describe, revision
 from benchmarks.paces import paces
-from benchmarks.study.runs import share_of_cores, weft
+from weft.config import merge
+from weft.experiments.ledger import Ledger
+from weft.experiments.runner import Runner
+from weft.training.recipe import parse_settings
+from weft.training.result import TrainingResult
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 PACE = RESULTS / "equal-time-pace.json"
@@ -108,17 +110,22 @@ class Tuning:
     """Training runs on one text, each in a process of its own with its share of the cores."""
 
     def __init__(self, source: str, split: str, name: str, work: Path, jobs: int, same_tokens: bool) -> None:
-        self.source, self.split, self.jobs = source, split, jobs
-        self.work = work / name
+        self.source = source
+        self.split = split
         self.equal_time = RESULTS / f"equal-time-{name}.json"
         self.path = RESULTS / f"equal-tokens-{name}.json" if same_tokens else self.equal_time
+        self.runner = Runner(work / self.path.stem, at_once=jobs)
+        self.ledger = Ledger(self.path)
+        self.told = self.ledger.told
+        self.told.setdefault("source", Path(source).name)
+        self.told |= {"split": split, "parameters": SIZE}
+        self.told["runs"] = by_name(self.told["runs"])
         self.pace: dict[str, int] = json.loads(PACE.read_text())["tokens_per_second"]
-        begun = {"source": Path(source).name, "split": split, "parameters": SIZE, "runs": []}
-        self.told: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else begun
         if same_tokens:
             self.pace = dict.fromkeys(self.pace, self.pace["hybrid"])
-            known = json.loads(self.equal_time.read_text()) if self.equal_time.is_file() else {"runs": []}
-            self.told["runs"] += [run for run in runs_of(known, "hybrid") if run not in self.told["runs"]]
+            if self.equal_time.is_file():
+                known = json.loads(self.equal_time.read_text())
+                self.told["runs"] = by_name(runs_of(known, "hybrid")) | self.told["runs"]
 
     def proposal(self, candidate: str, stage: int) -> Settings:
         """Return the settings to try at a ``stage`` of the search: the best before it with its change."""
@@ -143,37 +150,52 @@ class Tuning:
 
     def run(self, wanted: Mapping[str, Settings], seed: int) -> None:
         """Train every candidate with its settings; what is known is not trained again."""
-        with ThreadPoolExecutor(self.jobs) as pool:
-            jobs = [pool.submit(self._one, name, settings, seed) for name, settings in wanted.items()]
-            for job in jobs:
-                job.result()
+        trials = {}
+        for name, settings in wanted.items():
+            trial = {"candidate": name, "settings": settings, "seed": seed}
+            trials[name_of(trial)] = trial
 
-    def _one(self, name: str, settings: Settings, seed: int) -> None:
-        if any(run["settings"] == settings for run in runs_of(self.told, name, seed)):
-            return
-        told = self._train(name, settings, seed)
-        run = {"candidate": name, "settings": settings, "seed": seed, **told, "revision": revision()}
-        self.told["runs"].append(run)
-        self.path.write_text(json.dumps(self.told, indent=1) + "\n")
-        print(f"{self.path.stem}: {name} {settings} {seed}: {run['validation']:.4f}", flush=True)
+        def record(name: str, result: TrainingResult) -> dict[str, Any]:
+            print(f"{self.path.stem}: {name}: {result.validation.bits_per_byte:.4f}", flush=True)
+            return {
+                **trials[name],
+                "validation": result.validation.bits_per_byte,
+                "test": result.test.bits_per_byte,
+                "parameters": result.parameters,
+                "tokens": result.tokens,
+                "revision": revision(),
+            }
 
-    def _train(self, name: str, settings: Settings, seed: int) -> dict[str, Any]:
-        folder = self.work / "".join(letter if letter.isalnum() else "-" for letter in name)
-        pace = self.pace["hybrid"] if name.startswith("hybrid") else self.pace[name]
-        tokens = round(TOKENS * pace / self.pace["hybrid"])
-        command = ["train", self.source, "--split", self.split, "--vocab-size", str(VOCABULARY), "--parameters", SIZE]
-        command += ["--tokens", str(tokens), "--out", str(folder), "--overwrite", "--json", "--no-compressors"]
-        fixed = {"training.samples": 0, "training.validations": 3, "training.lanes": LANES, "training.seed": seed}
-        for key, value in (fixed | CANDIDATES[name] | settings).items():
-            command += ["--set", f"{key}={value}"]
-        found = weft(command, share_of_cores(self.jobs))
-        shutil.rmtree(folder)
-        return {
-            "validation": found["validation"]["bits_per_byte"],
-            "test": found["test"]["bits_per_byte"],
-            "parameters": found["parameters"],
-            "tokens": found["training_tokens"],
+        self.ledger.train(self.runner, {name: self._recipe(**trial) for name, trial in trials.items()}, record)
+
+    def _recipe(self, candidate: str, settings: Settings, seed: int) -> dict[str, Any]:
+        pace = self.pace["hybrid"] if candidate.startswith("hybrid") else self.pace[candidate]
+        fixed = {
+            "data.split": self.split,
+            "data.vocab_size": VOCABULARY,
+            "model.parameters": SIZE,
+            "training.tokens": round(TOKENS * pace / self.pace["hybrid"]),
+            "training.samples": 0,
+            "training.validations": 3,
+            "training.lanes": LANES,
+            "training.seed": seed,
         }
+        asked = fixed | CANDIDATES[candidate] | settings
+        values = parse_settings(f"{key}={value}" for key, value in asked.items())
+        return merge({"data": {"sources": [self.source]}}, values)
+
+
+def name_of(run: Mapping[str, Any]) -> str:
+    """Return the name of a run: who, with which settings, from which seed."""
+    settings = ", ".join(f"{key} {value:g}" for key, value in run["settings"].items())
+    return f"{run['candidate']}, {settings}, seed {run['seed']}"
+
+
+def by_name(runs: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return runs by their names; the published files have lists of them."""
+    if isinstance(runs, Mapping):
+        return dict(runs)
+    return {name_of(run): run for run in runs}
 
 
 def changed(best: Settings, change: Settings) -> Settings:
@@ -186,7 +208,9 @@ def changed(best: Settings, change: Settings) -> Settings:
 
 def runs_of(told: Mapping[str, Any], candidate: str, seed: int | None = None) -> list[dict[str, Any]]:
     """Return the runs of a candidate, from one seed or all."""
-    return [run for run in told["runs"] if run["candidate"] == candidate and seed in (None, run["seed"])]
+    return [
+        run for run in by_name(told["runs"]).values() if run["candidate"] == candidate and seed in (None, run["seed"])
+    ]
 
 
 def table(told: Mapping[str, Any]) -> str:

@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe, revision
-from benchmarks.study.runs import share_of_cores, weft
+from weft.config import merge
+from weft.experiments.ledger import Ledger
+from weft.experiments.runner import Runner
+from weft.records import RECIPE
+from weft.training.recipe import parse_settings
+from weft.training.result import TrainingResult
 
 SHARE = 3
 GRID: dict[str, tuple[str, ...]] = {
@@ -67,7 +72,7 @@ def main() -> None:
     last = search.run({DIAL: (), **{name: GRID[name] for name in best}}, final)
     told = {
         "command": " ".join(["python -m benchmarks.study.halving", *sys.argv[1:]]),
-        "machine": describe("cpu") | {"threads": search.threads, "jobs": given.jobs},
+        "machine": describe("cpu") | {"threads": search.runner.threads, "jobs": given.jobs},
         "revision": revision(),
         "minutes": given.minutes,
         "short": first,
@@ -81,45 +86,49 @@ class Search:
     """Training runs on one text, each in a process of its own."""
 
     def __init__(self, source: str, split: str, work: Path, jobs: int) -> None:
-        self.source, self.split, self.work, self.jobs = source, split, work, jobs
-        self.threads = share_of_cores(jobs)
-        work.mkdir(parents=True, exist_ok=True)
+        self.source = source
+        self.split = split
+        self.runner = Runner(work, at_once=jobs)
+        self.ledger = Ledger(work / "ledger.json")
 
-    def run(self, configurations: dict[str, Sequence[str]], minutes: float) -> dict[str, dict[str, Any]]:
+    def run(self, configurations: Mapping[str, Sequence[str]], minutes: float) -> dict[str, dict[str, Any]]:
         """Return what each configuration comes to in ``minutes``; those that are known are not run again."""
-        with ThreadPoolExecutor(self.jobs) as pool:
-            found = pool.map(lambda name: self._one(name, configurations[name], minutes), configurations)
-            return dict(zip(configurations, found, strict=True))
+        trials = {f"{name}, {minutes:.3g} minutes": name for name in configurations}
+        settings = {}
+        for trial, name in trials.items():
+            by_hand = () if name == DIAL else BY_HAND
+            settings[trial] = ["training.samples=0", "training.validations=4", *by_hand, *configurations[name]]
 
-    def _one(self, name: str, settings: Iterable[str], minutes: float) -> dict[str, Any]:
-        plain = "".join(letter if letter.isalnum() else "-" for letter in name)
-        path = self.work / f"{plain}-{minutes:.3g}.json"
-        if not path.is_file():
-            path.write_text(json.dumps(self._train(plain, name, list(settings), minutes), indent=1))
-            print(f"{name}, {minutes:.3g} minutes: {json.loads(path.read_text())['validation']:.4f}", flush=True)
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
+        def record(trial: str, result: TrainingResult) -> dict[str, Any]:
+            print(f"{trial}: {result.validation.bits_per_byte:.4f}", flush=True)
+            told = {
+                "settings": settings[trial],
+                "validation": result.validation.bits_per_byte,
+                "test": result.test.bits_per_byte,
+                "adaptive": None,
+                "parameters": result.parameters,
+                "tokens": result.tokens,
+                "recipe": None,
+            }
+            if trials[trial] == DIAL:
+                told["adaptive"] = adaptive_bits(result.run, self.runner.threads)
+                told["recipe"] = (result.run / RECIPE).read_text()
+            return told
 
-    def _train(self, plain: str, name: str, settings: list[str], minutes: float) -> dict[str, Any]:
-        folder = self.work / plain
-        if name != DIAL:
-            settings = [*BY_HAND, *settings]
-        command = ["train", self.source, "--split", self.split, "--minutes", f"{minutes:g}", "--out", str(folder)]
-        for setting in ("training.samples=0", "training.validations=4", *settings):
-            command += ["--set", setting]
-        told = weft([*command, "--overwrite", "--json", "--no-compressors"], self.threads)
-        adaptive = weft(["evaluate", str(folder), "--adapt", "--json"], self.threads) if name == DIAL else {}
-        recipe = (folder / "recipe.yaml").read_text()
-        shutil.rmtree(folder)
-        return {
-            "settings": settings,
-            "validation": told["validation"]["bits_per_byte"],
-            "test": told["test"]["bits_per_byte"],
-            "adaptive": adaptive.get("bits_per_byte"),
-            "parameters": told["parameters"],
-            "tokens": told["training_tokens"],
-            "recipe": recipe if name == DIAL else None,
-        }
+        shared = {"data": {"sources": [self.source], "split": self.split}, "training": {"minutes": minutes}}
+        recipes = {trial: merge(shared, parse_settings(each)) for trial, each in settings.items()}
+        self.ledger.train(self.runner, recipes, record)
+        return {name: self.ledger.runs[trial] for trial, name in trials.items()}
+
+
+def adaptive_bits(run: Path, threads: int) -> float:
+    """Return the bits per byte of the test text with dynamic evaluation, in a process with so many threads."""
+    command = [sys.executable, "-m", "weft", "evaluate", str(run), "--adapt", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+    return float(json.loads(done.stdout)["bits_per_byte"])
 
 
 def table(told: dict[str, Any]) -> str:

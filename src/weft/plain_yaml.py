@@ -14,7 +14,7 @@ import yaml
 
 from weft.errors import UserError
 
-MAX_DEPTH = 32
+MAX_NESTING = 32
 MAX_VALUES = 100_000  # that a small file may stand for with its aliases written out
 MOST_EXPANSION = 20  # values that a large one may stand for, over those that it writes
 MAX_BYTES = 10_000_000
@@ -29,8 +29,8 @@ class _Loader(yaml.SafeLoader):
     }
 
     def fetch_flow_collection_start(self, token: Any) -> None:
-        if self.flow_level >= MAX_DEPTH:  # the scanner reads ahead, and slower with every open bracket
-            raise yaml.YAMLError(f"lists and dicts nest more than {MAX_DEPTH} deep")
+        if self.flow_level >= MAX_NESTING:  # the scanner reads ahead, and slower with every open bracket
+            raise yaml.YAMLError(f"lists and dicts nest more than {MAX_NESTING} deep")
         super().fetch_flow_collection_start(token)
 
     def get_single_node(self) -> Any:
@@ -46,16 +46,16 @@ class _Loader(yaml.SafeLoader):
         if tag != "!":
             raise yaml.YAMLError(f"it names a type ({tag.replace('tag:yaml.org,2002:', '!!')})")
         self._depth = getattr(self, "_depth", 0) + 1
-        if self._depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"lists and dicts nest more than {MAX_DEPTH} deep")
+        if self._depth > MAX_NESTING:
+            raise yaml.YAMLError(f"lists and dicts nest more than {MAX_NESTING} deep")
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
     def _size(self, node: Any, depth: int) -> int:
         """Return how many values ``node`` stands for with its aliases written out."""
-        if depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"its aliases nest more than {MAX_DEPTH} deep")
+        if depth > MAX_NESTING:
+            raise yaml.YAMLError(f"its aliases nest more than {MAX_NESTING} deep")
         if id(node) not in self._sizes:
             inner = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]

@@ -168,7 +168,7 @@ def metrics_table(metrics: Metrics, title: str) -> Table:
     table.add_column(justify="left")
     table.add_column(justify="right")
     for key, value in metrics.to_json().items():
-        table.add_row(FIGURES[key], "-" if value is None else number(value))
+        table.add_row(FIGURES[key], "-" if value is None else metric_text(value))
     return table
 
 
@@ -196,7 +196,7 @@ def print_beside(console: Console, packed: Packed, title: str, frozen: float, ad
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def number(value: float) -> str:
+def metric_text(value: float) -> str:
     """Return a count with separators, or a figure with four decimals (or as 8.8e19)."""
     return f"{value:,}" if isinstance(value, int) else figure(value, 4)
 

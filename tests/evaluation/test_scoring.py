@@ -98,7 +98,7 @@ def test_lanes_and_segments_do_not_matter(known, monkeypatch, lanes, segment):
 def test_many_documents_fill_every_lane():
     model, split = small_model("qfaf"), split_of([3 + n % 9 for n in range(40)])
     expected = token_by_token(model, split.tokens, split.offsets)
-    (piece,) = scoring.pieces(split, lanes=16, length=512, boundary_id=BOUNDARY, device=torch.device("cpu"))
+    (piece,) = scoring.segments(split, lanes=16, length=512, boundary_id=BOUNDARY, device=torch.device("cpu"))
     assert len(piece.inputs_BT) == 16
     assert_equal_nats(scoring.score(model, split, boundary_id=BOUNDARY), expected, split.bytes)
 
@@ -106,7 +106,7 @@ def test_many_documents_fill_every_lane():
 def test_a_long_document_is_not_scored_beside_padding():
     """Eleven short documents beside one that is far longer: their lane is the only other one."""
     split = split_of((5_000, *[40] * 11))
-    pieces = scoring.pieces(split, lanes=16, length=512, boundary_id=BOUNDARY, device=torch.device("cpu"))
+    pieces = scoring.segments(split, lanes=16, length=512, boundary_id=BOUNDARY, device=torch.device("cpu"))
     assert {len(piece.inputs_BT) for piece in pieces} == {2}
 
 

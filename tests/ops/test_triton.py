@@ -17,7 +17,7 @@ from torch import Tensor
 
 import weft.ops.triton
 from weft.ops import linear_recurrence_reference
-from weft.ops.triton.plan import CHUNK, Plan, Tiling, divide, in_rows, row_stride
+from weft.ops.triton.division import CHUNK, Division, Tiling, divide, in_rows, row_stride
 
 triton: Any = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -273,7 +273,7 @@ def test_steps_lie_in_rows():
 @pytest.mark.parametrize("time", [1, 5, 64, 1000])
 @pytest.mark.parametrize("parts", [1, 2, 7, 100_000])
 def test_parts_cover_all_of_time_and_none_is_empty(time, parts):
-    work: Plan = divide(torch.empty(2, time, 10), 5, Tiling(8, 32), parts)
+    work: Division = divide(torch.empty(2, time, 10), 5, Tiling(8, 32), parts)
     assert work.parts <= parts
     assert (work.parts - 1) * work.span < work.chunks <= work.parts * work.span
     assert work.across_parts().time == work.parts

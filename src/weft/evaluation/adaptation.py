@@ -30,7 +30,7 @@ from weft.baselines.llama import LanguageModel
 from weft.data import TokenizedSplit
 from weft.errors import UserError
 from weft.evaluation.cache import with_cache
-from weft.evaluation.scoring import device_of, pieces, score
+from weft.evaluation.scoring import device_of, score, segments
 from weft.layers.state import detach
 from weft.model import WeftModel
 from weft.numbers import Below1, Count, Rate
@@ -115,7 +115,7 @@ def score_adaptively(
     learner = copy.deepcopy(adaptable(model)).eval()
     update = _Update(learner, adaptation)
     nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
-    for piece in pieces(
+    for segment in segments(
         split,
         lanes=1,
         length=adaptation.segment,
@@ -124,13 +124,13 @@ def score_adaptively(
         in_order=True,
     ):
         with torch.enable_grad():
-            hidden_BTD, state = learner.hidden(piece.inputs_BT, state, piece.reset_BT)
-            loss = learner.embedding.loss(hidden_BTD, piece.targets_BT)
+            hidden_BTD, state = learner.hidden(segment.inputs_BT, state, segment.reset_BT)
+            loss = learner.embedding.loss(hidden_BTD, segment.targets_BT)
         state = detach(state)
         with torch.no_grad():
-            cost_BT = learner.embedding.surprisal(hidden_BTD, piece.targets_BT)
-        scored = piece.places_BT >= 0
-        nats[piece.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
+            cost_BT = learner.embedding.surprisal(hidden_BTD, segment.targets_BT)
+        scored = segment.places_BT >= 0
+        nats[segment.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
         torch.autograd.backward(loss)
         update()
         if progress:

@@ -24,8 +24,8 @@ SEGMENT = 512
 PLACES, PIECE = 64, 1024  # of a spread part: at most so many places, pieces of at least so many tokens
 
 
-class Piece(NamedTuple):
-    """A piece of every lane, on the model's device.
+class ScoredSegment(NamedTuple):
+    """A segment of every lane, on the model's device.
 
     ``places_BT`` index the targets that are text in ``split.tokens`` (-1: none), ``ends_BT`` the documents that end
     before the target (-1: none does).
@@ -61,7 +61,7 @@ def score(
     surprisal: Any = model.surprisal
     training, state = model.training, None
     model.eval()
-    for piece in pieces(
+    for segment in segments(
         split,
         lanes=LANES,
         length=SEGMENT,
@@ -69,20 +69,20 @@ def score(
         device=device_of(model),
         score_ends=ends is not None,
     ):
-        cost_BT, state = surprisal(piece.inputs_BT, piece.targets_BT, state, piece.reset_BT)
+        cost_BT, state = surprisal(segment.inputs_BT, segment.targets_BT, state, segment.reset_BT)
         cost = cost_BT.float().cpu().numpy()
-        scored = piece.places_BT >= 0
-        nats[piece.places_BT[scored]] = cost[scored]
+        scored = segment.places_BT >= 0
+        nats[segment.places_BT[scored]] = cost[scored]
         if ends is not None:
-            ended = piece.ends_BT >= 0
-            ends[piece.ends_BT[ended]] = cost[ended]
+            ended = segment.ends_BT >= 0
+            ends[segment.ends_BT[ended]] = cost[ended]
         if progress:
             progress(int(scored.sum()))
     model.train(training)
     return nats
 
 
-def pieces(
+def segments(
     split: TokenizedSplit,
     *,
     lanes: int,
@@ -91,8 +91,8 @@ def pieces(
     device: torch.device,
     in_order: bool = False,
     score_ends: bool = False,
-) -> Iterator[Piece]:
-    """Yield the documents, dealt to ``lanes`` lanes and cut into pieces of ``length``.
+) -> Iterator[ScoredSegment]:
+    """Yield the documents, dealt to ``lanes`` lanes and cut into segments of ``length``.
 
     Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane); there are fewer where
     one document is longer than a lane would be. With ``score_ends`` the boundary behind a document is a target too, but
@@ -117,7 +117,7 @@ def pieces(
             document = np.searchsorted(split.offsets, places[:, :-1][at_end], side="right") - 1
             ends[at_end] = np.where(split.ends[document], document, -1)
             targets = np.where(ends >= 0, boundary_id, targets)
-        yield Piece(
+        yield ScoredSegment(
             torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])).to(device),
             torch.from_numpy(np.ascontiguousarray(targets)).to(device),
             torch.from_numpy(np.ascontiguousarray(first[:, :-1])).to(device),
@@ -175,8 +175,8 @@ def spread_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> Tok
     places = min(PLACES, max(1, tokens // PIECE))
     length = max(3, tokens // places)
     borders = np.linspace(0, len(split.tokens), places + 1).astype(np.int64)
-    pieces = [_piece(split, start, stop, length) for start, stop in pairwise(borders.tolist())]
-    part = np.concatenate(pieces)
+    segments = [_piece(split, start, stop, length) for start, stop in pairwise(borders.tolist())]
+    part = np.concatenate(segments)
     offsets = np.append(np.flatnonzero(part == split.tokens[0]), len(part))
     return TokenizedSplit(part, offsets, len(tokenizer.decode_bytes(part)), None, None)
 
@@ -186,8 +186,8 @@ def _piece(split: TokenizedSplit, start: int, stop: int, length: int) -> NDArray
     boundary = split.tokens[:1]
     begin = int(split.offsets[np.searchsorted(split.offsets, start)])
     if begin + length <= stop:
-        piece = split.tokens[begin : begin + length]
+        segment = split.tokens[begin : begin + length]
     else:
-        piece = np.concatenate([boundary, split.tokens[start : start + length - 1]])
-        piece = piece[int(piece[1] == boundary[0]) :]  # a document begins right there
-    return piece[:-1] if piece[-1] == boundary[0] else piece
+        segment = np.concatenate([boundary, split.tokens[start : start + length - 1]])
+        segment = segment[int(segment[1] == boundary[0]) :]  # a document begins right there
+    return segment[:-1] if segment[-1] == boundary[0] else segment

@@ -8,7 +8,7 @@ from weft.generation.decoder import ENDED, Decoder, PlainDecoder
 from weft.generation.fastest import make_decoder
 from weft.generation.sampling import COLDEST, HOTTEST, Sampling, draw
 from weft.generation.text import GrowingText, stop_strings
-from weft.generation.texts import Piece, generate, in_order, stream, stream_all
+from weft.generation.texts import Chunk, generate, in_order, stream, stream_all
 from weft.generation.writing import PREFILL, Ended, Event, Read, Token, Written, write
 
 __all__ = [
@@ -16,11 +16,11 @@ __all__ = [
     "ENDED",
     "HOTTEST",
     "PREFILL",
+    "Chunk",
     "Decoder",
     "Ended",
     "Event",
     "GrowingText",
-    "Piece",
     "PlainDecoder",
     "Read",
     "Sampling",

@@ -18,7 +18,7 @@ from weft.layers.positions import rotate
 from weft.layers.state import NoState
 from weft.layers.token_shift import ShiftedState
 from weft.layers.window_attention import AttentionState
-from weft.ops.cpu.constants import LANES
+from weft.ops.cpu.constants import VECTOR
 
 
 class Ring:
@@ -120,4 +120,4 @@ def frequencies(head_dim: int) -> Tensor:
 
 def up(size: int) -> int:
     """Round up to what the kernel works on at once."""
-    return -(-size // LANES) * LANES
+    return -(-size // VECTOR) * VECTOR

@@ -26,7 +26,7 @@ from weft.layers.token_shift import ShiftedState
 from weft.model import ModelState, WeftModel
 from weft.ops.cpu import decode as d
 from weft.ops.cpu import decode_parts as parts
-from weft.ops.cpu.constants import LANES
+from weft.ops.cpu.constants import VECTOR
 
 NORMS: dict[type, int] = {RMSNorm: parts.RMS, nn.LayerNorm: parts.LAYER, nn.Identity: parts.NONE}
 POOLING = {"f": parts.POOL_F, "fo": parts.POOL_FO, "ifo": parts.POOL_IFO}
@@ -250,7 +250,7 @@ class Program:
         """Put head and operations together; make the threads' own memory: what they norm, then what attention needs."""
         rings = [memory for memory in self._mixers if isinstance(memory, Ring)]
         scratch = max((2 * ring.keys_BGSK.shape[-1] + up(ring.slots) for ring in rings), default=0)
-        own = self._rows * self._own + LANES
+        own = self._rows * self._own + VECTOR
         each = -(-4 * (own + scratch) // _LINE) * _LINE
         head = np.zeros(d.HEAD, np.int64)
         head[[d.COUNT, d.PRIVATE_BYTES, d.SCRATCH_BYTES, d.DONE]] = len(self._operations), each, 4 * own, self._done

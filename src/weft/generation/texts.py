@@ -12,7 +12,7 @@ from weft.generation.sampling import Sampling
 from weft.generation.writing import Ended, Written, write
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """More of text ``lane``; ``last`` where there is nothing to come (``text`` may be empty then)."""
 
     lane: int
@@ -31,8 +31,8 @@ def generate(
 ) -> list[str]:
     """Return each prompt's continuation (without the prompt), always valid Unicode, up to the first stop string."""
     texts = [""] * len(prompts)
-    for piece in stream_all(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop):
-        texts[piece.lane] += piece.text
+    for chunk in stream_all(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop):
+        texts[chunk.lane] += chunk.text
     return texts
 
 
@@ -45,12 +45,12 @@ def stream(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield the continuation of one prompt as it is written, in pieces that are whole characters.
+    """Yield the continuation of one prompt as it is written, in chunks that are whole characters.
 
     What may still become a stop string is held back.
     """
-    pieces = stream_all(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
-    return (piece.text for piece in pieces if piece.text)
+    chunks = stream_all(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+    return (chunk.text for chunk in chunks if chunk.text)
 
 
 def stream_all(
@@ -61,22 +61,22 @@ def stream_all(
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
-) -> Iterator[Piece]:
-    """Yield pieces of all continuations as they are written, the texts in turns; see :func:`weft.generation.write`."""
+) -> Iterator[Chunk]:
+    """Yield chunks of all continuations as they are written, the texts in turns; see :func:`weft.generation.write`."""
     events = write(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
     for event in events:
         if isinstance(event, Written) and event.token.text:
-            yield Piece(event.lane, event.token.text)
+            yield Chunk(event.lane, event.token.text)
         elif isinstance(event, Ended):
-            yield Piece(event.lane, event.rest, last=True)
+            yield Chunk(event.lane, event.rest, last=True)
 
 
-def in_order(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Yield the pieces of text 0 as they come, then those of text 1, and so on, as for a reader of one page."""
-    waiting: defaultdict[int, list[Piece]] = defaultdict(list)
+def in_order(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Yield the chunks of text 0 as they come, then those of text 1, and so on, as for a reader of one page."""
+    waiting: defaultdict[int, list[Chunk]] = defaultdict(list)
     shown = 0
-    for piece in pieces:
-        waiting[piece.lane].append(piece)
+    for chunk in chunks:
+        waiting[chunk.lane].append(chunk)
         while waiting[shown]:
             now = waiting[shown].pop(0)
             yield now

@@ -13,8 +13,8 @@ UPSTREAM_DEFAULT_TOKENS = 1_024  # what transformers' server takes where max_tok
 MOST_STOPS, LONGEST_STOP = 4, 256
 
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 62)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+RequestSeed = Annotated[int, Field(ge=0, lt=1 << 62)]
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)]
 Prompts = Annotated[list[str], Field(min_length=1, max_length=1)]
@@ -62,8 +62,8 @@ class GenerateRequest(_Message):
     max_new_tokens: int = Field(200, ge=1)
     temperature: Temperature = 0.8
     top_k: int = Field(0, ge=0)
-    top_p: Share = 0.95
-    seed: Seed = 0
+    top_p: TopP = 0.95
+    seed: RequestSeed = 0
     stop: Stop | None = None
     stream: bool = False
 
@@ -75,8 +75,8 @@ class CompletionRequest(_Message):
     prompt: str | Prompts = ""
     max_tokens: int | None = Field(None, ge=1)
     temperature: Temperature | None = None
-    top_p: Share | None = None
-    seed: Seed | None = None
+    top_p: TopP | None = None
+    seed: RequestSeed | None = None
     stream: bool | None = None
     stop: Stop | None = None
     suffix: str | None = None

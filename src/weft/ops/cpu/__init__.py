@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from weft.ops.cpu.constants import CHUNK as CHUNK
-from weft.ops.cpu.constants import KINDS, LANES
+from weft.ops.cpu.constants import KINDS, VECTOR
 
 if TYPE_CHECKING:
     from weft.ops.cpu.launch import Kernel
 
-LEAST_WIDTH = LANES
+LEAST_WIDTH = VECTOR
 _FEW = 1 << 15  # numbers, below which waking other threads costs more than it saves
 _LARGE = 1 << 22  # bytes
 _BLOCK = 512  # channels: the scratch of a task stays in the core's own cache

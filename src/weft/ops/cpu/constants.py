@@ -1,5 +1,5 @@
 """Numbers that the kernels and who calls them agree on; nothing here imports Numba."""
 
-LANES = 8  # float32 numbers that are worked on at once
+VECTOR = 8  # float32 numbers of a register, worked on at once
 CHUNK = 16  # steps between the cells that pooling keeps for its backward pass
 KINDS = {"f": 0, "fo": 1, "ifo": 2}  # of pooling

@@ -24,7 +24,7 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.ops.cpu.constants import LANES
+from weft.ops.cpu.constants import VECTOR
 from weft.ops.cpu.decode_parts import (
     ADD,
     NONE,
@@ -132,7 +132,7 @@ def _remember(p, o, lanes, count, private, place):
 def _map(p, o, task, lanes, count, private):
     rows, columns, then, stride = p[o + MAP_ROWS], p[o + MAP_COLUMNS], p[o + MAP_THEN], p[o + MAP_TO_STRIDE]
     first, end = task * p[o + MAP_EACH], min(rows, (task + 1) * p[o + MAP_EACH])
-    part = (rows + LANES - 1) // LANES * LANES
+    part = (rows + VECTOR - 1) // VECTOR * VECTOR
     x = private if p[o + MAP_SOURCE] == 0 else as_float32(p[o + MAP_SOURCE])
     y, h, cell = as_float32(p[o + MAP_TO]), as_float32(p[o + MAP_RESULT]), as_float32(p[o + MAP_CELL])
     for m in range(p[o + MAP_MATRICES]):
@@ -148,7 +148,7 @@ def _map(p, o, task, lanes, count, private):
             share = np.float32(1.0)
             if gate != 0:
                 share = block_gate(private, lanes[n] * p[o + MAP_OWN_STRIDE], rows, gate, p[o + MAP_GAIN])
-            for i in range(first, end, LANES):
+            for i in range(first, end, VECTOR):
                 store(h, to + i, fused(load(y, at + i), splat(share), load(add, add_at + i)))
         elif then <= POOL_IFO:
             zoneout = np.float32(number(p[o + MAP_ZONEOUT]))
@@ -167,7 +167,7 @@ def _attend(p, o, task, tokens, scratch, place):
     query, key, value = as_float32(p[o + ATTEND_QUERY]), as_float32(p[o + ATTEND_KEY]), as_float32(p[o + ATTEND_VALUE])
     keys, values, y = as_float32(p[o + ATTEND_KEYS]), as_float32(p[o + ATTEND_VALUES]), as_float32(p[o + ATTEND_TO])
     seen, angles, eps = as_int64(p[o + ATTEND_SEEN])[lane], p[o + ATTEND_ANGLES], number(p[o + ATTEND_EPS])
-    wide, each, scale = (K + LANES - 1) // LANES * LANES, heads // groups, np.float32(1.0 / math.sqrt(K))
+    wide, each, scale = (K + VECTOR - 1) // VECTOR * VECTOR, heads // groups, np.float32(1.0 / math.sqrt(K))
     ring, new = (lane * groups + group) * slots * wide, place % slots * wide
     at = lane * p[o + ATTEND_KEY_STRIDE] + group * K
     turned(key, at, K, p[o + ATTEND_KEY_NORM], eps, angles, np.float32(1.0), keys, ring + new)

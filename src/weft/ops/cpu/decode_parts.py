@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.ops.cpu.constants import LANES
+from weft.ops.cpu.constants import VECTOR
 from weft.ops.cpu.simd import (
     as_float32,
     exp,
@@ -36,15 +36,15 @@ AHEAD = 2048  # numbers: weights are asked for so far before they are used
 @njit
 def asked_for(w, at):
     """Ask for the first ``AHEAD`` numbers from here."""
-    for i in range(0, AHEAD, 2 * LANES):
+    for i in range(0, AHEAD, 2 * VECTOR):
         prefetch(w, at + i)
 
 
 @njit
 def _square_sum(x, at, width, mean):
     """Return the sum of (x - mean)^2."""
-    even, sums = width - width % LANES, splat(0.0)
-    for i in range(0, even, LANES):
+    even, sums = width - width % VECTOR, splat(0.0)
+    for i in range(0, even, VECTOR):
         v = load(x, at + i) - mean
         sums = fused(v, v, sums)
     s = total(sums)
@@ -55,8 +55,8 @@ def _square_sum(x, at, width, mean):
 
 @njit
 def _mean(x, at, width):
-    even, sums = width - width % LANES, splat(0.0)
-    for i in range(0, even, LANES):
+    even, sums = width - width % VECTOR, splat(0.0)
+    for i in range(0, even, VECTOR):
         sums = sums + load(x, at + i)
     s = total(sums)
     for i in range(even, width):
@@ -76,8 +76,8 @@ def normed(x, at, y, to, width, how, weight, bias, eps):
     """Write a vector as a norm gives it."""
     mean = _mean(x, at, width) if how == LAYER else np.float32(0.0)
     scale = np.float32(1.0 / math.sqrt(_square_sum(x, at, width, mean) / width + eps))
-    even, gain = width - width % LANES, as_float32(weight)
-    for i in range(0, even, LANES):
+    even, gain = width - width % VECTOR, as_float32(weight)
+    for i in range(0, even, VECTOR):
         v = (load(x, at + i) - mean) * scale * load(gain, i)
         store(y, to + i, v if bias == 0 else v + load(as_float32(bias), i))
     for i in range(even, width):
@@ -88,8 +88,8 @@ def normed(x, at, y, to, width, how, weight, bias, eps):
 @njit
 def shifted(x, at, before, before_at, share, y, to, width):
     """Write a vector mixed, channel by channel, with the one before it."""
-    even, share = width - width % LANES, as_float32(share)
-    for i in range(0, even, LANES):
+    even, share = width - width % VECTOR, as_float32(share)
+    for i in range(0, even, VECTOR):
         v = load(x, at + i)
         store(y, to + i, fused(load(share, i), load(before, before_at + i) - v, v))
     for i in range(even, width):
@@ -99,8 +99,8 @@ def shifted(x, at, before, before_at, share, y, to, width):
 @njit
 def _row_dot(w, at, columns, x, start):
     """Multiply a row of a matrix with a vector."""
-    even, a = columns - columns % LANES, splat(0.0)
-    for i in range(0, even, LANES):
+    even, a = columns - columns % VECTOR, splat(0.0)
+    for i in range(0, even, VECTOR):
         a = fused(load(w, at + i), load(x, start + i), a)
     s = total(a)
     for i in range(even, columns):
@@ -114,14 +114,14 @@ def _two_rows(w, at, columns, x, start, y, to):
 
     The rows lie one after the other, so what is asked for ahead is the next ones, in order.
     """
-    even, next_row = columns - columns % (2 * LANES), at + columns
+    even, next_row = columns - columns % (2 * VECTOR), at + columns
     a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-    for i in range(0, even, 2 * LANES):
+    for i in range(0, even, 2 * VECTOR):
         prefetch(w, at + AHEAD + 2 * i)
-        prefetch(w, at + AHEAD + 2 * i + 2 * LANES)
-        u, v = load(x, start + i), load(x, start + i + LANES)
-        a, b = fused(load(w, at + i), u, a), fused(load(w, at + i + LANES), v, b)
-        c, d = fused(load(w, next_row + i), u, c), fused(load(w, next_row + i + LANES), v, d)
+        prefetch(w, at + AHEAD + 2 * i + 2 * VECTOR)
+        u, v = load(x, start + i), load(x, start + i + VECTOR)
+        a, b = fused(load(w, at + i), u, a), fused(load(w, at + i + VECTOR), v, b)
+        c, d = fused(load(w, next_row + i), u, c), fused(load(w, next_row + i + VECTOR), v, d)
     s, t = total(a + b), total(c + d)
     for i in range(even, columns):
         s += w[at + i] * x[start + i]
@@ -149,7 +149,7 @@ def multiplied(w, bias, columns, x, x_stride, y, y_stride, offset, lanes, count,
 @njit
 def pooled(y, at, part, cell, cell_at, h, to, how, zoneout, first, end):
     """Make gates of what the map gave, step the cells, gate what comes out."""
-    for i in range(first, end, LANES):
+    for i in range(first, end, VECTOR):
         z, f = tanh(load(y, at + i)), sigmoid(load(y, at + part + i))
         u = sigmoid(load(y, at + 3 * part + i)) if how == POOL_IFO else 1.0 - f
         f, u = fused(1.0 - f, splat(zoneout), f), u * (1.0 - zoneout)
@@ -168,7 +168,7 @@ def block_gate(x, at, width, weight, gain):
 @njit
 def activated(y, at, part, h, to, how, first, end):
     """Apply a feed-forward block's activation."""
-    for i in range(first, end, LANES):
+    for i in range(first, end, VECTOR):
         v = load(y, at + i)
         if how == SWIGLU:
             gate = load(y, at + part + i)
@@ -179,7 +179,7 @@ def activated(y, at, part, h, to, how, first, end):
             v = upper(v, splat(0.0))
             store(h, to + i, v * v)
         else:
-            for j in range(i, i + LANES):
+            for j in range(i, i + VECTOR):
                 one = np.float64(y[at + j])
                 h[to + j] = np.float32(0.5 * one * (1.0 + math.erf(one * math.sqrt(0.5))))
 
@@ -205,14 +205,14 @@ def turned(x, at, K, norm, eps, angles, scale, y, to):
 @njit
 def _softmax(scores, at, count):
     """Turn scores into e^(score - the largest); return their sum. What fills them up to eight counts for nothing."""
-    end = at + (count + LANES - 1) // LANES * LANES
+    end = at + (count + VECTOR - 1) // VECTOR * VECTOR
     for i in range(at + count, end):
         scores[i] = -1e30
     most = splat(-1e30)
-    for i in range(at, end, LANES):
+    for i in range(at, end, VECTOR):
         most = upper(most, load(scores, i))
     top, sums = largest(most), splat(0.0)
-    for i in range(at, end, LANES):
+    for i in range(at, end, VECTOR):
         e = exp(load(scores, i) - top)
         store(scores, i, e)
         sums = sums + e
@@ -232,8 +232,8 @@ def _dots(keys, at, wide, first, end, query, start, scores, to):
 @njit
 def _summed(values, at, wide, first, end, scores, weight, y, to):
     """Add the values in slots ``first`` to ``end``, by their weights, to ``y``."""
-    even = wide - wide % (4 * LANES)
-    for i in range(0, even, 4 * LANES):
+    even = wide - wide % (4 * VECTOR)
+    for i in range(0, even, 4 * VECTOR):
         a, b, c, d = load(y, to + i), load(y, to + i + 8), load(y, to + i + 16), load(y, to + i + 24)
         for slot in range(first, end):
             here, share = at + slot * wide + i, splat(scores[weight + slot - first])
@@ -245,7 +245,7 @@ def _summed(values, at, wide, first, end, scores, weight, y, to):
         store(y, to + i + 8, b)
         store(y, to + i + 16, c)
         store(y, to + i + 24, d)
-    for i in range(even, wide, LANES):
+    for i in range(even, wide, VECTOR):
         a = load(y, to + i)
         for slot in range(first, end):
             a = fused(load(values, at + slot * wide + i), splat(scores[weight + slot - first]), a)
@@ -259,10 +259,10 @@ def attended(keys, values, at, wide, slots, first, count, scratch):
     _dots(keys, at, wide, first, first + straight, scratch, 0, scratch, scores)
     _dots(keys, at, wide, 0, count - straight, scratch, 0, scratch, scores + straight)
     sums = _softmax(scratch, scores, count)
-    for i in range(wide, 2 * wide, LANES):
+    for i in range(wide, 2 * wide, VECTOR):
         store(scratch, i, splat(0.0))
     _summed(values, at, wide, first, first + straight, scratch, scores, scratch, wide)
     _summed(values, at, wide, 0, count - straight, scratch, scores + straight, scratch, wide)
     share = np.float32(1.0 / sums)
-    for i in range(wide, 2 * wide, LANES):
+    for i in range(wide, 2 * wide, VECTOR):
         store(scratch, i, load(scratch, i) * share)

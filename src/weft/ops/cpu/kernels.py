@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.ops.cpu.constants import CHUNK, KINDS, LANES
+from weft.ops.cpu.constants import CHUNK, KINDS, VECTOR
 from weft.ops.cpu.simd import (
     as_bool,
     as_float32,
@@ -43,8 +43,8 @@ AHEAD = 4  # steps: what is far from what was read before is asked for so early
 @njit
 def _copy(source, at, target, to, width):
     """Copy ``width`` float32 numbers."""
-    for i in range(0, width, LANES):
-        j = min(i, width - LANES)
+    for i in range(0, width, VECTOR):
+        j = min(i, width - VECTOR)
         store(target, to + j, load(source, at + j))
 
 
@@ -85,8 +85,8 @@ def pooling_forward(gates, bias, hidden, cell, last, starts, reset, b, T, C, row
         if t % CHUNK == 0:
             _copy(before, 0, starts, (b * chunks + t // CHUNK) * C + first, width)
         fresh = _is_reset(reset, b * T + t)
-        for i in range(0, width, LANES):
-            j = min(i, width - LANES)
+        for i in range(0, width, VECTOR):
+            j = min(i, width - VECTOR)
             at, to, channel = (b * T + t) * row + first + j, (b * T + t) * C + first + j, first + j
             _ask(gates, at + AHEAD * row, C, kind)
             c = splat(0.0) if fresh else load(before, j)
@@ -202,7 +202,7 @@ def pooling_backward(
     the sums over this sequence's steps; the last eight channels, which may overlap others, have sums of their own.
     """
     width, chunks, own = end - first, (T + CHUNK - 1) // CHUNK, kind + 2
-    size, even = CHUNK * width, (width + LANES - 1) // LANES * LANES
+    size, even = CHUNK * width, (width + VECTOR - 1) // VECTOR * VECTOR
     buffer = np.empty((own + 1) * size + 3 * width + own * even, np.float32)
     made, cells, rest = _scratch(buffer), _scratch(buffer[own * size :]), (own + 1) * size + width
     later, now, sums = _scratch(buffer[rest:]), _scratch(buffer[rest + width :]), _scratch(buffer[rest + 2 * width :])
@@ -213,8 +213,8 @@ def pooling_backward(
         _copy(starts, (b * chunks + chunk) * C + first, cells, 0, width)
         for t in range(begin, stop):
             fresh, kept = _is_reset(reset, t), (t - begin) * width
-            for i in range(0, width, LANES):
-                j = min(i, width - LANES)
+            for i in range(0, width, VECTOR):
+                j = min(i, width - VECTOR)
                 at = t * row + first + j
                 prefetch(grad_hidden, t * C + first + j)
                 _ask(gates, at + AHEAD * row, C, kind)
@@ -222,8 +222,8 @@ def pooling_backward(
                 _step_again(gates, bias, at, C, first + j, kind, fresh, made, kept + j, size, cells, kept + j, width)
         for t in range(stop - 1, begin - 1, -1):
             fresh, kept = _is_reset(reset, t), (t - begin) * width
-            for i in range(0, width, LANES):
-                j = min(i, width - LANES)
+            for i in range(0, width, VECTOR):
+                j = min(i, width - VECTOR)
                 to, grad, g = t * own * C + first + j, load(grad_hidden, t * C + first + j), load(later, j)
                 g = _step_back(
                     grad_gates, sums, cells, made, size, kept + j, to, width, i, even, C, kind, fresh, grad, g
@@ -232,8 +232,8 @@ def pooling_backward(
             later, now = now, later
     _copy(later, 0, grad_cell, b * C + first, width)
     for gate in range(own):
-        for i in range(0, width, LANES):
-            store(grad_bias, (b * own + gate) * C + first + min(i, width - LANES), load(sums, gate * even + i))
+        for i in range(0, width, VECTOR):
+            store(grad_bias, (b * own + gate) * C + first + min(i, width - VECTOR), load(sums, gate * even + i))
     _keep(buffer)
 
 
@@ -248,8 +248,8 @@ def recurrence_forward(forget, update, cells, state, last, reset, b, T, C, forge
         fresh = _is_reset(reset, b * T + t)
         to = (b * T + t) * C + first
         at, add = (b * T + t) * forget_row + first, (b * T + t) * update_row + first
-        for i in range(0, width, LANES):
-            j = min(i, width - LANES)
+        for i in range(0, width, VECTOR):
+            j = min(i, width - VECTOR)
             prefetch(update, add + AHEAD * update_row + j)
             prefetch(forget, at + AHEAD * forget_row + j)
             c = load(update, add + j)
@@ -278,8 +278,8 @@ def recurrence_backward(
     for t in range(T - 1, -1, -1):
         fresh = _is_reset(reset, b * T + t)
         to, at = (b * T + t) * C + first, (b * T + t) * row + first
-        for i in range(0, width, LANES):
-            j = min(i, width - LANES)
+        for i in range(0, width, VECTOR):
+            j = min(i, width - VECTOR)
             prefetch(grad_cells, to - AHEAD * C + j)
             prefetch(cells, to - (AHEAD + 1) * C + j)
             prefetch(forget, at - AHEAD * row + j)
@@ -305,12 +305,12 @@ def rms_norm_forward(x, weight, y, scales, D, eps, first, end):
     """Divide rows by their root mean square and scale; keep the divisors' inverses. D is a multiple of eight."""
     for n in range(first, end):
         squares = splat(0.0)
-        for j in range(0, D, LANES):
+        for j in range(0, D, VECTOR):
             v = load(x, n * D + j)
             squares = fused(v, v, squares)
         scale = np.float32(1.0 / math.sqrt(total(squares) / D + eps))
         scales[n] = scale
-        for j in range(0, D, LANES):
+        for j in range(0, D, VECTOR):
             store(y, n * D + j, load(x, n * D + j) * scale * load(weight, j))
 
 
@@ -321,16 +321,16 @@ def rms_norm_backward(x, weight, scales, grad, grad_x, grad_weight, D, part, fir
     With h = x s: dx = s (g w - h mean(g w h)), dw = sum of g h.
     """
     at = part * D
-    for j in range(0, D, LANES):
+    for j in range(0, D, VECTOR):
         store(grad_weight, at + j, splat(0.0))
     for n in range(first, end):
         scale, dots = scales[n], splat(0.0)
-        for j in range(0, D, LANES):
+        for j in range(0, D, VECTOR):
             g, h = load(grad, n * D + j), load(x, n * D + j) * scale
             dots = fused(g * load(weight, j), h, dots)
             store(grad_weight, at + j, fused(g, h, load(grad_weight, at + j)))
         mean = np.float32(total(dots) / D)
-        for j in range(0, D, LANES):
+        for j in range(0, D, VECTOR):
             h = load(x, n * D + j) * scale
             store(grad_x, n * D + j, (load(grad, n * D + j) * load(weight, j) - h * mean) * scale)
 
@@ -338,8 +338,8 @@ def rms_norm_backward(x, weight, scales, grad, grad_x, grad_weight, D, part, fir
 @njit
 def relu_squared_forward(x, y, first, end):
     """Square what is positive, zero the rest."""
-    for i in range(first, end, LANES):
-        j = min(i, end - LANES)
+    for i in range(first, end, VECTOR):
+        j = min(i, end - VECTOR)
         v = upper(load(x, j), splat(0.0))
         store(y, j, v * v)
 
@@ -347,8 +347,8 @@ def relu_squared_forward(x, y, first, end):
 @njit
 def relu_squared_backward(y, grad, grad_x, first, end):
     """Multiply by 2 relu(x), which is 2 sqrt(y)."""
-    for i in range(first, end, LANES):
-        j = min(i, end - LANES)
+    for i in range(first, end, VECTOR):
+        j = min(i, end - VECTOR)
         store(grad_x, j, 2.0 * square_root(load(y, j)) * load(grad, j))
 
 
@@ -358,7 +358,7 @@ def softmax_loss(logits, targets, nats, weight, V, gradient, first, end):
 
     A target below zero is not scored. The last V mod 8 columns go one by one.
     """
-    even = V - V % LANES
+    even = V - V % VECTOR
     for n in range(first, end):
         at, target = n * V, targets[n]
         if target < 0:
@@ -368,27 +368,27 @@ def softmax_loss(logits, targets, nats, weight, V, gradient, first, end):
                     logits[at + j] = 0.0
             continue
         most = splat(logits[at + V - 1])
-        for j in range(0, even, LANES):
+        for j in range(0, even, VECTOR):
             most = upper(most, load(logits, at + j))
         top = largest(most)
         for j in range(even, V):
             top = max(top, logits[at + j])
         scored, sums = logits[at + target], splat(0.0)
-        for j in range(0, even, LANES):
+        for j in range(0, even, VECTOR):
             e = exp(load(logits, at + j) - top)
             sums = sums + e
             if gradient:
                 store(logits, at + j, e)
         s = total(sums)
         for j in range(even, V):
-            e_one = total(exp(splat(logits[at + j] - top))) / LANES
+            e_one = total(exp(splat(logits[at + j] - top))) / VECTOR
             s += e_one
             if gradient:
                 logits[at + j] = e_one
         nats[n] = math.log(s) + (top - scored)
         if gradient:
             share = np.float32(weight / s)
-            for j in range(0, even, LANES):
+            for j in range(0, even, VECTOR):
                 store(logits, at + j, load(logits, at + j) * share)
             for j in range(even, V):
                 logits[at + j] *= share

@@ -20,11 +20,11 @@ from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from weft.ops.cpu.constants import LANES
+from weft.ops.cpu.constants import VECTOR
 
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_INTS = ir.VectorType(ir.IntType(32), LANES)
-_SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), VECTOR)
+_INTS = ir.VectorType(ir.IntType(32), VECTOR)
+_SHORTS = ir.VectorType(ir.IntType(16), VECTOR)
 _POINTERS = (types.CPointer(types.float32), types.CPointer(types.uint16))
 
 
@@ -32,7 +32,7 @@ class Floats(types.Type):
     """The Numba type of eight float32 numbers."""
 
     def __init__(self) -> None:
-        super().__init__(name=f"float32x{LANES}")
+        super().__init__(name=f"float32x{VECTOR}")
 
 
 floats = Floats()
@@ -47,12 +47,12 @@ class _FloatsModel(models.PrimitiveModel):
 def _all(builder: Any, value: Any, kind: Any = _FLOATS) -> Any:
     """Return a vector with ``value`` in every lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR)
     return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), lanes)
 
 
 def _constant(value: int) -> Any:
-    return ir.Constant(_INTS, [value] * LANES)
+    return ir.Constant(_INTS, [value] * VECTOR)
 
 
 def _operand(builder: Any, kind: Any, value: Any) -> Any:
@@ -208,10 +208,10 @@ def _reduction(value: Any, combine: Any) -> Any:
         return None
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, width = args[0], LANES
+        vector, width = args[0], VECTOR
         while width > 1:  # halves onto halves
             half = width // 2
-            order = ir.Constant(_INTS, [(lane + half) % width if lane < width else lane for lane in range(LANES)])
+            order = ir.Constant(_INTS, [(lane + half) % width if lane < width else lane for lane in range(VECTOR)])
             moved = builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), order)
             vector, width = combine(builder, vector, moved), half
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
@@ -224,7 +224,7 @@ def _elementwise(name: str, arguments: int) -> Any:
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(_FLOATS, [_FLOATS] * arguments)
-        function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
+        function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{VECTOR}f32")
         return builder.call(function, args)
 
     return floats(*[floats] * arguments), generate

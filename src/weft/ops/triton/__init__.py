@@ -1,8 +1,8 @@
 """The recurrence and fused QRNN pooling as Triton kernels, for tensors on a GPU.
 
 Time is worked through in chunks, whose reads are under way together and whose values stay in registers; few long
-sequences are cut into parts that run side by side (``plan``). Triton is imported when one of these functions is first
-called, never before, and nothing is compiled until then.
+sequences are cut into parts that run side by side (``division``). Triton is imported when one of these functions is
+first called, never before, and nothing is compiled until then.
 
     f:   c_t = f_t c_{t-1} + (1 - f_t) z_t        h_t = c_t
     fo:  the same cell                            h_t = o_t c_t
@@ -23,7 +23,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from weft.ops.triton.plan import CHUNK
+from weft.ops.triton.division import CHUNK
 
 __all__ = ["CHUNK", "available", "pooling_backward", "pooling_forward", "recurrence_backward", "recurrence_forward"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from weft.ops.gates import GATES
-from weft.ops.triton import plan
+from weft.ops.triton import division
 from weft.ops.triton import pooling_kernels as kernels
-from weft.ops.triton.plan import Plan, Tiling
+from weft.ops.triton.division import Division, Tiling
 from weft.ops.triton.recurrence import across_parts, back_across_parts, empty_parts, tile_options
 
 
@@ -25,18 +25,18 @@ def forward(
     parts: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(hidden, last, starts)``; ``tiling`` and ``parts`` are chosen where they are not given."""
-    real, cells = plan.cell_dtype(gates.dtype), gates.shape[2] // GATES[pooling]
-    work = plan.divide(gates, cells, tiling or plan.tile(gates, plan.CHUNK), parts)
+    real, cells = division.cell_dtype(gates.dtype), gates.shape[2] // GATES[pooling]
+    work = division.divide(gates, cells, tiling or division.tile(gates, division.CHUNK), parts)
     cell = cell.to(real)
     hidden = torch.empty(work.batch, work.time, cells, dtype=gates.dtype, device=gates.device)
     starts = torch.empty(work.batch, work.chunks, cells, dtype=real, device=gates.device)
     if not hidden.numel():
         return hidden, cell.clone(memory_format=torch.contiguous_format), starts
-    gates, cell, flags = plan.in_rows(gates), cell.contiguous(), plan.as_bytes(reset)
+    gates, cell, flags = division.in_rows(gates), cell.contiguous(), division.as_bytes(reset)
     bias = _bias(bias, real)
     last = torch.empty(work.batch, cells, dtype=real, device=gates.device)
-    row = plan.row_stride(gates)
-    with plan.on_device(gates):
+    row = division.row_stride(gates)
+    with division.on_device(gates):
         between = cell
         if work.parts > 1:
             between = across_parts(*_forward_ends(gates, bias, flags, pooling, work), cell, work)
@@ -48,7 +48,7 @@ def forward(
             HAS_INPUT=pooling == "ifo",
             HAS_BIAS=bias is not None,
             HAS_RESET=flags is not None,
-            FAST=plan.fast(gates),
+            FAST=division.fast(gates),
         )
     return hidden, last, starts
 
@@ -66,19 +66,19 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(grad_gates, grad_bias, grad_cell)``; ``tiling`` must be the one that ``starts`` was made with."""
     real, cells = starts.dtype, gates.shape[2] // GATES[pooling]
-    work = plan.divide(gates, cells, tiling or plan.tile(gates, plan.CHUNK), parts)
+    work = division.divide(gates, cells, tiling or division.tile(gates, division.CHUNK), parts)
     grad_last = grad_last.to(real)
     grad_gates = torch.empty(gates.shape, dtype=gates.dtype, device=gates.device)
     if not gates.numel():
         return grad_gates, grad_last.new_zeros(gates.shape[2]), grad_last.clone(memory_format=torch.contiguous_format)
-    grad_hidden, gates, starts = plan.in_rows(grad_hidden), plan.in_rows(gates), starts.contiguous()
-    grad_last, flags = grad_last.contiguous(), plan.as_bytes(reset)
+    grad_hidden, gates, starts = division.in_rows(grad_hidden), division.in_rows(gates), starts.contiguous()
+    grad_last, flags = grad_last.contiguous(), division.as_bytes(reset)
     bias = _bias(bias, real)
     grad_cell = torch.empty(work.batch, cells, dtype=real, device=gates.device)
     sums = (0,) if bias is None else (work.batch * work.parts, gates.shape[2])
     grad_bias = torch.empty(sums, dtype=real, device=gates.device)
-    grad_row, row = plan.row_stride(grad_hidden), plan.row_stride(gates)
-    with plan.on_device(gates):
+    grad_row, row = division.row_stride(grad_hidden), division.row_stride(gates)
+    with division.on_device(gates):
         between = grad_last
         if work.parts > 1:
             ends = _backward_ends(grad_hidden, gates, bias, flags, pooling, work)
@@ -91,7 +91,7 @@ def backward(
             HAS_INPUT=pooling == "ifo",
             HAS_BIAS=bias is not None,
             HAS_RESET=flags is not None,
-            FAST=plan.fast(gates),
+            FAST=division.fast(gates),
         )
     return grad_gates, grad_cell.new_zeros(gates.shape[2]) if bias is None else grad_bias.sum(0), grad_cell
 
@@ -101,11 +101,11 @@ def _bias(bias: Tensor | None, real: torch.dtype) -> Tensor | None:
 
 
 def _forward_ends(
-    gates: Tensor, bias: Tensor | None, flags: Tensor | None, pooling: str, work: Plan
+    gates: Tensor, bias: Tensor | None, flags: Tensor | None, pooling: str, work: Division
 ) -> tuple[Tensor, Tensor]:
     """Return what each part does to the cell before it, c -> product c + end, both (B, P, C)."""
     product, end = empty_parts(gates, work)
-    row = plan.row_stride(gates)
+    row = division.row_stride(gates)
     kernels.forward_ends[(work.programs,)](
         *(gates, bias, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, row),
@@ -113,17 +113,17 @@ def _forward_ends(
         HAS_INPUT=pooling == "ifo",
         HAS_BIAS=bias is not None,
         HAS_RESET=flags is not None,
-        FAST=plan.fast(gates),
+        FAST=division.fast(gates),
     )
     return product, end
 
 
 def _backward_ends(
-    grad_hidden: Tensor, gates: Tensor, bias: Tensor | None, flags: Tensor | None, pooling: str, work: Plan
+    grad_hidden: Tensor, gates: Tensor, bias: Tensor | None, flags: Tensor | None, pooling: str, work: Division
 ) -> tuple[Tensor, Tensor]:
     """Return what each part does to the gradient that comes back to it, both (B, P, C)."""
     product, end = empty_parts(gates, work)
-    grad_row, row = plan.row_stride(grad_hidden), plan.row_stride(gates)
+    grad_row, row = division.row_stride(grad_hidden), division.row_stride(gates)
     kernels.backward_ends[(work.programs,)](
         *(grad_hidden, gates, bias, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, grad_row, row),
@@ -131,6 +131,6 @@ def _backward_ends(
         HAS_OUTPUT=pooling != "f",
         HAS_BIAS=bias is not None,
         HAS_RESET=flags is not None,
-        FAST=plan.fast(gates),
+        FAST=division.fast(gates),
     )
     return product, end

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.ops.triton import plan
+from weft.ops.triton import division
 from weft.ops.triton import recurrence_kernels as kernels
-from weft.ops.triton.plan import Plan, Tiling
+from weft.ops.triton.division import Division, Tiling
 
 
 def forward(
@@ -24,14 +24,14 @@ def forward(
     parts: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(cells, last)``; ``tiling`` and ``parts`` are chosen where they are not given."""
-    real = plan.cell_dtype(update.dtype)
+    real = division.cell_dtype(update.dtype)
     cells = torch.empty(update.shape, dtype=real, device=update.device)
     if not update.numel():
         return cells, state.to(real, copy=True, memory_format=torch.contiguous_format)
-    forget, update, state = plan.in_rows(forget), plan.in_rows(update), state.to(real).contiguous()
-    flags = plan.as_bytes(reset)
-    work = plan.divide(update, update.shape[2], tiling or plan.tile(update, plan.LONG_CHUNK), parts)
-    with plan.on_device(update):
+    forget, update, state = division.in_rows(forget), division.in_rows(update), state.to(real).contiguous()
+    flags = division.as_bytes(reset)
+    work = division.divide(update, update.shape[2], tiling or division.tile(update, division.LONG_CHUNK), parts)
+    with division.on_device(update):
         between = state
         if work.parts > 1:
             product, end = part_ends(forget, update, flags, work, back=False)
@@ -55,13 +55,13 @@ def backward(
     grad_forget = torch.empty(cells.shape, dtype=real, device=cells.device)
     if not cells.numel():
         return grad_forget, grad_update, grad_last.to(real, copy=True, memory_format=torch.contiguous_format)
-    grad_cells, forget, cells = plan.in_rows(grad_cells), plan.in_rows(forget), plan.in_rows(cells)
+    grad_cells, forget, cells = division.in_rows(grad_cells), division.in_rows(forget), division.in_rows(cells)
     state, grad_last = state.to(real).contiguous(), grad_last.to(real).contiguous()
     grad_state = torch.empty_like(state)
-    flags = plan.as_bytes(reset)
-    work = plan.divide(cells, cells.shape[2], tiling or plan.tile(cells, plan.LONG_CHUNK), parts)
-    grad_row, keep_row, cells_row = (plan.row_stride(x) for x in (grad_cells, forget, cells))
-    with plan.on_device(cells):
+    flags = division.as_bytes(reset)
+    work = division.divide(cells, cells.shape[2], tiling or division.tile(cells, division.LONG_CHUNK), parts)
+    grad_row, keep_row, cells_row = (division.row_stride(x) for x in (grad_cells, forget, cells))
+    with division.on_device(cells):
         between = grad_last
         if work.parts > 1:
             product, end = part_ends(forget, grad_cells, flags, work, back=True)
@@ -75,10 +75,12 @@ def backward(
     return grad_forget, grad_update, grad_state
 
 
-def part_ends(forget: Tensor, update: Tensor, flags: Tensor | None, work: Plan, *, back: bool) -> tuple[Tensor, Tensor]:
+def part_ends(
+    forget: Tensor, update: Tensor, flags: Tensor | None, work: Division, *, back: bool
+) -> tuple[Tensor, Tensor]:
     """Return what each part does to what reaches it, x -> product x + end, both (B, P, C)."""
     product, end = empty_parts(update, work)
-    keep_row, update_row = plan.row_stride(forget), plan.row_stride(update)
+    keep_row, update_row = division.row_stride(forget), division.row_stride(update)
     kernels.ends[(work.programs,)](
         *(forget, update, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, keep_row, update_row),
@@ -89,40 +91,40 @@ def part_ends(forget: Tensor, update: Tensor, flags: Tensor | None, work: Plan, 
     return product, end
 
 
-def across_parts(product: Tensor, end: Tensor, state: Tensor, work: Plan) -> Tensor:
+def across_parts(product: Tensor, end: Tensor, state: Tensor, work: Division) -> Tensor:
     """Return the cells after each part (B, P, C), from what each does to the cell before it."""
     return _run(product, end, state, state, None, work.across_parts(), flip=False)[0]
 
 
-def back_across_parts(product: Tensor, end: Tensor, grad_last: Tensor, work: Plan) -> Tensor:
+def back_across_parts(product: Tensor, end: Tensor, grad_last: Tensor, work: Division) -> Tensor:
     """Return what each part passes on to the one before it (B, P, C), from the last part to the first."""
     return _run(product, end, grad_last, grad_last, None, work.across_parts(), flip=True)[0]
 
 
-def empty_parts(like: Tensor, work: Plan) -> tuple[Tensor, Tensor]:
+def empty_parts(like: Tensor, work: Division) -> tuple[Tensor, Tensor]:
     """Return two tensors (B, P, C) to be written."""
-    shape, real = (work.batch, work.parts, work.cells), plan.cell_dtype(like.dtype)
+    shape, real = (work.batch, work.parts, work.cells), division.cell_dtype(like.dtype)
     return torch.empty(shape, dtype=real, device=like.device), torch.empty(shape, dtype=real, device=like.device)
 
 
-def tile_options(work: Plan, *row_strides: int) -> dict[str, Any]:
+def tile_options(work: Division, *row_strides: int) -> dict[str, Any]:
     """Return what every kernel is compiled for; it follows from the cell width and the layout alone."""
     return {
         "CHUNK": work.tiling.chunk,
         "BLOCK": work.tiling.width,
-        "ALIGN": plan.alignment(work.cells, *row_strides),
+        "ALIGN": division.alignment(work.cells, *row_strides),
         "num_warps": 1,
     }
 
 
 def _run(
-    keep: Tensor, update: Tensor, state: Tensor, between: Tensor, flags: Tensor | None, work: Plan, *, flip: bool
+    keep: Tensor, update: Tensor, state: Tensor, between: Tensor, flags: Tensor | None, work: Division, *, flip: bool
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence given the cells ``between`` parts; ``flip`` runs it from the end of time."""
-    real = plan.cell_dtype(update.dtype)
+    real = division.cell_dtype(update.dtype)
     cells = torch.empty(update.shape, dtype=real, device=update.device)
     last = torch.empty(state.shape, dtype=real, device=update.device)
-    keep_row, update_row = plan.row_stride(keep), plan.row_stride(update)
+    keep_row, update_row = division.row_stride(keep), division.row_stride(update)
     kernels.forward[(work.programs,)](
         *(keep, update, state, between, flags, cells, last),
         *(work.time, work.chunks, work.span, work.cells, keep_row, update_row),

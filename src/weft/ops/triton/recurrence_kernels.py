@@ -1,6 +1,6 @@
 """Kernels of c_t = f_t c_{t-1} + u_t and of its backward pass. For Triton's compiler.
 
-Every program works on one part of time of one row (see ``plan``). Numbers that change with the batch or the length
+Every program works on one part of time of one row (see ``division``). Numbers that change with the batch or the length
 (T, N, span) are arguments on which nothing is specialised, so a new length compiles nothing. Row strides and the cell
 width are multiples of ALIGN; saying so lets several channels be loaded at once. Steps past the end of time keep
 everything and add nothing.

@@ -31,7 +31,7 @@ class Tiling(NamedTuple):
     width: int
 
 
-class Plan(NamedTuple):
+class Division(NamedTuple):
     """The division of a (B, T, C) problem; ``span`` is the number of chunks in a part."""
 
     tiling: Tiling
@@ -47,8 +47,8 @@ class Plan(NamedTuple):
         """The number of programs that the work is done by."""
         return self.batch * self.parts * -(-self.cells // self.tiling.width)
 
-    def across_parts(self) -> Plan:
-        """Return the plan of the pass that carries a cell from part to part: the parts are its steps."""
+    def across_parts(self) -> Division:
+        """Return the division of the pass that carries a cell from part to part: the parts are its steps."""
         chunks = -(-self.parts // self.tiling.chunk)
         return self._replace(time=self.parts, chunks=chunks, span=chunks, parts=1)
 
@@ -58,7 +58,7 @@ def tile(like: Tensor, chunk: int) -> Tiling:
     return Tiling(chunk, WARP * max(1, 4 // like.element_size()))
 
 
-def divide(like: Tensor, cells: int, tiling: Tiling, parts: int | None = None) -> Plan:
+def divide(like: Tensor, cells: int, tiling: Tiling, parts: int | None = None) -> Division:
     """Return how to divide the work over ``like`` (B, T, ...) with C = ``cells``.
 
     ``parts`` asks for that many parts of time instead of as many as the device has use for.
@@ -68,7 +68,7 @@ def divide(like: Tensor, cells: int, tiling: Tiling, parts: int | None = None) -
     if parts is None:
         parts = _useful_parts(batch * -(-cells // tiling.width), like.device)
     span = -(-chunks // max(1, min(parts, chunks)))
-    return Plan(tiling, batch, time, cells, chunks, span, -(-chunks // span) if span else 0)
+    return Division(tiling, batch, time, cells, chunks, span, -(-chunks // span) if span else 0)
 
 
 def _useful_parts(rows: int, device: torch.device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -55,25 +55,45 @@ class Style(NamedTuple):
 def styles(study: StudyRecords) -> dict[str, Style]:
     """Return the style of each architecture: those with a name have it in every study, baselines are ink and stars."""
     named = list(ARCHITECTURES)
-    free = iter(range(len(named), len(named) + len(study.contenders)))
-    styles: dict[str, Style] = {}
-    order = {name: place for place, name in enumerate(study.planned)}
-    for one in sorted(study.contenders, key=lambda one: (order.get(one.name, len(order)), one.name)):
+    next_slot = len(named)  # of a pattern or a variant, in the order of the plan
+    next_marker = 0  # of a baseline
+    places = {name: place for place, name in enumerate(study.planned)}
+    found: dict[str, Style] = {}
+    for one in sorted(study.contenders, key=lambda one: (places.get(one.name, len(places)), one.name)):
         if one.is_baseline:
-            known = sum(style.color == INK for style in styles.values())
-            styles[one.name] = Style(INK, INK, _BASELINE_MARKERS[known % len(_BASELINE_MARKERS)])
+            found[one.name] = Style(INK, INK, _BASELINE_MARKERS[next_marker % len(_BASELINE_MARKERS)])
+            next_marker += 1
+            continue
+        if one.name in named:
+            slot = named.index(one.name)
         else:
-            slot = named.index(one.name) if one.name in named else next(free)
-            color = slot % len(SERIES)
-            styles[one.name] = Style(SERIES[color], WORDS[color], _MARKERS[slot % len(_MARKERS)])
-    return styles
+            slot = next_slot
+            next_slot += 1
+        color = slot % len(SERIES)
+        found[one.name] = Style(SERIES[color], WORDS[color], _MARKERS[slot % len(_MARKERS)])
+    return found
 
 
 class _Line(NamedTuple):
+    """A curve to draw, with its ``role``: a key of ``_ROLES``."""
+
     contender: Contender
     x: Floats
     y: Floats
-    role: str  # "first" seed at the best learning rate, "seed" for the others, "rate" for other learning rates
+    role: str
+
+
+class _Pen(NamedTuple):
+    width: float
+    alpha: float
+
+
+# How the curves of an architecture are drawn, faint ones first, so that they lie below.
+_ROLES = {
+    "rate": _Pen(0.8, 0.28),  # another learning rate
+    "seed": _Pen(0.9, 0.75),  # another seed at the best learning rate
+    "first": _Pen(1.8, 1.0),  # the first seed at the best learning rate
+}
 
 
 def curve_plot(study: StudyRecords, by: str, width: int, height: int = 350) -> str:
@@ -81,17 +101,26 @@ def curve_plot(study: StudyRecords, by: str, width: int, height: int = 350) -> s
     lines = _lines(study, by)
     if not lines:
         return ""
-    minutes = by == "seconds" and max(line.x.max() for line in lines) >= 120
-    name = "training tokens" if by == "tokens" else f"{'minutes' if minutes else 'seconds'} of training"
+    name = "training tokens"
+    unit = 1.0
+    if by == "seconds":
+        name = "seconds of training"
+        if max(line.x.max() for line in lines) >= 120:
+            name = "minutes of training"
+            unit = 60.0
     figure = new_figure(width, height)
     axes = new_axes(figure, "validation bits per byte", name)
     drawn = styles(study)
-    ends = [_draw(axes, line, drawn[line.contender.name], 60.0 if minutes else 1.0) for line in lines]
+    ends = []
+    for line in lines:
+        end = _draw(axes, line, drawn[line.contender.name], unit)
+        if line.role == "first":
+            ends.append(end)
     _limit(axes, lines)
     if by == "tokens":
         count_tokens(axes)
     axes.set_xlim(left=0)
-    label_ends(axes, [end for end, line in zip(ends, lines, strict=True) if line.role == "first"])
+    label_ends(axes, ends)
     return to_svg(figure, f"{by}{width}", f"Validation bits per byte against {name}, {_final(lines)}")
 
 
@@ -105,33 +134,59 @@ def _lines(study: StudyRecords, by: str) -> list[_Line]:
     """Return the curves to draw, faint ones first."""
     lines = []
     for contender in study.contenders:
-        own = [curve for curve in study.curves if curve["architecture"] == contender.name]
-        known = [(curve, *_points(curve, by)) for curve in own]
-        known = [(curve, x, y) for curve, x, y in known if len(x)]
-        if known and not any(curve.get("chosen") is True for curve, _, _ in known):
-            best = min(range(len(known)), key=lambda place: float(known[place][2][-1]))
-            known[best] = ({**known[best][0], "chosen": True}, *known[best][1:])
-        chosen = [finite(curve.get("seed")) or 0.0 for curve, _, _ in known if curve.get("chosen") is True]
-        for curve, x, y in known:
-            first = (finite(curve.get("seed")) or 0.0) == min(chosen)
-            role = "rate" if curve.get("chosen") is not True else "first" if first else "seed"
-            lines.append(_Line(contender, x, y, role))
-    return sorted(lines, key=lambda line: ("rate", "seed", "first").index(line.role))
+        lines += _lines_of(contender, study.curves, by)
+    order = list(_ROLES)
+    return sorted(lines, key=lambda line: order.index(line.role))
+
+
+def _lines_of(contender: Contender, curves: Iterable[Event], by: str) -> list[_Line]:
+    known = []
+    for curve in curves:
+        if curve["architecture"] == contender.name:
+            x, y = _points(curve, by)
+            if len(x):
+                known.append((curve, x, y))
+    if not known:
+        return []
+    # An unfinished study has chosen no curve yet: then the one that ends lowest stands for it.
+    chosen = [curve for curve, _, _ in known if curve.get("chosen") is True]
+    if not chosen:
+        lowest, _, _ = min(known, key=lambda one: float(one[2][-1]))
+        chosen = [lowest]
+    first = min(_seed(curve) for curve in chosen)
+    lines = []
+    for curve, x, y in known:
+        if curve not in chosen:
+            role = "rate"
+        elif _seed(curve) == first:
+            role = "first"
+        else:
+            role = "seed"
+        lines.append(_Line(contender, x, y, role))
+    return lines
+
+
+def _seed(curve: Event) -> float:
+    return finite(curve.get("seed")) or 0.0
 
 
 def _points(curve: Event, by: str) -> tuple[Floats, Floats]:
+    """Return what was measured (y) after how much of ``by`` (x), in order."""
     given = curve.get("validation")
-    events = [event for event in given if isinstance(event, Mapping)] if isinstance(given, list) else []
+    events = []
+    if isinstance(given, list):
+        events = [event for event in given if isinstance(event, Mapping)]
     x, y = series(events, by, BITS)
     order = np.argsort(x, kind="stable")
     return thinned(x[order], y[order])
 
 
 def _draw(axes: Axes, line: _Line, style: Style, unit: float) -> Label:
+    """Draw a curve, with a marker at the end of the first seed's; return the label of its end."""
     x = line.x / unit
     dashes = "--" if line.contender.is_baseline else "-"
-    width, alpha = {"first": (1.8, 1.0), "seed": (0.9, 0.75), "rate": (0.8, 0.28)}[line.role]
-    axes.plot(x, line.y, color=style.color, ls=dashes, lw=width, alpha=alpha)
+    pen = _ROLES[line.role]
+    axes.plot(x, line.y, color=style.color, ls=dashes, lw=pen.width, alpha=pen.alpha)
     if line.role == "first":
         axes.plot(x[-1:], line.y[-1:], color=style.color, marker=style.marker, ms=style.marker_size(5.5))
     return Label(float(x[-1]), float(line.y[-1]), plain(line.contender.label), style.words)
@@ -140,10 +195,11 @@ def _draw(axes: Axes, line: _Line, style: Style, unit: float) -> Label:
 def _limit(axes: Axes, lines: Sequence[_Line]) -> None:
     """Let the first plunge, and learning rates that were not chosen, run out of the picture."""
     best = [line for line in lines if line.role != "rate"]
-    settled = np.concatenate([line.y[(line.x >= _SETTLED * line.x[-1])] for line in best])
+    settled = [line.y[line.x >= _SETTLED * line.x[-1]] for line in best]
     low = min(float(line.y.min()) for line in best)
-    margin = max(0.05 * (float(settled.max()) - low), 0.01)
-    axes.set_ylim(low - margin, float(settled.max()) + margin)
+    high = float(np.concatenate(settled).max())
+    margin = max(0.05 * (high - low), 0.01)
+    axes.set_ylim(low - margin, high + margin)
 
 
 def rate_plot(study: StudyRecords, width: int, columns: int) -> str:
@@ -155,15 +211,15 @@ def rate_plot(study: StudyRecords, width: int, columns: int) -> str:
     if not shown:
         return ""
     columns = min(columns, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    figure, panels = _panels(width, rows, columns)
+    figure, panels = _panels(width, math.ceil(len(shown) / columns), columns)
+    drawn = styles(study)
     for panel, one in zip(panels.flat, shown, strict=False):
-        style = styles(study)[one.name]
+        # All architectures in grey, and the panel's own over them.
         for other in shown:
             _draw_rates(panel, other, Style(GRID, GRID, ""), 1.0)
-        _draw_rates(panel, one, style, 1.8)
+        _draw_rates(panel, one, drawn[one.name], 1.8)
         _mark_failed(panel, one)
-        panel.set_title(plain(one.label), loc="left", fontsize=10, color=style.words)
+        panel.set_title(plain(one.label), loc="left", fontsize=10, color=drawn[one.name].words)
         panel.grid(axis="y", color=GRID, lw=0.6)
         undress(panel)
     _frame_panels(list(panels.flat), shown, columns)
@@ -195,24 +251,30 @@ def _by_rate(contender: Contender) -> dict[float, list[float]]:
     """Return the validation figures at each learning rate, the first seed's first."""
     found: dict[float, list[float]] = {}
     for trial in contender.trials:
-        rate, bits = finite(trial.get("learning_rate")), finite(trial.get(VALIDATION))
+        rate = finite(trial.get("learning_rate"))
+        bits = finite(trial.get(VALIDATION))
         if rate and rate > 0 and bits is not None:
             found.setdefault(rate, []).append(bits)
     return found
 
 
 def _draw_rates(panel: Axes, contender: Contender, style: Style, lw: float) -> None:
-    """Draw the first seed as a line, and where there is a colour the other seeds as dots and the best as a ring."""
+    """Draw the first seed as a line, and where there is a marker the other seeds as dots and the best as a ring."""
     found = _by_rate(contender)
     rates = sorted(found)
     first = [found[rate][0] for rate in rates]
     panel.plot(rates, first, color=style.color, lw=lw, marker=style.marker, ms=style.marker_size(4))
     if not style.marker:
         return
-    others = [(rate, bits) for rate in rates for bits in found[rate][1:]]
-    panel.plot([rate for rate, _ in others], [bits for _, bits in others], ".", color=style.color, ms=4, alpha=0.7)
-    chosen = contender.rate
-    best = chosen if chosen in found and chosen else min(rates, key=lambda rate: found[rate][0])
+    x, y = [], []
+    for rate in rates:
+        others = found[rate][1:]
+        x += [rate] * len(others)
+        y += others
+    panel.plot(x, y, ".", color=style.color, ms=4, alpha=0.7)
+    best = contender.rate
+    if not best or best not in found:
+        best = min(rates, key=lambda rate: found[rate][0])
     panel.plot([best], [found[best][0]], "o", ms=10, mfc="none", mec=style.color, mew=1.2)
 
 
@@ -240,7 +302,9 @@ def _frame_panels(panels: Sequence[Axes], shown: Sequence[Contender], columns: i
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     rates = sorted({rate for one in shown for rate in _by_rate(one)})
-    ticks = rates if len(rates) <= _MOST_RATE_TICKS else [rates[0], rates[len(rates) // 2], rates[-1]]
+    ticks = rates
+    if len(rates) > _MOST_RATE_TICKS:
+        ticks = [rates[0], rates[len(rates) // 2], rates[-1]]
     for place, panel in enumerate(panels):
         panel.set_visible(place < len(shown))
         panel.set_xscale("log")
@@ -249,9 +313,16 @@ def _frame_panels(panels: Sequence[Axes], shown: Sequence[Contender], columns: i
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_words(rate)))
         panel.tick_params(labelbottom=place + columns >= len(shown))
-    best = [min(found[0] for found in _by_rate(one).values()) for one in shown]
-    everything = [bits for one in shown for found in _by_rate(one).values() for bits in found]
+    best = []  # of each architecture
+    everything = []
+    for one in shown:
+        figures = list(_by_rate(one).values())
+        best.append(min(found[0] for found in figures))
+        for found in figures:
+            everything += found
+    # Rates that are far worse than the best ones run out of the picture.
     ceiling = max(best) + max(_CEILING * (max(best) - min(best)), 0.2)
     high = min(ceiling, max(everything))
-    margin = 0.12 * max(high - min(everything), 0.02)
-    panels[0].set_ylim(min(everything) - margin, high + margin)
+    low = min(everything)
+    margin = 0.12 * max(high - low, 0.02)
+    panels[0].set_ylim(low - margin, high + margin)

@@ -52,7 +52,7 @@ def main() -> None:
     data: dict[str, Any] = {"split": given.split}
     if given.lines:
         data["document_separator"] = "\n"
-    training = {"tokens": parse_count(given.tokens), "seed": given.seed, "validations": 4, "samples": 0}
+    training = {"tokens": parse_count(given.tokens), "seed": given.seed, "logging": {"validations": 4, "samples": 0}}
     settings: dict[str, Any] = {"training": training}
     if given.parameters:
         settings["model"] = {"parameters": given.parameters}

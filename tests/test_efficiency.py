@@ -56,7 +56,7 @@ def test_each_rate_is_tried_and_the_best_repeated_and_nothing_is_trained_twice(a
     words = ("structured", "text", "--rates", "2e-3,4e-3", "--only", "dense;low_rank", "--seeds", "3")
     commands = asked(*words)
     assert len(commands) == 2 * (2 + 2)
-    assert sum("training.learning_rate=4e-3" in command for command in commands) == 2 * 3
+    assert sum("training.optimizer.learning_rate=4e-3" in command for command in commands) == 2 * 3
     assert {tokens_of(command) for command in commands} == {1000}
     assert "| low_rank | 4e-3 | 1.5000 | 1.5000 | 2.9957 | 10 | 5 | 1,000 | 1 |" in capsys.readouterr().out
     assert asked(*words) == []
@@ -75,7 +75,7 @@ def test_children_come_after_the_parent_and_start_from_its_best_run(asked, tmp_p
     commands = asked("stacking", "text", "--rates", "2e-3,4e-3", "--only", only)
     assert [tokens_of(command) for command in commands] == [4000, 4000, 1000, 1000]
     parent = commands[1][commands[1].index("--out") + 1]
-    assert all(f"training.init_from={parent}" in command for command in commands[2:])
+    assert all(f"training.start.run={parent}" in command for command in commands[2:])
     assert "--vocab-size" not in commands[2]
 
 
@@ -96,7 +96,7 @@ def test_every_contender_is_a_recipe_and_those_of_one_size_are_equal_to_a_percen
     prepared = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=2048, boundary_id=1, padding_id=0))
     for name, contender in QUESTIONS[question].items():
         recipe = make_recipe(parse_settings(one.replace("{run}", "runs/x") for one in contender.settings))
-        if recipe.training.init_from is None:
+        if recipe.training.start.run is None:
             model = make_model(recipe, prepared, None)
             if recipe.model.parameters:
                 assert model.parameter_count == pytest.approx(1e6, rel=0.01), name

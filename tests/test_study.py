@@ -136,7 +136,11 @@ def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tm
 
     def pretend(self, name, settings, seed):
         asked.append((name, tuple(settings.values()), seed))
-        bits = 1.5 + abs(settings["training.learning_rate"] - 2e-3) + abs(settings["training.weight_decay"] - 0.3)
+        bits = (
+            1.5
+            + abs(settings["training.optimizer.learning_rate"] - 2e-3)
+            + abs(settings["training.optimizer.weight_decay"] - 0.3)
+        )
         told = {"validation": bits + settings["model.dropout"], "test": bits, "parameters": 1}
         return told | {"tokens": 1}
 

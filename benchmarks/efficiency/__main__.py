@@ -32,10 +32,10 @@ from weft.pattern import parse_count
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
 FIXED = (
-    "training.samples=0",
-    "training.validations=4",
-    "training.lanes=8",
-    "training.weight_decay=0.1",
+    "training.logging.samples=0",
+    "training.logging.validations=4",
+    "training.batch.batch_size=8",
+    "training.optimizer.weight_decay=0.1",
     "model.dropout=0",
 )
 BYTES = 258  # the vocabulary of bytes
@@ -156,7 +156,7 @@ class Comparison:
             command += ["--tokenizer", given.tokenizer] if given.tokenizer else []
             command += ["--vocab-size", str(given.vocab_size)] if given.vocab_size else []
         run = "" if contender.after is None else str(self._folder_of(contender.after))
-        settings = [*FIXED, f"training.learning_rate={rate}", f"training.seed={seed}", *given.set]
+        settings = [*FIXED, f"training.optimizer.learning_rate={rate}", f"training.seed={seed}", *given.set]
         for setting in [*settings, *(one.replace("{run}", run) for one in contender.settings)]:
             command += ["--set", setting]
         return command

@@ -24,7 +24,12 @@ from weft.waiting import POLICY, SPINS, TURNS
 
 RESULTS = Path(__file__).parent / "results" / "busy-cpu.json"
 WAYS = {"default": {SPINS: "300000"}, "ours": {SPINS: TURNS}, "passive": {POLICY: "passive"}}
-SETTINGS = ("training.samples=0", "training.validations=1", "training.lanes=8", "training.log_every=1")
+SETTINGS = (
+    "training.logging.samples=0",
+    "training.logging.validations=1",
+    "training.batch.batch_size=8",
+    "training.logging.log_every=1",
+)
 STARTING = 20  # seconds
 
 

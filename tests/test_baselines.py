@@ -159,7 +159,7 @@ def test_bytes_of_state_are_those_of_the_cache():
 @pytest.fixture
 def recipe(tiny):  # noqa: F811
     """Return a maker of recipes of a tiny peer."""
-    return lambda **model: tiny(training={"samples": 0}) | {"model": PEER | model}
+    return lambda **model: tiny(training={"logging": {"samples": 0}}) | {"model": PEER | model}
 
 
 def test_a_run_is_a_llama_folder_and_works_like_any_run(recipe, tmp_path):

@@ -41,7 +41,9 @@ def test_gates_and_gains_learn_and_are_not_decayed(optimizer):
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    for each in make_optimizers(model, TrainingConfig(optimizer=optimizer, learning_rate=0.5, weight_decay=0.5)):
+    for each in make_optimizers(
+        model, TrainingConfig(optimizer={"name": optimizer, "learning_rate": 0.5, "weight_decay": 0.5})
+    ):
         each.step()  # which decays, and does nothing else
     for name, parameter in model.named_parameters():
         kept = torch.equal(parameter, before[name])

@@ -23,7 +23,9 @@ WORDS = ["--name", "t", "--tokens", "1000", "--vocab-size", "300"]
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """The recipes that the harness would train; the loss is the larger, the farther the rate is from 4e-3."""
-    recipes = pretend_training(monkeypatch, lambda recipe: 1.5 + abs(recipe["training"]["learning_rate"] - 4e-3))
+    recipes = pretend_training(
+        monkeypatch, lambda recipe: 1.5 + abs(recipe["training"]["optimizer"]["learning_rate"] - 4e-3)
+    )
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     monkeypatch.setattr(harness, "paces", lambda recipes, *_: {n: [8.0, 4, 2] for n in recipes} | SLOW)
 
@@ -43,7 +45,7 @@ def test_each_rate_is_tried_and_the_best_repeated_and_nothing_is_trained_twice(a
     words = ("structured", "text", "--rates", "2e-3,4e-3", "--only", "dense;low_rank", "--seeds", "3")
     recipes = asked(*words)
     assert len(recipes) == 2 * (2 + 2)
-    assert sum(recipe["training"]["learning_rate"] == 4e-3 for recipe in recipes) == 2 * 3
+    assert sum(recipe["training"]["optimizer"]["learning_rate"] == 4e-3 for recipe in recipes) == 2 * 3
     assert {recipe["training"]["tokens"] for recipe in recipes} == {1000}
     assert "| low_rank | 4e-3 | 1.5000 | 1.5000 | 2.9957 | 10 | 5 | 1,000 | 1 |" in capsys.readouterr().out
     assert asked(*words) == []
@@ -61,7 +63,7 @@ def test_children_come_after_the_parent_and_start_from_its_best_run(asked, tmp_p
     only = f"shared, transfer;{PARENT}"
     recipes = asked("stacking", "text", "--rates", "2e-3,4e-3", "--only", only)
     assert [recipe["training"]["tokens"] for recipe in recipes] == [4000, 4000, 1000, 1000]
-    (parent,) = {recipe["training"]["init_from"] for recipe in recipes[2:]}
+    (parent,) = {recipe["training"]["start"]["run"] for recipe in recipes[2:]}
     assert recipes[0]["data"]["vocab_size"] == 300
     assert "vocab_size" not in recipes[2]["data"]
     assert read_result(Path(parent)).validation.bits_per_byte == 1.5  # the parent's best run is kept, and only that
@@ -86,7 +88,7 @@ def test_every_contender_is_a_recipe_and_those_of_one_size_are_equal_to_a_percen
     prepared = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=2048, boundary_id=1, padding_id=0))
     for name, contender in QUESTIONS[question].items():
         recipe = make_recipe(parse_settings(one.replace("{run}", "runs/x") for one in contender.settings))
-        if recipe.training.init_from is None:
+        if recipe.training.start.run is None:
             model = make_model(recipe, prepared, None)
             if recipe.model.parameters:
                 assert model.parameter_count == pytest.approx(1e6, rel=0.01), name

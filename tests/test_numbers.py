@@ -31,7 +31,11 @@ WILD = {
     int: (-1, 10**26, 2**63, 2**64, -(10**26), math.nan, math.inf, 0.5, "many", [], DEEP, {}, object()),
     float: (-1.0, 1e300, -1e300, math.nan, math.inf, -math.inf, 10**400, "much", [], DEEP, {}, object()),
 }
-MEANT = {("TrainingConfig", "clip", 1e300), ("TrainingConfig", "clip", math.inf), ("TrainingConfig", "clip", 10**400)}
+MEANT = {
+    ("OptimizerConfig", "clip", 1e300),
+    ("OptimizerConfig", "clip", math.inf),
+    ("OptimizerConfig", "clip", 10**400),
+}
 
 
 def all_configurations() -> list[type[FrozenConfig]]:
@@ -93,7 +97,7 @@ def test_a_field_of_numbers_is_found_at_any_depth():
     assert {(section.__name__, name) for section, name, _ in FIELDS} >= {
         ("MapConfig", "factors"),
         ("AdaptiveConfig", "cutoffs"),
-        ("TrainingConfig", "init_block"),
+        ("StartConfig", "block"),
         ("Plan", "seeds"),
     }
 
@@ -135,7 +139,7 @@ def section_of_model(name: str) -> bool:
 
 def test_values_that_are_too_large_together_are_told():
     with pytest.raises(UserError, match="make a step of 34,359,738,368 tokens"):
-        TrainingConfig.parse({"lanes": 1 << 15, "length": 1 << 20})
+        TrainingConfig.parse({"batch": {"batch_size": 1 << 15, "sequence_length": 1 << 20}})
     with pytest.raises(UserError, match="is more than 1,048,576 features"):
         configure("a", 300, {"hidden_size": 64, "attention": {"num_heads": 1 << 20, "head_dim": 64}})
 

@@ -24,7 +24,7 @@ def blocks(language, page="README.md"):
 
 
 # What makes a command quick enough here, and changes nothing else. A server does not end: tests/serve starts it.
-QUICK = {"compare": "--parameters 100k --learning-rates 4e-3 --set training.validations=1"}
+QUICK = {"compare": "--parameters 100k --learning-rates 4e-3 --set training.logging.validations=1"}
 ELSEWHERE = ("weft serve ", "weft compare my_texts/ --variants ")
 GUIDES = ("install", "training", "patterns", "recipes", "compare", "fewer-parameters")
 

@@ -142,7 +142,12 @@ def test_halving_trains_the_better_half_for_the_whole_time(tmp_path, monkeypatch
 def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tmp_path, monkeypatch):
     def bits(recipe):
         training, model = recipe["training"], recipe["model"]
-        return 1.5 + abs(training["learning_rate"] - 2e-3) + abs(training["weight_decay"] - 0.3) + model["dropout"]
+        return (
+            1.5
+            + abs(training["optimizer"]["learning_rate"] - 2e-3)
+            + abs(training["optimizer"]["weight_decay"] - 0.3)
+            + model["dropout"]
+        )
 
     asked = pretend_training(monkeypatch, bits)
     monkeypatch.setattr(equal_time, "RESULTS", tmp_path)
@@ -154,7 +159,7 @@ def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tm
     equal_time.main()
     first = len(equal_time.SEARCH)
     assert len(asked) == 2 * (first + 2)
-    tuned = {"learning_rate": 2e-3, "weight_decay": 0.3}
+    tuned = {"optimizer": {"learning_rate": 2e-3, "weight_decay": 0.3}}
     assert asked[-1]["model"]["peer"] == "llama"
     assert asked[-1]["training"].items() >= (tuned | {"seed": 2}).items()
     assert asked[-1]["training"]["tokens"] == equal_time.TOKENS / 2  # that it reads in the time of the hybrid

@@ -32,10 +32,10 @@ from weft.training.result import TrainingResult
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency"
 FIXED = (
-    "training.samples=0",
-    "training.validations=4",
-    "training.lanes=8",
-    "training.weight_decay=0.1",
+    "training.logging.samples=0",
+    "training.logging.validations=4",
+    "training.batch.batch_size=8",
+    "training.optimizer.weight_decay=0.1",
     "model.dropout=0",
 )
 BYTES = 258  # the vocabulary of bytes
@@ -158,7 +158,7 @@ class Question:
         else:
             best = f"{contender.after} | {self.best_rate(contender.after)} | 0"
             run = str(self.runner.run_of(folder_name(best)))
-        settings = [*FIXED, f"training.learning_rate={rate}", f"training.seed={seed}", *given.set]
+        settings = [*FIXED, f"training.optimizer.learning_rate={rate}", f"training.seed={seed}", *given.set]
         settings += [one.replace("{run}", run) for one in contender.settings]
         return merge({"data": data, "training": {"tokens": self._tokens(name)}}, parse_settings(settings))
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 WIDTH = "model.hidden_size=160"
 SIZE = "model.parameters=1M"
 LOW_RANK = ("model.maps.feed_forward.kind=low_rank", "model.maps.feed_forward.share=0.32")
-BLOCKS_BY_ADAMW = 'training.muon_takes=["matrices", "tensors"]'
+BLOCKS_BY_ADAMW = 'training.optimizer.muon_takes=["matrices", "tensors"]'
 NO_SHIFT = "model.token_shift=false"  # which by itself tells each block of the position before
 ATTENTION = "model.pattern=afafaf"
-TENSORS_BY_ADAMW = 'training.muon_takes=["matrices", "blocks"]'
+TENSORS_BY_ADAMW = 'training.optimizer.muon_takes=["matrices", "blocks"]'
 
 
 class Contender(NamedTuple):
@@ -47,7 +47,7 @@ ROLES = ("feed_forward", "attention", "qrnn")
 ADAPTER = tuple(f"model.maps.{role}.{how}" for role in ROLES for how in ("kind=matrix_product", "adapter=8"))
 PARENT = "parent, four times the tokens"
 STACKED, ONE_COPY = "model.pattern=[qfaf]3", "model.pattern=qfaf"
-START = ("training.init_from={run}", "training.init_block=best")
+START = ("training.start.run={run}", "training.start.block=best")
 TEACHER = "training.teacher.run={run}"
 QUESTIONS: dict[str, dict[str, Contender]] = {
     "structured": {

@@ -46,15 +46,21 @@ CANDIDATES: dict[str, Settings] = {
     "transformer, memory 128": {"model.architecture": "transformer", "model.attention.memory": 128},
     "llama": {"model.peer": "llama"},
 }
-BEGIN: Settings = {"training.learning_rate": 4e-3, "training.weight_decay": 0.1, "model.dropout": 0.0}
-FURTHER: Settings = {"training.learning_rate": None}  # twice the best rate where more was better, otherwise half of it
+BEGIN: Settings = {
+    "training.optimizer.learning_rate": 4e-3,
+    "training.optimizer.weight_decay": 0.1,
+    "model.dropout": 0.0,
+}
+FURTHER: Settings = {
+    "training.optimizer.learning_rate": None
+}  # twice the best rate where more was better, otherwise half of it
 SEARCH: tuple[Settings, ...] = (  # one after the other, each from the best so far
     {},
-    {"training.learning_rate": 8e-3},
+    {"training.optimizer.learning_rate": 8e-3},
     FURTHER,
-    {"training.weight_decay": 0.3},
+    {"training.optimizer.weight_decay": 0.3},
     {"model.dropout": 0.1},
-    {"training.weight_decay": 1.0},
+    {"training.optimizer.weight_decay": 1.0},
 )
 
 
@@ -92,7 +98,10 @@ def main() -> None:
 
 def measure_pace(rounds: int) -> None:
     """Write the tokens a second of every candidate: medians over ``rounds``, each candidate once a round."""
-    asked = {name: {"model.parameters": SIZE, "training.lanes": LANES} | BEGIN | of for name, of in CANDIDATES.items()}
+    asked = {
+        name: {"model.parameters": SIZE, "training.batch.batch_size": LANES} | BEGIN | of
+        for name, of in CANDIDATES.items()
+    }
     recipes = {name: [f"{key}={value}" for key, value in settings.items()] for name, settings in asked.items()}
     speeds = paces(recipes, VOCABULARY, rounds)
     told = {
@@ -175,9 +184,9 @@ class Tuning:
             "data.vocab_size": VOCABULARY,
             "model.parameters": SIZE,
             "training.tokens": round(TOKENS * pace / self.pace["hybrid"]),
-            "training.samples": 0,
-            "training.validations": 3,
-            "training.lanes": LANES,
+            "training.logging.samples": 0,
+            "training.logging.validations": 3,
+            "training.batch.batch_size": LANES,
             "training.seed": seed,
         }
         asked = fixed | CANDIDATES[candidate] | settings
@@ -201,8 +210,8 @@ def by_name(runs: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> dict[str, 
 def changed(best: Settings, change: Settings) -> Settings:
     """Return the ``best`` settings so far with a ``change``; FURTHER follows the rate in the direction that gained."""
     if change is FURTHER:
-        rate, begun = best["training.learning_rate"], BEGIN["training.learning_rate"]
-        change = {"training.learning_rate": 2 * rate if rate > begun else rate / 2}
+        rate, begun = best["training.optimizer.learning_rate"], BEGIN["training.optimizer.learning_rate"]
+        change = {"training.optimizer.learning_rate": 2 * rate if rate > begun else rate / 2}
     return best | change
 
 

@@ -33,21 +33,21 @@ GRID: dict[str, tuple[str, ...]] = {
     "1M": ("model.parameters=1M",),
     "1M, vocabulary 1024": ("model.parameters=1M", "data.vocab_size=1024"),
     "1M, vocabulary 4096": ("model.parameters=1M", "data.vocab_size=4096"),
-    "1M, rate 8e-3": ("model.parameters=1M", "training.learning_rate=8e-3"),
+    "1M, rate 8e-3": ("model.parameters=1M", "training.optimizer.learning_rate=8e-3"),
     "1.5M": ("model.parameters=1.5M",),
     "2M": ("model.parameters=2M",),
     "2M, vocabulary 4096": ("model.parameters=2M", "data.vocab_size=4096"),
-    "2M, rate 8e-3, dropout 0.1": ("model.parameters=2M", "training.learning_rate=8e-3", "model.dropout=0.1"),
-    "2M, 4 lanes": ("model.parameters=2M", "training.lanes=4"),
+    "2M, rate 8e-3, dropout 0.1": ("model.parameters=2M", "training.optimizer.learning_rate=8e-3", "model.dropout=0.1"),
+    "2M, 4 lanes": ("model.parameters=2M", "training.batch.batch_size=4"),
     "3M, dropout 0.1": ("model.parameters=3M", "model.dropout=0.1"),
     "4M": ("model.parameters=4M",),
-    "4M, dropout 0.1, decay 0.3": ("model.parameters=4M", "model.dropout=0.1", "training.weight_decay=0.3"),
+    "4M, dropout 0.1, decay 0.3": ("model.parameters=4M", "model.dropout=0.1", "training.optimizer.weight_decay=0.3"),
 }
 BY_HAND = (  # what a configuration has where it says nothing else: the dial turns none of it
     "data.vocab_size=2048",
     "model.dropout=0",
-    "training.weight_decay=0.1",
-    "training.lanes=8",
+    "training.optimizer.weight_decay=0.1",
+    "training.batch.batch_size=8",
 )
 DIAL = "the dial"
 
@@ -97,7 +97,12 @@ class Search:
         settings = {}
         for trial, name in trials.items():
             by_hand = () if name == DIAL else BY_HAND
-            settings[trial] = ["training.samples=0", "training.validations=4", *by_hand, *configurations[name]]
+            settings[trial] = [
+                "training.logging.samples=0",
+                "training.logging.validations=4",
+                *by_hand,
+                *configurations[name],
+            ]
 
         def record(trial: str, result: TrainingResult) -> dict[str, Any]:
             print(f"{trial}: {result.validation.bits_per_byte:.4f}", flush=True)

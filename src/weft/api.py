@@ -37,6 +37,7 @@ from weft.model import WeftModel
 from weft.pattern import parse_count
 from weft.pretrained import check_folder, load_config, load_model, load_tokenizer
 from weft.reading import Paths, as_read, names_of, read_split, training_text
+from weft.settings import renamed
 from weft.sizing import sized
 from weft.training import run as runs
 from weft.training.listener import Listener
@@ -81,8 +82,16 @@ def train(
 
 
 def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``settings`` over ``recipe``; a budget or an architecture in the settings replaces the recipe's."""
-    values = dict(recipe) if isinstance(recipe, Mapping) else load_recipe(Path(recipe)) if recipe else {}
+    """Lay ``settings`` over ``recipe``; a budget or an architecture in the settings replaces the recipe's.
+
+    Both may have old keys, which are renamed before the two are laid over each other.
+    """
+    settings = renamed(settings)
+    values: dict[str, Any] = {}
+    if isinstance(recipe, Mapping):
+        values = renamed(recipe)
+    elif recipe:
+        values = load_recipe(Path(recipe))
     budgets = ("steps", "tokens", "minutes")
     if any(_section(settings, "training").get(key) is not None for key in budgets):
         training = {key: value for key, value in _section(values, "training").items() if key not in budgets}
@@ -139,15 +148,16 @@ def compare(
     """
     from weft.experiments.compare import Study
     from weft.experiments.folder import read_results
-    from weft.experiments.plan import Plan, base_values, load_variants
+    from weft.experiments.plan import Plan, base_values, load_variants, renamed_variants
     from weft.reports.comparison.report import write_comparison
 
     if peers:
         warnings.warn("'peers' is called 'baselines' now.", FutureWarning, stacklevel=3)
+    changes = load_variants(Path(variants)) if isinstance(variants, str | Path) else renamed_variants(variants or {})
     plan = Plan.parse(
         {
             "architectures": tuple(architectures),
-            "variants": load_variants(Path(variants)) if isinstance(variants, str | Path) else dict(variants or {}),
+            "variants": changes,
             "baselines": (*baselines, *peers),
             "parameters": parse_count(parameters),
             "minutes": minutes,

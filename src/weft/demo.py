@@ -64,7 +64,7 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
     for compressor in COMPRESSORS.values():
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
-    values = {"data": {"sources": [CORPUS]}, "training": budget | {"validations": 4}}
+    values = {"data": {"sources": [CORPUS]}, "training": budget | {"logging": {"validations": 4}}}
     shown: list[Demonstration] = []
     train(
         values,

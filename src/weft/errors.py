@@ -19,3 +19,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+class OldKeyWarning(FutureWarning):
+    """A recipe has keys by the names that they had in an earlier version."""

@@ -14,6 +14,7 @@ from weft.config import ModelConfig
 from weft.errors import UserError
 from weft.files import json_object
 from weft.plain_yaml import parse_yaml
+from weft.settings import renamed
 
 # Files of a run directory.
 RECIPE = "recipe.yaml"
@@ -110,7 +111,12 @@ def _recipe(text: str) -> Mapping[str, Any]:
         value = parse_yaml(text)
     except yaml.YAMLError:
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    try:
+        return renamed(value, warn=False)
+    except UserError:  # nonsense, which whoever trains with it is told of
+        return value
 
 
 def _events(text: str) -> Iterator[Event]:

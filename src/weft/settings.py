@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import FrameType
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from weft import words
-from weft.errors import UserError
+from weft.errors import OldKeyWarning, UserError
 
 
 class FrozenConfig(BaseModel):
@@ -33,6 +36,29 @@ class FrozenConfig(BaseModel):
         except ValidationError as error:
             raise UserError(explain(error, cls, where)) from None
 
+    def given(self) -> set[str]:
+        """Return the dotted keys of the values that somebody gave, here and in sections: all else are defaults."""
+        keys = set()
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            if isinstance(value, FrozenConfig):
+                keys |= {f"{name}.{key}" for key in value.given()}
+            else:
+                keys.add(name)
+        return keys
+
+    def replace(self, values: Mapping[str, Any]) -> Self:
+        """Return this configuration with the ``values`` of dotted keys, which count as given; nothing is checked."""
+        changed: dict[str, Any] = {}
+        for key, value in values.items():
+            name, _, inner = key.partition(".")
+            if inner:
+                section = changed.get(name, getattr(self, name))
+                changed[name] = section.replace({inner: value})
+            else:
+                changed[name] = value
+        return self.model_copy(update=changed)
+
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
     """Return one sentence for the first problem in ``error``, naming the nearest known key where one is unknown."""
@@ -40,9 +66,11 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
     path = [str(part) for part in problem["loc"]]
     dotted = ".".join(([where] if where else []) + path)
     if problem["type"] == "extra_forbidden":
-        known = list(_section(model, path[:-1]).model_fields)
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(known)}."
+        section = _section(model, path[:-1])
+        known = list(section.model_fields)
+        places = _inner_keys(section) | {key: key for key in known}
+        near = difflib.get_close_matches(path[-1], places, n=1, cutoff=0.5)
+        hint = f"did you mean '{places[near[0]]}'?" if near else f"the keys here are {', '.join(known)}."
         return f"Unknown key '{dotted}': {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if not dotted or isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
@@ -59,6 +87,15 @@ def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
             break
         model = inner
     return model
+
+
+def _inner_keys(model: type[BaseModel]) -> dict[str, str]:
+    """Return the keys of the sections of ``model``, each with the section's name before it."""
+    keys: dict[str, str] = {}
+    for name in model.model_fields:
+        if inner := section_of(model, name):
+            keys |= {key: f"{name}.{key}" for key in inner.model_fields}
+    return keys
 
 
 def section_of(model: type[BaseModel], name: str) -> type[FrozenConfig] | None:
@@ -107,3 +144,111 @@ def check_values(values: Mapping[str, Any], section: type[FrozenConfig], *, wher
         return _values_of(section).validate_python(dict(values))
     except ValidationError as error:
         raise UserError(explain(error, section, where)) from None
+
+
+# Keys of recipes that had another name in version 0.1.0, and what they are called now. A key may have become a section
+# that holds it: `training.optimizer` was a word.
+RENAMED = {
+    "training.lanes": "training.batch.batch_size",
+    "training.length": "training.batch.sequence_length",
+    "training.accumulation": "training.batch.accumulation",
+    "training.optimizer": "training.optimizer.name",
+    "training.muon_takes": "training.optimizer.muon_takes",
+    "training.learning_rate": "training.optimizer.learning_rate",
+    "training.weight_decay": "training.optimizer.weight_decay",
+    "training.betas": "training.optimizer.betas",
+    "training.momentum": "training.optimizer.momentum",
+    "training.clip": "training.optimizer.clip",
+    "training.schedule": "training.schedule.shape",
+    "training.warmup": "training.schedule.warmup",
+    "training.decay": "training.schedule.decay",
+    "training.init_from": "training.start.run",
+    "training.init_block": "training.start.block",
+    "training.validations": "training.logging.validations",
+    "training.validation_tokens": "training.logging.validation_tokens",
+    "training.samples": "training.logging.samples",
+    "training.checkpoint_every": "training.logging.checkpoint_every",
+    "training.log_every": "training.logging.log_every",
+    "training.tensorboard": "training.logging.tensorboard",
+}
+
+
+def renamed(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """Return nested ``values`` of a recipe with old keys (:data:`RENAMED`) under their new names.
+
+    One :class:`~weft.errors.OldKeyWarning` names all that were found. Without ``warn`` nothing is said: this is for
+    what an earlier version wrote, where every key is there, and None is the default of whatever has it.
+    Raises UserError where a value is given under both names.
+    """
+    found, old = rename(values)
+    if warn:
+        warn_of_old_keys(old)
+        return found
+    for key in old:
+        *path, last = RENAMED[key].split(".")
+        section = _inside(found, path)
+        if section[last] is None:
+            del section[last]
+    return found
+
+
+def rename(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return nested ``values`` with old keys under their new names, and the old keys that were found."""
+    found: list[str] = []
+    result = _copied(values)
+    for old, new in RENAMED.items():
+        *path, last = old.split(".")
+        section = _inside(result, path)
+        if last not in section:
+            continue
+        value = section[last]
+        if new.startswith(f"{old}.") and isinstance(value, Mapping):  # it is the section already
+            continue
+        del section[last]
+        *path, last = new.split(".")
+        target = result
+        for name in path:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise UserError(
+                    f"'{old}' is called '{new}' now, but '{name}' is {words.short(target)}: give a section."
+                )
+        if last in target:
+            raise UserError(f"'{old}' is the old name of '{new}': keep one of the two.")
+        target[last] = value
+        found.append(old)
+    return result, found
+
+
+def warn_of_old_keys(old: Sequence[str]) -> None:
+    """Warn, once for all of them, of old keys that were read."""
+    if old:
+        told = ", ".join(f"{key} is {RENAMED[key]}" for key in dict.fromkeys(old))
+        message = f"Old keys of a recipe were read; by their new names, {told}."
+        warnings.warn(message, OldKeyWarning, stacklevel=_frames_of_weft())
+
+
+def _frames_of_weft() -> int:
+    """Return the stack level of the nearest caller outside of Weft, seen from whoever calls this."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == "weft":
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings as dicts of their own."""
+    copied = {}
+    for key, value in values.items():
+        copied[key] = _copied(value) if isinstance(value, Mapping) else value
+    return copied
+
+
+def _inside(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return the section that ``path`` leads to; an empty one where there is none."""
+    for name in path:
+        inner = values.get(name)
+        values = inner if isinstance(inner, dict) else {}
+    return values

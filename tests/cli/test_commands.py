@@ -157,20 +157,23 @@ def test_without_pyppmd_one_line_says_what_to_install(run, ascii_file, monkeypat
 
 def test_train_speaks_json_and_options_go_over_the_recipe(tmp_path, corpus):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"training": {"minutes": 9, "seed": 4, "learning_rate": 0.5}, "model": None}))
+    recipe.write_text(
+        yaml.safe_dump({"training": {"minutes": 9, "seed": 4, "optimizer": {"learning_rate": 0.5}}, "model": None})
+    )
     out = tmp_path / "run"
-    options = ["--recipe", recipe, "--steps", 2, "--set", "training.learning_rate=2e-3", "--document-separator", r"\n"]
+    options = ["--recipe", recipe, "--steps", 2, "--document-separator", r"\n"]
+    options += ["--set", "training.optimizer.learning_rate=2e-3"]
     told = run_weft("train", corpus, "--out", out, *options, *SMALL, *SHORT, "--json")
     assert told.json()["run"] == str(out)
     assert told.json()["training_steps"] == 2
     assert "parameters" in told.err  # progress goes where it does not disturb
     saved = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
-    assert {key: saved["training"][key] for key in ("steps", "minutes", "seed", "learning_rate")} == {
+    assert {key: saved["training"][key] for key in ("steps", "minutes", "seed")} == {
         "steps": 2,
         "minutes": None,
         "seed": 4,
-        "learning_rate": 0.002,
     }
+    assert saved["training"]["optimizer"]["learning_rate"] == 0.002
     assert saved["data"]["document_separator"] == "\n"
     again = run_weft("train", "--out", out, "--resume", "--steps", 4, "--json").json()
     assert again["training_steps"] == 4

@@ -38,14 +38,20 @@ def test_text_that_cannot_be_scored_is_told(run, tmp_path, content):
 
 BAD_OPTIONS = {
     "no text": (["--steps", 1], ["nothing to train on"]),
-    "unknown key": (["--set", "training.learning_rat=1"], ["'training.learning_rat'", "did you mean 'learning_rate'"]),
+    "unknown key": (
+        ["--set", "training.learning_rat=1"],
+        ["'training.learning_rat'", "did you mean 'optimizer.learning_rate'"],
+    ),
     "unknown section": (["--set", "trainings.steps=1"], ["'trainings'", "did you mean 'training'"]),
     "nested unknown key": (
         ["--set", "model.attention.memori=9", "--parameters", "500k"],
         ["attention.memori'", "did you mean 'memory'"],
     ),
     "no equals sign": (["--set", "training.steps"], ["--set takes 'section.key=value'"]),
-    "impossible value": (["--set", "training.lanes=0"], ["'training.lanes' is 0", "greater than 0"]),
+    "impossible value": (
+        ["--set", "training.batch.batch_size=0"],
+        ["'training.batch.batch_size' is 0", "greater than 0"],
+    ),
     "small budget": (["--parameters", "1k"], ["No width meets a budget of 1,000", "ask for more parameters"]),
     "no count": (["--parameters", "two"], ["is 'two': not a count"]),
     "large vocabulary": (["--vocab-size", 60_000], ["supports at most", "not 60000", "or less"]),
@@ -109,7 +115,8 @@ def test_an_out_that_holds_something_is_left_alone(run, corpus, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert_mistake(run_weft("train", corpus, "--out", run), "already holds a run", "--resume", "--overwrite")
     assert_mistake(
-        run_weft("train", "--out", run, "--resume", "--set", "training.lanes=2"), "training.lanes (was 4, now 2)"
+        run_weft("train", "--out", run, "--resume", "--set", "training.batch.batch_size=2"),
+        "training.batch.batch_size (was 4, now 2)",
     )
     changed = ["--resume", "--seed", 5, "--set", "model.attention.memory=7"]
     assert_mistake(run_weft("train", "--out", run, *changed), "model.attention.memory", "training.seed")

@@ -32,7 +32,12 @@ def run(tmp_path_factory, corpus_text):
     values = {
         "model": {"pattern": "fqaf", "hidden_size": 16, "maps": MAPS, "attention": {"memory": 16}},
         "data": {"sources": [str(folder / "text.txt")], "tokenizer": "bytes"},
-        "training": {"steps": 4, "lanes": 2, "length": 32, "samples": 0, "precision": "fp32"},
+        "training": {
+            "steps": 4,
+            "batch": {"batch_size": 2, "sequence_length": 32},
+            "logging": {"samples": 0},
+            "precision": "fp32",
+        },
     }
     train(values, folder / "run")
     return folder / "run"

@@ -31,7 +31,11 @@ ARCHITECTURES = ("transformer", "[qf]2")
 ASKED = ["--architectures", ",".join(ARCHITECTURES), "--learning-rates", "2e-3,8e-3"]
 BASELINE_AND_SEEDS = ["--baseline", "llama", "--seeds", "0,1", "--top", "1"]
 SIZE = ["--parameters", "20k", "--tokens", "1k", "--tokenizer", "bytes"]
-TRAINING = {"validations": 1, "samples": 0, "lanes": 2, "length": 32, "log_every": 4, "precision": "fp32"}
+TRAINING = {
+    "logging": {"validations": 1, "samples": 0, "log_every": 4},
+    "batch": {"batch_size": 2, "sequence_length": 32},
+    "precision": "fp32",
+}
 SET = [word for key, value in TRAINING.items() for word in ("--set", f"training.{key}={value}")]
 ROW = {
     *("architecture", "kind", "pattern", "hidden_size", "state_bytes", "parameters", "body_parameters"),
@@ -290,7 +294,7 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
     for bad in (
         ["--parameters", "100"],
         ["--baseline", "gpt"],
-        ["--set", "training.clip=-1"],
+        ["--set", "training.optimizer.clip=-1"],
     ):  # nothing is lost by those
         assert compare(text, study, *one, *bad, asked=(*SIZE, *SET)).code == 2
     assert files(study) == before
@@ -315,9 +319,12 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
         (["--seeds", "inf"], "--seeds takes whole numbers parted by commas, not 'inf'"),
         (["--parameters", "many"], "'many' is not a count"),
         (["--parameters", "1k", "--baseline", "llama"], "1,000"),
-        (["--set", "training.learning_rate=1e-3"], "A comparison sets training.learning_rate itself"),
+        (
+            ["--set", "training.optimizer.learning_rate=1e-3"],
+            "A comparison sets training.optimizer.learning_rate itself",
+        ),
         (["--set", "model.architecture=qrnn"], "A comparison sets model.architecture itself"),
-        (["--set", "training.clipp=1"], "did you mean 'clip'?"),
+        (["--set", "training.clipp=1"], "did you mean 'optimizer.clip'?"),
         (["--path", "somewhere"], "goes with a published corpus"),
         (["--validation", "nowhere.txt"], "nowhere.txt"),
     ],
@@ -375,7 +382,7 @@ class Dying(SimpleNamespace):
 
 def test_ctrl_c_saves_the_running_trial_and_the_same_command_goes_on(tmp_path, text, monkeypatch):
     folder = tmp_path / "study"
-    asked = ["--architectures", "q", "--learning-rates", "8e-3", *SIZE, *SET, "--set", "training.log_every=1"]
+    asked = ["--architectures", "q", "--learning-rates", "8e-3", *SIZE, *SET, "--set", "training.logging.log_every=1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "weft", "compare", str(text), "--out", str(folder), *asked],
         stdout=subprocess.PIPE,

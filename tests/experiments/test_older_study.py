@@ -17,7 +17,11 @@ from weft.reports.comparison.records import read_study
 from weft.reports.comparison.table import markdown
 
 OLDER = Path(__file__).parents[1] / "older" / "study-0.1.0"
-TRAINING = {"validations": 1, "samples": 0, "lanes": 2, "length": 32, "precision": "fp32", "log_every": 4}
+TRAINING = {
+    "logging": {"validations": 1, "samples": 0, "log_every": 4},
+    "batch": {"batch_size": 2, "sequence_length": 32},
+    "precision": "fp32",
+}
 ASKED = {
     "architectures": ["q"],
     "baselines": ["llama"],

@@ -8,13 +8,14 @@ import yaml
 from weft.errors import UserError
 from weft.experiments.folder import check_folder, save_plan
 from weft.experiments.plan import Plan, Trial, base_values, load_variants, recipe_of
+from weft.training.recipe import parse_settings
 
 ASKED = {
     "architectures": ("transformer", "qrnn"),
     "parameters": 20_000,
     "tokens": 1000,
     "learning_rates": (1e-3, 3e-3),
-    "base": {"data": {"sources": ["texts"], "tokenizer": "bytes"}, "training": {"clip": 0.5}},
+    "base": {"data": {"sources": ["texts"], "tokenizer": "bytes"}, "training": {"optimizer": {"clip": 0.5}}},
 }
 
 
@@ -41,12 +42,20 @@ def test_all_trials_have_the_same_data_budget_and_size():
         assert recipe.data == named.data
         assert recipe.model.parameters == 20_000
         training = recipe.training
-        assert (training.tokens, training.minutes, training.learning_rate, training.seed) == (1000, None, 3e-3, 4)
-        assert training.lanes * training.length == 8 * 128
+        assert (training.tokens, training.minutes, training.optimizer.learning_rate, training.seed) == (
+            1000,
+            None,
+            3e-3,
+            4,
+        )
+        assert training.batch.batch_size * training.batch.sequence_length == 8 * 128
     assert (named.model.architecture, named.model.pattern, pattern.model.pattern) == ("transformer", None, "(qf)2")
     assert named.model.bias is True
     assert (peer.model.peer, peer.model.bias) == ("llama", None)  # it has settings of its own
-    assert (peer.training.lanes, peer.training.length) == (2, 512)  # segments as long as its context
+    assert (peer.training.batch.batch_size, peer.training.batch.sequence_length) == (
+        2,
+        512,
+    )  # segments as long as its context
 
 
 @pytest.mark.parametrize(
@@ -122,28 +131,27 @@ def test_a_recipe_may_say_what_the_comparison_decides_and_settings_may_not(tmp_p
     recipe = tmp_path / "recipe.yaml"
     values = {
         "model": {"pattern": "qf", "parameters": 5, "dropout": 0.1},
-        "training": {"steps": 3, "learning_rate": 1.0, "seed": 7, "clip": 2.0},
+        "training": {"steps": 3, "optimizer": {"learning_rate": 1.0, "clip": 2.0}, "seed": 7},
         "data": {"sources": ["theirs"], "tokenizer": "bytes"},
     }
     recipe.write_text(yaml.safe_dump(values))
-    assert base_values(recipe, {"training": {"clip": 3.0}}, ["ours"]) == {
+    assert base_values(recipe, {"training": {"optimizer": {"clip": 3.0}}}, ["ours"]) == {
         "model": {"dropout": 0.1},
-        "training": {"clip": 3.0},
+        "training": {"optimizer": {"clip": 3.0}},
         "data": {"sources": ["ours"], "tokenizer": "bytes"},
     }
     assert base_values(recipe, {}, [])["data"]["sources"] == ["theirs"]
     for given in (None, recipe):
-        for section, key in (("training", "learning_rate"), ("training", "steps"), ("model", "architecture")):
-            with pytest.raises(
-                UserError, match=f"A comparison sets {section}.{key} itself: leave it out of the settings"
-            ):
-                base_values(given, {section: {key: 1}}, ["ours"])
+        for section, key in (("training", "optimizer.learning_rate"), ("training", "steps"), ("model", "architecture")):
+            told = f"A comparison sets {section}.{key} itself: leave it out of the settings"
+            with pytest.raises(UserError, match=told):
+                base_values(given, parse_settings([f"{section}.{key}=1"]), ["ours"])
 
 
 VARIANTS = {
     "as it is": {},
     "window of 2": {"model": {"qrnn": {"window": 2}}},
-    "on top": {"model": {"pattern": "(qf)2 af"}, "training": {"weight_decay": 0.5, "clip": 2.0}},
+    "on top": {"model": {"pattern": "(qf)2 af"}, "training": {"optimizer": {"weight_decay": 0.5, "clip": 2.0}}},
     "words": {"data": {"tokenizer": "words"}},
 }
 
@@ -152,12 +160,20 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
     asked = plan(variants=VARIANTS)
     assert asked.contenders == ("transformer", "qrnn", *VARIANTS)
     same, window, top, words = (recipe_of(asked, Trial(name, 3e-3, 1)) for name in VARIANTS)
-    assert (same.model.architecture, same.training.clip, same.data.tokenizer) == ("hybrid", 0.5, "bytes")
+    assert (same.model.architecture, same.training.optimizer.clip, same.data.tokenizer) == ("hybrid", 0.5, "bytes")
     assert (window.model.qrnn["window"], window.model.architecture) == (2, "hybrid")
-    assert (top.model.pattern, top.training.weight_decay, top.training.clip) == ("(qf)2 af", 0.5, 2.0)
+    assert (top.model.pattern, top.training.optimizer.weight_decay, top.training.optimizer.clip) == (
+        "(qf)2 af",
+        0.5,
+        2.0,
+    )
     assert (words.data.tokenizer, words.data.sources) == ("words", same.data.sources)
     for recipe in (same, window, top, words):
-        assert (recipe.model.parameters, recipe.training.tokens, recipe.training.learning_rate) == (20_000, 1000, 3e-3)
+        assert (recipe.model.parameters, recipe.training.tokens, recipe.training.optimizer.learning_rate) == (
+            20_000,
+            1000,
+            3e-3,
+        )
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_initial_values(shell, tied):
 
 def test_tables_and_maps_go_with_adamw():
     model = small_model("qf", {"adaptive": {"cutoffs": [4, 7], "div_val": 2}})
-    muon, adamw = make_optimizers(model, TrainingConfig(weight_decay=0.3))
+    muon, adamw = make_optimizers(model, TrainingConfig(optimizer={"weight_decay": 0.3}))
     decayed = {id(p) for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
     assert {id(p) for p in model.embedding.parameters()} <= decayed
     hidden = {id(p) for group in muon.param_groups for p in group["params"]}
@@ -249,7 +249,7 @@ def test_a_model_learns_a_closed_vocabulary(adaptive):
     for _ in range(12):
         words.append(following[words[-1]])
     text = torch.stack(words, dim=1)
-    optimizers = make_optimizers(model, TrainingConfig(learning_rate=0.02))
+    optimizers = make_optimizers(model, TrainingConfig(optimizer={"learning_rate": 0.02}))
     losses = []
     for _ in range(80):
         loss, _ = model.loss(text[:, :-1], text[:, 1:])
@@ -279,7 +279,12 @@ def test_a_run_with_a_closed_vocabulary_from_recipe_to_text(tmp_path):
             "adaptive": {"cutoffs": [10, 30], "div_val": 2},
         },
         "data": {"sources": [str(tmp_path / "text.txt")], "tokenizer": "closed-words"},
-        "training": {"steps": 30, "lanes": 2, "length": 32, "learning_rate": 0.02, "samples": 0, "validations": 1},
+        "training": {
+            "steps": 30,
+            "batch": {"batch_size": 2, "sequence_length": 32},
+            "optimizer": {"learning_rate": 0.02},
+            "logging": {"samples": 0, "validations": 1},
+        },
     }
     result = train(recipe, tmp_path / "run")
     assert result.validation.perplexity_per_token < 50  # of 60 words

@@ -194,7 +194,7 @@ def test_a_row_of_matrices_gets_the_steps_that_each_would_get():
     config = TrainingConfig(steps=1)
     muon = make_optimizers(model, config)[0]
     assert any(parameter is row for parameter in muon.param_groups[0]["params"])
-    other = type(muon)(alone, lr=config.learning_rate, weight_decay=0.1, momentum=0.95, normalise=True)
+    other = type(muon)(alone, lr=config.optimizer.learning_rate, weight_decay=0.1, momentum=0.95, normalise=True)
     for _ in range(3):
         row.grad = torch.randn_like(row)
         for matrix, gradient in zip(alone, row.grad, strict=True):

@@ -190,7 +190,7 @@ def test_shared_storage_is_counted_once(name):
 
 def test_one_step_keeps_centrals_one():
     model = small_model("{qf}2").train()
-    optimizers = make_optimizers(model, TrainingConfig(learning_rate=1e-2))
+    optimizers = make_optimizers(model, TrainingConfig(optimizer={"learning_rate": 1e-2}))
     taken = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     assert len({id(p) for p in taken}) == len(taken) == len(list(model.parameters()))
     tokens = torch.randint(0, 11, (2, 8))

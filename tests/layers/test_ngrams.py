@@ -148,7 +148,7 @@ def test_a_budget_is_met_with_bigrams(ngrams):
 
 def test_tables_learn_at_their_own_rate_and_centroids_not_at_all():
     model = small_model("qf", {"ngrams": BIGRAMS})
-    optimizers = make_optimizers(model, TrainingConfig(ngrams_rate=2.5, weight_decay=0.3))
+    optimizers = make_optimizers(model, TrainingConfig(ngrams_rate=2.5, optimizer={"weight_decay": 0.3}))
     set_learning_rate(optimizers, 0.01)
     groups = {id(p): group for o in optimizers for group in o.param_groups for p in group["params"]}
     assert groups[id(model.ngrams.tables_NW)]["lr"] == pytest.approx(0.025)

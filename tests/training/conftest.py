@@ -13,12 +13,8 @@ TINY = {
     "data": {"tokenizer": "bytes"},
     "training": {
         "steps": 12,
-        "lanes": 4,
-        "length": 32,
-        "validations": 3,
-        "samples": 4,
-        "checkpoint_every": 3,
-        "log_every": 2,
+        "batch": {"batch_size": 4, "sequence_length": 32},
+        "logging": {"validations": 3, "samples": 4, "checkpoint_every": 3, "log_every": 2},
         "precision": "fp32",
     },
 }

@@ -15,10 +15,10 @@ from weft.training.run import train
 
 
 def test_only_the_auxiliary_tensors_learn(tiny, tmp_path):
-    train(tiny(training={"samples": 0}), tmp_path / "dense")
+    train(tiny(training={"logging": {"samples": 0}}), tmp_path / "dense")
     told = run_weft("tensorise", tmp_path / "dense", "--out", tmp_path / "products", "--adapter", 2, "--json").json()
     assert told["error"] < 1e-6
-    values = tiny(training={"only": "auxiliary", "samples": 0, "steps": 6})
+    values = tiny(training={"only": "auxiliary", "logging": {"samples": 0}, "steps": 6})
     del values["model"]["pattern"]
     train(values, tmp_path / "tuned", init_from=tmp_path / "products")
     before = dict(load_model(tmp_path / "products").named_parameters())
@@ -33,9 +33,9 @@ def test_only_the_auxiliary_tensors_learn(tiny, tmp_path):
 
 
 def test_latent_bigrams_stay_as_they_are(tiny, tmp_path):
-    train(tiny(model={"ngrams": BIGRAMS}, training={"samples": 0, "steps": 3}), tmp_path / "dense")
+    train(tiny(model={"ngrams": BIGRAMS}, training={"logging": {"samples": 0}, "steps": 3}), tmp_path / "dense")
     run_weft("tensorise", tmp_path / "dense", "--out", tmp_path / "products")
-    values = tiny(training={"only": "auxiliary", "samples": 0, "steps": 3})
+    values = tiny(training={"only": "auxiliary", "logging": {"samples": 0}, "steps": 3})
     del values["model"]["pattern"]
     train(values, tmp_path / "tuned", init_from=tmp_path / "products")
     before, after = dict(load_model(tmp_path / "products").named_parameters()), last_weights(tmp_path / "tuned")

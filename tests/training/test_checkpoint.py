@@ -162,7 +162,7 @@ def take_steps(model, optimizers, number: int, seed: int) -> None:
 
 @pytest.mark.parametrize("optimizer", ["muon", "normuon", "adamw"])
 def test_an_optimizer_goes_on_from_its_saved_state_bit_for_bit(tmp_path, optimizer):
-    config = TrainingConfig(optimizer=optimizer, learning_rate=0.01)
+    config = TrainingConfig(optimizer={"name": optimizer, "learning_rate": 0.01})
     model = small_model("qfaf")
     optimizers = make_optimizers(model, config)
     take_steps(model, optimizers, 3, seed=1)
@@ -181,7 +181,7 @@ def test_an_optimizer_goes_on_from_its_saved_state_bit_for_bit(tmp_path, optimiz
 
 def test_a_fresh_optimizer_has_nothing_to_save():
     model = small_model("q")
-    optimizer = make_optimizers(model, TrainingConfig(optimizer="adamw"))[0]
+    optimizer = make_optimizers(model, TrainingConfig(optimizer={"name": "adamw"}))[0]
     assert optimizer_tensors(optimizer) == {}
     load_optimizer(optimizer, {})
     take_steps(model, [optimizer], 1, seed=0)

@@ -154,7 +154,7 @@ def held_by(most: float, pace=linear):
 
     def measure(recipe) -> float:
         size = recipe.model.parameters or 1_000_000
-        step = recipe.training.lanes * recipe.training.length
+        step = recipe.training.batch.batch_size * recipe.training.batch.sequence_length
         return pace(size) * 0.9 ** math.log2(step / 1024) if size + 1000 * step <= most else math.inf
 
     return measure
@@ -164,47 +164,50 @@ def test_where_memory_ends_a_model_is_smaller_and_has_no_more_lanes_than_it_hold
     long = recipe_with({"training": {"minutes": 10_000}})
     roomy, cramped = (turn(long, MORE, held_by(most))[0] for most in (1e12, 8e6))
     assert roomy.model.parameters > 7_000_000 >= cramped.model.parameters
-    assert roomy.training.lanes > cramped.training.lanes == 8
+    assert roomy.training.batch.batch_size > cramped.training.batch.batch_size == 8
     given = recipe_with({"training": {"minutes": 10_000}, "model": {"parameters": 4_000_000}})
-    assert turn(given, MORE, held_by(8e6))[0].training.lanes == 8
+    assert turn(given, MORE, held_by(8e6))[0].training.batch.batch_size == 8
     for recipe in (long, given):
         with pytest.raises(UserError, match=r"Memory does not hold a training step of 8 segments of 128 tokens.*lower"):
             turn(recipe, MORE, held_by(1e6))
 
 
-@pytest.mark.parametrize(("training", "processes"), [({"length": 1024}, 1), ({"length": 512}, 1), ({}, 8)])
+@pytest.mark.parametrize(
+    ("training", "processes"),
+    [({"batch": {"sequence_length": 1024}}, 1), ({"batch": {"sequence_length": 512}}, 1), ({}, 8)],
+)
 def test_a_plan_is_of_the_lanes_that_were_measured(training, processes):
     """Also where they are fewer than the usual, as segments are long or many processes share a step."""
     paces = {}
 
     def measure(recipe) -> float:
-        step = recipe.training.lanes * recipe.training.length
+        step = recipe.training.batch.batch_size * recipe.training.batch.sequence_length
         seconds = (0.03 + 2e-5 * step) / step / processes  # much of a step's time is the same for all
-        paces[recipe.training.lanes, recipe.model.parameters] = seconds
+        paces[recipe.training.batch.batch_size, recipe.model.parameters] = seconds
         return seconds
 
     recipe = recipe_with({"training": {"minutes": 5} | training, "model": {"parameters": 1_000_000}})
     turned, lines, _ = turn(recipe, TEXT, measure, processes)
-    lanes = turned.training.lanes
+    lanes = turned.training.batch.batch_size
     assert lanes < 8
     tokens = 300 / paces[lanes, 1_000_000]
     assert f"Reading: about {tokens / 1e6:.3g}M tokens" in "\n".join(lines)
-    assert turned.training.learning_rate == rate_for(tokens)
+    assert turned.training.optimizer.learning_rate == rate_for(tokens)
 
 
 def test_lanes_that_go_back_and_forth_end_with_the_fewer():
     def measure(recipe) -> float:  # a machine for which larger steps are much slower
-        return 1e-5 if recipe.training.lanes < 16 else 1e-3
+        return 1e-5 if recipe.training.batch.batch_size < 16 else 1e-3
 
     turned, *_ = turn(recipe_with({"model": {"parameters": 500_000}, "training": {"minutes": 100}}), MORE, measure)
     assert lanes_for(6000 / 1e-5, 128) > 8 == lanes_for(6000 / 1e-3, 128)
-    assert turned.training.lanes == 8
+    assert turned.training.batch.batch_size == 8
 
 
 def test_a_text_that_fills_few_lanes_is_planned_with_those():
     few = Text(bytes=3000, tokens=900, lanes=5)
     turned, lines, _ = turn(recipe_with({"training": {"minutes": 10}}), few, steady)
-    assert turned.training.lanes == 5
+    assert turned.training.batch.batch_size == 5
     assert any("Steps: 5 segments" in line for line in lines)
 
 
@@ -234,34 +237,43 @@ def refuse(*_: object) -> float:
 
 def steady(recipe) -> float:
     """The pace of a machine that steps of twice the size make a tenth faster."""
-    lanes = math.log2(recipe.training.lanes * recipe.training.length / 1024)
+    lanes = math.log2(recipe.training.batch.batch_size * recipe.training.batch.sequence_length / 1024)
     return linear(recipe.model.parameters or 1_000_000) * 0.9**lanes
 
 
 def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_asked_for():
-    steps = recipe_with({"training": {"steps": 10, "lanes": 2, "length": 32, "accumulation": 3}})
+    steps = recipe_with(
+        {"training": {"steps": 10, "batch": {"batch_size": 2, "sequence_length": 32, "accumulation": 3}}}
+    )
     told, lines, _ = turn(steps, TEXT, refuse)
-    assert (told.training.lanes, told.model.parameters) == (2, size_for_text(TEXT.bytes))
+    assert (told.training.batch.batch_size, told.model.parameters) == (2, size_for_text(TEXT.bytes))
     assert f"{10 * 2 * 32 * 3 / 1e6:.3g}M tokens" in "\n".join(lines)
-    assert turn(recipe_with({"training": {"steps": 10**6}}), TEXT, refuse)[0].training.lanes == 8
-    assert turn(recipe_with({"training": {"tokens": 10**9, "accumulation": 2}}), TEXT, refuse)[0].training.lanes == 8
+    assert turn(recipe_with({"training": {"steps": 10**6}}), TEXT, refuse)[0].training.batch.batch_size == 8
+    assert (
+        turn(recipe_with({"training": {"tokens": 10**9, "batch": {"accumulation": 2}}}), TEXT, refuse)[
+            0
+        ].training.batch.batch_size
+        == 8
+    )
     few, many = (turn(recipe_with({"training": {"tokens": tokens}}), TEXT, refuse)[0] for tokens in (10**6, 10**9))
-    assert few.training.lanes < many.training.lanes
+    assert few.training.batch.batch_size < many.training.batch.batch_size
 
 
 def test_what_nobody_gave_is_not_called_given():
-    _, lines, _ = turn(recipe_with({"training": {"steps": 10, "optimizer": "adamw"}}), Text(1000, 400), lambda _: 1.0)
+    _, lines, _ = turn(
+        recipe_with({"training": {"steps": 10, "optimizer": {"name": "adamw"}}}), Text(1000, 400), lambda _: 1.0
+    )
     assert "(given)" not in " ".join(lines)
     assert "8 segments of 128 tokens (as usual), learning rate 0.004 (as usual)" in lines[-1]
 
 
 def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
-    given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "weight_decay": 0.01}}
+    given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "optimizer": {"weight_decay": 0.01}}}
     recipe = recipe_with(given)
     turned, lines, _ = turn(recipe, TEXT, steady)
-    assert (turned.model.dropout, turned.training.weight_decay) == (0.25, 0.01)
+    assert (turned.model.dropout, turned.training.optimizer.weight_decay) == (0.25, 0.01)
     assert turned.model.parameters
-    assert turned.training.lanes > recipe.training.lanes
+    assert turned.training.batch.batch_size > recipe.training.batch.batch_size
     assert any("weight decay 0.01 (given), dropout 0.25 (given)" in line for line in lines)
     whole = recipe_with(turned.model_dump())
     assert left_open(whole) == set()
@@ -293,27 +305,28 @@ def test_steps_and_weight_decay_grow_with_what_is_read():
     times = [0.1, 1, 3, 10, 30, 1000]
     values = [decay_for(epochs, 1000 * epochs, 4e-3) for epochs in times]
     assert values == sorted(values)
-    assert values[0] == TrainingConfig().weight_decay < values[3] < values[-1] < 4
+    assert values[0] == TrainingConfig().optimizer.weight_decay < values[3] < values[-1] < 4
     smaller = decay_for(10, 5000, 4e-3)  # half as many steps in a pass, or each twice as large
     assert smaller == pytest.approx(2 * decay_for(10, 10_000, 4e-3), abs=0.02)
     assert smaller == pytest.approx(decay_for(10, 10_000, 2e-3), abs=0.02)
 
 
 def test_a_short_run_learns_at_a_higher_rate_where_none_is_given():
-    usual = TrainingConfig().learning_rate
+    usual = TrainingConfig().optimizer.learning_rate
     rates = [rate_for(tokens) for tokens in (1e4, 2e5, 1e6, 3e6, 1e7, 1e10)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == rates[1] == 4 * usual > rates[2] > rates[3] > rates[4] == rates[5] == usual
 
     def rate(**training) -> float:
-        return turn(recipe_with({"training": {"tokens": 10**6} | training}), TEXT, refuse)[0].training.learning_rate
+        turned, *_ = turn(recipe_with({"training": {"tokens": 10**6} | training}), TEXT, refuse)
+        return turned.training.optimizer.learning_rate
 
     assert rate() == rate_for(10**6) > rate(tokens=3 * 10**6)
-    assert rate(learning_rate=1e-3) == 1e-3
-    assert rate(optimizer="adamw") == usual  # not what was measured
+    assert rate(optimizer={"learning_rate": 1e-3}) == 1e-3
+    assert rate(optimizer={"name": "adamw"}) == usual  # not what was measured
     decay = turn(recipe_with({"training": {"tokens": 10 * TEXT.tokens}}), TEXT, refuse)[0].training
-    steps = 10 * TEXT.tokens / decay.step_tokens
-    assert decay.weight_decay == decay_for(10, steps, decay.learning_rate)
+    steps = 10 * TEXT.tokens / decay.batch.step_tokens
+    assert decay.optimizer.weight_decay == decay_for(10, steps, decay.optimizer.learning_rate)
 
 
 def test_a_text_that_is_read_many_times_is_read_with_dropout():
@@ -328,7 +341,7 @@ def test_a_comparison_leaves_nothing_to_the_dial():
         parameters="1M",
         learning_rates=(4e-3,),
         architectures=("hybrid",),
-        variants={"small steps": {"training": {"lanes": 2}}},
+        variants={"small steps": {"training": {"batch": {"batch_size": 2}}}},
         minutes=5,
     )
     for contender in plan.contenders:
@@ -350,14 +363,21 @@ def test_a_pace_is_drawn_through_what_was_measured_and_never_too_slow_beyond_it(
 
 @pytest.mark.parametrize(
     "training",
-    [{}, {"accumulation": 3}, {"precision": "bf16"}, {"checkpoint_activations": True}, {"optimizer": "adamw"}],
+    [
+        {},
+        {"accumulation": 3},
+        {"precision": "bf16"},
+        {"checkpoint_activations": True},
+        {"optimizer": {"name": "adamw"}},
+    ],
     ids=str,
 )
 def test_measuring_leaves_the_random_numbers_as_they_were_and_moves_the_model(training):
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     before = model.embedding.weight_VD.detach().clone()
     state = torch.random.get_rng_state()
-    seconds = seconds_per_token(model, TrainingConfig(lanes=2, length=16, **training), Processes())
+    batch = {"batch_size": 2, "sequence_length": 16, "accumulation": training.pop("accumulation", 1)}
+    seconds = seconds_per_token(model, TrainingConfig(batch=batch, **training), Processes())
     assert 0 < seconds < math.inf
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not torch.equal(model.embedding.weight_VD, before)
@@ -369,7 +389,7 @@ def test_a_step_of_several_segments_is_measured_whole(monkeypatch):
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
     loss = model.loss
     monkeypatch.setattr(model, "loss", lambda *given: (passes.append(1), loss(*given))[1])
-    config = TrainingConfig(lanes=2, length=16, accumulation=3)
+    config = TrainingConfig(batch={"batch_size": 2, "sequence_length": 16, "accumulation": 3})
     assert seconds_per_token(model, config, Processes()) == 6.0 / (2 * 16 * 3)
     assert len(passes) == 3
 
@@ -380,7 +400,10 @@ def test_a_device_that_runs_out_of_memory_is_infinitely_slow(monkeypatch):
 
     monkeypatch.setattr(throughput, "_fastest", run_out)
     model = build(sized("hybrid", parameters=50_000, vocab_size=300), seed=0)
-    assert seconds_per_token(model, TrainingConfig(lanes=2, length=16), Processes()) == math.inf
+    assert (
+        seconds_per_token(model, TrainingConfig(batch={"batch_size": 2, "sequence_length": 16}), Processes())
+        == math.inf
+    )
 
 
 def a_turn(*step_seconds: float) -> tuple[float, float]:
@@ -449,7 +472,10 @@ def test_a_run_that_is_off_the_plan_tells_it_also_when_it_is_resumed(tiny, tmp_p
     read = Queue.read
     monkeypatch.setattr(resolving, "seconds_per_token", lambda *_: 1e-4)
     monkeypatch.setattr(Queue, "read", lambda queue: (read(queue)[0], 0.1))  # a step of 32 tokens
-    values = tiny(training={"steps": None, "minutes": 0.1, "lanes": 2, "length": 16}, model={"hidden_size": None})
+    values = tiny(
+        training={"steps": None, "minutes": 0.1, "batch": {"batch_size": 2, "sequence_length": 16}},
+        model={"hidden_size": None},
+    )
     lines: list[str] = []
 
     class Heard(StopAt):
@@ -482,7 +508,7 @@ def test_a_run_saves_what_was_chosen_and_goes_on_with_it(tiny, tmp_path):
         train(values, tmp_path / "run", listener=StopAt(5, signal.SIGINT))
     chosen = saved_recipe(tmp_path / "run")
     assert chosen.model.parameters is not None
-    assert chosen.training.weight_decay > TrainingConfig().weight_decay
+    assert chosen.training.optimizer.weight_decay > TrainingConfig().optimizer.weight_decay
     train({"training": {"steps": 8}}, tmp_path / "run", resume=True)  # which are not many passes any more
     gone_on = saved_recipe(tmp_path / "run")
     said = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["chosen"]

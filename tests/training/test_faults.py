@@ -28,7 +28,7 @@ from weft.reports.run.finish import finish_run
 from weft.training.listener import Silent, read_metrics
 from weft.training.run import train
 
-QUICK = {"steps": 4, "samples": 1, "validations": 2, "checkpoint_every": 2}
+QUICK = {"steps": 4, "logging": {"samples": 1, "validations": 2, "checkpoint_every": 2}}
 kills = pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="the system does not tell what is open")
 DEAD = 2**22 + 1  # more than any process's number
 
@@ -71,7 +71,7 @@ def contents(run: Path) -> dict[str, bytes]:
 STARTS = {
     "from nothing": ({}, False, 13),
     "over another run": ({}, True, 17),
-    "from another run's model": ({"training": {"init_from": "origin"}}, False, 29),
+    "from another run's model": ({"training": {"start": {"run": "origin"}}}, False, 29),
     "with a teacher": ({"training": {"teacher": {"run": "origin"}}}, False, 31),
 }
 
@@ -188,7 +188,7 @@ def test_who_comes_second_to_a_folder_changes_nothing(place, tmp_path, overwrite
     def come_second() -> None:
         before = contents(out)
         for how in ({}, {"overwrite": True}, {"resume": True}):
-            values = {} if "resume" in how else quick(place, training={"learning_rate": 1.0})
+            values = {} if "resume" in how else quick(place, training={"optimizer": {"learning_rate": 1.0}})
             with pytest.raises(UserError, match=r"Another process is at work in|no run to resume") as told:
                 train(values, out, **how)
             refused.append(str(told.value))

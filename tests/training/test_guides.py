@@ -91,13 +91,15 @@ def test_the_cheaper_form_has_the_guide_as_often_as_its_share():
 
 
 def test_a_run_keeps_nothing_of_its_guides(tiny, tmp_path):
-    values = tiny(model={"pattern": "fqaf", "maps": MAPS}, training={"guide": {"until": 0.5}, "samples": 0})
+    values = tiny(
+        model={"pattern": "fqaf", "maps": MAPS}, training={"guide": {"until": 0.5}, "logging": {"samples": 0}}
+    )
     train(values, tmp_path / "run")
     assert not any("guide" in name for name in last_weights(tmp_path / "run"))
 
 
 def test_a_guide_changes_the_training(tiny, tmp_path):
-    values = tiny(model={"pattern": "fqaf", "maps": MAPS}, training={"samples": 0})
+    values = tiny(model={"pattern": "fqaf", "maps": MAPS}, training={"logging": {"samples": 0}})
     train(values, tmp_path / "plain")
     train(merge(values, {"training": {"guide": {"until": 0.5}}}), tmp_path / "guided")
     plain, with_guide = (last_weights(tmp_path / name) for name in ("plain", "guided"))
@@ -108,7 +110,7 @@ def test_an_optimizer_of_guides_alone_goes_with_them():
     model = small_model("{qf}2")
     guides = Guides(model, GuideConfig(), 1)
     guides.begin(CPU)
-    config = TrainingConfig(muon_takes=("matrices",))  # of which there are none but the guides
+    config = TrainingConfig(optimizer={"muon_takes": ("matrices",)})  # of which there are none but the guides
     optimizers = make_optimizers(model, config)
     assert len(optimizers) == 2
     guides.advance(0.5, optimizers)

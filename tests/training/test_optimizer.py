@@ -41,7 +41,7 @@ def test_muon_takes_the_linear_maps_in_blocks_and_adamw_the_rest(pattern, preset
 def test_muon_takes_of_structured_maps_what_it_is_told(kinds, dimensions):
     maps = {"feed_forward": {"kind": "block_dense", "rank": 8, "dense_first": 0}, "qrnn": {"kind": "matrix_product"}}
     model = small_model("qf", {"maps": maps})
-    muon, adamw = make_optimizers(model, TrainingConfig(muon_takes=kinds))
+    muon, adamw = make_optimizers(model, TrainingConfig(optimizer={"muon_takes": kinds}))
     taken = [parameter for group in muon.param_groups for parameter in group["params"]]
     assert {parameter.dim() for parameter in taken} == dimensions
     rest = [parameter for group in adamw.param_groups for parameter in group["params"]]
@@ -51,7 +51,7 @@ def test_muon_takes_of_structured_maps_what_it_is_told(kinds, dimensions):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_vectors_and_scalars_do_not_decay(optimizer):
     model = small_model("afqx", preset="classic")
-    optimizers = make_optimizers(model, TrainingConfig(optimizer=optimizer, weight_decay=0.3))
+    optimizers = make_optimizers(model, TrainingConfig(optimizer={"name": optimizer, "weight_decay": 0.3}))
     assert len(optimizers) == (2 if optimizer == "muon" else 1)
     decay = {id(p): group["weight_decay"] for o in optimizers for group in o.param_groups for p in group["params"]}
     assert len(decay) == sum(len(g["params"]) for o in optimizers for g in o.param_groups)
@@ -60,7 +60,7 @@ def test_vectors_and_scalars_do_not_decay(optimizer):
 
 
 def test_the_configuration_reaches_the_optimizers():
-    config = TrainingConfig(betas=(0.7, 0.8), momentum=0.6, learning_rate=0.5)
+    config = TrainingConfig(optimizer={"betas": (0.7, 0.8), "momentum": 0.6, "learning_rate": 0.5})
     muon, adamw = make_optimizers(small_model("qf"), config)
     assert all(group["betas"] == (0.7, 0.8) and group["lr"] == 0.5 for group in adamw.param_groups)
     assert all(group["momentum"] == 0.6 and group["lr"] == 0.5 for group in muon.param_groups)
@@ -72,7 +72,7 @@ def update_sizes(optimizer_name: str, steps: int = 60) -> dict[str, float]:
     """The root mean square of the last update of each matrix in blocks, per unit of learning rate."""
     model, generator = small_model("qfaf", {"hidden_size": 32}), torch.Generator().manual_seed(0)
     rate = 1e-3
-    config = TrainingConfig(optimizer=optimizer_name, weight_decay=0.0, learning_rate=rate)
+    config = TrainingConfig(optimizer={"name": optimizer_name, "weight_decay": 0.0, "learning_rate": rate})
     optimizers = make_optimizers(model, config)
     matrices = {name: p for name, p in model.blocks.named_parameters() if p.dim() == 2}
     for _ in range(steps):

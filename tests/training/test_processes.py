@@ -22,7 +22,12 @@ MODEL = {"pattern": "xqfa", "hidden_size": 16, "attention": {"memory": 16}}
 # What cannot be sharded.
 SHARED = {"pattern": "x{qf}2a", "ngrams": {"heads": 2, "clusters": 20, "table_size": 100, "width": 4, "decay": 0.8}}
 # AdamW, because Muon's bf16 iterations blow differences of rounding up to where they can be seen.
-TRAINING = {"lanes": 2, "length": 16, "steps": 9, "accumulation": 2, "ema": 0.9, "optimizer": "adamw"}
+TRAINING = {
+    "batch": {"batch_size": 2, "sequence_length": 16, "accumulation": 2},
+    "steps": 9,
+    "ema": 0.9,
+    "optimizer": {"name": "adamw"},
+}
 
 
 def run_together(folder: Path, **environment: str) -> str:
@@ -55,8 +60,8 @@ def assert_close_runs(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["data-parallel", "sharded"])
 def test_two_processes_train_as_one_with_twice_the_lanes(tiny, tmp_path, sharded):
-    alone = tiny(model=MODEL if sharded else MODEL | SHARED, training=TRAINING | {"samples": 0})
-    together = merge(alone, {"training": {"lanes": 1}})
+    alone = tiny(model=MODEL if sharded else MODEL | SHARED, training=TRAINING | {"logging": {"samples": 0}})
+    together = merge(alone, {"training": {"batch": {"batch_size": 1}}})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(together))
     train(alone, tmp_path / "alone")
     train_until_stopped(alone, tmp_path / "one then two")
@@ -66,13 +71,13 @@ def test_two_processes_train_as_one_with_twice_the_lanes(tiny, tmp_path, sharded
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
     train({}, tmp_path / "two then one", resume=True)
     assert_close_runs(tmp_path / "alone", tmp_path / "two then one")
-    train(merge(alone, {"training": {"optimizer": "normuon", "steps": 5}}), tmp_path / "muon alone")
+    train(merge(alone, {"training": {"optimizer": {"name": "normuon"}, "steps": 5}}), tmp_path / "muon alone")
     losses = [[e["loss"] for e in events(tmp_path / run) if e["event"] == "train"] for run in ("muon", "muon alone")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # a shard orthogonalised by itself would be far off
 
 
 def test_lanes_that_cannot_be_shared_are_told(tiny, tmp_path, monkeypatch):
-    train_until_stopped(tiny(training={"lanes": 3}), tmp_path / "run")
+    train_until_stopped(tiny(training={"batch": {"batch_size": 3}}), tmp_path / "run")
     monkeypatch.setattr("weft.training.parallel.Processes.__init__", _two_processes)
     with pytest.raises(UserError, match="3 lanes, which 2 processes cannot share evenly: .* divides 3"):
         train({}, tmp_path / "run", resume=True)

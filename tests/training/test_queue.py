@@ -54,9 +54,11 @@ class Looks(Silent):
         self.steps.append(status.step)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "ema": 0.9, "accumulation": 2}], ids=["muon", "adamw"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": {"name": "adamw"}, "ema": 0.9, "batch": {"accumulation": 2}}], ids=["muon", "adamw"]
+)
 def test_a_queued_run_is_the_run_step_by_step(tiny, tmp_path, queued, spoiled, changes):
-    values = tiny(training={"steps": 30, "log_every": 6, "checkpoint_every": 12, **changes})
+    values = tiny(training={"steps": 30, "logging": {"log_every": 6, "checkpoint_every": 12}, **changes})
     bad = {4: float("nan"), 5: float("inf"), 20: float("nan"), 21: float("nan"), 22: float("nan")}
     made, listener = spoiled(bad), Looks()
     train(values, tmp_path / "seen")
@@ -71,7 +73,7 @@ def test_a_queued_run_is_the_run_step_by_step(tiny, tmp_path, queued, spoiled, c
 
 
 def test_a_queued_run_resumes_where_its_segments_were_used_up(tiny, tmp_path, queued):
-    values = tiny(training={"steps": 30, "log_every": 4, "checkpoint_every": 7})
+    values = tiny(training={"steps": 30, "logging": {"log_every": 4, "checkpoint_every": 7}})
     queued()
     train(values, tmp_path / "straight")
     with pytest.raises(Interrupted):
@@ -86,13 +88,13 @@ def test_a_queued_run_gives_up_too(tiny, tmp_path, queued, spoiled):
     made = spoiled(dict.fromkeys(range(9, 100), float("nan")))
     queued()
     with pytest.raises(UserError, match="5 times in a row at step 13: .*lower learning rate"):
-        train(tiny(training={"steps": 60, "log_every": 10, "checkpoint_every": 50}), tmp_path / "run")
+        train(tiny(training={"steps": 60, "logging": {"log_every": 10, "checkpoint_every": 50}}), tmp_path / "run")
     assert len(made) < 30
     assert len([record for record in events(tmp_path / "run") if record["event"] == "skipped"]) == 5
 
 
 def test_a_queued_run_keeps_to_its_minutes(tiny, tmp_path, queued):
-    values = tiny(training={"log_every": 10, "checkpoint_every": 1000})
+    values = tiny(training={"logging": {"log_every": 10, "checkpoint_every": 1000}})
     del values["training"]["steps"]
     queued()
     result = train({**values, "training": {**values["training"], "minutes": 0.02}}, tmp_path / "run")

@@ -28,7 +28,7 @@ FULL = {
         "qrnn": {"zoneout": 0.05},
     },
     "data": {"sources": ["ruoŧŧa.txt", "b/"], "tokenizer": "unigram", "vocab_size": 512, "document_separator": "\n\t"},
-    "training": {"tokens": "20M", "betas": [0.8, 0.95], "learning_rate": 2e-3, "ema": 0.99, "seed": 7},
+    "training": {"tokens": "20M", "optimizer": {"betas": [0.8, 0.95], "learning_rate": 2e-3}, "ema": 0.99, "seed": 7},
 }
 
 
@@ -54,14 +54,14 @@ def test_a_file_may_hold_any_part_and_empty_sections(tmp_path):
 @pytest.mark.parametrize(
     ("assignment", "value"),
     [
-        ("training.learning_rate=2e-3", 0.002),
-        ("training.learning_rate=1E3", 1000.0),
-        ("training.learning_rate=.5", 0.5),
+        ("training.optimizer.learning_rate=2e-3", 0.002),
+        ("training.optimizer.learning_rate=1E3", 1000.0),
+        ("training.optimizer.learning_rate=.5", 0.5),
         ("training.steps=500", 500),
         ("training.tokens=2M", "2M"),
         ("training.carry_state=false", False),
         ("training.ema=null", None),
-        ("training.betas=[0.9, 0.95]", [0.9, 0.95]),
+        ("training.optimizer.betas=[0.9, 0.95]", [0.9, 0.95]),
         ("data.sources=[a.txt, b.txt]", ["a.txt", "b.txt"]),
         ("data.text_key=a=b", "a=b"),
         ("data.text_key='12'", "12"),
@@ -69,8 +69,9 @@ def test_a_file_may_hold_any_part_and_empty_sections(tmp_path):
     ],
 )
 def test_values_on_the_command_line(assignment, value):
-    section, key = assignment.partition("=")[0].split(".")
-    parsed = parse_settings([assignment])[section][key]
+    parsed: object = parse_settings([assignment])
+    for key in assignment.partition("=")[0].split("."):
+        parsed = parsed[key]
     assert parsed == value
     assert type(parsed) is type(value)
 
@@ -107,13 +108,22 @@ def test_two_budgets_at_once_are_refused():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"training": {"learning_rat": 1}}, "Unknown key 'training.learning_rat': did you mean 'learning_rate'?"),
+        (
+            {"training": {"learning_rat": 1}},
+            "Unknown key 'training.learning_rat': did you mean 'optimizer.learning_rate'?",
+        ),
         ({"trainin": {}}, "Unknown key 'trainin': did you mean 'training'?"),
         ({"model": {"zzz": 1}}, "Unknown key 'model.zzz': the keys here are architecture, pattern, "),
         ({"data": {"tokeniser": "bpe"}}, "Unknown key 'data.tokeniser': did you mean 'tokenizer'?"),
-        ({"training": {"learning_rate": -1}}, "'training.learning_rate' is -1: input should be greater than 0."),
+        (
+            {"training": {"optimizer": {"learning_rate": -1}}},
+            "'training.optimizer.learning_rate' is -1: input should be greater than 0.",
+        ),
         ({"training": {"steps": "many"}}, "'training.steps' is 'many': not a count: write"),
-        ({"training": {"schedule": "step"}}, "'training.schedule' is 'step': input should be 'linear' or 'cosine'."),
+        (
+            {"training": {"schedule": {"shape": "step"}}},
+            "'training.schedule.shape' is 'step': input should be 'linear' or 'cosine'.",
+        ),
         ({"training": 5}, "'training' is 5: "),
     ],
 )
@@ -159,7 +169,7 @@ def test_differences_name_what_may_not_change():
     changes = {
         "model": {"attention": {"memory": 65}, "qrnn": {"window": 2}},
         "data": {"sources": ["c.txt"]},
-        "training": {"steps": 7, "checkpoint_every": 9, "validations": 3, "seed": 8},
+        "training": {"steps": 7, "logging": {"checkpoint_every": 9, "validations": 3}, "seed": 8},
     }
     found = differences(saved, make_recipe(FULL, changes))
     assert [told for told in found if told.endswith(", now 8)")] == [

@@ -33,20 +33,20 @@ from weft.training.trainer import Trainer
 
 VARIANTS = {
     "default": {},
-    "adamw, average": {"training": {"optimizer": "adamw", "ema": 0.9}},
-    "normuon": {"training": {"optimizer": "normuon"}},
-    "accumulation, no carried state": {"training": {"accumulation": 2, "carry_state": False}},
+    "adamw, average": {"training": {"optimizer": {"name": "adamw"}, "ema": 0.9}},
+    "normuon": {"training": {"optimizer": {"name": "normuon"}}},
+    "accumulation, no carried state": {"training": {"batch": {"accumulation": 2}, "carry_state": False}},
     "matrix products": {
         "model": {"pattern": "{qf}2a", "maps": {"qrnn": {"kind": "matrix_product", "adapter": 2}}},
         "training": {"ema": 0.9},
     },
     "latent bigrams": {
         "model": {"ngrams": BIGRAMS | {"decay": 0.5}},
-        "training": {"ngrams_rate": 2.0, "ema": 0.9, "accumulation": 2},
+        "training": {"ngrams_rate": 2.0, "ema": 0.9, "batch": {"accumulation": 2}},
     },
     "nothing but guides for Muon": {  # which is there no more when the run is resumed
         "model": {"pattern": "{qf}2"},
-        "training": {"guide": {"until": 0.3}, "muon_takes": ["matrices"]},
+        "training": {"guide": {"until": 0.3}, "optimizer": {"muon_takes": ["matrices"]}},
     },
     "structured, guided": {
         "model": {"pattern": "fqaf", "maps": MAPS},
@@ -141,7 +141,7 @@ def test_what_cannot_be_sharded_is_told(settings, words):
 
 
 def test_centroids_of_bigrams_move_in_training(tiny, tmp_path):
-    values = tiny(model={"ngrams": BIGRAMS}, training={"samples": 0, "steps": 3})
+    values = tiny(model={"ngrams": BIGRAMS}, training={"logging": {"samples": 0}, "steps": 3})
     train(values, tmp_path / "run")
     model = load_model(tmp_path / "run")
     before = build(model.config, seed=make_recipe(values).training.seed)
@@ -235,12 +235,19 @@ def test_a_finished_run_stays_as_it_is_or_goes_on(tiny, tmp_path):
 
 def test_a_changed_recipe_is_refused_by_name(tiny, tmp_path):
     train(tiny(), tmp_path / "run")
-    changed = r"training.lanes \(was 4, now 2\), training.learning_rate \(was .*, now 1.0\); leave it out"
+    changed = (
+        r"training.batch.batch_size \(was 4, now 2\), "
+        r"training.optimizer.learning_rate \(was .*, now 1.0\); leave it out"
+    )
     with pytest.raises(UserError, match=changed):
-        train({"training": {"learning_rate": 1.0, "lanes": 2}}, tmp_path / "run", resume=True)
+        train(
+            {"training": {"optimizer": {"learning_rate": 1.0}, "batch": {"batch_size": 2}}},
+            tmp_path / "run",
+            resume=True,
+        )
     train(tiny(), tmp_path / "run", resume=True)  # the same command again, with --resume, is welcome
     with pytest.raises(UserError, match="exclude each other"):
-        train({"training": {"lanes": 2}}, tmp_path / "run", resume=True, overwrite=True)
+        train({"training": {"batch": {"batch_size": 2}}}, tmp_path / "run", resume=True, overwrite=True)
 
 
 def test_a_folder_is_the_same_with_a_slash_behind_it(tiny, tmp_path, corpus):
@@ -267,7 +274,7 @@ def test_a_place_where_nothing_can_be_written_is_told_before_any_text_is_read(ti
 
 
 def test_the_same_command_resumes_where_the_corpus_decided(tiny, tmp_path):
-    values = tiny(training={"lanes": 500}, data={"tokenizer": "auto"})
+    values = tiny(training={"batch": {"batch_size": 500}}, data={"tokenizer": "auto"})
     with pytest.raises(Interrupted):
         train(values, tmp_path / "run", listener=StopAt(3, signal.SIGINT))
     assert train(values, tmp_path / "run", resume=True).steps == 12
@@ -349,7 +356,11 @@ def test_a_new_run_can_start_from_another_one(tiny, tmp_path):
     other.write_text("".join(f"Another text in the same bytes, line {i}.\n" for i in range(300)))
     values = {
         "data": {"sources": [str(other)]},
-        "training": {"steps": 1, "learning_rate": 1e-9, "lanes": 2, "length": 32},
+        "training": {
+            "steps": 1,
+            "optimizer": {"learning_rate": 1e-9},
+            "batch": {"batch_size": 2, "sequence_length": 32},
+        },
     }
     train(values, tmp_path / "second", init_from=tmp_path / "first")
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
@@ -374,7 +385,7 @@ def test_losses_that_are_not_finite_are_skipped_then_end_the_run(tiny, tmp_path,
     assert result.steps == 12
     assert all(tensor.isfinite().all() for tensor in last_weights(tmp_path / "run").values())
     bad |= set(range(100))
-    with pytest.raises(UserError, match="lower learning rate"):
+    with pytest.raises(UserError, match="lower training.optimizer.learning_rate"):
         train(tiny(), tmp_path / "diverged")
 
 
@@ -388,9 +399,11 @@ def test_only_training_counts_as_time(tiny, tmp_path, monkeypatch):
 
 def test_a_run_resumes_without_what_it_began_from(tiny, tmp_path):
     train(tiny(training={"steps": 3}), tmp_path / "origin")
-    values = tiny(training={"init_from": str(tmp_path / "origin")}, model={"dropout": 0.1})
+    values = tiny(training={"start": {"run": str(tmp_path / "origin")}}, model={"dropout": 0.1})
     with pytest.raises(UserError, match="leave out model.hidden_size"):
-        train(tiny(training={"init_from": str(tmp_path / "origin")}, model={"hidden_size": 24}), tmp_path / "other")
+        train(
+            tiny(training={"start": {"run": str(tmp_path / "origin")}}, model={"hidden_size": 24}), tmp_path / "other"
+        )
     with pytest.raises(Interrupted):
         train(values, tmp_path / "run", listener=StopAt(4, signal.SIGINT))
     shutil.rmtree(tmp_path / "origin")
@@ -459,7 +472,11 @@ def test_ten_kilobytes_are_learned_below_one_bit_per_byte(corpus, tmp_path):
             "test": [str(corpus)],
             "vocab_size": 512,
         },
-        "training": {"steps": 150, "lanes": 8, "length": 64, "validations": 1, "samples": 0},
+        "training": {
+            "steps": 150,
+            "batch": {"batch_size": 8, "sequence_length": 64},
+            "logging": {"validations": 1, "samples": 0},
+        },
     }
     copy = tmp_path / "copy.txt"
     copy.write_bytes(corpus.read_bytes())
@@ -485,7 +502,9 @@ def test_a_run_that_is_cut_short_has_all_else_of_the_whole_one(tiny, tmp_path, m
         train(values, tmp_path / "whole", listener=StopAt(5, signal.SIGINT))
     whole = saved_recipe(tmp_path / "whole")
     assert cut.training.steps == 2
-    assert cut.training.weight_decay > TrainingConfig().weight_decay  # of a text that is read many times
+    assert (
+        cut.training.optimizer.weight_decay > TrainingConfig().optimizer.weight_decay
+    )  # of a text that is read many times
     assert cut == whole.model_copy(update={"training": whole.training.model_copy(update={"steps": 2})})
 
 

@@ -13,7 +13,7 @@ near = pytest.approx
 
 
 def factors(settings, *places) -> list[float]:
-    config = TrainingConfig(**settings)
+    config = TrainingConfig(schedule=settings)
     return [learning_rate_factor(config, place) for place in places]
 
 
@@ -26,7 +26,7 @@ def test_linear_warms_up_holds_and_decays_to_zero():
 
 
 def test_cosine_warms_up_and_follows_a_half_cosine_to_zero():
-    settings = {"schedule": "cosine", "warmup": 0.2}
+    settings = {"shape": "cosine", "warmup": 0.2}
     assert factors(settings, 0.0, 0.1, 0.2) == [1e-3, near(0.5), 1.0]
     assert factors(settings, 0.6, 1.0) == [near(0.5), near(0.0, abs=1e-12)]
     assert factors(settings, 0.4) == [near((1 + math.cos(math.pi / 4)) / 2)]
@@ -36,11 +36,11 @@ def test_without_warm_up_or_decay_it_is_constant():
     assert factors({"warmup": 0.0, "decay": 0.0}, 0.0, 0.5, 1.0) == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
 @pytest.mark.parametrize(("warmup", "decay"), [(0.0, 1.0), (0.02, 0.6), (0.5, 1.0), (1.0, 0.0)])
-def test_it_is_always_a_fraction_that_first_rises_and_then_falls(schedule, warmup, decay):
+def test_it_is_always_a_fraction_that_first_rises_and_then_falls(shape, warmup, decay):
     places = [n / 500 for n in range(501)]
-    values = factors({"schedule": schedule, "warmup": warmup, "decay": decay}, *places)
+    values = factors({"shape": shape, "warmup": warmup, "decay": decay}, *places)
     assert all(0.0 <= value <= 1.0 for value in values)
     assert values[0] > 0  # the first step moves
     after = [value for place, value in zip(places, values, strict=True) if place >= warmup]

@@ -69,12 +69,15 @@ def test_equal_layers_are_one_that_is_applied_often():
 
 @pytest.fixture
 def parent(tiny, tmp_path):
-    train(tiny(model={"pattern": "(qf)3"}, training={"samples": 0, "steps": 20}), tmp_path / "parent")
+    train(tiny(model={"pattern": "(qf)3"}, training={"logging": {"samples": 0}, "steps": 20}), tmp_path / "parent")
     return tmp_path / "parent"
 
 
 def test_a_stack_starts_from_a_trained_layer(tiny, tmp_path, parent):
-    values = tiny(model={"pattern": "[qf]3"}, training={"samples": 0, "init_block": 2, "learning_rate": 1e-9})
+    values = tiny(
+        model={"pattern": "[qf]3"},
+        training={"logging": {"samples": 0}, "start": {"block": 2}, "optimizer": {"learning_rate": 1e-9}},
+    )
     train(values, tmp_path / "child", init_from=parent)
     ours, theirs = load_model(tmp_path / "child"), load_model(parent)
     assert ours.config.pattern == "[qf]3"
@@ -87,12 +90,15 @@ def test_a_stack_starts_from_a_trained_layer(tiny, tmp_path, parent):
 
 def test_the_best_layer_is_taken(tiny, tmp_path, parent):
     heard, bits = Hear(), {}
-    values = tiny(model={"pattern": "[qf]3"}, training={"samples": 0, "learning_rate": 1e-9, "steps": 1})
+    values = tiny(
+        model={"pattern": "[qf]3"},
+        training={"logging": {"samples": 0}, "optimizer": {"learning_rate": 1e-9}, "steps": 1},
+    )
     for first in (0, 2, 4):
-        run = train(merge(values, {"training": {"init_block": first}}), tmp_path / f"{first}", init_from=parent)
+        run = train(merge(values, {"training": {"start": {"block": first}}}), tmp_path / f"{first}", init_from=parent)
         bits[first] = run.validation.bits_per_byte
     best = train(
-        merge(values, {"training": {"init_block": "best"}}), tmp_path / "best", init_from=parent, listener=heard
+        merge(values, {"training": {"start": {"block": "best"}}}), tmp_path / "best", init_from=parent, listener=heard
     )
     assert best.validation.bits_per_byte == pytest.approx(min(bits.values()))
     assert any(f"Starting from block {min(bits, key=bits.get)}" in line for line in heard.lines)
@@ -100,16 +106,19 @@ def test_the_best_layer_is_taken(tiny, tmp_path, parent):
 
 def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
     for changes, words in (
-        ({"model": {"pattern": "[fq]3"}, "training": {"init_block": 0}}, "begin at 1, 3, not at 0"),
-        ({"model": {"pattern": "[qa]3"}, "training": {"init_block": 0}}, "has no blocks qa in a row"),
-        ({"model": {"pattern": "[qf]3", "hidden_size": 24}, "training": {"init_block": 0}}, "model.hidden_size"),
-        ({"model": {"pattern": "[qf]3", "ngrams": BIGRAMS}, "training": {"init_block": 0}}, "model.ngrams.heads"),
+        ({"model": {"pattern": "[fq]3"}, "training": {"start": {"block": 0}}}, "begin at 1, 3, not at 0"),
+        ({"model": {"pattern": "[qa]3"}, "training": {"start": {"block": 0}}}, "has no blocks qa in a row"),
+        ({"model": {"pattern": "[qf]3", "hidden_size": 24}, "training": {"start": {"block": 0}}}, "model.hidden_size"),
+        ({"model": {"pattern": "[qf]3", "ngrams": BIGRAMS}, "training": {"start": {"block": 0}}}, "model.ngrams.heads"),
         (
-            {"model": {"pattern": "{qf}3"}, "training": {"init_block": 0}},
+            {"model": {"pattern": "{qf}3"}, "training": {"start": {"block": 0}}},
             "with some of qfqfqf, or leave model.maps and { } out",
         ),
-        ({"model": {"pattern": "[qf]3", "parameters": 50_000}, "training": {"init_block": 0}}, "model.parameters"),
-        ({"training": {"init_block": "first"}}, "a block is a number from 0, or 'best', not 'first'"),
+        (
+            {"model": {"pattern": "[qf]3", "parameters": 50_000}, "training": {"start": {"block": 0}}},
+            "model.parameters",
+        ),
+        ({"training": {"start": {"block": "first"}}}, "a block is a number from 0, or 'best', not 'first'"),
         ({"training": {"teacher": {"run": str(parent)}, "compile": "on"}}, "with a teacher nothing is compiled"),
     ):
         with pytest.raises(UserError, match=words):
@@ -125,7 +134,10 @@ def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
     ],
 )
 def test_blocks_of_structured_and_shared_maps(tiny, tmp_path, pattern, maps, child, fitting):
-    train(tiny(model={"pattern": pattern, "maps": maps}, training={"samples": 0, "steps": 4}), tmp_path / "parent")
+    train(
+        tiny(model={"pattern": pattern, "maps": maps}, training={"logging": {"samples": 0}, "steps": 4}),
+        tmp_path / "parent",
+    )
     parent = load_model(tmp_path / "parent")
     config = parent.config.model_copy(update={"pattern": child})
     start = lambda block: transferred(config, tmp_path / "parent", block, None, 0, print)  # noqa: E731
@@ -140,7 +152,7 @@ def test_blocks_of_structured_and_shared_maps(tiny, tmp_path, pattern, maps, chi
 
 def test_blocks_of_no_run_are_told():
     with pytest.raises(UserError, match="name the run"):
-        make_recipe({"training": {"init_block": 0}})
+        make_recipe({"training": {"start": {"block": 0}}})
 
 
 def test_the_loss_of_a_student_by_hand():
@@ -168,7 +180,7 @@ def test_the_loss_of_a_student_by_hand():
 
 
 def test_a_taught_run_goes_on_bit_for_bit_and_reads_its_teachers_tokens(tiny, tmp_path, parent):
-    values = tiny(model={"pattern": "[qf]2"}, training={"teacher": {"run": str(parent)}, "samples": 0})
+    values = tiny(model={"pattern": "[qf]2"}, training={"teacher": {"run": str(parent)}, "logging": {"samples": 0}})
     train(values, tmp_path / "straight")
     with pytest.raises(Interrupted):
         train(values, tmp_path / "stopped", listener=StopAt(5, 15))
@@ -187,7 +199,8 @@ def test_commands(tiny, tmp_path, parent, corpus):
     child = tmp_path / "child"
     ran = run_weft(
         "train", corpus, "--pattern", "[qf]3", "--init-from", parent, "--init-block", "best", "--teacher", parent,
-        "--steps", 3, "--out", child, "--set", "training.lanes=4", "--set", "training.length=32",
+        "--steps", 3, "--out", child,
+        "--set", "training.batch.batch_size=4", "--set", "training.batch.sequence_length=32",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     once, thrice = (run_weft("evaluate", child, "--applications", n, "--json").json() for n in (1, 3))

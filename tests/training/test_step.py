@@ -71,7 +71,7 @@ def test_the_wrapped_step_gives_the_loss_and_the_state_as_they_are():
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_what_is_not_finite_changes_nothing(optimizer, bad):
     model = small_model("qfaf").train()
-    optimizers = make_optimizers(model, TrainingConfig(optimizer=optimizer))
+    optimizers = make_optimizers(model, TrainingConfig(optimizer={"name": optimizer}))
 
     def step(factor: float, shown: float = 0.0) -> torch.Tensor:
         loss, _ = model.loss(*segment()[:2], None, segment()[2])

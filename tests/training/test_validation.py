@@ -29,7 +29,7 @@ from weft.training.validation import COST, FEWEST, MOST, Sample, choose_sample
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize("validations", [1, 4, 10])
 def test_all_validations_together_take_at_most_a_tenth(bf16, processes, validations):
-    config = TrainingConfig(validations=validations)
+    config = TrainingConfig(logging={"validations": validations})
     sizes = []
     for trained in (1e6, 1e7, 1e10):
         tokens = choose_sample(config, trained, bf16=bf16, processes=processes).tokens
@@ -41,8 +41,10 @@ def test_all_validations_together_take_at_most_a_tenth(bf16, processes, validati
 
 
 def test_what_is_given_and_the_demonstration_stay_as_they_were():
-    assert choose_sample(TrainingConfig(validation_tokens=10**6), 1000, bf16=True, processes=1) == Sample(10**6)
-    demo = TrainingConfig(tokens=1_300_000, validations=4)
+    assert choose_sample(TrainingConfig(logging={"validation_tokens": 10**6}), 1000, bf16=True, processes=1) == Sample(
+        10**6
+    )
+    demo = TrainingConfig(tokens=1_300_000, logging={"validations": 4})
     for bf16 in (False, True):
         assert choose_sample(demo, 1_300_000, bf16=bf16, processes=1).tokens > 44_027  # those of its validation text
 
@@ -100,7 +102,7 @@ def test_a_run_that_is_resumed_validates_on_the_same_sample(tiny, tmp_path, corp
 
 
 def test_a_run_of_an_older_version_goes_on_with_the_head_of_its_validation_text(tiny, tmp_path, corpus, scored):
-    values = tiny(data={"validation": [str(other_text(corpus))]}, training={"validation_tokens": 1000})
+    values = tiny(data={"validation": [str(other_text(corpus))]}, training={"logging": {"validation_tokens": 1000}})
     with pytest.raises(Interrupted):
         train(values, tmp_path / "run", listener=StopAt(5, signal.SIGINT))
     forget(tmp_path / "run", "sample", "planned_pace")
@@ -148,7 +150,11 @@ def test_validation_text_of_another_kind_is_told_at_the_first_validation(tiny, t
         paths[name].write_text(" ".join(words), encoding="utf-8")
     data = {"sources": [str(paths["train"])], "validation": [str(paths["validation"])], "test": [str(paths["test"])]}
     said = Hear()
-    train(merge(tiny(training={"steps": 40, "validations": 2}), {"data": data}), tmp_path / "run", listener=said)
+    train(
+        merge(tiny(training={"steps": 40, "logging": {"validations": 2}}), {"data": data}),
+        tmp_path / "run",
+        listener=said,
+    )
     told = [line for line in said.lines if "is of another kind than most of the training text" in line]
     assert len(told) == 1
     assert any("so the model was chosen for another text" in line for line in said.lines)

@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     train_until_stopped(values, folder / "stopped")
     train({}, folder / "stopped", resume=True)
     train_until_stopped(values, folder / "two then one")
-    train(merge(values, {"training": {"optimizer": "normuon", "steps": 5}}), folder / "muon")
+    train(merge(values, {"training": {"optimizer": {"name": "normuon"}, "steps": 5}}), folder / "muon")
     train({}, folder / "one then two", resume=True)
 
 

@@ -44,7 +44,7 @@ TextKey = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe (YAML); options go over it.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any value of the recipe: training.learning_rate=2e-3.")
+    list[str] | None, typer.Option("--set", help="Any value of the recipe: training.optimizer.learning_rate=2e-3.")
 ]
 
 

@@ -100,6 +100,7 @@ def train(
 
     if architecture and pattern:
         raise UserError("--architecture and --pattern exclude each other: keep one.")
+    block = int(init_block) if init_block and init_block.isdecimal() else init_block
     values = given(
         model={"architecture": architecture, "pattern": pattern, "parameters": parameters},
         data=data_values(
@@ -117,7 +118,7 @@ def train(
             "steps": steps,
             "tokens": tokens,
             "seed": seed,
-            "init_block": int(init_block) if init_block and init_block.isdecimal() else init_block,
+            "start": {"block": block} if init_block else None,
             "teacher": {"run": str(teacher)} if teacher else None,
         },
     )

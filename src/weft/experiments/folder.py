@@ -10,11 +10,12 @@ import yaml
 
 from weft.data import DataConfig
 from weft.errors import UserError
-from weft.experiments.plan import Plan
+from weft.experiments.plan import Plan, renamed_variants
 from weft.experiments.runner import sweep_runs
 from weft.files import json_object, sweep, write_atomic
 from weft.plain_yaml import parse_yaml
 from weft.records import CURVES, REPORT, RESULTS, TABLE
+from weft.settings import renamed
 from weft.training.recipe import flat
 
 PLAN = "study.yaml"
@@ -43,7 +44,7 @@ def save_plan(plan: Plan, study: Path) -> None:
 
 
 def _saved_values(path: Path) -> Mapping[str, Any]:
-    """Return the plan that a study began with, as this version says it; 0.1.0 called baselines peers."""
+    """Return the plan that a study began with, as this version says it; 0.1.0 had other names for keys."""
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -52,6 +53,10 @@ def _saved_values(path: Path) -> Mapping[str, Any]:
         raise UserError(f"'{path}' is damaged: begin the comparison anew, with overwrite.")
     if "peers" in values:
         values["baselines"] = values.pop("peers")
+    if isinstance(values.get("base"), dict):
+        values["base"] = renamed(values["base"], warn=False)
+    if isinstance(values.get("variants"), dict):
+        values["variants"] = renamed_variants(values["variants"], warn=False)
     return values
 
 

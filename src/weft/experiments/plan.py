@@ -16,14 +16,14 @@ from weft.errors import UserError
 from weft.numbers import Count, Minutes, Parameters, Rate, Seed, Tokens
 from weft.pattern import ARCHITECTURES, parse_count
 from weft.plain_yaml import read_yaml
-from weft.settings import FrozenConfig
+from weft.settings import FrozenConfig, renamed
 from weft.sizing import configure, resolve
-from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, load_recipe, make_recipe
+from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
 
 # What a comparison says itself, section by section of a recipe.
 DECIDED = {
     "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
-    "training": ("minutes", "tokens", "steps", "learning_rate", "seed", "init_from"),
+    "training": ("minutes", "tokens", "steps", "optimizer.learning_rate", "seed", "start.run"),
 }
 
 
@@ -135,11 +135,12 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     else:
         model = {"pattern": trial.contender}
     model["parameters"] = plan.parameters
-    training = {**plan.budget, "learning_rate": trial.learning_rate, "seed": trial.seed}
+    training: dict[str, Any] = {**plan.budget, "seed": trial.seed}
+    training["optimizer"] = {"learning_rate": trial.learning_rate}
     base = dict(plan.base)
     if trial.contender in plan.baselines:
         base["model"] = {}
-        training |= _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
+        training["batch"] = _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
     recipe = make_recipe(base, change, {"model": model, "training": training})
     return Recipe.parse(recipe.model_dump())  # with every value as given: a comparison turns no dial
 
@@ -152,11 +153,19 @@ def _check_settings(model: ModelRecipe) -> None:
 
 
 def _long_segments(training: TrainingConfig) -> dict[str, int]:
-    """Return lanes and length of a step of exactly the same size, in segments of a baseline's context or nearly so."""
-    step = training.lanes * training.length
-    most = max(training.length, min(CONTEXT, step))
+    """Return the batch of a step of exactly the same size, in segments of a baseline's context or nearly so."""
+    step = training.batch.batch_size * training.batch.sequence_length
+    most = max(training.batch.sequence_length, min(CONTEXT, step))
     length = next(length for length in range(most, 0, -1) if step % length == 0)
-    return {"lanes": step // length, "length": length}
+    return {"batch_size": step // length, "sequence_length": length}
+
+
+def renamed_variants(variants: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """Return ``variants`` by name, old keys of recipes by their new names; what is no variant is left as it is."""
+    today = {}
+    for name, change in variants.items():
+        today[name] = renamed(change, warn=warn) if isinstance(change, Mapping) else change
+    return today
 
 
 def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
@@ -165,16 +174,31 @@ def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Seque
     A recipe may say those things: the comparison says them anew.
     """
     values = load_recipe(recipe) if recipe else {}
+    settings = renamed(settings)
     for section, keys in DECIDED.items():
         _check_undecided(settings, "the settings", section, keys)
-        values[section] = {key: value for key, value in (values.get(section) or {}).items() if key not in keys}
+        values[section] = _without(values.get(section) or {}, keys)
     values = merge(values, settings)
     return merge(values, {"data": {"sources": list(sources)}}) if sources else values
 
 
 def _check_undecided(values: Mapping[str, Any], where: str, section: str, keys: Iterable[str]) -> None:
-    if wrong := [key for key in values.get(section) or {} if key in keys]:
-        raise UserError(f"A comparison sets {section}.{wrong[0]} itself: leave it out of {where}.")
+    given = values.get(section) or {}
+    for key in keys:
+        if key in given or key in flat(given):
+            raise UserError(f"A comparison sets {section}.{key} itself: leave it out of {where}.")
+
+
+def _without(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return nested ``values`` without those of the dotted ``keys``."""
+    kept = {}
+    for name, value in values.items():
+        inner = [key.removeprefix(f"{name}.") for key in keys if key.startswith(f"{name}.")]
+        if inner and isinstance(value, Mapping):
+            kept[name] = _without(value, inner)
+        elif name not in keys:
+            kept[name] = value
+    return kept
 
 
 def load_variants(path: Path) -> dict[str, dict[str, Any]]:
@@ -182,7 +206,7 @@ def load_variants(path: Path) -> dict[str, dict[str, Any]]:
     values = read_yaml(path, missing=f"There are no variants '{path}'", broken=f"The variants '{path}' are not YAML")
     if not isinstance(values, dict) or not values:
         raise UserError(f"'{path}' must hold variants by name, each with what it changes of a recipe.")
-    variants = {str(name): change or {} for name, change in values.items()}
+    variants = renamed_variants({str(name): change or {} for name, change in values.items()})
     for name, change in variants.items():
         if not isinstance(change, dict) or not all(isinstance(section, dict) for section in change.values()):
             raise UserError(f"The variant '{name}' of '{path}' must hold the sections model, data or training.")

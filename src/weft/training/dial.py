@@ -17,8 +17,8 @@ is never turned.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from weft import words
 from weft.errors import UserError
@@ -35,14 +35,19 @@ CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
 REACH = 4.0  # the next to be measured is at most so many times the largest that was: a step of a huge one takes long
 
 DEFAULTS = TrainingConfig()
-LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.weight_decay, 0.14, 3.0  # measured up to 15 passes
+LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.optimizer.weight_decay, 0.14, 3.0  # measured up to 15 passes
 DROPOUT_FROM, DROPOUT_PER_PASS, MOST_DROPOUT = 5.0, 0.007, 0.1  # measured at 7 and at 15 passes, beside that decay
 
 # A short run learns faster with larger steps: the learning rate falls with the root of what is read, down to the usual.
-MOST_RATE, MOST_RATE_UP_TO = 4 * DEFAULTS.learning_rate, 2.5e5  # in runs of up to so many tokens
+MOST_RATE, MOST_RATE_UP_TO = 4 * DEFAULTS.optimizer.learning_rate, 2.5e5  # in runs of up to so many tokens
 
-STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.step_tokens, 4e6  # a step's tokens, in runs of up to so many
+STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.batch.step_tokens, 4e6  # a step's tokens, in runs of up to so many
 MOST_LANES = 256
+
+# The keys that the dial turns.
+SIZE, DROPOUT = "model.parameters", "model.dropout"
+BATCH_SIZE = "training.batch.batch_size"
+LEARNING_RATE, WEIGHT_DECAY = "training.optimizer.learning_rate", "training.optimizer.weight_decay"
 
 Measure = Callable[[Recipe], float]
 Buildable = Callable[[Recipe], bool]
@@ -151,7 +156,7 @@ def lanes_for(tokens: float, length: int) -> int:
 def rate_for(tokens: float) -> float:
     """Return the learning rate of a run over ``tokens`` (docs/study.md, "The learning rate of short runs")."""
     wanted: float = MOST_RATE * (MOST_RATE_UP_TO / tokens) ** 0.5
-    return round(min(MOST_RATE, max(DEFAULTS.learning_rate, wanted)), 4)
+    return round(min(MOST_RATE, max(DEFAULTS.optimizer.learning_rate, wanted)), 4)
 
 
 def decay_for(epochs: float, steps: float, rate: float) -> float:
@@ -184,43 +189,35 @@ def turn(
     tells whether there is a model of the size that a recipe asks for. ``given`` are the keys that somebody gave (by
     default those that are set in ``recipe``). Raises UserError where memory holds no model at all.
     """
-    given = given_in(recipe) if given is None else given
+    given = recipe.given() if given is None else given
     if not (left := left_open(recipe)):
         return Turned(recipe, [])
     plan = _plan(recipe, text, _Machine(measure, buildable, processes), left)
-    training = _with(recipe, {"training.lanes": plan.lanes}).training
-    steps = plan.tokens / (training.step_tokens * processes)
-    rate = rate_for(plan.tokens) if "training.learning_rate" in left else training.learning_rate
+    training = recipe.replace({BATCH_SIZE: plan.lanes}).training
+    steps = plan.tokens / (training.batch.step_tokens * processes)
+    rate = rate_for(plan.tokens) if LEARNING_RATE in left else training.optimizer.learning_rate
     chosen = {
-        "model.parameters": plan.size,
-        "training.learning_rate": rate,
-        "training.weight_decay": decay_for(plan.epochs, steps, rate),
-        "training.lanes": plan.lanes,
-        "model.dropout": dropout_for(plan.epochs),
+        SIZE: plan.size,
+        LEARNING_RATE: rate,
+        WEIGHT_DECAY: decay_for(plan.epochs, steps, rate),
+        BATCH_SIZE: plan.lanes,
+        DROPOUT: dropout_for(plan.epochs),
     }
-    turned = _with(recipe, {key: value for key, value in chosen.items() if key in left})
+    turned = recipe.replace({key: value for key, value in chosen.items() if key in left})
     pace = plan.tokens / (60 * training.minutes) if training.minutes else None
     return Turned(turned, _explain(plan, turned, text, left, given), pace)
-
-
-def given_in(recipe: Recipe) -> set[str]:
-    """Return the keys of a recipe that are set, and not as they are by default."""
-    sections = {"model": recipe.model, "training": recipe.training}
-    return {f"{name}.{field}" for name, section in sections.items() for field in section.model_fields_set}
 
 
 def left_open(recipe: Recipe) -> set[str]:
     """Return the keys of what the dial may turn."""
     model, training = recipe.model, recipe.training
-    left = {f"training.{key}" for key in ("lanes", "weight_decay") if key not in training.model_fields_set}
-    if training.optimizer != "adamw" and "learning_rate" not in training.model_fields_set:  # measured: Muon's steps
-        left.add("training.learning_rate")
-    if training.steps or training.accumulation > 1:
-        left.discard("training.lanes")  # the step is asked for, in other words
+    left = {BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE, DROPOUT} - recipe.given()
+    if training.optimizer.name == "adamw":  # the rate of short runs was measured with Muon's steps
+        left.discard(LEARNING_RATE)
+    if training.steps or training.batch.accumulation > 1:  # the step is asked for, in other words
+        left.discard(BATCH_SIZE)
     if model.parameters is None and model.hidden_size is None:
-        left.add("model.parameters")
-    if "dropout" not in model.model_fields_set:
-        left.add("model.dropout")
+        left.add(SIZE)
     return left
 
 
@@ -237,21 +234,22 @@ def _plan(recipe: Recipe, text: Text, machine: _Machine, left: set[str]) -> Plan
     plans: dict[int, Plan] = {}  # by their lanes
     while True:
         training = recipe.training
-        plan = _budget(recipe, text, machine, "model.parameters" in left)
-        if plan.cramped and plans and training.lanes > max(plans):  # rather fewer lanes than a smaller model
+        plan = _budget(recipe, text, machine, SIZE in left)
+        if plan.cramped and plans and training.batch.batch_size > max(plans):  # rather fewer lanes than a smaller model
             return plans[max(plans)]
         if not plan.tokens:
             raise UserError(
-                f"Memory does not hold a training step of {training.lanes} segments of {training.length} tokens: set "
-                "training.lanes or training.length lower, or training.checkpoint_activations=true."
+                f"Memory does not hold a training step of {training.batch.batch_size} segments of "
+                f"{training.batch.sequence_length} tokens: set training.batch.batch_size or "
+                "training.batch.sequence_length lower, or training.checkpoint_activations=true."
             )
         plans[plan.lanes] = plan
         wanted = plan.lanes
-        if "training.lanes" in left:
-            wanted = min(text.lanes, lanes_for(plan.tokens, training.length * machine.processes))
+        if BATCH_SIZE in left:
+            wanted = min(text.lanes, lanes_for(plan.tokens, training.batch.sequence_length * machine.processes))
         if wanted in plans:  # the same, or back and forth between two
             return plans[min(wanted, plan.lanes)]
-        recipe = _with(recipe, {"training.lanes": wanted})
+        recipe = recipe.replace({BATCH_SIZE: wanted})
 
 
 def _budget(recipe: Recipe, text: Text, machine: _Machine, size_open: bool) -> Plan:
@@ -259,13 +257,13 @@ def _budget(recipe: Recipe, text: Text, machine: _Machine, size_open: bool) -> P
     training, size = recipe.training, recipe.model.parameters
 
     def sized(size: int) -> Recipe:
-        return _with(recipe, {"model.parameters": size})
+        return recipe.replace({SIZE: size})
 
     def buildable(size: int) -> bool:
         return machine.buildable(sized(size))
 
     cramped = False
-    if tokens := float(training.tokens or (training.steps or 0) * training.step_tokens * machine.processes):
+    if tokens := float(training.tokens or (training.steps or 0) * training.batch.step_tokens * machine.processes):
         size = next_buildable(size_for_text(text.bytes), buildable) if size_open else size
     else:
         seconds = 60 * (training.minutes or DEFAULT_MINUTES)
@@ -276,16 +274,7 @@ def _budget(recipe: Recipe, text: Text, machine: _Machine, size_open: bool) -> P
         else:
             tokens = seconds / min(machine.measure(recipe) for _ in range(TURNS))
             cramped = not tokens
-    return Plan(size, tokens, tokens / text.tokens, training.lanes, cramped)
-
-
-def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return ``recipe`` with the values of dotted keys."""
-    for key, value in values.items():
-        name, field = key.split(".")
-        section = getattr(recipe, name).model_copy(update={field: value})
-        recipe = recipe.model_copy(update={name: section})
-    return recipe
+    return Plan(size, tokens, tokens / text.tokens, training.batch.batch_size, cramped)
 
 
 def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str], given: set[str]) -> list[str]:
@@ -298,15 +287,15 @@ def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str], given: set[
         return f"{what} ({'given' if key in given else 'as usual'})"
 
     lines = []
-    if plan.size is not None and "model.parameters" in left:
+    if plan.size is not None and SIZE in left:
         why = f"the best in {training.budget} here" if training.minutes else f"for {words.size(text.bytes)} of text"
         lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
     about = "about " if training.minutes else ""
     times = f"{plan.epochs:.2g}" if plan.epochs < 100 else f"{plan.epochs:,.0f}"
-    decay = told("training.weight_decay", f"weight decay {training.weight_decay:g}")
-    dropout = told("model.dropout", f"dropout {model.dropout or 0:g}")
-    lanes = told("training.lanes", f"{training.lanes} segments of {training.length} tokens")
-    rate = told("training.learning_rate", f"learning rate {training.learning_rate:g}")
+    decay = told(WEIGHT_DECAY, f"weight decay {training.optimizer.weight_decay:g}")
+    dropout = told(DROPOUT, f"dropout {model.dropout or 0:g}")
+    lanes = told(BATCH_SIZE, f"{training.batch.batch_size} segments of {training.batch.sequence_length} tokens")
+    rate = told(LEARNING_RATE, f"learning rate {training.optimizer.learning_rate:g}")
     return [
         *lines,
         f"Reading: {about}{plan.tokens / 1e6:.3g}M tokens, {times} times the text; against learning it by heart "

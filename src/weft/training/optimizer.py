@@ -22,27 +22,26 @@ RATE = "rate"  # of a group, by that of the rest
 
 def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay."""
-    hidden = [] if config.optimizer == "adamw" else _hidden_matrices(model, config.muon_takes)
+    asked = config.optimizer
+    hidden = [] if asked.name == "adamw" else _hidden_matrices(model, asked.muon_takes)
     taken = {id(parameter) for parameter in hidden}
     tables = [] if isinstance(model, Peer) or model.ngrams is None else model.ngrams.tables()
     taken |= {id(table) for table in tables}
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": asked.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
         {"params": tables, "weight_decay": 0.0, RATE: config.ngrams_rate},  # most rows are read rarely
     ]
-    adamw = AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
-    )
+    adamw = AdamW([group for group in groups if group["params"]], lr=asked.learning_rate, betas=asked.betas, fused=True)
     if not hidden:
         return [adamw]
     muon = Muon(
         hidden,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        normalise=config.optimizer == "normuon",
+        lr=asked.learning_rate,
+        weight_decay=asked.weight_decay,
+        momentum=asked.momentum,
+        normalise=asked.name == "normuon",
     )
     return [muon, adamw]
 

@@ -28,7 +28,7 @@ from weft.files import write_atomic
 from weft.numbers import Below1, Count, Minutes, Parameters, Place, Rate, Seed, Share, Steps, Tokens, Weight, Width
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
-from weft.settings import FrozenConfig, Values
+from weft.settings import FrozenConfig, Values, rename, renamed, warn_of_old_keys
 from weft.version import __version__
 
 DEFAULT_MINUTES = 10.0
@@ -41,8 +41,8 @@ RESUMABLE = (
     "training.steps",
     "training.tokens",
     "training.minutes",
-    "training.checkpoint_every",
-    "training.validations",
+    "training.logging.checkpoint_every",
+    "training.logging.validations",
     "training.compile",
     "training.checkpoint_activations",
 )
@@ -96,6 +96,9 @@ class ModelRecipe(FrozenConfig):
         return {key: value for key, value in chosen.items() if value not in (None, {})}
 
 
+MuonTakes = Literal["matrices", "blocks", "tensors"]  # maps of blocks: dense or low rank, block-diagonal, products
+
+
 class GuideConfig(FrozenConfig):
     """Self-guided training of structured maps (:mod:`weft.training.methods.guides`).
 
@@ -119,16 +122,100 @@ class TeacherConfig(FrozenConfig):
     hidden: Weight = 0.0
 
 
-MuonTakes = Literal["matrices", "blocks", "tensors"]  # maps of blocks: dense or low rank, block-diagonal, products
+class BatchConfig(FrozenConfig):
+    """What an optimizer step reads in one process.
+
+    ``accumulation`` batches of ``batch_size`` segments of ``sequence_length`` tokens. State is carried from each
+    segment of a batch's row to the next.
+    """
+
+    batch_size: int = Field(default=8, gt=0, le=1 << 16)
+    sequence_length: int = Field(default=128, gt=0, le=1 << 20)
+    accumulation: int = Field(default=1, gt=0, le=4096)
+
+    @property
+    def step_tokens(self) -> int:
+        """The tokens of an optimizer step in one process."""
+        return self.batch_size * self.sequence_length * self.accumulation
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.step_tokens > MAX_STEP_TOKENS:
+            raise ValueError(
+                f"batch_size x sequence_length x accumulation make a step of {self.step_tokens:,} tokens; the most is "
+                f"{MAX_STEP_TOKENS:,}"
+            )
+        return self
+
+
+class OptimizerConfig(FrozenConfig):
+    """The optimizer (:mod:`weft.training.optimizer`).
+
+    ``learning_rate`` is the peak; it means the same for all optimizers, whose updates match in size. ``muon_takes``
+    are the kinds of matrices that Muon trains; AdamW trains the rest, with ``betas``.
+    """
+
+    name: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
+    muon_takes: tuple[MuonTakes, ...] = ("matrices", "blocks", "tensors")  # docs/efficiency.md, "What Muon takes"
+    learning_rate: Rate = 4e-3
+    weight_decay: Weight = 0.1
+    betas: tuple[Below1, Below1] = (0.9, 0.99)  # docs/study.md, "What decided"
+    momentum: Below1 = 0.95  # of Muon
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)  # infinite: nothing is clipped
+
+
+class ScheduleConfig(FrozenConfig):
+    """How the learning rate runs (:mod:`weft.training.schedule`). ``warmup`` and ``decay`` are parts of the budget."""
+
+    shape: Literal["linear", "cosine"] = "linear"
+    warmup: Share = 0.02
+    decay: Share = 0.6
+
+
+class StartConfig(FrozenConfig):
+    """The run whose model and tokenizer to start from; None: from random weights.
+
+    ``block`` is the first of its blocks to take, for another pattern, or "best".
+    """
+
+    run: str | None = None
+    block: Place | Literal["best"] | None = None
+
+    @field_validator("block", mode="before")
+    @classmethod
+    def _block(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "best":
+            raise ValueError(f"a block is a number from 0, or 'best', not '{value}'")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.block is not None and self.run is None:
+            raise ValueError("block says which blocks of another run to take: name the run (--init-from)")
+        return self
+
+
+class LoggingConfig(FrozenConfig):
+    """How often a run validates, writes samples, saves checkpoints and reports.
+
+    ``validations`` and ``samples`` are how many there are in the whole budget, ``checkpoint_every`` and ``log_every``
+    are steps.
+    """
+
+    validations: Count = 10
+    validation_tokens: Tokens | None = None  # as many as a tenth of the training affords, at most 200,000
+    samples: int = Field(default=4, ge=0, le=100)
+    checkpoint_every: Count = 200
+    log_every: Count = 10
+    tensorboard: bool = False
 
 
 class TrainingConfig(FrozenConfig):
     """How to train. Exactly one of ``steps``, ``tokens`` and ``minutes`` is the budget (10 minutes when none is given).
 
-    ``weft train`` turns ``lanes``, ``learning_rate`` and ``weight_decay`` to fit the run where they are not given
-    (:mod:`weft.training.dial`); the defaults here are what it starts from.
-    ``minutes`` counts training only: not tokenising, validating or saving. ``warmup`` and ``decay`` are fractions of
-    the budget. ``learning_rate`` is the peak; it means the same for all optimizers, whose updates match in size.
+    ``weft train`` turns ``batch.batch_size``, ``optimizer.learning_rate`` and ``optimizer.weight_decay`` to fit the run
+    where they are not given (:mod:`weft.training.dial`); the defaults here are what it starts from.
+    ``minutes`` counts training only: not tokenising, validating or saving.
     ``compile`` (``torch.compile``) is on for a GPU and off for a CPU, and with a teacher, where it is "auto".
     ``checkpoint_activations`` keeps only what goes into each block and makes the rest again going backwards: less
     memory, about a third more time.
@@ -137,19 +224,9 @@ class TrainingConfig(FrozenConfig):
     steps: Steps | None = None
     tokens: Tokens | None = None
     minutes: Minutes | None = None
-    lanes: int = Field(default=8, gt=0, le=1 << 16)
-    length: int = Field(default=128, gt=0, le=1 << 20)
-    accumulation: int = Field(default=1, gt=0, le=4096)
-    optimizer: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
-    muon_takes: tuple[MuonTakes, ...] = ("matrices", "blocks", "tensors")  # docs/efficiency.md, "What Muon takes"
-    learning_rate: Rate = 4e-3
-    weight_decay: Weight = 0.1
-    betas: tuple[Below1, Below1] = (0.9, 0.99)  # docs/study.md, "What decided"
-    momentum: Below1 = 0.95
-    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)  # infinite: nothing is clipped
-    schedule: Literal["linear", "cosine"] = "linear"
-    warmup: Share = 0.02
-    decay: Share = 0.6
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     ema: float | None = Field(default=None, gt=0, lt=1)
     guide: GuideConfig | None = None  # dense guides of structured maps
     only: Literal["auxiliary"] | None = None  # of blocks, all but the central tensors of matrix products; no embedding
@@ -159,14 +236,8 @@ class TrainingConfig(FrozenConfig):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_activations: bool = False
-    validations: Count = 10
-    validation_tokens: Tokens | None = None  # as many as a tenth of the training affords, at most 200,000
-    samples: int = Field(default=4, ge=0, le=100)
-    checkpoint_every: Count = 200
-    log_every: Count = 10
-    tensorboard: bool = False
-    init_from: str | None = None  # a run whose model and tokenizer to start from
-    init_block: Place | Literal["best"] | None = None  # the first of its blocks to take, for another pattern
+    logging: LoggingConfig = LoggingConfig()
+    start: StartConfig = StartConfig()
     teacher: TeacherConfig | None = None  # another run to learn from, with its tokenizer
     seed: Seed = 0
 
@@ -175,23 +246,11 @@ class TrainingConfig(FrozenConfig):
     def _count(cls, value: Any) -> Any:
         return parse_count(value) if isinstance(value, str) else value
 
-    @field_validator("init_block", mode="before")
-    @classmethod
-    def _block(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != "best":
-            raise ValueError(f"a block is a number from 0, or 'best', not '{value}'")
-        return value
-
     @field_validator("compile", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
         """Take the truth values for which YAML takes a bare on and off."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-    @property
-    def step_tokens(self) -> int:
-        """The tokens of an optimizer step in one process."""
-        return self.lanes * self.length * self.accumulation
 
     @property
     def budget(self) -> str:
@@ -202,13 +261,6 @@ class TrainingConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.init_block is not None and self.init_from is None:
-            raise ValueError("init_block says which blocks of another run to take: name the run (--init-from)")
-        if self.step_tokens > MAX_STEP_TOKENS:
-            raise ValueError(
-                f"lanes x length x accumulation make a step of {self.step_tokens:,} tokens; the most is "
-                f"{MAX_STEP_TOKENS:,}"
-            )
         if self.teacher and self.compile == "on":
             raise ValueError("with a teacher nothing is compiled: leave out training.compile=on")
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
@@ -241,33 +293,39 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a run's recipe, so that the texts of one that an earlier version wrote are read as it did.
+    """Return the values of a recipe file by today's names, and as the version that wrote it read them.
 
-    Such a recipe says only in ``prepared`` how the text is split; ``documents`` was what is ``numbered`` now, no
-    document was cut, and files were read as they are.
+    A recipe that a run of 0.1.0 wrote says only in ``prepared`` how its text is split; ``documents`` was what is
+    ``numbered`` now, no document was cut, and files were read as they are.
     """
+    written_by_weft = bool({"weft_version", "prepared", "made_by"} & values.keys())
+    values = renamed(values, warn=not written_by_weft)
     data = values.get("data")
     if not {"prepared", "made_by"} & values.keys() or not isinstance(data, dict) or "longest_document" in data:
         return values
     told = re.search(r"split by (documents|lines|bytes)", str(values.get("prepared")))
     rule = told.group(1) if told else data.get("split", "auto")
-    renamed = {"documents": "numbered", "lines": "tail", "auto": AUTO_OF_0_1_0}.get(rule, rule)
-    return {**values, "data": {**data, "split": renamed, "longest_document": 0, "verbatim": True}}
+    split = {"documents": "numbered", "lines": "tail", "auto": AUTO_OF_0_1_0}.get(rule, rule)
+    return {**values, "data": {**data, "split": split, "longest_document": 0, "verbatim": True}}
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
-    """Turn ``training.learning_rate=2e-3`` and the like into nested values."""
+    """Turn ``training.optimizer.learning_rate=2e-3`` and the like into nested values, old keys by their new names."""
     values: dict[str, Any] = {}
+    old_keys: list[str] = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or "." not in key:
             raise UserError(
-                f"--set takes 'section.key=value', such as training.learning_rate=2e-3, not '{assignment}'."
+                f"--set takes 'section.key=value', such as training.optimizer.learning_rate=2e-3, not '{assignment}'."
             )
         nested: Any = _scalar(text)
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
+        nested, old = rename(nested)
+        old_keys += old
         values = merge(values, nested)
+    warn_of_old_keys(old_keys)
     return values
 
 
@@ -285,9 +343,13 @@ def _scalar(text: str) -> Any:
 
 
 def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of ``layers`` of values, later over earlier; a budget given later replaces one before."""
+    """Return the recipe of ``layers`` of values, later over earlier; a budget given later replaces one before.
+
+    Old keys are read, with a warning (:func:`weft.settings.renamed`).
+    """
     values: dict[str, Any] = {}
-    for layer in layers:
+    for given in layers:
+        layer = renamed(given)
         training = layer.get("training")
         if isinstance(training, Mapping) and any(key in training for key in ("steps", "tokens", "minutes")):
             values = merge(values, {"training": {"steps": None, "tokens": None, "minutes": None}})

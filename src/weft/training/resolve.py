@@ -30,7 +30,7 @@ from weft.model import WeftModel, build
 from weft.pattern import expand
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
-from weft.training.dial import Text, given_in, left_open, turn
+from weft.training.dial import BATCH_SIZE, Text, left_open, turn
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
 from weft.training.throughput import seconds_per_token
@@ -55,7 +55,7 @@ def fit(
     """
     data, training = recipe.data, recipe.training
     tokenizer, vocabulary_given = prepared.tokenizer, recipe.data.vocab_size is not None
-    given = {"--teacher": training.teacher.run if training.teacher else None, "--init-from": training.init_from}
+    given = {"--teacher": training.teacher.run if training.teacher else None, "--init-from": training.start.run}
     for option, run in given.items():
         if run and (other := _other_tokenizer(data, tokenizer)):
             raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")
@@ -67,10 +67,11 @@ def fit(
     if training.steps is None and training.tokens is None and training.minutes is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
     recipe = Recipe(model=recipe.model, data=data, training=training)
-    if training.init_from:
+    if training.start.run:
         tell(
-            f"Going on from '{training.init_from}': what is not given is as usual (learning rate "
-            f"{training.learning_rate:g}, weight decay {training.weight_decay:g}), not made to fit the text."
+            f"Going on from '{training.start.run}': what is not given is as usual (learning rate "
+            f"{training.optimizer.learning_rate:g}, weight decay {training.optimizer.weight_decay:g}), not made to fit "
+            "the text."
         )
         return recipe
     processes = processes or Processes()
@@ -82,12 +83,15 @@ def fit(
             return math.inf
         return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
-    train, left, asked = prepared.train, left_open(recipe), given_in(recipe)
+    train, left, asked = prepared.train, left_open(recipe), recipe.given()
     if left and training.minutes:
         tell("Timing a few steps of training ...")
-    lanes, length = fit_lanes(prepared, training.lanes, training.length, processes.count)
-    cut = {"length": length} if "training.lanes" in left else {"length": length, "lanes": lanes}
-    recipe = recipe.model_copy(update={"training": training.model_copy(update=cut)})
+    batch = training.batch
+    lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, processes.count)
+    cut: dict[str, int] = {"training.batch.sequence_length": length}
+    if BATCH_SIZE not in left:
+        cut[BATCH_SIZE] = lanes
+    recipe = recipe.replace(cut)
     text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
     buildable = partial(_buildable, prepared=prepared)
     recipe, lines, pace = turn(recipe, text, measure, processes.count, buildable, asked)
@@ -98,8 +102,10 @@ def fit(
         tell(f"{vocabulary}, {'as given' if vocabulary_given else f'for {words.size(train.bytes)} of training text'}.")
     for line in lines:
         tell(line)
-    as_asked = {key: getattr(training, key) for key in cut}  # a run that is resumed is asked for the same
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update=as_asked)})
+    as_asked = {"training.batch.sequence_length": batch.sequence_length}
+    if BATCH_SIZE not in left:
+        as_asked[BATCH_SIZE] = batch.batch_size
+    return recipe.replace(as_asked)  # a run that is resumed is asked for the same
 
 
 def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
@@ -135,7 +141,7 @@ def make_model(
     recipe: Recipe, prepared: PreparedData, origin: Path | None, tell: Callable[[str], None] = lambda _: None
 ) -> LanguageModel:
     """Return the model to start from: freshly initialised, or that (or blocks) of the run ``origin``."""
-    seed, block = recipe.training.seed, recipe.training.init_block
+    seed, block = recipe.training.seed, recipe.training.start.block
     if recipe.model.peer:
         return build_peer(_peer_config(recipe, prepared), seed=seed)
     config = _model_config(recipe, prepared, origin)
@@ -160,7 +166,8 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
         else:
             model = WeftModel(_model_config(recipe, prepared, origin))
     needed = 4.0 * model.parameter_count
-    lanes, length = fit_lanes(prepared, recipe.training.lanes, recipe.training.length, 1)
+    batch = recipe.training.batch
+    lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, 1)
     if not torch.accelerator.is_available():
         applied = model.schedule if isinstance(model, WeftModel) else range(len(model.blocks))
         needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * len(applied)
@@ -169,7 +176,8 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
     check_memory(
         needed,
         f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",
-        "ask for fewer parameters, training.lanes or a shorter training.length or model.attention.memory",
+        "ask for fewer parameters, a smaller training.batch.batch_size, or a shorter training.batch.sequence_length or "
+        "model.attention.memory",
     )
 
 
@@ -182,7 +190,7 @@ def resumed_model(out: Path, recipe: Recipe, prepared: PreparedData) -> Language
     try:
         return build_peer(load_peer_config(out), seed=seed) if is_peer(out) else build(read_config(out), seed=seed)
     except DamagedError:
-        origin = Path(recipe.training.init_from) if recipe.training.init_from else None
+        origin = Path(recipe.training.start.run) if recipe.training.start.run else None
         return make_model(recipe, prepared, origin)
 
 
@@ -196,7 +204,7 @@ def save_description(model: LanguageModel, out: Path) -> None:
 
 def name_of(recipe: Recipe) -> str:
     """Say in a word what is trained."""
-    return recipe.model.peer or ("continued" if recipe.training.init_from else recipe.model.architecture)
+    return recipe.model.peer or ("continued" if recipe.training.start.run else recipe.model.architecture)
 
 
 def shape_of(model: LanguageModel) -> str:
@@ -210,8 +218,10 @@ def _peer_config(recipe: Recipe, prepared: PreparedData) -> LlamaConfig:
     model, training = recipe.model, recipe.training
     given = {key for key in ("pattern", "preset", *model.settings()) if getattr(model, key, None) not in (None, {})}
     given.discard("dropout")
-    if given or training.init_from:
-        what = ", ".join(sorted(given | ({"training.init_from"} if training.init_from else set())))
+    if training.start.run:
+        given.add("training.start.run")
+    if given:
+        what = ", ".join(sorted(given))
         raise UserError(f"A peer is built by its own rules: leave out {what}, or leave out model.peer.")
     assert model.peer is not None
     assert model.parameters is not None
@@ -219,7 +229,7 @@ def _peer_config(recipe: Recipe, prepared: PreparedData) -> LlamaConfig:
         model.peer,
         parameters=model.parameters,
         vocab_size=prepared.tokenizer.vocab_size,
-        context=training.length,
+        context=training.batch.sequence_length,
         dropout=model.dropout or 0.0,
     )
 
@@ -259,7 +269,7 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
     free = {"dropout", "zoneout", "memory"}
     old, new, missing = flat(before.model_dump()), flat(after.model_dump()), object()
     changed = [f"model.{key}" for key in new if new[key] != old.get(key, missing) and key.split(".")[-1] not in free]
-    model, block = recipe.model, recipe.training.init_block
+    model, block = recipe.model, recipe.training.start.block
     if block is not None and not model.pattern:
         raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")
     blocks_alone = block is not None  # which have the run's width, whatever their number

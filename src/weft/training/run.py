@@ -25,6 +25,7 @@ from weft.launch import is_main
 from weft.pretrained import WEIGHTS, load_tokenizer
 from weft.records import RECIPE as RECIPE
 from weft.records import RESULTS
+from weft.settings import renamed
 from weft.signals import stop_signals
 from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
@@ -85,8 +86,9 @@ def train(
     Raises :class:`UserError` for what a user can put right, and :class:`Interrupted` when SIGINT or SIGTERM came.
     """
     listener = listener if listener and is_main() else Silent()
+    values = renamed(values)
     if init_from:
-        values = merge(values, {"training": {"init_from": str(init_from)}})
+        values = merge(values, {"training": {"start": {"run": str(init_from)}}})
     with disk_errors(out):
         check_request(out, resume=resume, overwrite=overwrite)
         with alone_in(out, make=not resume) if is_main() else nullcontext():
@@ -129,9 +131,9 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     if not begun:
         check_apart(recipe, out)
     if resume and not begun:
-        check_not_lost(out, saved_recipe(out).training.checkpoint_every)
+        check_not_lost(out, saved_recipe(out).training.logging.checkpoint_every)
         listener.message("There is no checkpoint yet: this run begins again, from its recipe.")
-    origin = Path(recipe.training.init_from) if recipe.training.init_from else None
+    origin = Path(recipe.training.start.run) if recipe.training.start.run else None
     tokenizer = saved_tokenizer(out) if begun else None
     if tokenizer is None:
         teacher = recipe.training.teacher
@@ -191,7 +193,8 @@ def _memory_errors(out: Path) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise UserError(
             f"The device ran out of memory: go on with weft train --out {out} --resume --set "
-            "training.checkpoint_activations=true, or start another run with fewer training.lanes or --parameters."
+            "training.checkpoint_activations=true, or start another run with a smaller training.batch.batch_size or "
+            "fewer --parameters."
         ) from None
 
 
@@ -207,8 +210,9 @@ def _trainer(
     recipe: Recipe, model: LanguageModel, prepared: PreparedData, out: Path, listener: Listener, processes: Processes
 ) -> Trainer:
     """Return the trainer, with no more lanes than a small text can fill."""
-    lanes, length = fit_lanes(prepared, recipe.training.lanes, recipe.training.length, processes.count)
-    training = recipe.training.model_copy(update={"lanes": lanes, "length": length})
+    batch = recipe.training.batch
+    lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, processes.count)
+    training = recipe.training.replace({"batch.batch_size": lanes, "batch.sequence_length": length})
     return Trainer(training, model, prepared, out, listener, processes)
 
 

@@ -72,7 +72,7 @@ def _check_place(out: Path) -> None:
 def check_apart(recipe: Recipe, out: Path) -> None:
     """Refuse to begin a run in the folder of the one that it starts from or learns from, which must stay; UserError."""
     training = recipe.training
-    given = {"--init-from": training.init_from, "--teacher": training.teacher.run if training.teacher else None}
+    given = {"--init-from": training.start.run, "--teacher": training.teacher.run if training.teacher else None}
     for option, run in given.items():
         if run and Path(run).resolve() == out.resolve():
             raise UserError(f"{option} and --out are one folder, '{out}': give --out another.")

@@ -25,8 +25,11 @@ def learning_rate_factor(config: TrainingConfig, done: float) -> float:
     al. 2022; Haegele et al. 2024, arXiv 2405.18392). ``cosine``: warm-up, then a half cosine to zero (Loshchilov and
     Hutter 2017).
     """
-    if done < config.warmup:
-        return max(done / config.warmup, 1e-3)
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (done - config.warmup) / max(1 - config.warmup, 1e-9)))
-    return min(1.0, (1 - done) / config.decay) if config.decay > 0 else 1.0
+    schedule = config.schedule
+    if done < schedule.warmup:
+        return max(done / schedule.warmup, 1e-3)
+    if schedule.shape == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (done - schedule.warmup) / max(1 - schedule.warmup, 1e-9)))
+    if schedule.decay == 0:
+        return 1.0
+    return min(1.0, (1 - done) / schedule.decay)

@@ -57,7 +57,7 @@ def save_snapshot(trainer: Trainer) -> None:
         "average_updates": trainer.average.updates if trainer.average else 0,
         "corpus": trainer.prepared.train.identity,
         "processes": trainer.processes.count,
-        "lanes": trainer.config.lanes * trainer.processes.count,
+        "lanes": trainer.config.batch.batch_size * trainer.processes.count,
     }
     if trainer.main:
         write_checkpoint(trainer.folder / FOLDER, trainer.step, Checkpoint(told, groups))
@@ -94,7 +94,7 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     news = [f"The checkpoint {name} is damaged: went back to the one before it." for name in damaged]
     if trainer.main:
         news += trainer.metrics.truncate(trainer.step)
-        if trainer.step >= trainer.config.log_every and not read_metrics(trainer.metrics.path).records:
+        if trainer.step >= trainer.config.logging.log_every and not read_metrics(trainer.metrics.path).records:
             news.append(f"{METRICS} holds nothing of the steps up to {trainer.step}: it begins there.")
         discard(trainer.folder / FOLDER, damaged)
     trainer.processes.wait()
@@ -103,7 +103,7 @@ def restore_snapshot(trainer: Trainer) -> list[str]:
     if told["processes"] != trainer.processes.count:
         news.append(
             f"Saved by {told['processes']} and resumed by {trainer.processes.count}: each process now has "
-            f"{trainer.config.lanes} lanes; the same run up to rounding, not bit for bit."
+            f"{trainer.config.batch.batch_size} lanes; the same run up to rounding, not bit for bit."
         )
         return news
     random = checkpoint.groups[f"random-{trainer.processes.rank}"]
@@ -127,7 +127,7 @@ def _deal_lanes(trainer: Trainer, lanes: int) -> None:
             f"This run has {lanes} lanes, which {trainer.processes.count} processes cannot share evenly: resume it "
             f"with a number of processes that divides {lanes}."
         )
-    trainer.config = trainer.config.model_copy(update={"lanes": lanes // trainer.processes.count})
+    trainer.config = trainer.config.replace({"batch.batch_size": lanes // trainer.processes.count})
 
 
 def _restore_tensors(trainer: Trainer, groups: dict[str, Tensors], average_updates: int) -> None:
@@ -141,8 +141,8 @@ def _restore_tensors(trainer: Trainer, groups: dict[str, Tensors], average_updat
     if trainer.average:
         trainer.average.average = {name: like(tensor, parameters[name]) for name, tensor in groups["average"].items()}
         trainer.average.updates = average_updates
-    first = trainer.processes.rank * trainer.config.lanes
-    mine = slice(first, first + trainer.config.lanes)
+    first = trainer.processes.rank * trainer.config.batch.batch_size
+    mine = slice(first, first + trainer.config.batch.batch_size)
     if lanes := groups["lanes"]:
         trainer.state = rebuild(trainer.empty, [lanes[str(n)][mine].to(trainer.device) for n in range(len(lanes))])
 

@@ -43,7 +43,7 @@ def seconds_per_token(model: LanguageModel, config: TrainingConfig, processes: P
             taken = _fastest(_step(model.to(device).train(), config, device))
     except torch.OutOfMemoryError:
         taken = math.inf
-    seconds: float = processes.most(taken)[0] / (config.step_tokens * processes.count)
+    seconds: float = processes.most(taken)[0] / (config.batch.step_tokens * processes.count)
     return seconds
 
 
@@ -52,20 +52,22 @@ def _step(model: LanguageModel, config: TrainingConfig, device: torch.device) ->
     if config.checkpoint_activations:
         checkpoint_activations(model)
     bf16 = use_bf16(config.precision, device)
-    tokens_BT = torch.randint(model.config.vocab_size, (config.lanes, config.length), device=device)
+    tokens_BT = torch.randint(
+        model.config.vocab_size, (config.batch.batch_size, config.batch.sequence_length), device=device
+    )
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        state = empty_state(model, config.lanes, device)
+        state = empty_state(model, config.batch.batch_size, device)
     step, optimizers = Step(model, model.loss, state), make_optimizers(model, config)
 
     def take() -> None:
         nonlocal state
-        for _ in range(config.accumulation):
+        for _ in range(config.batch.accumulation):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss, *after = step(tokens_BT, tokens_BT, tokens_BT < 0, *tensors(state))
             model.observe(tokens_BT)
             state = rebuild(state, after)
-            torch.autograd.backward(loss / config.accumulation)
-        apply_gradients(model, optimizers, loss.detach(), config.clip).tolist()  # which waits for the device
+            torch.autograd.backward(loss / config.batch.accumulation)
+        apply_gradients(model, optimizers, loss.detach(), config.optimizer.clip).tolist()  # which waits for the device
 
     return take
 

@@ -61,7 +61,7 @@ SAMPLE_TOKENS = 64
 class Trainer:
     """One run's moving parts. All that :meth:`run` changes is in its checkpoints (:mod:`weft.training.snapshot`).
 
-    With several processes, ``config.lanes`` are those of each; all draw the same conclusions from the same sums.
+    With several processes, ``config.batch`` is that of each; all draw the same conclusions from the same sums.
     Call :meth:`wrap` once the model has the weights to start from.
     """
 
@@ -75,7 +75,7 @@ class Trainer:
         processes: Processes | None = None,
     ) -> None:
         self.config, self.model, self.prepared, self.folder = config, model, prepared, run
-        self.listener, self.metrics = listener, MetricsWriter(run, tensorboard=config.tensorboard)
+        self.listener, self.metrics = listener, MetricsWriter(run, tensorboard=config.logging.tensorboard)
         self.processes = processes or Processes()
         self.main, self.device = self.processes.main, self.processes.device
         self.bf16 = use_bf16(config.precision, self.device)
@@ -92,7 +92,7 @@ class Trainer:
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) since the last log line
         self.guides = Guides(model, config.guide, self.processes.count)
         self.distillation = make_distillation(model, config.teacher)
-        self.queue = Queue(longest_queue(self.device, config.log_every))
+        self.queue = Queue(longest_queue(self.device, config.logging.log_every))
         self.stop_requested = False
 
     def request_stop(self) -> None:
@@ -107,8 +107,8 @@ class Trainer:
         """Return the training segments from where ``state`` stands (None: from the start)."""
         stream = open_stream(
             self.prepared,
-            lanes=self.config.lanes,
-            length=self.config.length,
+            lanes=self.config.batch.batch_size,
+            length=self.config.batch.sequence_length,
             seed=self.config.seed,
             predict_boundary=bool(self.config.predict_boundary),
             rank=self.processes.rank,
@@ -135,10 +135,11 @@ class Trainer:
     def _empty(self) -> ModelState:
         """Return the state at a text's start: the model's, or its and its teacher's."""
         with self._autocast():
-            own = empty_state(self.model, self.config.lanes, self.device)
+            batch_size = self.config.batch.batch_size
+            own = empty_state(self.model, batch_size, self.device)
             if self.distillation is None:
                 return own
-            return own, empty_state(self.distillation.teacher.to(self.device), self.config.lanes, self.device)
+            return own, empty_state(self.distillation.teacher.to(self.device), batch_size, self.device)
 
     def _own_loss(self) -> Loss:
         """Return the model's loss, compiled where that is wanted."""
@@ -156,7 +157,7 @@ class Trainer:
 
     def _attempt(self, loss: Loss) -> None:
         """Take a loss forwards and backwards on nothing, and leave no trace."""
-        shape = (self.config.lanes, self.config.length)
+        shape = (self.config.batch.batch_size, self.config.batch.sequence_length)
         tokens, targets = torch.zeros(2, *shape, dtype=torch.long, device=self.device).unbind()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             self.model.train()
@@ -192,7 +193,7 @@ class Trainer:
             if self.done >= 1 and not self.best_step:  # what was best is lost
                 self._validate()
             while self.done < 1 and not stop:
-                self._update(learning_rate_factor(self.config, self.done) * self.config.learning_rate)
+                self._update(learning_rate_factor(self.config, self.done) * self.config.optimizer.learning_rate)
                 if self._due(seen):
                     self._look()
                     self._tell_pace(pace)
@@ -213,21 +214,22 @@ class Trainer:
 
     def _pause(self, seen: float) -> None:
         """Do what is due now that ``seen`` of the budget has become ``self.done``; it does not count as training."""
-        if _crossed(seen, self.done, self.config.validations) or self.done >= 1:
+        if _crossed(seen, self.done, self.config.logging.validations) or self.done >= 1:
             self._validate()
-        if _crossed(seen, self.done, self.config.samples):
+        if _crossed(seen, self.done, self.config.logging.samples):
             self._sample()
-        if self.step % self.config.checkpoint_every == 0 and self.done < 1:
+        if self.step % self.config.logging.checkpoint_every == 0 and self.done < 1:
             save_snapshot(self)
 
     def _due(self, seen: float) -> bool:
         """Tell whether to wait for the device: for news, or for something to do with the weights as they are now."""
         return (
             self.queue.full
-            or len(self.recent) + len(self.queue) >= self.config.log_every
-            or self.step % self.config.checkpoint_every == 0
+            or len(self.recent) + len(self.queue) >= self.config.logging.log_every
+            or self.step % self.config.logging.checkpoint_every == 0
             or self.done >= 1
-            or any(_crossed(seen, self.done, parts) for parts in (self.config.validations, self.config.samples))
+            or _crossed(seen, self.done, self.config.logging.validations)
+            or _crossed(seen, self.done, self.config.logging.samples)
         )
 
     def _update(self, learning_rate: float) -> None:
@@ -236,12 +238,12 @@ class Trainer:
         self.guides.advance(self.done, self.optimizers)
         self.module.train()
         total = torch.zeros((), device=self.device)
-        for _ in range(self.config.accumulation):
-            loss = self._segment_loss() / self.config.accumulation
+        for _ in range(self.config.batch.accumulation):
+            loss = self._segment_loss() / self.config.batch.accumulation
             torch.autograd.backward(loss)
             total += loss.detach()
         total = self.processes.summed(total) / self.processes.count
-        told = apply_gradients(self.model, self.optimizers, total, self.config.clip)
+        told = apply_gradients(self.model, self.optimizers, total, self.config.optimizer.clip)
         clear_if_(told[2], self.state)
         if self.average:
             self.average.update(self.model)
@@ -284,22 +286,23 @@ class Trainer:
         self.bad_steps += 1
         self._event({"event": "skipped", "step": step, "loss": str(told.loss)})
         if self.bad_steps >= MOST_BAD_STEPS:
+            lower = self.config.optimizer.learning_rate / 3
             raise UserError(
                 f"The loss was not finite {MOST_BAD_STEPS} times in a row at step {step}: start again with a "
-                f"lower learning rate (--set training.learning_rate={self.config.learning_rate / 3:.2g}) or more "
-                "warm-up; the best model so far is kept."
+                f"lower training.optimizer.learning_rate, such as {lower:.2g}, or more training.schedule.warmup; the "
+                "best model so far is kept."
             )
 
     def _log(self, gradient_norm: float) -> None:
         if not self.recent:
             return
-        per_step = self.config.step_tokens * self.processes.count
+        per_step = self.config.batch.step_tokens * self.processes.count
         speed = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
         mean = sum(loss for loss, _ in self.recent) / len(self.recent)
         bits = mean * self.bits_per_nat
         self.training_bits = bits
         self.listener.status(Status(self.step, self.done, self.seconds, speed, bits, self.validation, self.best))
-        if len(self.recent) < self.config.log_every and self.done < 1:
+        if len(self.recent) < self.config.logging.log_every and self.done < 1:
             return
         self._event(
             {

@@ -37,15 +37,15 @@ class Sample(NamedTuple):
 
 def choose_sample(config: TrainingConfig, trained: float, *, bf16: bool, processes: int) -> Sample:
     """Return what to validate on in a run that will train on ``trained`` tokens, in ``processes`` that score each."""
-    if config.validation_tokens is not None:
-        return Sample(config.validation_tokens)
-    affordable = SHARE * trained / (processes * COST[bf16] * config.validations)
+    if config.logging.validation_tokens is not None:
+        return Sample(config.logging.validation_tokens)
+    affordable = SHARE * trained / (processes * COST[bf16] * config.logging.validations)
     return Sample(round(min(MOST, max(FEWEST, affordable))))
 
 
 def older_sample(config: TrainingConfig) -> Sample:
     """Return what a run validates on whose checkpoint does not tell."""
-    return Sample(config.validation_tokens or MOST, spread=False)
+    return Sample(config.logging.validation_tokens or MOST, spread=False)
 
 
 def announced(prepared: PreparedData, split: TokenizedSplit, pace: float) -> list[str]:

@@ -108,7 +108,11 @@ def results(names=tuple(ARCHITECTURES), seeds=(0, 1), rates=RATES):
             "seeds": list(seeds),
             "top": 3,
             "jobs": 1,
-            "base": {"data": {"sources": ["texts"]}, "training": {"lanes": 8}, "model": {"attention": {"memory": 256}}},
+            "base": {
+                "data": {"sources": ["texts"]},
+                "training": {"batch": {"batch_size": 8}},
+                "model": {"attention": {"memory": 256}},
+            },
             "tokenizer": "bpe",
             "vocab_size": 2048,
             "corpus": "6,134 documents, 2,140,511 bytes",

@@ -101,7 +101,15 @@ def test_the_card_says_how_to_install_and_load_and_how_the_text_was_cut(run):
 
 def test_how_it_was_trained_is_told_where_the_recipe_says_it(run):
     assert "## Training\n" not in card_of(run)[1]
-    recipe = make_recipe({"training": {"learning_rate": 5.3e-3, "weight_decay": 0.22, "seed": 3, "lanes": 4}})
+    recipe = make_recipe(
+        {
+            "training": {
+                "optimizer": {"learning_rate": 5.3e-3, "weight_decay": 0.22},
+                "seed": 3,
+                "batch": {"batch_size": 4},
+            }
+        }
+    )
     save_recipe(recipe, run / "recipe.yaml")
     _, body = card_of(run)
     assert "`normuon`, learning rate 0.0053, weight decay 0.22, dropout 0, steps of at most 4 segments of 128" in body
@@ -112,7 +120,7 @@ def test_how_it_was_trained_is_told_where_the_recipe_says_it(run):
     ("training", "words"),
     [
         ({}, "trained from scratch"),
-        ({"init_from": "runs/first"}, "trained from the run first on 4.10M tokens"),
+        ({"start": {"run": "runs/first"}}, "trained from the run first on 4.10M tokens"),
         ({"teacher": {"run": "runs/old"}}, "with Weft, with the run old as its teacher."),
     ],
 )

@@ -93,7 +93,8 @@ def _summary(run: RunRecords) -> str:
     bits = finite(section(run.results, "test").get("bits_per_byte"))
     score = f" It needs **{bits:.4f} bits per byte** of the held-out test text." if bits is not None else ""
     training = section(run.recipe, "training")
-    origin, teacher = training.get("init_from"), section(training, "teacher").get("run")
+    origin = section(training, "start").get("run")
+    teacher = section(training, "teacher").get("run")
     begun = "trained" if origin or teacher else "trained from scratch"
     begun += f" from the run {Path(str(origin)).name}" if origin else ""
     taught = f", with the run {Path(str(teacher)).name} as its teacher" if teacher else ""
@@ -148,19 +149,21 @@ def _parts_table(run: RunRecords) -> str:
 def _training(run: RunRecords) -> str:
     """Say in a sentence how it was trained; what a run does not tell is left out."""
     training, model = section(run.recipe, "training"), section(run.recipe, "model")
-    if not training.get("optimizer"):
+    optimizer, batch = section(training, "optimizer"), section(training, "batch")
+    if not optimizer.get("name"):
         return ""
     values = {
-        "learning rate": training.get("learning_rate"),
-        "weight decay": training.get("weight_decay"),
+        "learning rate": optimizer.get("learning_rate"),
+        "weight decay": optimizer.get("weight_decay"),
         "dropout": model.get("dropout") or 0.0,
     }
     told = [f"{name} {value:g}" for name, given in values.items() if (value := finite(given)) is not None]
-    lanes, length = finite(training.get("lanes")), finite(training.get("length"))
-    if lanes and length:
-        told.append(f"steps of at most {lanes:,.0f} segments of {length:,.0f} tokens")
+    batch_size = finite(batch.get("batch_size"))
+    length = finite(batch.get("sequence_length"))
+    if batch_size and length:
+        told.append(f"steps of at most {batch_size:,.0f} segments of {length:,.0f} tokens")
     told.append(f"seed {training.get('seed', 0)}")
-    return f"Optimizer `{_line(str(training['optimizer']))}`, {', '.join(told)}. `recipe.yaml` has every other value."
+    return f"Optimizer `{_line(str(optimizer['name']))}`, {', '.join(told)}. `recipe.yaml` has every other value."
 
 
 def _figures(run: RunRecords) -> str:

@@ -122,18 +122,25 @@ def study_records(name: str, results: object, curves: object = ()) -> StudyRecor
     """Return the comparison that ``results`` and ``curves`` (as read from JSON) describe."""
     whole: Mapping[str, Any] = results if isinstance(results, Mapping) else {}
     settings = section(whole, "settings")
-    rows, trials = _of_architectures(whole.get("rows")), _of_architectures(whole.get("trials"))
+    rows = _of_architectures(whole.get("rows"))
+    trials = _of_architectures(whole.get("trials"))
     baselines = [*_names(settings.get("baselines")), *_names(settings.get("peers"))]  # peers: as 0.1.0 called them
-    of_others = {str(row["architecture"]) for row in rows if row.get("kind") in ("baseline", "peer")}
-    variants = [str(name) for name in section(settings, "variants")]
-    planned = (*_names(settings.get("architectures")), *variants, *baselines)
-    names = dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))])
-    contenders = [_contender(name, name in {*baselines, *of_others}, rows, trials) for name in names]
+    variants = [str(variant) for variant in section(settings, "variants")]
+    planned = [*_names(settings.get("architectures")), *variants, *baselines]
+    of_others = {*baselines}
+    for row in rows:
+        if row.get("kind") in ("baseline", "peer"):
+            of_others.add(str(row["architecture"]))
+    contenders = []
+    for one in dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))]):
+        contender = _contender(one, one in of_others, rows, trials)
+        if contender.rows or contender.trials:
+            contenders.append(contender)
     return StudyRecords(
         name=name,
         results=whole,
         settings=settings,
-        contenders=tuple(sorted((one for one in contenders if one.rows or one.trials), key=_rank)),
+        contenders=tuple(sorted(contenders, key=_rank)),
         curves=tuple(_of_architectures(curves)),
         planned=tuple(dict.fromkeys(planned)),
         baselines=tuple(baselines),

@@ -33,7 +33,10 @@ class Contender:
     @property
     def pattern(self) -> str:
         """The pattern of blocks; '' where none is known."""
-        return next((pattern for row in self.rows if isinstance(pattern := row.get("pattern"), str)), "")
+        for row in self.rows:
+            if isinstance(row.get("pattern"), str):
+                return str(row["pattern"])
+        return ""
 
     @property
     def rate(self) -> float | None:
@@ -43,14 +46,20 @@ class Contender:
     @property
     def rates(self) -> list[float]:
         """The learning rates that were tried, ascending."""
-        tried = (finite(trial.get("learning_rate")) for trial in (*self.trials, *self.rows))
-        return sorted({rate for rate in tried if rate is not None})
+        tried = set()
+        for trial in (*self.trials, *self.rows):
+            rate = finite(trial.get("learning_rate"))
+            if rate is not None:
+                tried.add(rate)
+        return sorted(tried)
 
     @property
     def at_edge(self) -> bool:
         """Whether the best learning rate is the smallest or the largest of those tried."""
         said = [row["best_at_edge"] for row in self.rows if isinstance(row.get("best_at_edge"), bool)]
-        return any(said) if said else self.rate in (*self.rates[:1], *self.rates[-1:])
+        if said:
+            return any(said)
+        return self.rate in (*self.rates[:1], *self.rates[-1:])
 
     @property
     def bits(self) -> list[float]:
@@ -61,15 +70,23 @@ class Contender:
     def state_bytes(self) -> dict[int, float]:
         """Bytes of state by tokens of context, ascending."""
         for row in self.rows:
-            found = {str(key): finite(value) for key, value in section(row, "state_bytes").items()}
-            sizes = {int(key): value for key, value in found.items() if key.isascii() and key.isdigit() and value}
+            sizes = {}
+            for context, told in section(row, "state_bytes").items():
+                size = finite(told)
+                if size and str(context).isascii() and str(context).isdigit():
+                    sizes[int(context)] = size
             if sizes:
                 return dict(sorted(sizes.items()))
         return {}
 
     def values(self, key: str) -> list[float]:
         """Return what was measured under ``key``, in the order of the seeds."""
-        return [value for row in self.rows if (value := finite(row.get(key))) is not None]
+        found = []
+        for row in self.rows:
+            value = finite(row.get(key))
+            if value is not None:
+                found.append(value)
+        return found
 
     def mean(self, key: str = BITS) -> float | None:
         """Return the mean over the seeds; None where nothing was measured."""

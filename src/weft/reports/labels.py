@@ -164,20 +164,20 @@ def _arrange(
     corners: Sequence[tuple[float, ...]],
 ) -> list[_Box]:
     """Choose a box for each point, going over all of them until none gains by moving."""
+    # What no label should lie on: the points themselves, and the line between each two corners.
+    taken = [_Box(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]
+    for (x, y), (to_x, to_y) in pairwise(corners):
+        taken.append(_Box(min(x, to_x) - 1, min(y, to_y) - 1, max(x, to_x) + 1, max(y, to_y) + 1))
     choices = [_candidates(point, size) for point, size in zip(points, sizes, strict=True)]
-    markers = [_Box(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]
-    markers += [
-        _Box(min(x, to_x) - 1, min(y, to_y) - 1, max(x, to_x) + 1, max(y, to_y) + 1)
-        for (x, y), (to_x, to_y) in pairwise(corners)
-    ]
     chosen = [boxes[0] for boxes in choices]
     for _ in range(_SWEEPS):
         for index, boxes in enumerate(choices):
-            others = [box for place, box in enumerate(chosen) if place != index] + markers
-            costs = [
-                10 * sum(box.overlap(other) for other in others) + 30 * (box.area - box.overlap(frame)) + rank
-                for rank, box in enumerate(boxes)
-            ]
+            others = chosen[:index] + chosen[index + 1 :] + taken
+            costs = []
+            for rank, box in enumerate(boxes):
+                covered = sum(box.overlap(other) for other in others)
+                outside = box.area - box.overlap(frame)
+                costs.append(10 * covered + 30 * outside + rank)
             chosen[index] = boxes[int(np.argmin(costs))]
     return chosen
 

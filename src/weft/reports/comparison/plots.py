@@ -152,13 +152,13 @@ def pareto_plot(study: StudyRecords, key: str, name: str, width: int, height: in
     best = frontier(points)
     _stretch(axes, points)
     stairs = _draw_frontier(axes, [points[place] for place in best])
+    drawn = styles(study)
+    labels = []
     for one, (speed, bits) in zip(shown, points, strict=True):
-        style = styles(study)[one.name]
+        style = drawn[one.name]
         axes.plot([speed], [bits], ls="", marker=style.marker, ms=style.marker_size(7), color=style.color, zorder=3)
+        labels.append(Label(speed, bits, plain(one.label), style.words))
     axes.text(0.99, 0.01, "better ↘", transform=axes.transAxes, ha="right", va="bottom", color=MUTED)
-    labels = [
-        Label(*point, plain(one.label), styles(study)[one.name].words) for one, point in zip(shown, points, strict=True)
-    ]
     label_points(axes, labels, stairs)
     said = ", ".join(shown[place].label for place in best)
     title = f"Test bits per byte against {name} tokens per second; no other is better in both than: {said}"

@@ -33,7 +33,10 @@ class Contender:
     @property
     def pattern(self) -> str:
         """The pattern of blocks; '' where none is known."""
-        return next((pattern for row in self.rows if isinstance(pattern := row.get("pattern"), str)), "")
+        for row in self.rows:
+            if isinstance(row.get("pattern"), str):
+                return str(row["pattern"])
+        return ""
 
     @property
     def rate(self) -> float | None:
@@ -43,14 +46,20 @@ class Contender:
     @property
     def rates(self) -> list[float]:
         """The learning rates that were tried, ascending."""
-        tried = (finite(trial.get("learning_rate")) for trial in (*self.trials, *self.rows))
-        return sorted({rate for rate in tried if rate is not None})
+        tried = set()
+        for trial in (*self.trials, *self.rows):
+            rate = finite(trial.get("learning_rate"))
+            if rate is not None:
+                tried.add(rate)
+        return sorted(tried)
 
     @property
     def at_edge(self) -> bool:
         """Whether the best learning rate is the smallest or the largest of those tried."""
         said = [row["best_at_edge"] for row in self.rows if isinstance(row.get("best_at_edge"), bool)]
-        return any(said) if said else self.rate in (*self.rates[:1], *self.rates[-1:])
+        if said:
+            return any(said)
+        return self.rate in (*self.rates[:1], *self.rates[-1:])
 
     @property
     def bits(self) -> list[float]:
@@ -61,15 +70,23 @@ class Contender:
     def state_bytes(self) -> dict[int, float]:
         """Bytes of state by tokens of context, ascending."""
         for row in self.rows:
-            found = {str(key): finite(value) for key, value in section(row, "state_bytes").items()}
-            sizes = {int(key): value for key, value in found.items() if key.isascii() and key.isdigit() and value}
+            sizes = {}
+            for context, told in section(row, "state_bytes").items():
+                size = finite(told)
+                if size and str(context).isascii() and str(context).isdigit():
+                    sizes[int(context)] = size
             if sizes:
                 return dict(sorted(sizes.items()))
         return {}
 
     def values(self, key: str) -> list[float]:
         """Return what was measured under ``key``, in the order of the seeds."""
-        return [value for row in self.rows if (value := finite(row.get(key))) is not None]
+        found = []
+        for row in self.rows:
+            value = finite(row.get(key))
+            if value is not None:
+                found.append(value)
+        return found
 
     def mean(self, key: str = BITS) -> float | None:
         """Return the mean over the seeds; None where nothing was measured."""
@@ -122,18 +139,25 @@ def study_records(name: str, results: object, curves: object = ()) -> StudyRecor
     """Return the comparison that ``results`` and ``curves`` (as read from JSON) describe."""
     whole: Mapping[str, Any] = results if isinstance(results, Mapping) else {}
     settings = section(whole, "settings")
-    rows, trials = _of_architectures(whole.get("rows")), _of_architectures(whole.get("trials"))
+    rows = _of_architectures(whole.get("rows"))
+    trials = _of_architectures(whole.get("trials"))
     baselines = [*_names(settings.get("baselines")), *_names(settings.get("peers"))]  # peers: as 0.1.0 called them
-    of_others = {str(row["architecture"]) for row in rows if row.get("kind") in ("baseline", "peer")}
-    variants = [str(name) for name in section(settings, "variants")]
-    planned = (*_names(settings.get("architectures")), *variants, *baselines)
-    names = dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))])
-    contenders = [_contender(name, name in {*baselines, *of_others}, rows, trials) for name in names]
+    variants = [str(variant) for variant in section(settings, "variants")]
+    planned = [*_names(settings.get("architectures")), *variants, *baselines]
+    of_others = {*baselines}
+    for row in rows:
+        if row.get("kind") in ("baseline", "peer"):
+            of_others.add(str(row["architecture"]))
+    contenders = []
+    for one in dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))]):
+        contender = _contender(one, one in of_others, rows, trials)
+        if contender.rows or contender.trials:
+            contenders.append(contender)
     return StudyRecords(
         name=name,
         results=whole,
         settings=settings,
-        contenders=tuple(sorted((one for one in contenders if one.rows or one.trials), key=_rank)),
+        contenders=tuple(sorted(contenders, key=_rank)),
         curves=tuple(_of_architectures(curves)),
         planned=tuple(dict.fromkeys(planned)),
         baselines=tuple(baselines),

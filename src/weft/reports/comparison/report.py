@@ -67,8 +67,11 @@ def _subtitle(study: StudyRecords) -> str:
 
 
 def _headline(study: StudyRecords) -> str:
+    said = f'<p class="finding">{text(finding(study))}</p>'
     items = "".join(f"<li>{text(note)}</li>" for note in notes(study))
-    return f'<p class="finding">{text(finding(study))}</p>{f"<ul class=notes>{items}</ul>" if items else ""}'
+    if items:
+        said += f"<ul class=notes>{items}</ul>"
+    return said
 
 
 def _result(study: StudyRecords) -> str:
@@ -85,9 +88,9 @@ def _result(study: StudyRecords) -> str:
 def _training(study: StudyRecords) -> str:
     from weft.reports.comparison.curves import curve_plot
 
-    plots = "".join(
-        _responsive(curve_plot(study, by, _WIDE), curve_plot(study, by, _NARROW, 320)) for by in ("tokens", "seconds")
-    )
+    plots = ""
+    for by in ("tokens", "seconds"):
+        plots += _responsive(curve_plot(study, by, _WIDE), curve_plot(study, by, _NARROW, 320))
     note = (
         "Thick: the first seed at the best learning rate, up to the marker; thin: its other seeds; "
         "faint: other learning rates; dashed: baselines. The steep beginning is cut off."
@@ -110,13 +113,16 @@ def _rates(study: StudyRecords) -> str:
 def _pareto(study: StudyRecords) -> str:
     from weft.reports.comparison.plots import pareto_plot
 
-    speeds = ((_GENERATION, "generation"), (_TRAINING, "training"))
-    crowded = len(study.measured) > _MOST_IN_HALF
-    wide = [pareto_plot(study, key, name, _WIDE, 360) if crowded else "" for key, name in speeds]
-    narrow = [pareto_plot(study, key, name, _NARROW if crowded else _HALF) for key, name in speeds]
-    plots = "".join(map(_responsive, wide, narrow)) if crowded else _pairs(narrow)
+    plots = []
+    for key, name in ((_GENERATION, "generation"), (_TRAINING, "training")):
+        if len(study.measured) > _MOST_IN_HALF:
+            wide = pareto_plot(study, key, name, _WIDE, 360)
+            plots.append(_responsive(wide, pareto_plot(study, key, name, _NARROW)))
+        else:
+            plots.append(pareto_plot(study, key, name, _HALF))
+    shown = "".join(plots) if len(study.measured) > _MOST_IN_HALF else _pairs(plots)
     note = "The dashed stairs are the frontier: nothing measured is both faster and better than what stands on it."
-    return _noted(plots, note)
+    return _noted(shown, note)
 
 
 def _cost(study: StudyRecords) -> str:
@@ -135,29 +141,34 @@ def _cost(study: StudyRecords) -> str:
 
 
 def _trials(study: StudyRecords) -> str:
-    rows = [
-        ("chosen" if is_chosen(trial, one) else "", (one.label, *trial_cells(trial, one)))
-        for one, trial in all_trials(study)
-    ]
+    rows = []
+    for one, trial in all_trials(study):
+        kind = "chosen" if is_chosen(trial, one) else ""
+        rows.append((kind, (one.label, *trial_cells(trial, one))))
+    if not rows:
+        return ""
     words = [True, *[False] * (len(TRIAL_HEADINGS) - 1), True]
     note = '<p class="note">Those in bold count in the result.</p>'
-    return f"{note}{_grid(('architecture', *TRIAL_HEADINGS), words, rows)}" if rows else ""
+    return note + _grid(("architecture", *TRIAL_HEADINGS), words, rows)
 
 
 def _method(study: StudyRecords) -> str:
+    said = ""
     rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts(study).items())
+    if rows:
+        said += f"<dl class=facts>{rows}</dl>"
     again = command(study)
-    repeat = f"<p>Again, with the same texts:</p><pre>{text(again)}</pre>" if again else ""
-    return f"{f'<dl class=facts>{rows}</dl>' if rows else ''}{repeat}"
+    if again:
+        said += f"<p>Again, with the same texts:</p><pre>{text(again)}</pre>"
+    return said
 
 
 def _table(study: StudyRecords, columns: Sequence[Column]) -> str:
-    best = study.measured[:1]
-    rows = [
-        ("best" if one in best else "", (one.label, *(column.cell(one) for column in columns)))
-        for one in study.contenders
-    ]
-    headings = ("architecture", *(column.heading for column in columns))
+    rows = []
+    for one in study.contenders:
+        kind = "best" if one in study.measured[:1] else ""
+        rows.append((kind, [one.label, *(column.cell(one) for column in columns)]))
+    headings = ["architecture", *(column.heading for column in columns)]
     return _grid(headings, [True, *(column.words for column in columns)], rows)
 
 
@@ -166,9 +177,12 @@ def _grid(headings: Sequence[str], words: Sequence[bool], rows: Sequence[tuple[s
 
     A narrow page shows each row as a paragraph (see ``.stacked`` in the style sheet), so each cell says its heading.
     """
-    sides = [_side(name, left) for name, left in zip(headings, words, strict=True)]
-    heads = "".join(f'<th scope="col"{side}>{text(name)}</th>' for name, side in zip(headings, sides, strict=True))
-    attributes = [f'{side} data-label="{text(name)}"' for name, side in zip(headings, sides, strict=True)]
+    heads = ""
+    attributes = []  # of the cells of each column
+    for name, left in zip(headings, words, strict=True):
+        side = _side(name, left)
+        heads += f'<th scope="col"{side}>{text(name)}</th>'
+        attributes.append(f'{side} data-label="{text(name)}"')
     body = "".join(f'<tr class="{kind}">{_cells(cells, attributes)}</tr>' for kind, cells in rows)
     table = f'<table class="study stacked"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="scroll">{table}</div>'

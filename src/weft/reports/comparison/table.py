@@ -128,13 +128,17 @@ def markdown(study: StudyRecords) -> str:
     if study.contenders:
         columns = [Column("architecture", lambda one: one.label, words=True)]
         columns += [*quality_columns(study), *cost_columns(study)]
-        parts += [_grid(columns, study.contenders), EDGE_NOTE if any_edge(study) else ""]
+        parts.append(_grid(columns, study.contenders))
+        if any_edge(study):
+            parts.append(EDGE_NOTE)
     if study.trials:
         parts += ["## Every training run", _trials(study)]
     known = [f"{name}: {value}" for name, value in facts(study).items()]
+    if known:
+        parts += ["## How it was done", _bullets(known)]
     again = command(study)
-    parts += ["## How it was done", _bullets(known)] if known else []
-    parts += ["Again, with the same texts:", f"```sh\n{again}\n```"] if again else []
+    if again:
+        parts += ["Again, with the same texts:", f"```sh\n{again}\n```"]
     return "\n\n".join(part for part in parts if part).encode("utf-8", "replace").decode() + "\n"
 
 
@@ -149,8 +153,14 @@ def _bullets(lines: Sequence[str]) -> str:
 
 def _grid(columns: Sequence[Column], contenders: Sequence[Contender]) -> str:
     """Return a Markdown table, patterns as code."""
-    rows = [[f"`{_line(text)}`" if column.heading == "pattern" and text != DASH else _line(text)
-             for column in columns for text in [column.cell(one)]] for one in contenders]  # fmt: skip
+    rows = []
+    for one in contenders:
+        cells = []
+        for column in columns:
+            cell = column.cell(one)
+            is_code = column.heading == "pattern" and cell != DASH
+            cells.append(f"`{_line(cell)}`" if is_code else _line(cell))
+        rows.append(cells)
     return _table([column.heading for column in columns], [column.words for column in columns], rows)
 
 

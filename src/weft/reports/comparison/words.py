@@ -111,10 +111,15 @@ def _baselines(measured: Sequence[Contender]) -> str:
     best = measured[0].mean() or 1.0
     places = []
     for place, one in enumerate(measured, 1):
-        if one.is_baseline:
-            behind = f", {percent((one.mean() or best) / best - 1)} behind the best" if place > 1 else ""
-            places.append(f"{one.name} comes {ordinal(place)} of {len(measured)}{behind}. ")
-    return f"From outside the project: {''.join(places)}{BASELINES}" if places else ""
+        if not one.is_baseline:
+            continue
+        said = f"{one.name} comes {ordinal(place)} of {len(measured)}"
+        if place > 1:
+            said += f", {percent((one.mean() or best) / best - 1)} behind the best"
+        places.append(f"{said}. ")
+    if not places:
+        return ""
+    return f"From outside the project: {''.join(places)}{BASELINES}"
 
 
 def _edges(measured: Sequence[Contender]) -> str:
@@ -135,30 +140,39 @@ def edge(contender: Contender) -> str:
 
 
 def _sizes(measured: Sequence[Contender]) -> str:
-    sizes = {one.name: size for one in measured if (size := one.mean("parameters"))}
-    if len(sizes) < 2:
+    found = _least_and_most(measured, "parameters")
+    if found is None:
         return ""
-    least, most = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
-    apart = sizes[most] / sizes[least] - 1
-    if apart <= _UNEQUAL:
-        return ""
-    return (
-        f"Sizes differ by {percent(apart)}: {least} has {count(sizes[least])} parameters, {most} {count(sizes[most])}."
-    )
+    (small, least), (large, most) = found
+    return f"Sizes differ by {percent(most / least - 1)}: {small} has {count(least)} parameters, {large} {count(most)}."
 
 
 def _unequal(study: StudyRecords) -> str:
     """Say what equal time (or equal text) leaves unequal."""
     by_time = _by_time(study)
-    key, equal, left = ("tokens", "time", "text") if by_time else ("seconds", "text", "time")
-    known = {one.name: value for one in study.measured if (value := one.mean(key))}
+    found = _least_and_most(study.measured, "tokens" if by_time else "seconds")
+    if found is None:
+        return ""
+    (first, least), (last, most) = found
+    if by_time:
+        return f"Equal time is not equal text: from {count(least)} tokens ({first}) to {count(most)} tokens ({last})."
+    return f"Equal text is not equal time: from {duration(least)} ({first}) to {duration(most)} ({last})."
+
+
+def _least_and_most(measured: Sequence[Contender], key: str) -> tuple[tuple[str, float], tuple[str, float]] | None:
+    """Return who has least and who has most of ``key``, and how much; None where they are about equal."""
+    known = {}
+    for one in measured:
+        value = one.mean(key)
+        if value:
+            known[one.name] = value
     if len(known) < 2:
-        return ""
-    least, most = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
+        return None
+    least = min(known, key=lambda name: known[name])
+    most = max(known, key=lambda name: known[name])
     if known[most] <= (1 + _UNEQUAL) * known[least]:
-        return ""
-    words = [f"{count(known[name])} tokens" if by_time else duration(known[name]) for name in (least, most)]
-    return f"Equal {equal} is not equal {left}: from {words[0]} ({least}) to {words[1]} ({most})."
+        return None
+    return (least, known[least]), (most, known[most])
 
 
 def _by_time(study: StudyRecords) -> bool:
@@ -188,43 +202,59 @@ def _unsteady(study: StudyRecords) -> str:
 
 def facts(study: StudyRecords) -> dict[str, str]:
     """Return what was held equal and what it ran on, by name; what is not known is left out."""
-    settings, machine = study.settings, section(study.results, "machine")
-    parameters, vocabulary = finite(settings.get("parameters")), finite(settings.get("vocab_size"))
+    settings = study.settings
+    machine = section(study.results, "machine")
+    # What is shown only where it is known.
+    parameters = finite(settings.get("parameters"))
+    vocabulary = finite(settings.get("vocab_size"))
+    top = finite(settings.get("top"))
+    jobs = finite(settings.get("jobs"))
     seconds = finite(study.results.get("seconds_total"))
-    tokenizer = [str(settings.get("tokenizer") or ""), f"{vocabulary:,.0f} tokens" if vocabulary else ""]
+    tokenizer = [str(settings.get("tokenizer") or "")]
+    if vocabulary:
+        tokenizer.append(f"{vocabulary:,.0f} tokens")
     hardware = [machine.get("cpu"), _counted(machine, "cores"), machine.get("device"), _counted(machine, "threads")]
     found = {
         "corpus": str(settings.get("corpus") or ""),
         "tokenizer": ", ".join(filter(None, tokenizer)),
         "equal budget": budget(study),
-        "parameters": f"{parameters:,.0f} asked for, embeddings included" if parameters else "",
+        "parameters": parameters and f"{parameters:,.0f} asked for, embeddings included",
         "learning rates": ", ".join(rate_words(rate) for rate in _numbers(settings.get("learning_rates"))),
         "seeds": ", ".join(f"{seed:.0f}" for seed in _numbers(settings.get("seeds"))),
-        "more seeds for": f"the best {top:.0f} on validation" if (top := finite(settings.get("top"))) else "",
-        "runs at once": f"{jobs:.0f}" if (jobs := finite(settings.get("jobs"))) else "",
+        "more seeds for": top and f"the best {top:.0f} on validation",
+        "runs at once": jobs and f"{jobs:.0f}",
         "machine": ", ".join(str(part) for part in hardware if part),
         "versions": _versions(study),
-        "whole study": duration(seconds) if seconds else "",
+        "whole study": seconds and duration(seconds),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 def _versions(study: StudyRecords) -> str:
-    version, revision = study.results.get("weft_version"), study.results.get("git_revision")
+    version = study.results.get("weft_version")
+    revision = study.results.get("git_revision")
     torch = section(study.results, "machine").get("torch")
-    weft = f"Weft {version}{f' ({str(revision)[:10]})' if revision else ''}" if version else ""
-    return ", ".join(filter(None, (weft, f"torch {torch}" if torch else "")))
+    parts = []
+    if version:
+        parts.append(f"Weft {version}")
+    if version and revision:
+        parts[0] += f" ({str(revision)[:10]})"
+    if torch:
+        parts.append(f"torch {torch}")
+    return ", ".join(parts)
 
 
 def budget(study: StudyRecords) -> str:
     """Return what each training run was given; '' where it is not known."""
     given = section(study.settings, "budget")
-    minutes, tokens = finite(given.get("minutes")), finite(given.get("tokens"))
+    minutes = finite(given.get("minutes"))
+    tokens = finite(given.get("tokens"))
     if minutes is not None:
-        return (
-            f"{minutes:g} {'minute' if minutes == 1 else 'minutes'} of training each (validation and test not counted)"
-        )
-    return f"{tokens:,.0f} tokens of training text each" if tokens is not None else ""
+        unit = "minute" if minutes == 1 else "minutes"
+        return f"{minutes:g} {unit} of training each (validation and test not counted)"
+    if tokens is not None:
+        return f"{tokens:,.0f} tokens of training text each"
+    return ""
 
 
 def command(study: StudyRecords) -> str:
@@ -233,11 +263,20 @@ def command(study: StudyRecords) -> str:
     if not study.planned:
         return ""
     given = section(settings, "budget")
+    minutes = finite(given.get("minutes"))
     parts: list[str] = ["weft", "compare", *without_places(_list(settings.get("sources")))]
-    options: dict[str, Any] = {
-        "architectures": ",".join(_list(settings.get("architectures"))),
+    # Who is compared.
+    architectures = ",".join(_list(settings.get("architectures")))
+    if architectures:
+        parts += ["--architectures", architectures]
+    if section(settings, "variants"):
+        parts += ["--variants", f"{study.name}/variants.yaml"]
+    for name in study.baselines:
+        parts += ["--baseline", name]
+    # With what.
+    options = {
         "parameters": _whole(settings.get("parameters")),
-        "minutes": f"{minutes:g}" if (minutes := finite(given.get("minutes"))) is not None else "",
+        "minutes": "" if minutes is None else f"{minutes:g}",
         "tokens": _whole(given.get("tokens")),
         "learning-rates": ",".join(rate_words(rate) for rate in _numbers(settings.get("learning_rates"))),
         "seeds": ",".join(f"{seed:.0f}" for seed in _numbers(settings.get("seeds"))),
@@ -245,12 +284,12 @@ def command(study: StudyRecords) -> str:
         "jobs": _whole(settings.get("jobs")),
     }
     for name, value in options.items():
-        parts += [f"--{name}", value] if value else []
-        if name == "architectures":
-            parts += ["--variants", f"{study.name}/variants.yaml"] if section(settings, "variants") else []
-            parts += [part for name in study.baselines for part in ("--baseline", name)]
+        if value:
+            parts += [f"--{name}", value]
+    # What else the recipe of all says; the texts stand in front.
     for key, value in _values(section(settings, "base")):
-        parts += ["--set", f"{key}={value}"] if key != "data.sources" else []
+        if key != "data.sources":
+            parts += ["--set", f"{key}={value}"]
     return shlex.join([*parts, "--out", study.name])
 
 

@@ -112,11 +112,9 @@ def llama(scale: Scale, options: Options, *, context: int | None = None) -> Any:
     """Return transformers' Llama with torch's fused attention and tied embeddings."""
     from transformers import LlamaForCausalLM
 
-    from weft.baselines.llama import peer_config
+    from weft.baselines.llama import sized
 
-    config = peer_config(
-        "llama", parameters=scale.parameters, vocab_size=scale.vocab_size, context=context or scale.context
-    )
+    config = sized(parameters=scale.parameters, vocab_size=scale.vocab_size, context=context or scale.context)
     config._attn_implementation = "sdpa"
     torch.manual_seed(options.seed)
     return LlamaForCausalLM(config).to(options.device)

@@ -45,7 +45,7 @@ def test_all_trials_have_the_same_data_budget_and_size():
         assert training.lanes * training.length == 8 * 128
     assert (named.model.architecture, named.model.pattern, pattern.model.pattern) == ("transformer", None, "(qf)2")
     assert named.model.bias is True
-    assert (peer.model.peer, peer.model.bias) == ("llama", None)  # it has settings of its own
+    assert (peer.model.baseline, peer.model.bias) == ("llama", None)  # it has settings of its own
     assert (peer.training.lanes, peer.training.length) == (2, 512)  # segments as long as its context
 
 

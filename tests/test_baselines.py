@@ -11,18 +11,18 @@ import pytest
 import torch
 
 import weft
+from tests import toy_baseline
 from tests.evaluation.test_scoring import BOUNDARY, split_of
 from tests.training.conftest import corpus, tiny  # noqa: F401 - fixtures
 from tests.training.test_run import StopAt, assert_same_run
 from weft import api
-from weft.baselines import load_any
+from weft.baselines import BASELINES, load_any
 from weft.baselines.llama import Llama, build, sized
 from weft.data import IGNORED, Tokenizer
 from weft.errors import Interrupted, UserError
 from weft.evaluation import windows as by_windows
 from weft.evaluation.scoring import score
-from weft.evaluation.windows import windows
-from weft.training.recipe import make_recipe
+from weft.training.recipe import load_recipe, make_recipe
 from weft.training.run import train
 
 VOCAB = 11
@@ -131,20 +131,6 @@ def test_the_score_is_that_of_a_sliding_window_token_by_token(context):
     assert not llama.training
 
 
-@pytest.mark.parametrize("context", [8, 7, 1])
-def test_every_token_is_scored_once_with_half_the_context_before_it(context):
-    split = split_of(LENGTHS)
-    scored = np.zeros(len(split.tokens), dtype=int)
-    for window in windows(split, context):
-        begin = split.offsets[split.offsets <= window.start].max()
-        scored[window.scored : window.stop + 1] += 1
-        assert window.stop - window.start <= context
-        assert window.start == begin or window.scored - window.start >= context / 2
-        assert window.stop < split.offsets[split.offsets > window.start].min()  # within its document
-    boundaries = np.isin(np.arange(len(scored)), split.offsets[:-1])
-    assert (scored == ~boundaries).all()
-
-
 @pytest.mark.parametrize("at_once", [1, 20, 100_000])
 def test_what_else_is_in_the_batch_does_not_matter(at_once, monkeypatch):
     llama, split, told = small_llama(), split_of(LENGTHS), []
@@ -218,3 +204,36 @@ def test_settings_of_our_models_are_refused(recipe, tmp_path, changes, named):
     with pytest.raises(UserError, match=f"A baseline is built by its own rules: leave out {named}, or"):
         train(recipe(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_is_a_file_and_a_line(tiny, tmp_path, monkeypatch):  # noqa: F811
+    """It trains, resumes bit for bit, carries its state, is scored, adapts to a text, and writes."""
+    monkeypatch.setitem(BASELINES, toy_baseline.NAME, toy_baseline.__name__)
+    recipe = tiny(training={"samples": 0}) | {"model": {"baseline": "toy", "parameters": 20_000}}
+    result = train(recipe, tmp_path / "straight")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "stopped", listener=StopAt(5, signal.SIGINT))
+    train({}, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+    model = load_any(tmp_path / "straight")
+    assert isinstance(model, toy_baseline.Toy)
+    assert model.parameter_count == result.parameters
+    assert weft.evaluate(tmp_path / "straight").bits_per_byte == result.test.bits_per_byte
+    assert weft.evaluate(tmp_path / "straight", adapt=True).bits_per_byte > 0
+    assert api.generate(tmp_path / "straight", "Sápmi", max_new_tokens=5)
+
+
+def test_the_key_of_0_1_0_is_read(tmp_path):
+    with pytest.warns(FutureWarning, match="'model.peer' is called 'model.baseline' now"):
+        assert make_recipe({"model": {"peer": "llama"}}).model.baseline == "llama"
+    path = tmp_path / "recipe.yaml"
+    path.write_text("weft_version: 0.1.0\nmodel: {peer: llama, parameters: 20000}\n", encoding="utf-8")
+    assert make_recipe(load_recipe(path)).model.baseline == "llama"  # of a run: without a word
+
+
+def test_a_baseline_learns_from_no_teacher(recipe, tmp_path):
+    train(recipe(), tmp_path / "teacher")
+    values = recipe()
+    values["training"] = values["training"] | {"teacher": {"run": str(tmp_path / "teacher")}}
+    with pytest.raises(UserError, match="leave out training.teacher, or"):
+        train(values, tmp_path / "run")

@@ -112,6 +112,10 @@ class LanguageModel(Scorer, Protocol):
         """The number of block applications."""
 
     @property
+    def window(self) -> int:
+        """How many tokens attention reaches back at most; 0 without attention."""
+
+    @property
     def embedding(self) -> Softmax:
         """The embedding as the output layer."""
 

@@ -182,7 +182,7 @@ class WeftModel(nn.Module):
 
         With states of one size, every segment has the same shapes, and a model is compiled once.
         """
-        tokens = torch.zeros(1, self.config.attention.memory, dtype=torch.long, device=device)
+        tokens = torch.zeros(1, self.window, dtype=torch.long, device=device)
         training = self.training
         _, state = self.eval().hidden(tokens, None, tokens == 0)
         self.train(training)
@@ -221,6 +221,11 @@ class WeftModel(nn.Module):
     @property
     def context(self) -> None:
         """None: state is carried through a text of any length."""
+
+    @property
+    def window(self) -> int:
+        """How many tokens attention reaches back at most."""
+        return self.config.attention.memory
 
     @property
     def depth(self) -> int:

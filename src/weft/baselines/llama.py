@@ -79,6 +79,11 @@ class Llama(nn.Module):
         return int(self.config.max_position_embeddings)
 
     @property
+    def window(self) -> int:
+        """All that it sees."""
+        return self.context
+
+    @property
     def shape(self) -> str:
         """The number of layers and the width."""
         return f"{self.depth} layers, width {self.config.hidden_size}"

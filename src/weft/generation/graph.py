@@ -55,7 +55,7 @@ class FixedDecoder(Decoder):
 
     def __init__(self, model: LanguageModel, state: ModelState, rows: int) -> None:
         device = next(model.parameters()).device
-        self._model, self._memory, self._length = model, model.config.attention.memory, remembered(state)
+        self._model, self._memory, self._length = model, model.window, remembered(state)
         self._state = map_state(Tensor.clone, filled_up(state, self._memory))
         self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
         self._logits_BV = torch.empty(rows, model.config.vocab_size, device=device)

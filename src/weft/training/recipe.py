@@ -263,8 +263,12 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a run's recipe, so that the texts of one that an earlier version wrote are read as it did.
 
     Such a recipe says only in ``prepared`` how the text is split; ``documents`` was what is ``numbered`` now, no
-    document was cut, and files were read as they are.
+    document was cut, and files were read as they are. A baseline was called a peer.
     """
+    model = values.get("model")
+    if "weft_version" in values and isinstance(model, dict) and "peer" in model:
+        renamed_model = {key: value for key, value in model.items() if key != "peer"}
+        values = {**values, "model": {"baseline": model["peer"]} | renamed_model}
     data = values.get("data")
     if not {"prepared", "made_by"} & values.keys() or not isinstance(data, dict) or "longest_document" in data:
         return values

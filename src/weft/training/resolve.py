@@ -156,7 +156,7 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
     if not torch.accelerator.is_available():
         needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * model.depth
         if model.context is None:  # its state is carried
-            needed += 2.0 * lanes * model.state_bytes(model.config.attention.memory)
+            needed += 2.0 * lanes * model.state_bytes(model.window)
     check_memory(
         needed,
         f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",

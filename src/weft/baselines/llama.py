@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from weft.baselines import CONTEXT, model_type_in
 from weft.errors import UserError
 from weft.files import write_atomic
+from weft.language_model import LanguageModel
 from weft.layers.cross_entropy import cross_entropy, surprisal
 from weft.model import check_weights
 from weft.numbers import Reach, Vocabulary, Width
@@ -300,7 +301,7 @@ def read_config(folder: Path) -> LlamaConfig:
     return config
 
 
-def fresh_model(folder: Path, *, seed: int) -> Llama:
+def fresh_model(folder: Path, *, seed: int) -> LanguageModel:
     """Return a freshly initialised model of the folder's ``config.json``, which its checkpoints fit."""
     return build(read_config(folder), seed=seed)
 

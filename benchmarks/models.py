@@ -81,11 +81,10 @@ def weft_step(
     """Return a training step of ours, with the peers' AdamW or its own choice, and the model."""
     from weft.layers.state import detach
     from weft.training.compilation import compile_loss
-    from weft.training.step import empty_state
 
     model = weft_model(architecture, scale, options)
     tokens, targets, reset = text(scale, options)
-    carried = [empty_state(model, scale.batch, tokens.device)]  # as large as all later ones, as in training
+    carried = [model.empty_state(scale.batch, tokens.device)]  # as large as all later ones, as in training
     loss_of = compile_loss(model) if compiled else model.loss
 
     def loss() -> Tensor:
@@ -112,11 +111,9 @@ def llama(scale: Scale, options: Options, *, context: int | None = None) -> Any:
     """Return transformers' Llama with torch's fused attention and tied embeddings."""
     from transformers import LlamaForCausalLM
 
-    from weft.baselines.llama import peer_config
+    from weft.baselines.llama import sized
 
-    config = peer_config(
-        "llama", parameters=scale.parameters, vocab_size=scale.vocab_size, context=context or scale.context
-    )
+    config = sized(parameters=scale.parameters, vocab_size=scale.vocab_size, context=context or scale.context)
     config._attn_implementation = "sdpa"
     torch.manual_seed(options.seed)
     return LlamaForCausalLM(config).to(options.device)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import BIGRAMS, MAPS, small_model
-from weft.baselines.llama import build_peer, peer_config
+from weft.baselines import llama
 from weft.generation import ENDED, PlainDecoder, make_decoder
 from weft.generation.graph import FixedDecoder, graph_decoder
 from weft.layers.state import tensors
@@ -205,7 +205,7 @@ def test_far_into_a_text_positions_are_as_exact_as_at_its_start():
     near, far = fused(model, state, 1), fused(model, state, 1)
     slots = MEMORY + 1
     far._program.place += slots * 10**9  # as if so many tokens had been read: the same slots
-    for memory, part in zip(far._program.memories, read(model, texts(1, 9)), strict=True):
+    for memory, part in zip(far._program.memories, read(model, texts(1, 9)).blocks, strict=True):
         if hasattr(memory.mixer, "keys_BGSK"):
             places = torch.arange(far._program.place - MEMORY, far._program.place)
             turned = memory.mixer._turned(part.mixer.keys_BMGK, places, 1)
@@ -287,12 +287,12 @@ def test_a_recorded_graph_gives_the_models_logits_and_state():
     assert_follows(decoder, model, state, texts(3, 3 * MEMORY, seed=2).cuda())
 
 
-def test_a_peer_is_decoded_by_its_own_cache():
-    peer = build_peer(peer_config("llama", parameters=20_000, vocab_size=11, context=64), seed=0).eval()
+def test_a_baseline_is_decoded_by_its_own_cache():
+    model = llama.build(llama.sized(parameters=20_000, vocab_size=11, context=64), seed=0).eval()
     tokens = texts(2, 20)
     with torch.no_grad():
-        wanted, _ = peer(tokens)
-        _, state = peer(tokens[:, :5])
-    decoder = make_decoder(peer, state, rows=2, steps=15)
+        wanted, _ = model(tokens)
+        _, state = model(tokens[:, :5])
+    decoder = make_decoder(model, state, rows=2, steps=15)
     for step in range(5, 20):
         close(decoder.step(tokens[:, step]), wanted[:, step])

@@ -160,7 +160,7 @@ def test_equal_time_tunes_each_candidate_and_trains_the_best_from_other_seeds(tm
     first = len(equal_time.SEARCH)
     assert len(asked) == 2 * (first + 2)
     tuned = {"optimizer": {"learning_rate": 2e-3, "weight_decay": 0.3}}
-    assert asked[-1]["model"]["peer"] == "llama"
+    assert asked[-1]["model"]["baseline"] == "llama"
     assert asked[-1]["training"].items() >= (tuned | {"seed": 2}).items()
     assert asked[-1]["training"]["tokens"] == equal_time.TOKENS / 2  # that it reads in the time of the hybrid
     path = tmp_path / "equal-time-t.json"

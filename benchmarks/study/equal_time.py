@@ -44,7 +44,7 @@ CANDIDATES: dict[str, Settings] = {
     "hybrid, gates spread": {"model.qrnn.forget_bias": "spread"},  # as was the default when rates were tuned
     "transformer": {"model.architecture": "transformer"},
     "transformer, memory 128": {"model.architecture": "transformer", "model.attention.memory": 128},
-    "llama": {"model.peer": "llama"},
+    "llama": {"model.baseline": "llama"},
 }
 BEGIN: Settings = {
     "training.optimizer.learning_rate": 4e-3,

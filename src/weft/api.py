@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from weft.arguments import checked, is_path, told
-from weft.baselines.llama import LanguageModel, load_any
+from weft.baselines import load_any
 from weft.compress.verbs import Made as Made
 from weft.compress.verbs import merge_factors as merge_factors
 from weft.compress.verbs import tensorise as tensorise
@@ -23,7 +23,7 @@ from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description
 from weft.description import describe as describe_config
 from weft.errors import Interrupted, UserError
-from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, adaptable, score_dynamically
+from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, check_adaptable, score_dynamically
 from weft.evaluation.compressors import Packed
 from weft.evaluation.compressors import pack as pack_text
 from weft.evaluation.evaluate import evaluate_split
@@ -33,6 +33,7 @@ from weft.evaluation.scoring import score
 from weft.files import disk_errors
 from weft.generation import Sampling
 from weft.generation import generate as generate_texts
+from weft.language_model import LanguageModel
 from weft.model import WeftModel
 from weft.pattern import parse_count
 from weft.pretrained import check_folder, load_config, load_model, load_tokenizer
@@ -317,7 +318,7 @@ def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
     if not isinstance(each, list | tuple) or not all(one is None or isinstance(one, Adaptation) for one in each):
         raise UserError(f"'adapt' is {told(adapt)}: give True, a weft.Adaptation, or a list of them.")
     if how:
-        adaptable(model)
+        check_adaptable(model)
     return how
 
 

@@ -77,9 +77,6 @@ def describe(config: ModelConfig) -> Description:
     rows = _rows(model)
     parameters, body = model.parameter_count, model.body_parameter_count
 
-    def state(context: int) -> int:
-        return state_bytes(model, context)
-
     return Description(
         pattern=config.pattern,
         vocab_size=config.vocab_size,
@@ -91,8 +88,8 @@ def describe(config: ModelConfig) -> Description:
         embedding_shape=embedding_shape(config),
         softmax_parameters=model.embedding.softmax_parameters(),
         flops_per_token=sum(row.flops for row in rows) + model.embedding.flops(),
-        state_bytes={n: state(n) for n in STATE_CONTEXTS},
-        full_after=_full_after(state),
+        state_bytes={n: model.state_bytes(n) for n in STATE_CONTEXTS},
+        full_after=_full_after(model.state_bytes),
         blocks=rows,
     )
 
@@ -103,12 +100,6 @@ def _full_after(state: Callable[[int], int]) -> int | None:
     if state(_ENDLESS // 2) < largest:
         return None
     return bisect_left(range(_ENDLESS), largest, lo=1, key=state)
-
-
-def state_bytes(model: WeftModel, context: int) -> int:
-    """Return the float32 bytes of state that one sequence carries after ``context`` tokens."""
-    used = (model.blocks[block] for block in model.schedule)
-    return sum(block.state_bytes(context) for block in used if isinstance(block, Block)) + _ngram_bytes(model.config)
 
 
 def _rows(model: WeftModel) -> tuple[BlockRow, ...]:
@@ -157,11 +148,6 @@ def _ngrams(config: ModelConfig) -> str:
     if not ngrams.table_size:
         return f"; {ngrams.heads} parts, each normed"
     return f"; latent bigrams {ngrams.heads} x {ngrams.table_size} x {ngrams.width}, of {ngrams.clusters} clusters"
-
-
-def _ngram_bytes(config: ModelConfig) -> int:
-    """Return the bytes of the state of latent bigrams: an id of eight bytes in each head."""
-    return 8 * config.ngrams.heads if config.ngrams and config.ngrams.table_size else 0
 
 
 def _product_flops(block: nn.Module) -> int:

@@ -1,12 +1,15 @@
 """The model: an embedding, the stack of blocks that the pattern describes, and the softmax.
 
-Shapes: B batch, T time, D model width, V vocabulary.
+The stack is gone through in one place, :func:`walk`, by whoever reads a text with it. Whoever wants to look at what the
+blocks read, or to change it, says so to the walk: no module is hooked, so two threads can read with one model.
+
+Shapes: B batch, T time, D model width, H heads of latent bigrams, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +22,83 @@ from weft.layers.adaptive import make_embedding
 from weft.layers.embedding import vectors
 from weft.layers.maps import StructuredMap, is_guide, weights
 from weft.layers.matrix_product import MatrixProduct
-from weft.layers.ngrams import LatentBigrams
+from weft.layers.ngrams import LatentBigrams, NGramState
 from weft.layers.norms import make_norm
 from weft.layers.pooling import init_forget_bias_
+from weft.layers.state import NoState, map_state
 from weft.memory import check_memory
 
-# One entry per block application, in order, each the NamedTuple of that kind of block; then, where the model has latent
-# bigrams, what they remember.
-ModelState = tuple[Any, ...]
 LONGEST_TIME_CONSTANT = 256.0
+
+# (block, x_BTD, its state, reset_BT) -> (y_BTD, state): how one block is applied, by its number in ``blocks``.
+ApplyBlock = Callable[[int, Tensor, Any, Tensor | None], tuple[Tensor, Any]]
+# Sites are numbered: site n is what block application n reads, the last site what the last norm reads.
+Watch = Callable[[int, Tensor], object]  # (site, x_BTD)
+Edits = Mapping[int, Callable[[Tensor], Tensor]]  # by site: x_BTD -> what is read in its place
+
+
+class ModelState(NamedTuple):
+    """What a model remembers of the texts that it reads.
+
+    ``blocks`` has one entry for each block application, in order, the NamedTuple of that kind of block; ``embedding``
+    is what latent bigrams remember.
+    """
+
+    blocks: tuple[Any, ...]
+    embedding: NGramState | NoState = NoState()
+
+
+class Stack(Protocol):
+    """The part of a model that :func:`walk` goes through."""
+
+    schedule: tuple[int, ...]
+    ngrams: LatentBigrams | None
+
+    @property
+    def dropout(self) -> nn.Module:
+        """What is left out of the first block's input in training."""
+
+
+def walk(
+    stack: Stack,
+    embedded_BTD: Tensor,
+    ids_BTH: Tensor | None,
+    state: ModelState | None,
+    reset_BT: Tensor | None,
+    apply: ApplyBlock,
+    *,
+    watch: Watch | None = None,
+    edits: Edits | None = None,
+) -> tuple[Tensor, ModelState]:
+    """Go through a stack with the tokens' vectors; return what the last norm reads (B, T, D), and the state.
+
+    ``ids_BTH`` are the tokens' latent ids, None where the model has none; ``apply`` applies a block. ``edits`` maps
+    sites to functions, each of which returns what is read there instead; then ``watch`` is called with every site and
+    what is read. Both see the tensors of the computation itself: with gradients, and not to be changed in place.
+    """
+
+    def visit(site: int, x_BTD: Tensor) -> Tensor:
+        if edits is not None and site in edits:
+            x_BTD = edits[site](x_BTD)
+        if watch is not None:
+            watch(site, x_BTD)
+        return x_BTD
+
+    depth = len(stack.schedule)
+    before: Sequence[Any] = (None,) * depth if state is None else state.blocks
+    x_BTD = embedded_BTD
+    remembered: NGramState | NoState = NoState()
+    if stack.ngrams is not None:
+        last = None if state is None else state.embedding
+        x_BTD, remembered = stack.ngrams(x_BTD, ids_BTH, last, reset_BT)
+    x_BTD = stack.dropout(x_BTD)
+
+    after = []
+    for application, block in enumerate(stack.schedule):
+        x_BTD = visit(application, x_BTD)
+        x_BTD, new = apply(block, x_BTD, before[application], reset_BT)
+        after.append(new)
+    return visit(depth, x_BTD), ModelState(tuple(after), remembered)
 
 
 class WeftModel(nn.Module):
@@ -39,6 +110,8 @@ class WeftModel(nn.Module):
     With ``checkpoint_activations`` set, training keeps only what goes into each block, and makes what is inside again
     in the backward pass (Chen et al. 2016, arXiv 1604.06174): the same numbers from less memory in more time.
     """
+
+    model_type = "weft"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -67,20 +140,53 @@ class WeftModel(nn.Module):
         return self.embedding.logits(hidden_BTD), state
 
     def hidden(
-        self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        reset: Tensor | None = None,
+        *,
+        watch: Watch | None = None,
+        edits: Edits | None = None,
     ) -> tuple[Tensor, ModelState]:
-        """Return the last hidden states (B, T, D), which the softmax reads, and the state."""
-        depth = len(self.schedule)
-        states = state if state is not None else (None,) * (depth + 1)
-        x_BTD, remembered = self.embedding(tokens), ()
-        if self.ngrams is not None:
-            ids_BTH = self.ngrams.ids(tokens, vectors(self.embedding))
-            x_BTD, remembered = self.ngrams(x_BTD, ids_BTH, states[depth:], reset)
-        x_BTD, after = self.dropout(x_BTD), []
-        for block, before in zip(self.schedule, states[:depth], strict=True):
-            x_BTD, new = self._step(self.blocks[block], x_BTD, before, reset)
-            after.append(new)
-        return self.dropout(self.norm(x_BTD)), (*after, *remembered)
+        """Return the last hidden states (B, T, D), which the softmax reads, and the state.
+
+        ``watch`` sees what each block application reads, and ``edits`` change it: see :func:`walk`.
+        """
+        ids_BTH = None if self.ngrams is None else self.ngrams.ids(tokens, vectors(self.embedding))
+        x_BTD, state = walk(
+            self, self.embedding(tokens), ids_BTH, state, reset, self._apply_block, watch=watch, edits=edits
+        )
+        return self.normed(x_BTD), state
+
+    def normed(self, x_BTD: Tensor) -> Tensor:
+        """Return what the softmax reads, given what stands at any site of the stack (B, T, D)."""
+        hidden_BTD: Tensor = self.dropout(self.norm(x_BTD))
+        return hidden_BTD
+
+    def unembed(self, x_BTD: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of what stands at any site of the stack (B, T, D), as if it were the last."""
+        return self.embedding.logits(self.normed(x_BTD))
+
+    def _apply_block(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
+        """Apply a block; nobody wants what is inside it kept while no gradient is made."""
+        module = self.blocks[block]
+        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            result: tuple[Tensor, Any] = checkpoint(module, x_BTD, state, reset_BT=reset_BT, use_reentrant=False)
+            return result
+        y_BTD, state = module(x_BTD, state, reset_BT=reset_BT)
+        return y_BTD, state
+
+    @torch.no_grad()
+    def empty_state(self, batch_size: int, device: torch.device) -> ModelState:
+        """Return the state at a text's start, in the size that it has later: zeros, which blocks take for no memory.
+
+        With states of one size, every segment has the same shapes, and a model is compiled once.
+        """
+        tokens = torch.zeros(1, self.window, dtype=torch.long, device=device)
+        training = self.training
+        _, state = self.eval().hidden(tokens, None, tokens == 0)
+        self.train(training)
+        return map_state(lambda part: part.new_zeros(batch_size, *part.shape[1:]), state)
 
     def observe(self, tokens: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         """Take in what was read in training, without a gradient: the centroids of latent bigrams move.
@@ -89,14 +195,6 @@ class WeftModel(nn.Module):
         """
         if self.ngrams is not None:
             self.ngrams.observe(tokens, vectors(self.embedding), summed)
-
-    def _step(self, block: nn.Module, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
-        """Apply a block; nobody wants what is inside it kept while no gradient is made."""
-        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
-            result: tuple[Tensor, Any] = checkpoint(block, x_BTD, state, reset_BT=reset_BT, use_reentrant=False)
-            return result
-        y_BTD, state = block(x_BTD, state, reset_BT=reset_BT)
-        return y_BTD, state
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, reset: Tensor | None = None
@@ -115,6 +213,50 @@ class WeftModel(nn.Module):
         """Return each target's nats (B, T), zero where it is -100, and the state; no gradient."""
         hidden_BTD, state = self.hidden(tokens, state, reset)
         return self.embedding.surprisal(hidden_BTD, targets), state
+
+    def lookup_tables(self) -> list[nn.Parameter]:
+        """Return the tables of latent bigrams, most rows of which are read rarely."""
+        return [] if self.ngrams is None else self.ngrams.tables()
+
+    @property
+    def context(self) -> None:
+        """None: state is carried through a text of any length."""
+
+    @property
+    def window(self) -> int:
+        """How many tokens attention reaches back at most."""
+        return self.config.attention.memory
+
+    @property
+    def depth(self) -> int:
+        """The number of block applications."""
+        return len(self.schedule)
+
+    @property
+    def shape(self) -> str:
+        """The pattern and the width."""
+        return f"{self.config.pattern}, width {self.config.hidden_size}"
+
+    @property
+    def one_graph(self) -> Literal["loss", "hidden"]:
+        """What ``torch.compile`` makes one graph of: an adaptive softmax computes clusters for their tokens alone."""
+        return "loss" if self.config.adaptive is None else "hidden"
+
+    @property
+    def data_parallel_only(self) -> str | None:
+        """What keeps the parameters from being shared among processes (FSDP); None where nothing does."""
+        if self.ngrams is not None and self.ngrams.remembers:
+            return "Latent bigrams"
+        return "Blocks in '{ }'" if self.config.centrals else None
+
+    def state_bytes(self, context: int) -> int:
+        """Return the float32 bytes of state that one sequence carries after ``context`` tokens."""
+        total = 0 if self.ngrams is None else self.ngrams.state_bytes
+        for block in self.schedule:
+            module = self.blocks[block]
+            assert isinstance(module, Block)
+            total += module.state_bytes(context)
+        return total
 
     @property
     def parameter_count(self) -> int:

@@ -22,8 +22,9 @@ from weft.config import ModelConfig, merge
 from weft.data import Tokenizer
 from weft.errors import DamagedError, UserError
 from weft.files import json_object, write_atomic
+from weft.language_model import Module
 from weft.memory import TooLargeError, check_memory
-from weft.model import WeftModel
+from weft.model import WeftModel, build
 from weft.pattern import reapplied
 from weft.version import __version__
 
@@ -156,6 +157,16 @@ def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelCo
     return ModelConfig.parse(merge(known, settings or {}), where=CONFIG)
 
 
+def is_described(folder: Path) -> bool:
+    """Return whether what :func:`save_config` writes is in ``folder``, and whole."""
+    try:
+        read_config(folder)
+    except DamagedError:
+        return False
+    generation = folder / GENERATION
+    return (folder / SHIM).is_file() and generation.is_file() and json_object(generation.read_bytes()) is not None
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DamagedError(f"'{path.parent}' is not a run directory: it has no {path.name}.")
@@ -191,7 +202,12 @@ def load_model(folder: Path, *, memory: int | None = None, applications: int | N
     return model.eval()
 
 
-def load_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def fresh_model(folder: Path, *, seed: int) -> WeftModel:
+    """Return a freshly initialised model of the folder's ``config.json``, which its checkpoints fit."""
+    return build(read_config(folder), seed=seed)
+
+
+def load_into(model: nn.Module | Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Give ``model`` these tensors as its parameters; UserError where they do not fit or are not all numbers."""
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
@@ -201,7 +217,7 @@ def load_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) ->
     assign(model, tensors)
 
 
-def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def assign(model: nn.Module | Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Let ``tensors``, which fit, be the parameters of ``model``; parameters of several names stay one."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     taken = {

@@ -149,6 +149,7 @@ def check_values(values: Mapping[str, Any], section: type[FrozenConfig], *, wher
 # Keys of recipes that had another name in version 0.1.0, and what they are called now. A key may have become a section
 # that holds it: `training.optimizer` was a word.
 RENAMED = {
+    "model.peer": "model.baseline",
     "training.lanes": "training.batch.batch_size",
     "training.length": "training.batch.sequence_length",
     "training.accumulation": "training.batch.accumulation",

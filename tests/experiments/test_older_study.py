@@ -65,7 +65,7 @@ def test_it_is_done_and_trains_nothing_again(study, monkeypatch):
 
 
 def test_it_is_not_another_comparison(study):
-    settings = ASKED["settings"] | {"training": TRAINING | {"lanes": 4}}
+    settings = ASKED["settings"] | {"training": TRAINING | {"batch": {"batch_size": 4, "sequence_length": 32}}}
     with pytest.raises(UserError, match=r"holds a comparison with other training.* \(was 2, now 4\)"):
         weft.compare("texts/sami.txt", out=study, **ASKED | {"settings": settings})
 

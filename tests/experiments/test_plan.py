@@ -51,11 +51,9 @@ def test_all_trials_have_the_same_data_budget_and_size():
         assert training.batch.batch_size * training.batch.sequence_length == 8 * 128
     assert (named.model.architecture, named.model.pattern, pattern.model.pattern) == ("transformer", None, "(qf)2")
     assert named.model.bias is True
-    assert (peer.model.peer, peer.model.bias) == ("llama", None)  # it has settings of its own
-    assert (peer.training.batch.batch_size, peer.training.batch.sequence_length) == (
-        2,
-        512,
-    )  # segments as long as its context
+    assert (peer.model.baseline, peer.model.bias) == ("llama", None)  # it has settings of its own
+    batch = peer.training.batch
+    assert (batch.batch_size, batch.sequence_length) == (2, 512)  # segments as long as its context
 
 
 @pytest.mark.parametrize(

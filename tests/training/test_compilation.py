@@ -16,7 +16,7 @@ from weft.training.compilation import compile_loss, training_loss
 from weft.training.listener import Silent
 from weft.training.recipe import make_recipe, parse_settings
 from weft.training.run import train
-from weft.training.step import Step, empty_state
+from weft.training.step import Step
 
 CPU = torch.device("cpu")
 # What torch's tracing says of autograd functions and of caches that it looks through; nothing is wrong with either.
@@ -38,7 +38,7 @@ def backend(monkeypatch):
 
 def numbers(model, loss) -> list[torch.Tensor]:
     """Losses, gradients and states of a few segments, the state carried from one to the next."""
-    step, state, found = Step(model, loss, empty_state(model, 2, CPU)), tensors(empty_state(model, 2, CPU)), []
+    step, state, found = Step(model, loss, model.empty_state(2, CPU)), tensors(model.empty_state(2, CPU)), []
     torch.manual_seed(0)
     for seed in range(3):
         model.zero_grad()
@@ -90,7 +90,7 @@ def failing(graph, inputs):
 
 def chosen(model, choice: str, device: str = "cpu", sharded: bool = False, said: list[str] | None = None):
     def attempt(loss) -> None:
-        loss(*segment()[:2], empty_state(model, 2, CPU), segment()[2])[0].backward()
+        loss(*segment()[:2], model.empty_state(2, CPU), segment()[2])[0].backward()
 
     say = [].append if said is None else said.append
     return training_loss(model, choice, device=torch.device(device), sharded=sharded, attempt=attempt, say=say)

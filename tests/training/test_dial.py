@@ -136,9 +136,9 @@ def is_of(least: int):
     return lambda recipe: recipe.model.parameters >= least
 
 
-@pytest.mark.parametrize("model", [{"architecture": "hybrid"}, {"architecture": "qrnn"}, {"peer": "llama"}])
+@pytest.mark.parametrize("model", [{"architecture": "hybrid"}, {"architecture": "qrnn"}, {"baseline": "llama"}])
 def test_what_the_dial_chooses_for_a_large_vocabulary_can_be_built(tiny, tmp_path, monkeypatch, model):
-    if "peer" in model:
+    if "baseline" in model:
         pytest.importorskip("transformers")
     recipe = make_recipe(tiny(training={"steps": None, "minutes": 1}) | {"model": model})
     prepared = prepare(recipe.data)

@@ -15,6 +15,7 @@ from weft.training.recipe import Recipe, load_recipe, make_recipe, parse_setting
 
 # A value for each old key, and what a recipe has to say beside it.
 VALUES: dict[str, Any] = {
+    "model.peer": "llama",
     "training.lanes": 3,
     "training.length": 64,
     "training.accumulation": 2,

@@ -87,7 +87,7 @@ def test_a_queued_run_resumes_where_its_segments_were_used_up(tiny, tmp_path, qu
 def test_a_queued_run_gives_up_too(tiny, tmp_path, queued, spoiled):
     made = spoiled(dict.fromkeys(range(9, 100), float("nan")))
     queued()
-    with pytest.raises(UserError, match="5 times in a row at step 13: .*lower learning rate"):
+    with pytest.raises(UserError, match="5 times in a row at step 13: .*lower training.optimizer.learning_rate"):
         train(tiny(training={"steps": 60, "logging": {"log_every": 10, "checkpoint_every": 50}}), tmp_path / "run")
     assert len(made) < 30
     assert len([record for record in events(tmp_path / "run") if record["event"] == "skipped"]) == 5

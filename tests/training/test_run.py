@@ -130,7 +130,7 @@ def test_a_run_resumed_from_any_checkpoint_equals_a_straight_one(tiny, tmp_path,
     [
         ({"pattern": "{qf}2"}, "Blocks in '{ }'"),
         ({"ngrams": BIGRAMS}, "Latent bigrams"),
-        ({"peer": "llama", "pattern": None}, "A peer"),
+        ({"baseline": "llama", "pattern": None}, "Baselines"),
     ],
 )
 def test_what_cannot_be_sharded_is_told(settings, words):

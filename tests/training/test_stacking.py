@@ -19,7 +19,6 @@ from weft.pretrained import load_model
 from weft.training.methods.distillation import Distillation
 from weft.training.recipe import TeacherConfig, make_recipe
 from weft.training.run import train
-from weft.training.step import empty_state
 from weft.training.transfer import transferred
 
 CPU = torch.device("cpu")
@@ -161,7 +160,7 @@ def test_the_loss_of_a_student_by_hand():
     tokens = torch.randint(0, 11, (2, 9))
     targets = torch.randint(0, 11, (2, 9))
     targets[:, 3] = -100
-    state = (empty_state(student, 2, CPU), empty_state(teacher, 2, CPU))
+    state = (student.empty_state(2, CPU), teacher.empty_state(2, CPU))
     reset = tokens == 3  # where documents begin
     loss, _ = Distillation(student, teacher, config).loss(tokens, targets, state, reset)
     (ours, _), (theirs, _) = student.hidden(tokens, None, reset), teacher.hidden(tokens, None, reset)

@@ -7,12 +7,12 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from tests.conftest import small_model
-from weft.baselines.llama import build_peer, peer_config
+from weft.baselines import llama
 from weft.layers.state import detach, tensors
 from weft.training.checkpoint import optimizer_tensors
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig
-from weft.training.step import Step, apply_gradients, checkpoint_activations, clear_if_, empty_state, rebuild
+from weft.training.step import Step, apply_gradients, clear_if_, rebuild
 
 CPU = torch.device("cpu")
 MODELS = [
@@ -35,7 +35,7 @@ def test_an_empty_state_is_like_none_and_as_large_as_later_ones(pattern, preset,
     model = small_model(pattern, settings, preset)
     tokens, targets, reset = segment(length=7)
     reset[:, 0] = False
-    empty = empty_state(model, 2, CPU)
+    empty = model.empty_state(2, CPU)
     fresh, _ = model.loss(tokens, targets, None, reset)
     loss, after = model.loss(tokens, targets, empty, reset)
     torch.testing.assert_close(loss, fresh, rtol=1e-5, atol=1e-6)
@@ -57,7 +57,7 @@ def test_a_state_with_nan_in_it_is_emptied_or_left():
 
 def test_the_wrapped_step_gives_the_loss_and_the_state_as_they_are():
     model = small_model("xqfa")
-    empty = empty_state(model, 2, CPU)
+    empty = model.empty_state(2, CPU)
     tokens, targets, reset = segment()
     loss, *parts = Step(model, model.loss, empty)(tokens, targets, reset, *tensors(empty))
     expected, after = model.loss(tokens, targets, empty, reset)
@@ -117,7 +117,7 @@ def gradients_and_kept(model, remembered) -> tuple[list[torch.Tensor], int]:
 @pytest.mark.parametrize(("pattern", "preset"), [("qfafqf", "modern"), ("[xf]3", "modern"), ("afaf", "classic")])
 def test_checkpointed_activations_give_the_same_numbers_from_less_memory(pattern, preset):
     model = small_model(pattern, NOISE, preset).train()
-    remembered = empty_state(model, 4, CPU)
+    remembered = model.empty_state(4, CPU)
     plain, much = gradients_and_kept(model, remembered)
     model.checkpoint_activations = True
     again, little = gradients_and_kept(model, remembered)
@@ -127,8 +127,8 @@ def test_checkpointed_activations_give_the_same_numbers_from_less_memory(pattern
     assert torch.equal(model(segment()[0])[0], model(segment()[0])[0])
 
 
-def test_a_peer_checkpoints_its_layers_too():
-    model = build_peer(peer_config("llama", parameters=60_000, vocab_size=300, context=16), seed=0).train()
+def test_a_baseline_checkpoints_its_layers_too():
+    model = llama.build(llama.sized(parameters=60_000, vocab_size=300, context=16), seed=0).train()
     tokens, targets, reset = segment()
     losses, gradients = [], []
     for _ in range(2):
@@ -137,7 +137,7 @@ def test_a_peer_checkpoints_its_layers_too():
         loss.backward()
         losses.append(loss.detach())
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-        checkpoint_activations(model)
+        model.checkpoint_activations = True
     assert torch.equal(*losses)
     assert torch.equal(*gradients)
     assert all(layer.gradient_checkpointing for layer in model.blocks)

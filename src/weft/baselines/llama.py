@@ -1,53 +1,47 @@
-"""Models of other houses, trained by our loop on our data, so that no comparison is with a straw man of our making.
+"""A Llama-style decoder (Touvron et al. 2023, arXiv 2302.13971), built by transformers, with tied embeddings as ours.
 
-A peer is a Llama-style decoder (Touvron et al. 2023, arXiv 2302.13971), built by transformers, with tied embeddings as
-ours. It carries no state: in training it sees its segment, cut at the documents' borders; a text is scored by a
-sliding window in which every token but the first ones has at least half of the context before it.
+It carries no state: in training it sees its segment, cut at the documents' borders; a text is scored by a sliding
+window (:mod:`weft.evaluation.windows`). Its run directory is a Llama folder that transformers reads.
 
-Its run directory is a Llama folder that transformers reads.
-Shapes: B windows, T positions, D model width, V vocabulary.
+Shapes: B texts, T positions, S positions with those before, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.data import TokenizedSplit
+from weft.baselines import CONTEXT, model_type_in
 from weft.errors import UserError
-from weft.files import json_object, write_atomic
+from weft.files import write_atomic
+from weft.language_model import LanguageModel
 from weft.layers.cross_entropy import cross_entropy, surprisal
-from weft.model import WeftModel, check_weights
+from weft.model import check_weights
 from weft.numbers import Reach, Vocabulary, Width
 from weft.pattern import MAX_DEPTH, default_pairs
-from weft.pretrained import CONFIG, WEIGHTS, check_folder, load_into, load_model, load_weights
+from weft.pretrained import CONFIG, WEIGHTS, check_folder, load_into, load_weights
 from weft.settings import FrozenConfig
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
     from transformers.cache_utils import Cache
 
-PEERS = ("llama",)
-CONTEXT = 512
-SCORED_AT_ONCE = 8192  # tokens
+MODEL_TYPE = "llama"
 TOLERANCE = 0.01
 INNER = 8 / 3  # times the width: of the gated feed-forward maps
 FEWEST_INNER = 8
 
 
 class _Sizes(FrozenConfig):
-    """What a peer's ``config.json`` says about its size, which is checked before transformers makes anything of it."""
+    """What ``config.json`` says about the size, which is checked before transformers makes anything of it."""
 
     vocab_size: Vocabulary
     hidden_size: Width
@@ -59,15 +53,19 @@ class _Sizes(FrozenConfig):
     max_position_embeddings: Reach
 
 
-class PeerState(NamedTuple):
+class LlamaState(NamedTuple):
     """All keys and values so far, in transformers' cache (extended in place), and where in it the documents start."""
 
     cache: Cache
     starts_B: Tensor
 
 
-class Peer(nn.Module):
-    """transformers' Llama behind the methods that training and evaluation call; parameters have its names."""
+class Llama(nn.Module):
+    """transformers' Llama as a :class:`weft.language_model.LanguageModel`; parameters have its names."""
+
+    model_type = MODEL_TYPE
+    one_graph = None  # transformers looks at its masks
+    data_parallel_only = "Baselines"
 
     def __init__(self, config: LlamaConfig) -> None:
         from transformers import LlamaModel
@@ -81,8 +79,38 @@ class Peer(nn.Module):
         """The most tokens that it sees at once."""
         return int(self.config.max_position_embeddings)
 
+    @property
+    def window(self) -> int:
+        """All that it sees."""
+        return self.context
+
+    @property
+    def shape(self) -> str:
+        """The number of layers and the width."""
+        return f"{self.depth} layers, width {self.config.hidden_size}"
+
     def observe(self, tokens: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
-        """Take nothing in: a peer learns by its gradients alone."""
+        """Take nothing in: it learns by its gradients alone."""
+
+    def lookup_tables(self) -> list[nn.Parameter]:
+        """Return none: there is nothing beside the embedding."""
+        return []
+
+    def empty_state(self, batch_size: int, device: torch.device) -> tuple[()]:  # noqa: ARG002
+        """Return nothing: no state is carried in training."""
+        return ()
+
+    @property
+    def checkpoint_activations(self) -> bool:
+        """Whether what is inside the layers is made again in the backward pass; it stays so once it is set."""
+        return bool(self.model.is_gradient_checkpointing)
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, wanted: bool) -> None:
+        if wanted:
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # transformers' new and old
+            enable: Any = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
+            enable({"use_reentrant": False})
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -90,21 +118,30 @@ class Peer(nn.Module):
         return self.model.layers
 
     @property
+    def depth(self) -> int:
+        """The number of decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
     def embedding(self) -> _Softmax:
         """The softmax over the tied embedding."""
         return _Softmax(self.model.embed_tokens.weight)
 
     def forward(self, tokens: Tensor, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Return float32 ``(logits_BTV, state)``; ``state`` is a :class:`PeerState`."""
+        """Return float32 ``(logits_BTV, state)``; ``state`` is a :class:`LlamaState`."""
         hidden_BTD, state = self.hidden(tokens, state, reset)
         return self.embedding.logits(hidden_BTD), state
 
     def hidden(self, tokens: Tensor, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]:
         """Return the last hidden states (B, T, D) and the state; none while training. Nothing crosses a reset."""
+        return self._read(tokens, state, reset, remember=not self.training)
+
+    def _read(self, tokens: Tensor, state: Any, reset: Tensor | None, *, remember: bool) -> tuple[Tensor, Any]:
         cut, starts_B = _documents(tokens, state, reset)
         past = state.cache if state else None
-        told = self.model(tokens, past_key_values=past, use_cache=not self.training, **cut)
-        return told.last_hidden_state, () if self.training else PeerState(told.past_key_values, starts_B)
+        told = self.model(tokens, past_key_values=past, use_cache=remember, **cut)
+        after = LlamaState(told.past_key_values, starts_B) if remember else ()
+        return told.last_hidden_state, after
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: Any = None, reset: Tensor | None = None
@@ -114,28 +151,13 @@ class Peer(nn.Module):
         return self.embedding.loss(self.hidden(tokens, None, reset)[0], targets), ()
 
     @torch.no_grad()
-    def score(
-        self, split: TokenizedSplit, *, boundary_id: int, progress: Callable[[int], None] | None = None
-    ) -> NDArray[np.float32]:
-        """Return the nats of every token of ``split`` (boundaries 0), by a sliding window over each document."""
-        nats = np.zeros(len(split.tokens), dtype=np.float32)
-        training, device = self.training, self.model.embed_tokens.weight.device
-        self.eval()
-        for batch in _batches(windows(split, self.context), SCORED_AT_ONCE):
-            width = max(window.stop - window.start for window in batch)
-            tokens = np.full((len(batch), width + 1), boundary_id, dtype=np.int64)
-            for row, window in zip(tokens, batch, strict=True):
-                row[: window.stop - window.start + 1] = split.tokens[window.start : window.stop + 1]
-            inputs = torch.from_numpy(tokens[:, :-1]).to(device)
-            hidden_BTD = self.model(inputs, use_cache=False).last_hidden_state
-            cost_BT = self.embedding.surprisal(hidden_BTD, torch.from_numpy(tokens[:, 1:]).to(device)).float().cpu()
-            for cost_T, window in zip(cost_BT.numpy(), batch, strict=True):
-                first = window.scored - window.start - 1
-                nats[window.scored : window.stop + 1] = cost_T[first : window.stop - window.start]
-                if progress:
-                    progress(window.stop + 1 - window.scored)
-        self.train(training)
-        return nats
+    def surprisal(
+        self, tokens: Tensor, targets: Tensor, state: Any = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, tuple[()]]:
+        """Return each target's nats (B, T) and ``()``: nothing is carried from one piece to the next."""
+        del state
+        hidden_BTD, _ = self._read(tokens, None, reset, remember=False)
+        return self.embedding.surprisal(hidden_BTD, targets), ()
 
     @property
     def parameter_count(self) -> int:
@@ -151,9 +173,6 @@ class Peer(nn.Module):
         """Return the bytes of one sequence's keys and values after ``context`` tokens: they grow without end."""
         config = self.config
         return 2 * 4 * config.num_hidden_layers * config.hidden_size * context  # as many keys as queries
-
-
-LanguageModel = WeftModel | Peer
 
 
 def _documents(tokens: Tensor, state: Any, reset: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
@@ -189,58 +208,19 @@ class _Softmax:
         return surprisal(hidden_BTD.flatten(0, 1), self.weight_VD, None, targets_BT.flatten()).view(targets_BT.shape)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Inputs [start, stop) of a split's tokens, by which the targets [scored, stop] are scored."""
-
-    start: int
-    stop: int
-    scored: int
-
-
-def windows(split: TokenizedSplit, context: int) -> Iterator[Window]:
-    """Yield windows of at most ``context`` inputs that score every token of every document but its boundary once.
-
-    From the second window of a document on, each scored token has at least ``context // 2`` tokens before it.
-    """
-    for begin, end in zip(split.offsets[:-1].tolist(), split.offsets[1:].tolist(), strict=True):
-        start, scored = begin, begin + 1
-        while scored < end:
-            stop = min(start + context, end - 1)
-            yield Window(start, stop, scored)
-            scored = stop + 1
-            start = max(begin, scored - 1 - context // 2)
-
-
-def _batches(found: Iterator[Window], most: int) -> Iterator[list[Window]]:
-    """Group windows of like lengths, about ``most`` inputs together."""
-    batch: list[Window] = []
-    for window in sorted(found, key=lambda window: window.stop - window.start):
-        if batch and (len(batch) + 1) * (window.stop - window.start) > most:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
-
-
-def peer_config(
-    name: str, *, parameters: int, vocab_size: int, context: int = CONTEXT, dropout: float = 0.0
-) -> LlamaConfig:
-    """Return transformers' configuration of a peer with ``parameters`` parameters within 1 %, embedding included.
+def sized(*, parameters: int, vocab_size: int, context: int = CONTEXT, dropout: float = 0.0) -> LlamaConfig:
+    """Return transformers' configuration of a Llama with ``parameters`` parameters within 1 %, embedding included.
 
     Depth as our own architectures have at that size; head width 32 up to width 256, then 64; of the widths that are
     whole heads the one whose inner width, stretched to meet the budget, is nearest to 8/3 of it. ``dropout`` is of the
-    attention weights, the only one that a Llama has. UserError for an unknown name or a budget that cannot be met.
+    attention weights, the only one that a Llama has. UserError for a budget that cannot be met.
     """
-    if name not in PEERS:
-        raise UserError(f"There is no peer '{name}': choose from {', '.join(PEERS)}.")
     depth = default_pairs(parameters)
     width, inner = _widths(parameters, vocab_size, depth)
     found = _count(width, inner, depth, vocab_size)
     if abs(found - parameters) > TOLERANCE * parameters:
         raise UserError(
-            f"No {name} of {depth} layers has {parameters:,} parameters with a vocabulary of {vocab_size:,}: the "
+            f"No llama of {depth} layers has {parameters:,} parameters with a vocabulary of {vocab_size:,}: the "
             f"nearest has {found:,}; ask for more parameters or a smaller vocabulary."
         )
     return _llama(width, inner, depth, vocab_size, context, dropout)
@@ -286,31 +266,27 @@ def _llama(width: int, inner: int, depth: int, vocab_size: int, context: int, dr
     )
 
 
-def build_peer(config: LlamaConfig, *, seed: int) -> Peer:
-    """Return a freshly initialised peer, always the same for a seed; UserError where memory does not hold it."""
-    check_weights(lambda: Peer(config))
+def build(config: LlamaConfig, *, seed: int) -> Llama:
+    """Return a freshly initialised model, always the same for a seed; UserError where memory does not hold it."""
+    check_weights(lambda: Llama(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Peer(config)
+        return Llama(config)
 
 
-def save_peer_config(config: LlamaConfig, folder: Path) -> None:
+def save_config(config: LlamaConfig, folder: Path) -> None:
     """Write ``config.json`` as transformers writes it for ``LlamaForCausalLM``."""
     values = config.to_dict() | {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
     write_atomic(folder / CONFIG, json.dumps(values, indent=2) + "\n")
 
 
-def is_peer(folder: Path) -> bool:
-    """Return whether ``folder`` holds the configuration of a peer."""
-    try:
-        values = json_object((folder / CONFIG).read_bytes()) or {}
-    except OSError:
-        return False
-    return values.get("model_type") in PEERS
+def is_described(folder: Path) -> bool:
+    """Return whether ``folder`` holds the configuration of a Llama."""
+    return model_type_in(folder) == MODEL_TYPE
 
 
-def load_peer_config(folder: Path) -> LlamaConfig:
-    """Read the configuration of a peer; UserError for one that no peer has."""
+def read_config(folder: Path) -> LlamaConfig:
+    """Read ``config.json``; UserError for one that no Llama of ours has."""
     from transformers import LlamaConfig
 
     values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -319,23 +295,26 @@ def load_peer_config(folder: Path) -> LlamaConfig:
     try:
         config: LlamaConfig = LlamaConfig.from_dict(values)
         with torch.device("meta"):
-            Peer(config)
+            Llama(config)
     except Exception:  # whatever the library raises for values that are of another kind
-        raise UserError(f"'{folder / CONFIG}' is damaged: no {values['model_type']} can be made of it.") from None
+        raise UserError(f"'{folder / CONFIG}' is damaged: no {MODEL_TYPE} can be made of it.") from None
     return config
 
 
-def load_any(folder: Path, *, memory: int | None = None, applications: int | None = None) -> LanguageModel:
-    """Read the model of a run directory, ours or a peer, in evaluation mode; see :func:`weft.pretrained.load_model`."""
-    if not is_peer(folder):
-        return load_model(folder, memory=memory, applications=applications)
+def fresh_model(folder: Path, *, seed: int) -> LanguageModel:
+    """Return a freshly initialised model of the folder's ``config.json``, which its checkpoints fit."""
+    return build(read_config(folder), seed=seed)
+
+
+def load_model(folder: Path, *, memory: int | None = None, applications: int | None = None) -> Llama:
+    """Read the model of a run directory in evaluation mode; UserError for ``memory`` and ``applications``."""
     if memory is not None:
-        raise UserError("A peer has no memory to change: leave --memory out.")
+        raise UserError("A baseline has no memory to change: leave 'memory' out.")
     if applications is not None:
-        raise UserError("A peer repeats no blocks: leave --applications out.")
+        raise UserError("A baseline repeats no blocks: leave 'applications' out.")
     check_folder(folder)
-    config = load_peer_config(folder)
-    check_weights(lambda: Peer(config))
-    peer = Peer(config)
-    load_into(peer, load_weights(folder / WEIGHTS), folder / WEIGHTS)
-    return peer.eval()
+    config = read_config(folder)
+    check_weights(lambda: Llama(config))
+    model = Llama(config)
+    load_into(model, load_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return model.eval()

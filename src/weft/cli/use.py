@@ -116,7 +116,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
-    from weft.baselines.llama import load_any
+    from weft.baselines import load_any
     from weft.generation import Sampling, in_order, stream_all
     from weft.generation import generate as generate_texts
     from weft.pretrained import load_tokenizer

@@ -26,13 +26,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.baselines.llama import LanguageModel
 from weft.data import TokenizedSplit
 from weft.errors import UserError
 from weft.evaluation.cache import with_cache
 from weft.evaluation.scoring import device_of, score, segments
+from weft.language_model import LanguageModel
 from weft.layers.state import detach
-from weft.model import WeftModel
 from weft.numbers import Below1, Count, Rate
 from weft.settings import FrozenConfig
 
@@ -63,7 +62,7 @@ def score_dynamically(
     """Return the nats (N,) of every token by one learner alone, or by several mixed with the frozen model and a cache.
 
     ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left untouched.
-    UserError for a peer.
+    UserError for a model that carries no state.
     """
     if isinstance(adapt, Adaptation):
         return score_adaptively(model, split, adapt, boundary_id=boundary_id, progress=progress)
@@ -74,11 +73,10 @@ def score_dynamically(
     return mix(np.stack([mixed_N, with_cache(mixed_N, split.tokens, boundary_id)]))
 
 
-def adaptable(model: LanguageModel) -> WeftModel:
-    """Return ``model``; raises UserError where it carries no state."""
-    if not isinstance(model, WeftModel):
-        raise UserError("Dynamic evaluation is for Weft's own models, which carry state: score a peer without --adapt.")
-    return model
+def check_adaptable(model: LanguageModel) -> None:
+    """Raise UserError where ``model`` carries no state."""
+    if model.context is not None:
+        raise UserError("Dynamic evaluation is for models that carry their state: score a baseline without 'adapt'.")
 
 
 def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
@@ -112,7 +110,8 @@ def score_adaptively(
 
     Works on a copy: ``model`` is left untouched.
     """
-    learner = copy.deepcopy(adaptable(model)).eval()
+    check_adaptable(model)
+    learner = copy.deepcopy(model).eval()
     update = _Update(learner, adaptation)
     nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
     for segment in segments(
@@ -141,7 +140,7 @@ def score_adaptively(
 class _Update:
     """The step after each segment."""
 
-    def __init__(self, model: WeftModel, adaptation: Adaptation) -> None:
+    def __init__(self, model: LanguageModel, adaptation: Adaptation) -> None:
         self.adaptation = adaptation
         self.parameters = list(model.parameters())
         self.trained = [parameter.detach().clone() for parameter in self.parameters]

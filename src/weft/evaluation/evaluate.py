@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.baselines.llama import LanguageModel
 from weft.data import TokenizedSplit, Tokenizer
 from weft.evaluation.adaptation import Adapt, Adaptation, score_dynamically
 from weft.evaluation.metrics import Metrics, compute_metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
+from weft.language_model import LanguageModel
 
 Nats = NDArray[np.float32]
 LEARNING = 10  # what a token costs a learner, in tokens that are scored with frozen weights; about

@@ -25,7 +25,7 @@ class Metrics:
         seconds: wall time of the scoring.
         bits_per_byte_frozen: with dynamic evaluation, the figure of the weights as trained (else None).
         bits_per_end: what it costs to tell that a document ends, on average, with the weights as trained (None where no
-            document ends, and for a peer). It is in none of the other figures.
+            document ends, and for a model that carries no state). It is in none of the other figures.
         repeated_bytes: bytes of lines that stand in the training text too, as far as that is known.
         bits_per_byte_new: bits per byte of the other lines, where some are repeated (else None).
     """

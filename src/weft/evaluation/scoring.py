@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from weft.baselines.llama import Peer
 from weft.data import IGNORED, TokenizedSplit, Tokenizer
+from weft.evaluation.windows import score_by_windows
+from weft.language_model import Module, Scorer
 
 LANES = 16
 SEGMENT = 512
@@ -39,7 +40,7 @@ class ScoredSegment(NamedTuple):
 
 
 def score(
-    model: nn.Module,
+    model: Scorer,
     split: TokenizedSplit,
     *,
     boundary_id: int,
@@ -49,17 +50,17 @@ def score(
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
 
     ``ends`` (a number for each document) takes in the nats of the boundary behind each document, which is where a text
-    ends; those of documents that were cut, and all where the model is a peer, stay as they are.
+    ends; those of documents that were cut, and all where the model carries no state, stay as they are.
 
-    ``model`` is a Weft model, or a module with its ``surprisal``: state is carried through each document. A peer, which
-    has none, is scored by a sliding window. ``progress`` is called with the number of tokens done since the last call.
+    State is carried through each document. A model that carries none is scored by a sliding window over its context.
+    ``progress`` is called with the number of tokens done since the last call.
     """
-    if isinstance(model, Peer):
-        return model.score(split, boundary_id=boundary_id, progress=progress)
+    if model.context is not None:
+        return score_by_windows(model, split, model.context, boundary_id=boundary_id, progress=progress)
     nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
     nats[split.offsets[:-1]] = 0.0
-    surprisal: Any = model.surprisal
-    training, state = model.training, None
+    state: Any = None
+    training = model.training
     model.eval()
     for segment in segments(
         split,
@@ -69,7 +70,7 @@ def score(
         device=device_of(model),
         score_ends=ends is not None,
     ):
-        cost_BT, state = surprisal(segment.inputs_BT, segment.targets_BT, state, segment.reset_BT)
+        cost_BT, state = model.surprisal(segment.inputs_BT, segment.targets_BT, state, segment.reset_BT)
         cost = cost_BT.float().cpu().numpy()
         scored = segment.places_BT >= 0
         nats[segment.places_BT[scored]] = cost[scored]
@@ -126,7 +127,7 @@ def segments(
         )
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: Module) -> torch.device:
     """Return the device that the model's parameters are on."""
     return next(model.parameters()).device
 

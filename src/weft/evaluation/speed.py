@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 
-from weft.baselines.llama import LanguageModel
 from weft.data import Tokenizer
 from weft.generation import Sampling, Written, write
+from weft.language_model import LanguageModel
 
 PROMPT = "The loom stood by the window. "
 TOKENS = 64

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from weft.baselines.llama import CONTEXT, PEERS
+from weft.baselines import BASELINES, CONTEXT
 from weft.config import merge
 from weft.errors import UserError
 from weft.numbers import Count, Minutes, Parameters, Rate, Seed, Tokens
@@ -22,7 +22,7 @@ from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load
 
 # What a comparison says itself, section by section of a recipe.
 DECIDED = {
-    "model": ("architecture", "pattern", "parameters", "peer", "hidden_size"),
+    "model": ("architecture", "pattern", "parameters", "baseline", "hidden_size"),
     "training": ("minutes", "tokens", "steps", "optimizer.learning_rate", "seed", "start.run"),
 }
 
@@ -71,14 +71,14 @@ class Plan(FrozenConfig):
             raise ValueError("there is nothing to compare: name architectures")
         if not self.learning_rates:
             raise ValueError("a comparison needs a learning rate: give learning_rates")
-        if unknown := [name for name in self.baselines if name not in PEERS]:
-            raise ValueError(f"there is no baseline '{unknown[0]}': choose from {', '.join(PEERS)}")
+        if unknown := [name for name in self.baselines if name not in BASELINES]:
+            raise ValueError(f"there is no baseline '{unknown[0]}': choose from {', '.join(BASELINES)}")
         for architecture in self.architectures:
-            if architecture in PEERS:
+            if architecture in BASELINES:
                 raise ValueError(f"'{architecture}' is a baseline: name it in baselines, not in architectures")
             resolve(architecture, self.parameters, None, {})
         for name in self.variants:
-            if name in self.architectures or name in PEERS or name in ARCHITECTURES:
+            if name in self.architectures or name in BASELINES or name in ARCHITECTURES:
                 raise ValueError(f"'{name}' is the name of something else: call the variant differently")
             try:
                 _check_settings(recipe_of(self, Trial(name, self.learning_rates[0], self.seeds[0])).model)
@@ -129,7 +129,7 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     if trial.contender in plan.variants:
         model: dict[str, Any] = {}
     elif trial.contender in plan.baselines:
-        model = {"peer": trial.contender}
+        model = {"baseline": trial.contender}
     elif trial.contender in ARCHITECTURES:
         model = {"architecture": trial.contender}
     else:

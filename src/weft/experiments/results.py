@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from weft.baselines.llama import Peer, is_peer, load_any, load_peer_config
+from weft.baselines import is_baseline, load_any, model_type_in, source
 from weft.description import STATE_CONTEXTS, describe
 from weft.evaluation.speed import generation_speed
 from weft.experiments.choice import Finished, chosen
@@ -176,12 +176,12 @@ def _generation_speed(run: Path) -> float | None:
 
 def _shape(run: Path) -> dict[str, Any]:
     """Return a model's pattern, width and bytes of state after some lengths of context; no weights are read."""
-    if is_peer(run):
+    if is_baseline(run):
         with torch.device("meta"):
-            baseline = Peer(load_peer_config(run))
-        pattern = f"{baseline.config.num_hidden_layers} decoder layers"
-        width = baseline.config.hidden_size
-        state = {context: baseline.state_bytes(context) for context in STATE_CONTEXTS}
+            model = source(model_type_in(run)).fresh_model(run, seed=0)
+        pattern = f"{model.depth} decoder layers"
+        width = model.config.hidden_size
+        state = {context: model.state_bytes(context) for context in STATE_CONTEXTS}
     else:
         told = describe(load_config(run))
         pattern = told.pattern

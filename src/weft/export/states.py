@@ -38,7 +38,8 @@ class StateLayout:
     @torch.no_grad()
     def __init__(self, model: WeftModel) -> None:
         _, self._template = model.hidden(torch.zeros(1, model.config.attention.memory, dtype=torch.long))
-        named = zip(_names(self._template), tensors(self._template), strict=True)
+        by_number = (*self._template.blocks, self._template.embedding)  # latent bigrams have the number after the last
+        named = zip(_names(by_number), tensors(by_number), strict=True)
         # A QRNN of window 1 remembers no inputs: what has no elements is not carried.
         self.tensors = tuple(StateTensor(name, tuple(x.shape[1:]), x.dtype) for name, x in named if x.numel())
 

@@ -7,14 +7,11 @@ Shapes: B texts, T positions, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from weft.baselines.llama import LanguageModel
-from weft.layers.state import map_state
-from weft.model import ModelState, WeftModel
+from weft.language_model import LanguageModel, State
 
 ENDED = -1  # in the place of a token: nobody reads on in this text
 
@@ -31,14 +28,14 @@ class Decoder(ABC):
 
     @property
     @abstractmethod
-    def state(self) -> ModelState:
+    def state(self) -> State:
         """The state after the last token that was read, as the model itself would give it; a copy."""
 
 
 class PlainDecoder(Decoder):
     """Calls the model: for any model, on any device."""
 
-    def __init__(self, model: LanguageModel, state: ModelState) -> None:
+    def __init__(self, model: LanguageModel, state: State) -> None:
         self._model, self._state = model, state
 
     @torch.no_grad()
@@ -49,6 +46,6 @@ class PlainDecoder(Decoder):
         return logits_BTV[:, -1]
 
     @property
-    def state(self) -> Any:
-        """What the model returned; a peer's is no copy, as its cache grows in place."""
-        return map_state(Tensor.clone, self._state) if isinstance(self._model, WeftModel) else self._state
+    def state(self) -> State:
+        """What the model returned, which no model writes to but one whose cache grows in place."""
+        return self._state

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from weft.baselines.llama import LanguageModel
 from weft.generation.decoder import Decoder, PlainDecoder
 from weft.generation.graph import graph_decoder
-from weft.model import ModelState, WeftModel
+from weft.language_model import LanguageModel, State
 from weft.ops import cpu
 
 
-def make_decoder(model: LanguageModel, state: ModelState, *, rows: int, steps: int) -> Decoder:
+def make_decoder(model: LanguageModel, state: State, *, rows: int, steps: int) -> Decoder:
     """Return the fastest decoder that covers ``model``, for ``rows`` texts and about ``steps`` tokens after ``state``.
 
     ``state`` is what the model returned for the tokens so far; it is not changed. The model must be in evaluation mode.
     """
-    if isinstance(model, WeftModel):
-        found = _fused(model, state, rows) or graph_decoder(model, state, rows, steps=steps)
-        if found is not None:
-            return found
-    return PlainDecoder(model, state)
+    found: Decoder | None = None
+    if cpu.available():
+        from weft.generation.fused import fused_decoder  # imports Numba
 
-
-def _fused(model: WeftModel, state: ModelState, rows: int) -> Decoder | None:
-    if not cpu.available():
-        return None
-    from weft.generation.fused import fused_decoder  # imports Numba
-
-    return fused_decoder(model, state, rows)
+        found = fused_decoder(model, state, rows)
+    return found or graph_decoder(model, state, rows, steps=steps) or PlainDecoder(model, state)

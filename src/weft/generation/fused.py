@@ -7,7 +7,7 @@ kernel it costs the time in which memory gives the weights, and little more.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from weft.blocks import AttentionBlock, FeedForwardBlock, QRNNBlock
 from weft.generation.decoder import Decoder
 from weft.generation.memories import frequencies
 from weft.generation.program import NORMS, Program
+from weft.language_model import LanguageModel
 from weft.layers.embedding import TokenEmbedding, vectors
 from weft.layers.maps import BlockDense, BlockShuffle, LowRank
 from weft.layers.matrix_product import MatrixProduct
@@ -35,14 +36,14 @@ _PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, T
 _turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
 
 
-def fused_decoder(model: WeftModel, state: ModelState, rows: int) -> FusedDecoder | None:
+def fused_decoder(model: LanguageModel, state: ModelState, rows: int) -> FusedDecoder | None:
     """Return a decoder for ``rows`` texts; None where the kernel does not cover the model."""
-    if rows > MOST_ROWS or not covers(model) or not all(map(_is_suffix, state)):
+    if rows > MOST_ROWS or not covers(model) or not all(map(_is_suffix, state.blocks)):
         return None
     return FusedDecoder(model, state, rows)
 
 
-def covers(model: WeftModel) -> bool:
+def covers(model: LanguageModel) -> TypeGuard[WeftModel]:
     """Return whether all parts of the model are what the kernel knows, and nobody watches them."""
     known = all(
         type(part) in _PARTS and not part._forward_hooks and not part._forward_pre_hooks for part in model.modules()
@@ -73,7 +74,7 @@ class FusedDecoder(Decoder):
         self._fields, self._address = program.fields, program.fields.ctypes.data
         self._tokens_B, self._lanes_B = program.tokens_B.numpy(), program.lanes_B.numpy()
         self._seen_NB = program.seen_NB.numpy()
-        self._remembered = state[len(model.schedule) :]  # by bigrams
+        self._remembered = state.embedding  # by bigrams
         self._angles_K, self._frequencies = program.angles_K.numpy(), frequencies(len(program.angles_K)).numpy()
 
     def step(self, tokens_B: Tensor) -> Tensor:
@@ -114,5 +115,5 @@ class FusedDecoder(Decoder):
     @property
     def state(self) -> ModelState:
         """The state that the model would have returned."""
-        blocks = (memory.state(self._program.place) for memory in self._program.memories)
-        return (*blocks, *map_state(Tensor.clone, self._remembered))
+        blocks = tuple(memory.state(self._program.place) for memory in self._program.memories)
+        return ModelState(blocks, map_state(Tensor.clone, self._remembered))

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from weft.generation.decoder import Decoder
 from weft.generation.memories import remembered
+from weft.language_model import LanguageModel
 from weft.layers.state import map_state, tensors
 from weft.layers.window_attention import AttentionState
-from weft.model import ModelState, WeftModel
+from weft.model import ModelState
 
 FEWEST_STEPS = 32  # fewer are not worth recording
 WARM_UP = 3  # steps before recording, as torch asks for: what is made at a first call must not be recorded
@@ -52,9 +53,9 @@ def cut_down(state: Any, length: int) -> Any:
 class FixedDecoder(Decoder):
     """Steps from and to tensors that stay where they are, so that a step can be recorded."""
 
-    def __init__(self, model: WeftModel, state: ModelState, rows: int) -> None:
+    def __init__(self, model: LanguageModel, state: ModelState, rows: int) -> None:
         device = next(model.parameters()).device
-        self._model, self._memory, self._length = model, model.config.attention.memory, remembered(state)
+        self._model, self._memory, self._length = model, model.window, remembered(state)
         self._state = map_state(Tensor.clone, filled_up(state, self._memory))
         self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
         self._logits_BV = torch.empty(rows, model.config.vocab_size, device=device)
@@ -97,9 +98,12 @@ class FixedDecoder(Decoder):
         self._run = graph.replay
 
 
-def graph_decoder(model: WeftModel, state: ModelState, rows: int, *, steps: int) -> FixedDecoder | None:
-    """Return a decoder that replays a CUDA graph; None on other devices, for few steps, or where none can be made."""
-    if next(model.parameters()).device.type != "cuda" or steps < FEWEST_STEPS:
+def graph_decoder(model: LanguageModel, state: ModelState, rows: int, *, steps: int) -> FixedDecoder | None:
+    """Return a decoder that replays a CUDA graph; None on other devices, for few steps, or where none can be made.
+
+    A model that carries no state is read with all that came before, which grows.
+    """
+    if model.context is not None or next(model.parameters()).device.type != "cuda" or steps < FEWEST_STEPS:
         return None
     decoder = FixedDecoder(model, state, rows)
     try:

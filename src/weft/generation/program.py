@@ -69,9 +69,9 @@ class Program:
         self.logits_BV = torch.zeros(rows, config.vocab_size)
         # Where the tokens' vectors are not rows of a table: what the first block reads of each text.
         self.ready_BD = torch.zeros(rows, config.hidden_size) if model.ngrams is not None else None
-        state = state[: len(model.schedule)]  # without what bigrams remember
-        self.seen_NB = torch.zeros(len(state), rows, dtype=torch.long)  # positions of the document in each memory
-        self.memories = [self._memory(number, part) for number, part in enumerate(state)]
+        depth = len(model.schedule)
+        self.seen_NB = torch.zeros(depth, rows, dtype=torch.long)  # positions of the document in each memory
+        self.memories = [self._memory(number, part) for number, part in enumerate(state.blocks)]
         self._mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
         self._write()
         self.counters, self.fields = self._count(), self._listed()

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from weft.baselines.llama import LanguageModel
 from weft.data import Tokenizer
 from weft.generation.sampling import Sampling
 from weft.generation.writing import Ended, Written, write
+from weft.language_model import LanguageModel
 
 
 class Chunk(NamedTuple):

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from weft.arguments import told
-from weft.baselines.llama import LanguageModel
 from weft.data import Tokenizer
 from weft.errors import UserError
 from weft.generation.decoder import ENDED
 from weft.generation.fastest import make_decoder
 from weft.generation.sampling import Floats, Sampling, draw, surprisal
 from weft.generation.text import GrowingText, stop_strings
+from weft.language_model import LanguageModel
 from weft.layers.cross_entropy import IGNORE
 from weft.model import ModelState
 

@@ -28,7 +28,7 @@ from weft.hf.offloading import loaded, uncalled
 from weft.hf.padding import align
 from weft.layers.embedding import Embedding
 from weft.layers.ngrams import LatentBigrams
-from weft.model import ModelState, WeftModel
+from weft.model import Edits, WeftModel, walk
 from weft.pretrained import refuse_pickles
 
 
@@ -272,21 +272,26 @@ class WeftBackbone(WeftPreTrainedModel):
         reset_BT = plan.start_BT
         if starts_BT is not None:
             reset_BT = reset_BT | plan.arrange(starts_BT.to(reset_BT.device).expand(rows, time))
-        depth = len(self.schedule)
-        before: ModelState = (cache.state if cache else None) or (None,) * (depth + 1)
-        x_BTD, remembered = plan.arrange(embedded_BTD), ()
-        if self.ngrams is not None:
-            ids_BTH = None if ids_BTH is None else plan.arrange(ids_BTH)
-            x_BTD, remembered = self.ngrams(x_BTD, ids_BTH, before[depth:], reset_BT)
-        x_BTD, after = self.dropout(x_BTD), []
-        for block, state in zip(self.schedule, before[:depth], strict=True):
-            if states is not None:
-                states.append(plan.restore(x_BTD))
-                x_BTD = plan.arrange(states[-1])  # what is given away is what the block reads: it has a gradient
-            x_BTD, new = self.blocks.step(block, x_BTD, state, reset_BT)
-            after.append(new)
+        ids_BTH = None if ids_BTH is None else plan.arrange(ids_BTH)
+
+        def show(x_BTD: Tensor) -> Tensor:
+            """Give away what a block reads, and let it read just that: so it has a gradient."""
+            assert states is not None
+            states.append(plan.restore(x_BTD))
+            return plan.arrange(states[-1])
+
+        edits: Edits | None = None if states is None else dict.fromkeys(range(len(self.schedule)), show)
+        x_BTD, after = walk(
+            self,
+            plan.arrange(embedded_BTD),
+            ids_BTH,
+            cache.state if cache else None,
+            reset_BT,
+            self.blocks.step,
+            edits=edits,
+        )
         if cache is not None:
-            cache.store((*after, *remembered), time)
+            cache.store(after, time)
         hidden_BTD: Tensor = self.dropout(self.norm(x_BTD))
         return plan.restore(hidden_BTD)
 

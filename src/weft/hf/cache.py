@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from weft.errors import UserError
-from weft.layers.ngrams import NGramState
 from weft.layers.state import Structure, build_state, detach, map_state, structure, tensors
 from weft.model import ModelState
 
@@ -61,8 +60,8 @@ class WeftCache(Cache):
             self.state = map_state(function, self.state)
 
     def __len__(self) -> int:
-        """Return the number of block applications; latent bigrams, which remember too, are none."""
-        return 0 if self.state is None else sum(not isinstance(each, NGramState) for each in self.state)
+        """Return the number of block applications."""
+        return 0 if self.state is None else len(self.state.blocks)
 
     def __repr__(self) -> str:
         return f"WeftCache(seen={self.seen}, batch_size={self.batch_size})"

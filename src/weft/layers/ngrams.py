@@ -17,7 +17,7 @@ W features of a row, V vocabulary, N tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from weft.config import NGramsConfig
 from weft.layers.embedding import TABLE_STD
+from weft.layers.state import NoState
 from weft.layers.versions import versions
 
 EPS = 1e-5
@@ -59,6 +60,11 @@ class LatentBigrams(nn.Module):
         """Whether there are bigrams, and so a state."""
         return self.config.table_size > 0
 
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of one sequence's state: an id of eight bytes in each head."""
+        return 8 * self.config.heads if self.remembers else 0
+
     def _by_head(self, x: Tensor) -> Tensor:
         """Cut the last dimension into heads."""
         return x.reshape(*x.shape[:-1], -1, self.features)
@@ -68,26 +74,26 @@ class LatentBigrams(nn.Module):
         return [self.tables_NW] if self.remembers else []
 
     def forward(
-        self, x_BTD: Tensor, ids_BTH: Tensor | None, states: tuple[Any, ...], reset_BT: Tensor | None
-    ) -> tuple[Tensor, tuple[NGramState, ...]]:
+        self, x_BTD: Tensor, ids_BTH: Tensor | None, state: NGramState | NoState | None, reset_BT: Tensor | None
+    ) -> tuple[Tensor, NGramState | NoState]:
         """Return what the blocks read (B, T, D) and the state, from the tokens' vectors and latent ids (:meth:`ids`).
 
-        The state is the end of the model's: a tuple of one, or of None at a text's start; empty without bigrams.
+        ``state`` is None at a text's start. Without bigrams nothing is remembered.
         """
         x_BTHE = F.layer_norm(self._by_head(x_BTD), (self.features,), eps=EPS)
         x_BTHE = x_BTHE * self.token_gain_HE + self.token_bias_HE
         if ids_BTH is None:
-            return x_BTHE.flatten(-2), ()
-        before_BTH = self._before(ids_BTH, states[0], reset_BT)
+            return x_BTHE.flatten(-2), NoState()
+        before_BTH = self._before(ids_BTH, state, reset_BT)
         rows_BTHW = F.embedding(self.rows(ids_BTH, before_BTH), self.tables_NW)
         pairs_BTHW = F.layer_norm(rows_BTHW, (self.config.width,), eps=EPS) * self.pair_gain_HW + self.pair_bias_HW
         kept = self.features - self.config.width
         joined = torch.cat([x_BTHE[..., :kept], pairs_BTHW], dim=-1) if kept else x_BTHE + pairs_BTHW
-        return joined.flatten(-2), (NGramState(ids_BTH[:, -1].clone()),)
+        return joined.flatten(-2), NGramState(ids_BTH[:, -1].clone())
 
-    def _before(self, ids_BTH: Tensor, state: NGramState | None, reset_BT: Tensor | None) -> Tensor:
+    def _before(self, ids_BTH: Tensor, state: NGramState | NoState | None, reset_BT: Tensor | None) -> Tensor:
         """Return the id before each position: 0 at a document's start."""
-        first_BH = torch.zeros_like(ids_BTH[:, 0]) if state is None else state.ids_BH
+        first_BH = state.ids_BH if isinstance(state, NGramState) else torch.zeros_like(ids_BTH[:, 0])
         before_BTH = torch.cat([first_BH[:, None], ids_BTH[:, :-1]], dim=1)
         return before_BTH if reset_BT is None else before_BTH.masked_fill(reset_BT[..., None], 0)
 

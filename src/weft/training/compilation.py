@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weft.baselines.llama import LanguageModel
 from weft.errors import UserError
-from weft.model import ModelState, WeftModel
+from weft.language_model import LanguageModel, State
 from weft.training.step import Loss
 
 BACKEND = "inductor"
@@ -64,16 +63,15 @@ def _reason(error: Exception) -> str:
 def compile_loss(model: LanguageModel) -> Loss:
     """Return ``model.loss``, compiled at its first call, for the shapes that it is called with.
 
-    It is one graph, but for an adaptive softmax, which computes clusters for the tokens that are in them and stays
-    outside, and for a peer, which looks at its masks.
+    It is one graph where the model can be one. Where its stack is one and its softmax is none, the softmax stays
+    outside; what is none at all (a baseline that looks at its masks) is compiled in parts.
     """
-    if not isinstance(model, WeftModel) or model.config.adaptive is None:
-        one_graph = isinstance(model, WeftModel)
-        loss: Loss = torch.compile(model.loss, fullgraph=one_graph, dynamic=False, backend=BACKEND)
+    if model.one_graph != "hidden":
+        loss: Loss = torch.compile(model.loss, fullgraph=model.one_graph == "loss", dynamic=False, backend=BACKEND)
         return loss
     hidden = torch.compile(model.hidden, fullgraph=True, dynamic=False, backend=BACKEND)
 
-    def loss_of_hidden(tokens: Tensor, targets: Tensor, state: ModelState, reset: Tensor) -> tuple[Tensor, ModelState]:
+    def loss_of_hidden(tokens: Tensor, targets: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         hidden_BTD, after = hidden(tokens, state, reset)
         return model.embedding.loss(hidden_BTD, targets), after
 

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from weft.baselines.llama import LanguageModel, Peer
 from weft.errors import UserError
+from weft.language_model import LanguageModel
 from weft.layers.maps import StructuredMap, is_guide, weights
 from weft.layers.matrix_product import is_central
 from weft.training.muon import Muon
@@ -25,7 +25,7 @@ def make_optimizers(model: LanguageModel, config: TrainingConfig) -> list[Optimi
     asked = config.optimizer
     hidden = [] if asked.name == "adamw" else _hidden_matrices(model, asked.muon_takes)
     taken = {id(parameter) for parameter in hidden}
-    tables = [] if isinstance(model, Peer) or model.ngrams is None else model.ngrams.tables()
+    tables = model.lookup_tables()
     taken |= {id(table) for table in tables}
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
     groups: list[dict[str, Any]] = [
@@ -84,13 +84,13 @@ class ExponentialAverage:
     Early on the decay is smaller (as if it were a plain mean), so that the start is forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: LanguageModel, decay: float) -> None:
         self.decay = decay
         self.updates = 0
         self.average = {name: p.detach().clone() for name, p in model.named_parameters() if not is_guide(name)}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: LanguageModel) -> None:
         """Take in the current weights."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 10))
@@ -99,7 +99,7 @@ class ExponentialAverage:
         torch._foreach_lerp_([local(average) for average in self.average.values()], weights, 1 - decay)
 
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
+    def swap(self, model: LanguageModel) -> None:
         """Exchange the model's weights and the average (call again to change back)."""
         named = dict(model.named_parameters())
         for name, average in self.average.items():

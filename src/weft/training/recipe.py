@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from weft.baselines import BASELINES
 from weft.config import (
     AdaptiveConfig,
     AttentionConfig,
@@ -54,13 +55,13 @@ class ModelRecipe(FrozenConfig):
     Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a budget of minutes the
     machine.
 
-    ``peer`` names a model of another house instead (:mod:`weft.baselines.llama`), for comparisons.
+    ``baseline`` names a model of another house instead (:mod:`weft.baselines`), for comparisons.
     """
 
     architecture: str = "hybrid"
     pattern: str | None = None
     parameters: Parameters | None = None
-    peer: Literal["llama"] | None = None
+    baseline: str | None = None
     preset: Literal["modern", "classic"] | None = None
     hidden_size: Width | None = None
     norm: Literal["rms", "layer"] | None = None
@@ -85,6 +86,13 @@ class ModelRecipe(FrozenConfig):
     )  # by role: feed_forward, attention, qrnn
     ngrams: Annotated[dict[str, Any], Values(NGramsConfig)] = Field(default_factory=dict)  # none: no latent bigrams
 
+    @field_validator("baseline")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in BASELINES:
+            raise ValueError(f"choose from {', '.join(BASELINES)}")
+        return name
+
     @field_validator("parameters", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
@@ -92,7 +100,7 @@ class ModelRecipe(FrozenConfig):
 
     def settings(self) -> dict[str, Any]:
         """Return the fields of ``ModelConfig`` that this recipe fixes."""
-        chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "peer", "preset"})
+        chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "baseline", "preset"})
         return {key: value for key, value in chosen.items() if value not in (None, {})}
 
 

@@ -6,38 +6,27 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from weft import words
-from weft.baselines.llama import (
-    LanguageModel,
-    Peer,
-    build_peer,
-    is_peer,
-    load_peer_config,
-    peer_config,
-    save_peer_config,
-)
+from weft.baselines import baseline, model_type_in, source
 from weft.config import ModelConfig
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.tokenizers import MIN_VOCAB_SIZE, NUM_SPECIAL
-from weft.description import state_bytes
 from weft.errors import DamagedError, UserError
+from weft.language_model import LanguageModel
 from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel, build
 from weft.pattern import expand
-from weft.pretrained import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
+from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
 from weft.training.dial import BATCH_SIZE, Text, left_open, turn
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
 from weft.training.throughput import seconds_per_token
 from weft.training.transfer import transferred
-
-if TYPE_CHECKING:
-    from transformers import LlamaConfig
 
 
 def fit(
@@ -118,7 +107,10 @@ def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
 def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
     """Tell whether there is a model of the size that ``recipe`` asks for, with the vocabulary of ``prepared``."""
     try:
-        _peer_config(recipe, prepared) if recipe.model.peer else _model_config(recipe, prepared, None)
+        if recipe.model.baseline:
+            _baseline_config(recipe, prepared)
+        else:
+            _model_config(recipe, prepared, None)
     except UserError:
         return False
     return True
@@ -126,7 +118,7 @@ def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
 
 def check_model(model: ModelRecipe) -> None:
     """Raise UserError for an architecture, pattern or preset that there is not, before any text is read."""
-    if not model.peer:
+    if not model.baseline:
         resolve(model.pattern or model.architecture, model.parameters or 1e6, model.preset, model.settings())
 
 
@@ -142,8 +134,8 @@ def make_model(
 ) -> LanguageModel:
     """Return the model to start from: freshly initialised, or that (or blocks) of the run ``origin``."""
     seed, block = recipe.training.seed, recipe.training.start.block
-    if recipe.model.peer:
-        return build_peer(_peer_config(recipe, prepared), seed=seed)
+    if recipe.model.baseline:
+        return baseline(recipe.model.baseline).build(_baseline_config(recipe, prepared), seed=seed)
     config = _model_config(recipe, prepared, origin)
     if origin and block is not None:
         return transferred(config, origin, block, prepared, seed, tell)
@@ -161,18 +153,17 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
     count, which are made here.
     """
     with torch.device("meta"):
-        if recipe.model.peer:
-            model: LanguageModel = Peer(_peer_config(recipe, prepared))
+        if recipe.model.baseline:
+            model = baseline(recipe.model.baseline).build(_baseline_config(recipe, prepared), seed=0)
         else:
             model = WeftModel(_model_config(recipe, prepared, origin))
     needed = 4.0 * model.parameter_count
     batch = recipe.training.batch
     lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, 1)
     if not torch.accelerator.is_available():
-        applied = model.schedule if isinstance(model, WeftModel) else range(len(model.blocks))
-        needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * len(applied)
-        if isinstance(model, WeftModel):
-            needed += 2.0 * lanes * state_bytes(model, model.config.attention.memory)
+        needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * model.depth
+        if model.context is None:  # its state is carried
+            needed += 2.0 * lanes * model.state_bytes(model.window)
     check_memory(
         needed,
         f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",
@@ -188,45 +179,33 @@ def resumed_model(out: Path, recipe: Recipe, prepared: PreparedData) -> Language
     """
     seed = recipe.training.seed
     try:
-        return build_peer(load_peer_config(out), seed=seed) if is_peer(out) else build(read_config(out), seed=seed)
+        return source(model_type_in(out)).fresh_model(out, seed=seed)
     except DamagedError:
         origin = Path(recipe.training.start.run) if recipe.training.start.run else None
         return make_model(recipe, prepared, origin)
 
 
-def save_description(model: LanguageModel, out: Path) -> None:
-    """Write the model's ``config.json``."""
-    if isinstance(model, Peer):
-        save_peer_config(model.config, out)
-    else:
-        save_config(model.config, out)
-
-
 def name_of(recipe: Recipe) -> str:
     """Say in a word what is trained."""
-    return recipe.model.peer or ("continued" if recipe.training.start.run else recipe.model.architecture)
+    return recipe.model.baseline or ("continued" if recipe.training.start.run else recipe.model.architecture)
 
 
-def shape_of(model: LanguageModel) -> str:
-    """Say in a few words what the model is made of."""
-    if isinstance(model, Peer):
-        return f"{model.config.num_hidden_layers} layers, width {model.config.hidden_size}"
-    return f"{model.config.pattern}, width {model.config.hidden_size}"
-
-
-def _peer_config(recipe: Recipe, prepared: PreparedData) -> LlamaConfig:
-    model, training = recipe.model, recipe.training
+def _baseline_config(recipe: Recipe, prepared: PreparedData) -> Any:
+    """Return the configuration of a baseline; UserError for settings that only models of our own have."""
+    model = recipe.model
+    training = recipe.training
     given = {key for key in ("pattern", "preset", *model.settings()) if getattr(model, key, None) not in (None, {})}
     given.discard("dropout")
     if training.start.run:
         given.add("training.start.run")
+    if training.teacher:
+        given.add("training.teacher")
     if given:
         what = ", ".join(sorted(given))
-        raise UserError(f"A peer is built by its own rules: leave out {what}, or leave out model.peer.")
-    assert model.peer is not None
+        raise UserError(f"A baseline is built by its own rules: leave out {what}, or leave out model.baseline.")
+    assert model.baseline is not None
     assert model.parameters is not None
-    return peer_config(
-        model.peer,
+    return baseline(model.baseline).sized(
         parameters=model.parameters,
         vocab_size=prepared.tokenizer.vocab_size,
         context=training.batch.sequence_length,

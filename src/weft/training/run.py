@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 
 from weft import words
-from weft.baselines.llama import LanguageModel, Peer, load_any
+from weft.baselines import load_any
 from weft.config import merge
 from weft.data import DataConfig, PreparedData, TokenizedSplit, Tokenizer, prepare
 from weft.errors import DamagedError, Interrupted, UserError
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.metrics import unlike_parts
 from weft.files import alone_in, disk_errors, set_aside, write_atomic
+from weft.language_model import LanguageModel
 from weft.launch import is_main
 from weft.pretrained import WEIGHTS, load_tokenizer
 from weft.records import RECIPE as RECIPE
@@ -40,7 +41,6 @@ from weft.training.resolve import (
     make_model,
     name_of,
     resumed_model,
-    shape_of,
 )
 from weft.training.result import TrainingResult as TrainingResult
 from weft.training.result import read_result as read_result
@@ -174,15 +174,8 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
 
 def check_sharded(model: LanguageModel) -> None:
     """Raise UserError where the parameters of ``model`` cannot be shared among processes."""
-    what = None
-    if isinstance(model, Peer):
-        what = "A peer trains"
-    elif model.ngrams and model.ngrams.remembers:
-        what = "Latent bigrams train"
-    elif model.config.centrals:
-        what = "Blocks in '{ }' train"
-    if what:
-        raise UserError(f"{what} data-parallel only: launch without the FSDP configuration.")
+    if model.data_parallel_only:
+        raise UserError(f"{model.data_parallel_only} train data-parallel only: launch without the FSDP configuration.")
 
 
 @contextmanager
@@ -225,7 +218,7 @@ def _train(started: _Started) -> TrainingResult:
         trainer.wrap()
     together = f", {trainer.processes.count} processes" if trainer.processes.count > 1 else ""
     listener.message(
-        f"{name_of(recipe)}: {shape_of(trainer.model)}, {trainer.model.parameter_count:,} parameters, on "
+        f"{name_of(recipe)}: {trainer.model.shape}, {trainer.model.parameter_count:,} parameters, on "
         f"{trainer.device.type} in {'bf16' if trainer.bf16 else 'fp32'}{together}"
     )
     if resumed and trainer.done >= 1 and trainer.best_step and (out / RESULTS).is_file():

@@ -12,19 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weft.baselines.llama import LanguageModel, Peer, is_peer
+from weft.baselines import source
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.record import found_at
 from weft.errors import DamagedError, UserError
-from weft.files import json_object, remove, set_aside, sweep, temporaries
+from weft.files import remove, set_aside, sweep, temporaries
+from weft.language_model import LanguageModel
 from weft.layers.maps import is_guide
 from weft.plain_yaml import read_yaml
-from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights, read_config
+from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights
 from weft.records import METRICS, RECIPE, REPORT, RESULTS
 from weft.training.checkpoint import sweep_checkpoints
 from weft.training.listener import read_metrics
 from weft.training.recipe import Recipe, save_recipe
-from weft.training.resolve import save_description
 from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.texts import TEXTS, save_texts
 
@@ -138,7 +138,7 @@ def _write_start(
         remove(path)
     write_recipe(recipe, out, data, prepared, chosen)
     save_texts(out, data, prepared)
-    save_description(model, out)
+    source(model.model_type).save_config(model.config, out)
     prepared.tokenizer.save(out)
 
 
@@ -214,20 +214,10 @@ def lost_best(out: Path, model: LanguageModel) -> str | None:
 
 def mend(out: Path, model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     """Write what describes a run that has begun where that is missing or damaged; yield what there is to tell."""
-    if not _described(out, model):
-        save_description(model, out)
+    kind = source(model.model_type)
+    if not kind.is_described(out):
+        kind.save_config(model.config, out)
         yield f"{CONFIG}, or what belongs to it, was missing or damaged: it was made anew."
     if saved_tokenizer(out) is None:
         tokenizer.save(out)
         yield f"{TOKENIZER}, or what belongs to it, was missing or damaged: it was made anew."
-
-
-def _described(out: Path, model: LanguageModel) -> bool:
-    if isinstance(model, Peer):
-        return is_peer(out)
-    try:
-        read_config(out)
-    except DamagedError:
-        return False
-    generation = out / GENERATION
-    return (out / SHIM).is_file() and generation.is_file() and json_object(generation.read_bytes()) is not None

@@ -8,19 +8,17 @@ Shapes: B lanes, T positions of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from weft.baselines.llama import LanguageModel, Peer
+from weft.language_model import LanguageModel, State
 from weft.layers.state import detach, map_state, tensors
-from weft.model import ModelState, WeftModel
 from weft.training.parallel import whole
 
 # (tokens, targets, state, reset) -> (mean nats, state); the loss of a model, as it is or compiled.
-Loss = Callable[[Tensor, Tensor, ModelState, Tensor], tuple[Tensor, ModelState]]
+Loss = Callable[[Tensor, Tensor, State, Tensor], tuple[Tensor, State]]
 
 
 class Step(nn.Module):
@@ -31,7 +29,7 @@ class Step(nn.Module):
     loss meets one layout.
     """
 
-    def __init__(self, model: LanguageModel, loss: Loss, state: ModelState) -> None:
+    def __init__(self, model: LanguageModel, loss: Loss, state: State) -> None:
         super().__init__()
         self.model, self.loss, self.state = model, loss, state
 
@@ -41,11 +39,15 @@ class Step(nn.Module):
         return (loss, *map(_by_itself, tensors(detach(after))))
 
     def surprisal(
-        self, tokens: Tensor, targets: Tensor, state: ModelState | None, reset: Tensor
-    ) -> tuple[Tensor, ModelState]:
+        self, tokens: Tensor, targets: Tensor, state: State | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Score with the model, whose parameters may be in shards."""
-        assert isinstance(self.model, WeftModel), "a peer is scored by its own method"
         return self.model.surprisal(tokens, targets, state, reset)
+
+    @property
+    def context(self) -> int | None:
+        """The model's."""
+        return self.model.context
 
 
 def _by_itself(part: Tensor) -> Tensor:
@@ -54,17 +56,7 @@ def _by_itself(part: Tensor) -> Tensor:
     return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
 
 
-def checkpoint_activations(model: LanguageModel) -> None:
-    """Let ``model`` keep only what goes into each block, and make the rest again in the backward pass."""
-    if isinstance(model, Peer):
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # transformers' new name and old
-        enable: Any = next(getattr(model.model, name) for name in names if hasattr(model.model, name))
-        enable({"use_reentrant": False})
-    else:
-        model.checkpoint_activations = True
-
-
-def rebuild(like: ModelState, parts: Sequence[Tensor]) -> ModelState:
+def rebuild(like: State, parts: Sequence[Tensor]) -> State:
     """Return ``parts``, in the order of :func:`weft.layers.state.tensors`, in the structure of ``like``."""
     following = iter(parts)
 
@@ -74,28 +66,13 @@ def rebuild(like: ModelState, parts: Sequence[Tensor]) -> ModelState:
     return map_state(following_part, like)
 
 
-@torch.no_grad()
-def empty_state(model: LanguageModel, lanes: int, device: torch.device) -> ModelState:
-    """Return the state at a text's start, in the size that it has later: zeros, which blocks take for an empty memory.
-
-    With states of one size, every segment has the same shapes, and a model is compiled once. Peers have no state.
-    """
-    if isinstance(model, Peer):
-        return ()
-    tokens = torch.zeros(1, model.config.attention.memory, dtype=torch.long, device=device)
-    training = model.training
-    _, state = model.eval().hidden(tokens, None, tokens == 0)
-    model.train(training)
-    return map_state(lambda part: part.new_zeros(lanes, *part.shape[1:]), state)
-
-
-def clear_if_(condition: Tensor, state: ModelState) -> None:
+def clear_if_(condition: Tensor, state: State) -> None:
     """Empty ``state`` in place if the scalar ``condition`` is not 0, without looking at it on the host."""
     for part in tensors(state):
         part.masked_fill_(condition != 0, 0)
 
 
-def apply_gradients(model: nn.Module, optimizers: Sequence[Optimizer], loss: Tensor, clip: float) -> Tensor:
+def apply_gradients(model: LanguageModel, optimizers: Sequence[Optimizer], loss: Tensor, clip: float) -> Tensor:
     """Clip the gradients, let the optimizers take a step and drop the gradients.
 
     Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of three. It is

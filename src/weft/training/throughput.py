@@ -14,13 +14,13 @@ from collections.abc import Callable
 import torch
 
 from weft import words
-from weft.baselines.llama import LanguageModel
+from weft.language_model import LanguageModel
 from weft.layers.state import tensors
 from weft.training.optimizer import make_optimizers
 from weft.training.parallel import Processes
 from weft.training.precision import use_bf16
 from weft.training.recipe import TrainingConfig
-from weft.training.step import Step, apply_gradients, checkpoint_activations, empty_state, rebuild
+from weft.training.step import Step, apply_gradients, rebuild
 
 TURNS = 3  # of each model
 FEWEST_STEPS, MOST_STEPS = 2, 5  # in a turn, of which the first finds kernels and memory
@@ -49,14 +49,13 @@ def seconds_per_token(model: LanguageModel, config: TrainingConfig, processes: P
 
 def _step(model: LanguageModel, config: TrainingConfig, device: torch.device) -> Callable[[], None]:
     """Return what takes an optimizer step on random tokens and waits for it, as training does."""
-    if config.checkpoint_activations:
-        checkpoint_activations(model)
+    model.checkpoint_activations = config.checkpoint_activations
     bf16 = use_bf16(config.precision, device)
     tokens_BT = torch.randint(
         model.config.vocab_size, (config.batch.batch_size, config.batch.sequence_length), device=device
     )
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        state = empty_state(model, config.batch.batch_size, device)
+        state = model.empty_state(config.batch.batch_size, device)
     step, optimizers = Step(model, model.loss, state), make_optimizers(model, config)
 
     def take() -> None:

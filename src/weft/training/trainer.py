@@ -12,12 +12,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weft.baselines.llama import LanguageModel
 from weft.data import IGNORED, PreparedData, TokenizedSplit, open_stream
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
@@ -25,9 +24,9 @@ from weft.evaluation.metrics import compute_metrics, unlike_training
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.generation import Sampling, generate
+from weft.language_model import LanguageModel, Scorer, State
 from weft.layers.maps import is_guide
 from weft.layers.state import tensors
-from weft.model import ModelState
 from weft.pretrained import WEIGHTS, save_weights
 from weft.training.compilation import training_loss
 from weft.training.listener import Listener, MetricsWriter, Status
@@ -45,9 +44,7 @@ from weft.training.step import (
     Loss,
     Step,
     apply_gradients,
-    checkpoint_activations,
     clear_if_,
-    empty_state,
     rebuild,
 )
 from weft.training.throughput import PaceCheck
@@ -124,22 +121,21 @@ class Trainer:
             self.guides.begin(self.device)
         if self.config.only == "auxiliary":
             train_auxiliaries(self.model)
-        if self.config.checkpoint_activations:
-            checkpoint_activations(self.model)
+        self.model.checkpoint_activations = self.config.checkpoint_activations
         self.empty = self.state = self._empty()
         loss: Loss = self.distillation.loss if self.distillation else self._own_loss()
         self.module = self.processes.wrap(Step(self.model, loss, self.empty), self.model.blocks)
         self.optimizers = make_optimizers(self.model, self.config)
         self.average = ExponentialAverage(self.model, self.config.ema) if self.config.ema else None
 
-    def _empty(self) -> ModelState:
+    def _empty(self) -> State:
         """Return the state at a text's start: the model's, or its and its teacher's."""
         with self._autocast():
-            batch_size = self.config.batch.batch_size
-            own = empty_state(self.model, batch_size, self.device)
+            own = self.model.empty_state(self.config.batch.batch_size, self.device)
             if self.distillation is None:
                 return own
-            return own, empty_state(self.distillation.teacher.to(self.device), batch_size, self.device)
+            teacher = self.distillation.teacher.to(self.device)
+            return own, teacher.empty_state(self.config.batch.batch_size, self.device)
 
     def _own_loss(self) -> Loss:
         """Return the model's loss, compiled where that is wanted."""
@@ -167,9 +163,9 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
 
     @property
-    def scorer(self) -> nn.Module:
+    def scorer(self) -> Scorer:
         """What :func:`weft.evaluation.scoring.score` takes: the model, or the module that gathers its shards."""
-        return self.module if self.processes.sharded else self.model
+        return cast("Scorer", self.module) if self.processes.sharded else self.model
 
     @property
     def done(self) -> float:

@@ -17,20 +17,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from weft.baselines.llama import LanguageModel
 from weft.errors import UserError
+from weft.language_model import LanguageModel, State
 from weft.layers.cross_entropy import CHUNK_ELEMENTS, FEWEST_ROWS, count_targets
-from weft.model import ModelState, WeftModel
 from weft.pretrained import load_model
 from weft.training.recipe import TeacherConfig
 
 
 def make_distillation(student: LanguageModel, config: TeacherConfig | None) -> Distillation | None:
-    """Return the distillation that ``config`` asks for; UserError for a peer, and for a teacher of other tokens."""
+    """Return the distillation that ``config`` asks for; UserError for a teacher of other tokens."""
     if config is None:
         return None
-    if not isinstance(student, WeftModel):
-        raise UserError("A peer has no teacher here: leave out training.teacher, or leave out model.peer.")
     teacher = load_model(Path(config.run))
     if teacher.config.vocab_size != student.config.vocab_size:
         raise UserError(f"The teacher '{config.run}' has another vocabulary: train the student with its tokenizer.")
@@ -40,7 +37,7 @@ def make_distillation(student: LanguageModel, config: TeacherConfig | None) -> D
 class Distillation:
     """The loss of a student beside its teacher; its state is ``(student's, teacher's)``."""
 
-    def __init__(self, student: WeftModel, teacher: WeftModel, config: TeacherConfig) -> None:
+    def __init__(self, student: LanguageModel, teacher: LanguageModel, config: TeacherConfig) -> None:
         self.student, self.teacher, self.config = student, teacher.eval().requires_grad_(False), config
         if config.hidden and student.config.hidden_size != teacher.config.hidden_size:
             raise UserError(
@@ -48,7 +45,7 @@ class Distillation:
                 f"{student.config.hidden_size} and the teacher's {teacher.config.hidden_size}: leave it out."
             )
 
-    def loss(self, tokens: Tensor, targets: Tensor, state: ModelState, reset: Tensor) -> tuple[Tensor, ModelState]:
+    def loss(self, tokens: Tensor, targets: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         """Return the mean nats and both states, as :meth:`weft.model.WeftModel.loss` does for one model."""
         own, other = state
         hidden_BTD, own = self.student.hidden(tokens, own, reset)

@@ -14,8 +14,8 @@ import math
 import torch
 from torch.optim import Optimizer
 
-from weft.baselines.llama import LanguageModel
 from weft.errors import UserError
+from weft.language_model import LanguageModel
 from weft.layers.maps import StructuredMap
 from weft.training.muon import Muon
 from weft.training.recipe import GuideConfig

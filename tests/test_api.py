@@ -50,7 +50,7 @@ WRONG = [
     (lambda _: weft.build("hybrid"), "'config' is 'hybrid': give a ModelConfig"),
     (lambda _: weft.sized(5, parameters="1M"), "'pattern' is 5: give an architecture or a pattern"),
     (lambda _: weft.load(5), "'run' is 5: give the path"),
-    (lambda run: weft.load(run, memory="a"), "'memory' is 'a': give a whole number"),
+    (lambda run: weft.load(run, window="a"), "'window' is 'a': give a whole number"),
     (lambda run: weft.generate(weft.load(run), "a"), "'run' is of the class WeftModel: give the path"),
     (lambda run: weft.generate(run, 5), "'prompts' is 5: give a string or a list of strings."),
     (lambda run: weft.generate(run, [5]), "'prompts' is .5.: give a string"),

@@ -131,9 +131,9 @@ def test_the_tokenizer_comes_back_and_transformers_reads_it(folder, tokenizer):
 
 
 def test_another_memory_is_laid_over_the_configuration(folder):
-    assert load_model(folder, memory=33).config.attention.memory == 33
+    assert load_model(folder, window=33).window == 33
     with pytest.raises(UserError, match=r"config.json.attention.memory.*greater than 0"):
-        load_model(folder, memory=0)
+        load_model(folder, window=0)
 
 
 def load_both(folder) -> None:

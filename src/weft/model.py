@@ -6,7 +6,7 @@ Shapes: B batch, T time, D model width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from weft.arguments import checked
 from weft.blocks import BLOCKS, AttentionBlock, Block
+from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
 from weft.layers.adaptive import make_embedding
 from weft.layers.embedding import vectors
@@ -22,6 +23,7 @@ from weft.layers.matrix_product import MatrixProduct
 from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
 from weft.layers.pooling import init_forget_bias_
+from weft.layers.state import zeros
 from weft.memory import check_memory
 
 # One entry per block application, in order, each the NamedTuple of that kind of block; then, where the model has latent
@@ -81,6 +83,30 @@ class WeftModel(nn.Module):
             x_BTD, new = self._step(self.blocks[block], x_BTD, before, reset)
             after.append(new)
         return self.dropout(self.norm(x_BTD)), (*after, *remembered)
+
+    @torch.no_grad()
+    def empty_state(self, batch_size: int, device: torch.device) -> ModelState:
+        """Return the state at a text's start in the size that it has later: zeros, which every part takes for none.
+
+        With states of one size, every segment has the same shapes, and a model is compiled once. The parts decide what
+        they remember and in which precision, also under autocast; so the model reads a window of one token, and what
+        it then remembers gives the form.
+        """
+        tokens = torch.zeros(1, max(1, self.window), dtype=torch.long, device=device)
+        training = self.training
+        _, state = self.eval().hidden(tokens)  # in training, dropout and zoneout would draw random numbers
+        self.train(training)
+        return zeros(state, batch_size)
+
+    @property
+    def window(self) -> int:
+        """How many tokens the attention of any block reaches back at most; 0 without attention."""
+        return max((block.window for block in self.own_blocks), default=0)
+
+    @property
+    def own_blocks(self) -> list[Block]:
+        """The blocks that have parameters of their own, as what they are."""
+        return cast("list[Block]", list(self.blocks))
 
     def observe(self, tokens: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         """Take in what was read in training, without a gradient: the centroids of latent bigrams move.
@@ -180,8 +206,7 @@ def _initialise(model: WeftModel) -> None:
                 module.before[0].mul_((2 * len(model.schedule)) ** -0.25)
         elif isinstance(module, nn.LayerNorm) and classic:
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
-    for block in model.blocks:
-        assert isinstance(block, Block)
+    for block in model.own_blocks:
         _initialise_block(block, config, depth=len(model.schedule))
 
 
@@ -191,9 +216,9 @@ def _initialise_block(block: Block, config: ModelConfig, depth: int) -> None:
         nn.init.zeros_(weights(block.output)[-1])
     elif block.output is not None and config.residual_init == "scaled":
         weights(block.output)[-1].mul_((2 * depth) ** -0.5)
-    gates = getattr(block, "gates", None)
-    if gates is not None and config.qrnn.forget_bias == "spread":
-        init_forget_bias_(gates.bias, config.qrnn.pooling, LONGEST_TIME_CONSTANT)
-    if isinstance(block, AttentionBlock) and config.attention.positions == "relative":
+    if isinstance(block, RecurrentBlock) and block.qrnn.forget_bias == "spread":
+        assert block.gates.bias is not None
+        init_forget_bias_(block.gates.bias, block.qrnn.pooling, LONGEST_TIME_CONSTANT)
+    if isinstance(block, AttentionBlock) and block.config.positions == "relative":
         nn.init.normal_(block.content_bias, std=0.02)
         nn.init.normal_(block.position_bias, std=0.02)

@@ -325,12 +325,12 @@ def load_peer_config(folder: Path) -> LlamaConfig:
     return config
 
 
-def load_any(folder: Path, *, memory: int | None = None, applications: int | None = None) -> LanguageModel:
+def load_any(folder: Path, *, window: int | None = None, applications: int | None = None) -> LanguageModel:
     """Read the model of a run directory, ours or a peer, in evaluation mode; see :func:`weft.pretrained.load_model`."""
     if not is_peer(folder):
-        return load_model(folder, memory=memory, applications=applications)
-    if memory is not None:
-        raise UserError("A peer has no memory to change: leave --memory out.")
+        return load_model(folder, window=window, applications=applications)
+    if window is not None:
+        raise UserError("A peer's attention has no window to change: leave 'window' out.")
     if applications is not None:
         raise UserError("A peer repeats no blocks: leave --applications out.")
     check_folder(folder)

@@ -172,12 +172,12 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
         applied = model.schedule if isinstance(model, WeftModel) else range(len(model.blocks))
         needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * len(applied)
         if isinstance(model, WeftModel):
-            needed += 2.0 * lanes * state_bytes(model, model.config.attention.memory)
+            needed += 2.0 * lanes * state_bytes(model, model.window)
     check_memory(
         needed,
         f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",
         "ask for fewer parameters, a smaller training.batch.batch_size, or a shorter training.batch.sequence_length or "
-        "model.attention.memory",
+        "model.attention.window",
     )
 
 

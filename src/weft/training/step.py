@@ -74,19 +74,12 @@ def rebuild(like: ModelState, parts: Sequence[Tensor]) -> ModelState:
     return map_state(following_part, like)
 
 
-@torch.no_grad()
 def empty_state(model: LanguageModel, lanes: int, device: torch.device) -> ModelState:
-    """Return the state at a text's start, in the size that it has later: zeros, which blocks take for an empty memory.
+    """Return the state at a text's start, in the size that it has later (:meth:`WeftModel.empty_state`).
 
-    With states of one size, every segment has the same shapes, and a model is compiled once. Peers have no state.
+    Peers have no state.
     """
-    if isinstance(model, Peer):
-        return ()
-    tokens = torch.zeros(1, model.config.attention.memory, dtype=torch.long, device=device)
-    training = model.training
-    _, state = model.eval().hidden(tokens, None, tokens == 0)
-    model.train(training)
-    return map_state(lambda part: part.new_zeros(lanes, *part.shape[1:]), state)
+    return () if isinstance(model, Peer) else model.empty_state(lanes, device)
 
 
 def clear_if_(condition: Tensor, state: ModelState) -> None:

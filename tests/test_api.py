@@ -91,6 +91,14 @@ def test_what_is_given_wrong_is_told_in_a_sentence(run, number, tmp_path, monkey
     assert not any(tmp_path.iterdir())
 
 
+def test_an_argument_is_read_by_its_old_name_with_a_warning(run):
+    with pytest.warns(FutureWarning, match="'memory' is now called 'window'"):
+        model = weft.load(run, memory=3)
+    assert {block.window for block in model.own_blocks} <= {0, 3}
+    with pytest.raises(UserError, match="'memory' is the old name of 'window': give one of them."):
+        weft.load(run, memory=3, window=3)
+
+
 def test_several_come_in_whatever_can_be_gone_through(run, tmp_path):
     prompts = ["a", "b"]
     written = weft.generate(run, prompts, max_new_tokens=2)

@@ -76,6 +76,12 @@ def describe(config: ModelConfig) -> Description:
     """
     with torch.device("meta"):
         model = WeftModel(config)
+    return describe_model(model)
+
+
+def describe_model(model: WeftModel) -> Description:
+    """Describe a model that is there, by its blocks; see :func:`describe`."""
+    config = model.config
     rows = _rows(model)
     parameters, body = model.parameter_count, model.body_parameter_count
 

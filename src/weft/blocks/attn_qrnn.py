@@ -50,10 +50,8 @@ class AttnQRNNBlock(RecurrentBlock):
     def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
         """Attend, make the gates, run the recurrence."""
         projected = self.query(x_BTD)
-        by_head = (self.config.num_heads, -1)
-        query = projected.unflatten(-1, by_head)
-        key = self.key(projected).unflatten(-1, by_head)
-        value = self.value(projected).unflatten(-1, by_head)
+        together = (projected, self.key(projected), self.value(projected))
+        query, key, value = (part.unflatten(-1, (self.config.num_heads, -1)) for part in together)
         attended_BTHK, attention = window_attention(
             query,
             key,

@@ -9,7 +9,7 @@ from tests.conftest import MAPS, mixed_model, small_model
 from tests.test_decoder import assert_follows, assert_same_state, close, fused, needs_kernels, read, texts
 from weft.data.tokenizer_training import train_tokenizer
 from weft.description import describe_model
-from weft.generation.decoder import PlainDecoder, make_decoder
+from weft.generation import PlainDecoder, make_decoder
 from weft.generation.graph import FixedDecoder
 from weft.layers.state import structure, tensors
 from weft.pretrained import load_model, save_model

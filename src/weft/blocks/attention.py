@@ -64,7 +64,7 @@ class AttentionBlock(Block):
             value_BTGK,
             state,
             reset_BT,
-            memory=self.window,
+            window=self.window,
             rotary=config.positions == "rotary",
             position_scores=self._position_scores if relative else None,
             dropout=config.dropout if self.training else 0.0,

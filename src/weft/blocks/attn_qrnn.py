@@ -58,7 +58,7 @@ class AttnQRNNBlock(RecurrentBlock):
             value,
             state.attention if state else None,
             reset_BT,
-            memory=self.window,
+            window=self.window,
             rotary=self.config.positions == "rotary",
         )
         made_from = self.mixed_norm(projected + self.attention_gain * attended_BTHK.flatten(2))

@@ -1,6 +1,6 @@
 """On CUDA: one token's step, recorded once as a graph of kernels and replayed, so that Python starts one thing a token.
 
-A graph needs tensors that never change their place or size. So the attention's memory is filled up to its full length
+A graph needs tensors that never change their place or size. So each attention's memory is filled up to its full window
 with positions that are of no document, which the model masks as it masks those before a reset: what it computes is the
 same, and the states of one step are as large as those of the next.
 """

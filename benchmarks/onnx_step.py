@@ -31,7 +31,7 @@ def main() -> None:
     layout = StateLayout(model)
     torch_step, onnx_step = _torch_step(model), _onnx_step(arguments.run / "onnx" / "step.onnx", layout)
     seconds: dict[str, list[float]] = {"torch": [], "onnxruntime": []}
-    for _ in range(model.config.attention.memory + 3):  # until the state has its full size
+    for _ in range(model.window + 3):  # until the state has its full size
         torch_step()
     for _ in range(arguments.tokens):
         for name, step in (("torch", torch_step), ("onnxruntime", onnx_step)):

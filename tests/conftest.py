@@ -114,3 +114,17 @@ def small_model(
         for parameter in model.ngrams.parameters() if model.ngrams else ():
             parameter.normal_(generator=generator)
     return model
+
+
+def mixed_model(
+    pattern: str,
+    own: Mapping[int, Mapping[str, Any]],
+    settings: Mapping[str, Any] | None = None,
+    preset: str = "modern",
+) -> WeftModel:
+    """Return a small model in which the blocks of these numbers have settings of their own."""
+    model = small_model(pattern, settings, preset)
+    for number, changes in own.items():
+        other = small_model(pattern, merge(settings or {}, changes), preset, seed=number + 1)
+        model.blocks[number] = other.blocks[number]
+    return model

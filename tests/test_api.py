@@ -50,7 +50,7 @@ WRONG = [
     (lambda _: weft.build("hybrid"), "'config' is 'hybrid': give a ModelConfig"),
     (lambda _: weft.sized(5, parameters="1M"), "'pattern' is 5: give an architecture or a pattern"),
     (lambda _: weft.load(5), "'run' is 5: give the path"),
-    (lambda run: weft.load(run, memory="a"), "'memory' is 'a': give a whole number"),
+    (lambda run: weft.load(run, window="a"), "'window' is 'a': give a whole number"),
     (lambda run: weft.generate(weft.load(run), "a"), "'run' is of the class WeftModel: give the path"),
     (lambda run: weft.generate(run, 5), "'prompts' is 5: give a string or a list of strings."),
     (lambda run: weft.generate(run, [5]), "'prompts' is .5.: give a string"),
@@ -89,6 +89,14 @@ def test_what_is_given_wrong_is_told_in_a_sentence(run, number, tmp_path, monkey
         call(run)
     assert "\n" not in str(told.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_argument_is_read_by_its_old_name_with_a_warning(run):
+    with pytest.warns(FutureWarning, match="'memory' is now called 'window'"):
+        model = weft.load(run, memory=3)
+    assert {block.window for block in model.own_blocks} <= {0, 3}
+    with pytest.raises(UserError, match="'memory' is the old name of 'window': give one of them."):
+        weft.load(run, memory=3, window=3)
 
 
 def test_several_come_in_whatever_can_be_gone_through(run, tmp_path):

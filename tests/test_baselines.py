@@ -170,8 +170,8 @@ def test_a_run_is_a_llama_folder_and_works_like_any_run(recipe, tmp_path):
     with pytest.raises(UserError, match="score a baseline without 'adapt'"):
         weft.evaluate(run, adapt=True, progress=scored.append)
     assert not scored, "refused before the text is scored for nothing"
-    with pytest.raises(UserError, match="leave 'memory' out"):
-        weft.evaluate(run, memory=8)
+    with pytest.raises(UserError, match="leave 'window' out"):
+        weft.evaluate(run, window=8)
     prompts = ["Sápmi", "", "Ruoŧŧa lea"]
     together = api.generate(run, prompts, max_new_tokens=12)
     for lane, prompt in enumerate(prompts):

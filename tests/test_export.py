@@ -224,7 +224,7 @@ def test_names_and_shapes_of_the_state(exports):
         | {f"1.attention.{key}": shape for key, shape in narrow.items()}
         | {"1.cell": [12]}
     )
-    assert (about["boundary_id"], about["padding_id"], about["vocab_size"], about["memory"]) == (268, 269, 270, 5)
+    assert (about["boundary_id"], about["padding_id"], about["vocab_size"], about["window"]) == (268, 269, 270, 5)
     assert all(0 < program["largest_difference"] < 1e-4 for program in about["programs"].values())
 
 

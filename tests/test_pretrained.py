@@ -130,10 +130,10 @@ def test_the_tokenizer_comes_back_and_transformers_reads_it(folder, tokenizer):
     assert theirs.eos_token_id == tokenizer.boundary_id
 
 
-def test_another_memory_is_laid_over_the_configuration(folder):
-    assert load_model(folder, memory=33).config.attention.memory == 33
+def test_another_window_is_laid_over_the_configuration(folder):
+    assert load_model(folder, window=33).window == 33
     with pytest.raises(UserError, match=r"config.json.attention.memory.*greater than 0"):
-        load_model(folder, memory=0)
+        load_model(folder, window=0)
 
 
 def load_both(folder) -> None:

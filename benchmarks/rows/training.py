@@ -137,6 +137,6 @@ def training_operations(scale: Scale) -> float:
         model = WeftModel(weft.sized(OURS, parameters=scale.size, vocab_size=scale.vocab_size))
     used = [model.blocks[block] for block in model.schedule]
     maps = sum(m.weight.numel() for block in used for m in block.modules() if isinstance(m, nn.Linear))
-    window = model.config.attention.memory + 1
+    window = model.window + 1
     attention = sum(block.mixing_flops(window) for block in used if isinstance(block, AttentionBlock))
     return 6 * maps + 3 * (model.embedding.flops() + attention)

@@ -182,12 +182,13 @@ def compare(
 
 
 @checked
-def load(run: str | Path, *, memory: int | None = None, applications: int | None = None) -> WeftModel:
+def load(run: str | Path, *, window: int | None = None, applications: int | None = None) -> WeftModel:
     """Return the model of a run directory, in evaluation mode.
 
-    ``memory`` replaces the attention's reach in tokens, ``applications`` how often the pattern's ``[ ]`` are applied.
+    ``window`` replaces how many tokens every attention reaches back, ``applications`` how often the pattern's ``[ ]``
+    are applied.
     """
-    return load_model(Path(run), memory=memory, applications=applications)
+    return load_model(Path(run), window=window, applications=applications)
 
 
 def describe(
@@ -231,7 +232,7 @@ def evaluate(
     files: Paths = (),
     *,
     split: Split = "test",
-    memory: int | None = None,
+    window: int | None = None,
     applications: int | None = None,
     adapt: bool | Adapt = False,
     text_key: str | None = None,
@@ -243,7 +244,7 @@ def evaluate(
 
     True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
     (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
-    ``memory`` and ``applications`` are those of :func:`load`; ``text_key`` names the text in records or the column of
+    ``window`` and ``applications`` are those of :func:`load`; ``text_key`` names the text in records or the column of
     tables, where it is not that of the run's texts. ``progress`` is called with the number of tokens done since the
     last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell`` hears what is
     to be known of the text: which files are read, and in what its form is another than that of the training text.
@@ -252,7 +253,7 @@ def evaluate(
     check_folder(run)
     tokenizer = load_tokenizer(run)
     text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
-    model = load_any(run, memory=memory, applications=applications)
+    model = load_any(run, window=window, applications=applications)
     return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress, watch=watch)
 
 
@@ -288,7 +289,7 @@ def token_bits(
     files: Paths = (),
     *,
     split: Split = "test",
-    memory: int | None = None,
+    window: int | None = None,
     applications: int | None = None,
     adapt: bool | Adapt = False,
     text_key: str | None = None,
@@ -296,7 +297,7 @@ def token_bits(
 ) -> list[tuple[str, float]]:
     """Return every token of the text, as text, with its surprisal in bits; arguments are those of :func:`evaluate`."""
     run = Path(run)
-    tokenizer, model = load_tokenizer(run), load_any(run, memory=memory, applications=applications)
+    tokenizer, model = load_tokenizer(run), load_any(run, window=window, applications=applications)
     text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
     how = _learners(adapt, model)
     boundary = tokenizer.boundary_id

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from numbers import Integral
@@ -83,7 +84,7 @@ ARGUMENTS = {
     "pattern": Takes(_is_text, "an architecture or a pattern, such as 'hybrid' or '(qf)4'"),
     "split": Takes(lambda value: value in SPLITS, ", ".join(SPLITS[:-1]) + " or " + SPLITS[-1]),
     "max_new_tokens": COUNT,
-    "memory": POSITIVE,
+    "window": POSITIVE,
     "applications": POSITIVE,
     "recipe": FILE,
     "variants": FILE,
@@ -95,13 +96,22 @@ ARGUMENTS = {
     "seeds": Takes(_is_list, "a list of whole numbers", several=True),
 }
 
+# Arguments that had another name in version 0.1, and what they are called now.
+RENAMED = {"memory": "window"}
+
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Return ``function``, which raises UserError for an argument that is not what :data:`ARGUMENTS` says."""
+    """Return ``function``, which raises UserError for an argument that is not what :data:`ARGUMENTS` says.
+
+    An argument that is given by its old name (:data:`RENAMED`) is taken under its new one, with a FutureWarning.
+    """
     signature = inspect.signature(function)
 
     @wraps(function)
     def check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        for old, new in RENAMED.items():
+            if old in kwargs and new in signature.parameters:
+                _rename(kwargs, old, new)
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:  # too many arguments, or one of another name: the call says which
@@ -118,6 +128,14 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
         return function(*bound.args, **bound.kwargs)
 
     return check
+
+
+def _rename(arguments: dict[str, Any], old: str, new: str) -> None:
+    """Move the argument ``old`` to the name ``new``; UserError where both are given."""
+    if new in arguments:
+        raise UserError(f"'{old}' is the old name of '{new}': give one of them.")
+    warnings.warn(f"'{old}' is now called '{new}'.", FutureWarning, stacklevel=3)
+    arguments[new] = arguments.pop(old)
 
 
 def told(value: Any) -> str:

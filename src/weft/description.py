@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from weft.blocks import Block
-from weft.config import ROLES, MapConfig, ModelConfig
+from weft.blocks import letter_of
+from weft.config import ModelConfig
 from weft.layers.adaptive import widths
 from weft.layers.maps import StructuredMap
 from weft.model import WeftModel
@@ -26,6 +26,7 @@ _ENDLESS = 1 << 40  # more tokens than any window has
 class BlockRow:
     """One block application: its place in the stack, its shape and its cost.
 
+    ``shape`` are the block's sizes in a few words, ``window`` the tokens that its attention reaches back (0 without).
     ``parameters`` is 0 where the parameters were counted at an earlier application (``shared_with``).
     ``flops`` are forward operations per token (a multiply-add is two) at a full window.
     """
@@ -34,6 +35,7 @@ class BlockRow:
     kind: str
     letter: str
     shape: str
+    window: int
     parameters: int
     shared_with: int | None
     flops: int
@@ -74,6 +76,12 @@ def describe(config: ModelConfig) -> Description:
     """
     with torch.device("meta"):
         model = WeftModel(config)
+    return describe_model(model)
+
+
+def describe_model(model: WeftModel) -> Description:
+    """Describe a model that is there, by its blocks; see :func:`describe`."""
+    config = model.config
     rows = _rows(model)
     parameters, body = model.parameter_count, model.body_parameter_count
 
@@ -103,22 +111,25 @@ def _full_after(state: Callable[[int], int]) -> int | None:
 
 
 def _rows(model: WeftModel) -> tuple[BlockRow, ...]:
+    """Ask the block of each application."""
     first: dict[int, int] = {}
-    rows, configs, counted = [], model.config.of_blocks(), set[int]()
-    for position, application in enumerate(model.config.applications):
-        block = model.blocks[application.block]
-        assert isinstance(block, Block)
-        seen = first.setdefault(application.block, position)
+    rows: list[BlockRow] = []
+    counted: set[int] = set()
+    for position, number in enumerate(model.schedule):
+        block = model.own_blocks[number]
+        letter = letter_of(block)
+        seen = first.setdefault(number, position)
         own = {id(parameter): parameter.numel() for parameter in block.parameters()}
         rows.append(
             BlockRow(
                 position=position,
-                kind=KINDS[application.kind],
-                letter=application.kind,
-                shape=shape(application.kind, configs[application.block]),
+                kind=KINDS[letter],
+                letter=letter,
+                shape=block.sizes(),
+                window=block.window,
                 parameters=sum(count for key, count in own.items() if key not in counted),
                 shared_with=None if seen == position else seen,
-                flops=_product_flops(block) + block.mixing_flops(model.config.attention.memory + 1),
+                flops=_product_flops(block) + block.mixing_flops(block.window + 1),
             )
         )
         counted |= own.keys()
@@ -155,37 +166,3 @@ def _product_flops(block: nn.Module) -> int:
     parts = list(block.modules())
     dense = sum(2 * part.weight.numel() for part in parts if isinstance(part, nn.Linear))
     return dense + sum(other.flops() for other in parts if isinstance(other, StructuredMap))
-
-
-def shape(kind: str, config: ModelConfig) -> str:
-    """Return the sizes of a block in a few words; ``config`` is that of the block (``ModelConfig.of_blocks``)."""
-    return _sizes(kind, config) + "".join(_made_of(config, role) for role, kinds in ROLES.items() if kind in kinds)
-
-
-def _made_of(config: ModelConfig, role: str) -> str:
-    """Say in a few words what the maps of a role are made of, where they are not dense."""
-    maps: MapConfig = getattr(config.maps, role)
-    if maps.kind == "dense":
-        return ""
-    if maps.kind == "matrix_product":
-        more = [f"bonds up to {maps.bond}"] * bool(maps.bond) + [f"adapter {maps.adapter}"] * bool(maps.adapter)
-        return f"; {role} matrix_product" + (f" ({', '.join(more)})" if more else "")
-    blocks = f"{maps.blocks} blocks" if maps.kind != "low_rank" else ""
-    rank = f"rank {maps.rank}" if maps.rank else f"{maps.share:.0%}"
-    how = ", ".join(part for part in (blocks, rank if maps.kind != "block_shuffle" else "") if part)
-    return f"; {role} {maps.kind} ({how})"
-
-
-def _sizes(kind: str, config: ModelConfig) -> str:
-    attention, qrnn, fused = config.attention, config.qrnn, config.attn_qrnn
-    if kind == "a":
-        grouped = f", {attention.kv_heads} kv" if attention.kv_heads != attention.num_heads else ""
-        return (
-            f"{attention.num_heads} x {attention.head_dim}{grouped}, memory {attention.memory}, {attention.positions}"
-        )
-    if kind == "f":
-        return f"{config.hidden_size} -> {config.feed_forward.inner_size}, {config.feed_forward.activation}"
-    pooling = f"{qrnn.pooling} pooling"
-    if kind == "q":
-        return f"{qrnn.cell_size} cells, window {qrnn.window}, {pooling}"
-    return f"{qrnn.cell_size} cells, {pooling}; attention {fused.attention_size}, memory {attention.memory}"

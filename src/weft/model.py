@@ -9,7 +9,7 @@ Shapes: B batch, T time, D model width, H heads of latent bigrams, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from weft.arguments import checked
 from weft.blocks import BLOCKS, AttentionBlock, Block
+from weft.blocks.recurrent import RecurrentBlock
 from weft.config import ModelConfig
 from weft.layers.adaptive import make_embedding
 from weft.layers.embedding import vectors
@@ -25,7 +26,7 @@ from weft.layers.matrix_product import MatrixProduct
 from weft.layers.ngrams import LatentBigrams, NGramState
 from weft.layers.norms import make_norm
 from weft.layers.pooling import init_forget_bias_
-from weft.layers.state import NoState, map_state
+from weft.layers.state import NoState, zeros
 from weft.memory import check_memory
 
 LONGEST_TIME_CONSTANT = 256.0
@@ -178,15 +179,27 @@ class WeftModel(nn.Module):
 
     @torch.no_grad()
     def empty_state(self, batch_size: int, device: torch.device) -> ModelState:
-        """Return the state at a text's start, in the size that it has later: zeros, which blocks take for no memory.
+        """Return the state at a text's start in the size that it has later: zeros, which every part takes for none.
 
-        With states of one size, every segment has the same shapes, and a model is compiled once.
+        With states of one size, every segment has the same shapes, and a model is compiled once. The parts decide what
+        they remember and in which precision, also under autocast; so the model reads a window of one token, and what
+        it then remembers gives the form.
         """
-        tokens = torch.zeros(1, self.window, dtype=torch.long, device=device)
+        tokens = torch.zeros(1, max(1, self.window), dtype=torch.long, device=device)
         training = self.training
-        _, state = self.eval().hidden(tokens, None, tokens == 0)
+        _, state = self.eval().hidden(tokens)  # in training, dropout and zoneout would draw random numbers
         self.train(training)
-        return map_state(lambda part: part.new_zeros(batch_size, *part.shape[1:]), state)
+        return zeros(state, batch_size)
+
+    @property
+    def window(self) -> int:
+        """How many tokens the attention of any block reaches back at most; 0 without attention."""
+        return max((block.window for block in self.own_blocks), default=0)
+
+    @property
+    def own_blocks(self) -> list[Block]:
+        """The blocks that have parameters of their own, as what they are."""
+        return cast("list[Block]", list(self.blocks))
 
     def observe(self, tokens: Tensor, summed: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         """Take in what was read in training, without a gradient: the centroids of latent bigrams move.
@@ -221,11 +234,6 @@ class WeftModel(nn.Module):
     @property
     def context(self) -> None:
         """None: state is carried through a text of any length."""
-
-    @property
-    def window(self) -> int:
-        """How many tokens attention reaches back at most."""
-        return self.config.attention.memory
 
     @property
     def depth(self) -> int:
@@ -322,8 +330,7 @@ def _initialise(model: WeftModel) -> None:
                 module.before[0].mul_((2 * len(model.schedule)) ** -0.25)
         elif isinstance(module, nn.LayerNorm) and classic:
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
-    for block in model.blocks:
-        assert isinstance(block, Block)
+    for block in model.own_blocks:
         _initialise_block(block, config, depth=len(model.schedule))
 
 
@@ -333,9 +340,9 @@ def _initialise_block(block: Block, config: ModelConfig, depth: int) -> None:
         nn.init.zeros_(weights(block.output)[-1])
     elif block.output is not None and config.residual_init == "scaled":
         weights(block.output)[-1].mul_((2 * depth) ** -0.5)
-    gates = getattr(block, "gates", None)
-    if gates is not None and config.qrnn.forget_bias == "spread":
-        init_forget_bias_(gates.bias, config.qrnn.pooling, LONGEST_TIME_CONSTANT)
-    if isinstance(block, AttentionBlock) and config.attention.positions == "relative":
+    if isinstance(block, RecurrentBlock) and block.qrnn.forget_bias == "spread":
+        assert block.gates.bias is not None
+        init_forget_bias_(block.gates.bias, block.qrnn.pooling, LONGEST_TIME_CONSTANT)
+    if isinstance(block, AttentionBlock) and block.config.positions == "relative":
         nn.init.normal_(block.content_bias, std=0.02)
         nn.init.normal_(block.position_bias, std=0.02)

@@ -188,12 +188,13 @@ def check_format(values: Mapping[str, Any], what: str) -> None:
         )
 
 
-def load_model(folder: Path, *, memory: int | None = None, applications: int | None = None) -> WeftModel:
+def load_model(folder: Path, *, window: int | None = None, applications: int | None = None) -> WeftModel:
     """Read a model in evaluation mode, bit-equal to what was saved.
 
-    ``memory`` replaces the attention's reach, ``applications`` how often the pattern's ``[ ]`` are applied.
+    ``window`` replaces how many tokens every attention of the stack reaches back, ``applications`` how often the
+    pattern's ``[ ]`` are applied.
     """
-    config = load_config(folder, None if memory is None else {"attention": {"memory": memory}})
+    config = load_config(folder, None if window is None else {"attention": {"memory": window}})
     if applications is not None:
         config = config.model_copy(update={"pattern": reapplied(config.pattern, applications)})
     with torch.device("meta"):

@@ -14,13 +14,13 @@ from weft.layers import window_attention
 
 def by_the_equation(block, x_TD):
     """Softmax over A_ij = (W_q x_i + u) . W_k x_j + (W_q x_i + v) . W_r R_(i-j), all over sqrt(K), of the window."""
-    heads, width = block.attention.num_heads, block.attention.head_dim
+    heads, width = block.config.num_heads, block.config.head_dim
     size = x_TD.shape[1]
     attended_TE = torch.zeros(x_TD.shape[0], heads * width, dtype=x_TD.dtype)
     for i, head in ((i, head) for i in range(x_TD.shape[0]) for head in range(heads)):
         part = slice(head * width, (head + 1) * width)
         query_K = block.query.weight[part] @ x_TD[i]
-        seen = range(max(0, i - block.attention.memory), i + 1)
+        seen = range(max(0, i - block.window), i + 1)
         scores = []
         for j in seen:
             angles = [(i - j) / 10000 ** (2 * n / size) for n in range(size // 2)]

@@ -234,12 +234,20 @@ def test_without_the_training_text_the_compressors_say_that_they_have_read_nothi
     assert "The compressors have read nothing before this text" in told["baselines_about"]["notes"][0]
 
 
-def test_evaluate_takes_another_memory(run):
+def test_evaluate_takes_another_window(run):
     default, same, shorter = (
-        run_weft("evaluate", run, *memory, "--json").json()["bits_per_byte"]
-        for memory in ([], ["--memory", 16], ["--memory", 2])
+        run_weft("evaluate", run, *window, "--json").json()["bits_per_byte"]
+        for window in ([], ["--window", 16], ["--window", 2])
     )
     assert default == same != shorter
+
+
+def test_evaluate_reads_the_windows_old_name(run):
+    told = run_weft("evaluate", run, "--memory", 2, "--json")
+    wanted = run_weft("evaluate", run, "--window", 2, "--json").json()["bits_per_byte"]
+    assert told.json()["bits_per_byte"] == wanted
+    assert "--memory is now called --window" in told.err
+    assert_mistake(run_weft("evaluate", run, "--memory", 2, "--window", 2), "--memory is the old name of --window")
 
 
 @pytest.mark.parametrize("adapt", [[], ["--adapt"]], ids=["frozen", "adapt"])

@@ -175,7 +175,7 @@ def test_impossible_descriptions_are_told():
 
 
 def test_a_wrong_use_of_the_command_line_is_told_too(run):
-    for arguments in (["train"], ["evaluate"], ["weave"], ["evaluate", run, "--memory", 0], ["cache", "--all"]):
+    for arguments in (["train"], ["evaluate"], ["weave"], ["evaluate", run, "--window", 0], ["cache", "--all"]):
         ran = run_weft(*arguments)
         assert ran.code == 2
         assert "Traceback" not in ran.err

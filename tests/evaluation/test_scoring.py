@@ -51,7 +51,7 @@ def known(request):
     """A model whose memory is shorter than the documents, a split, and the nats of each token."""
     pattern, preset, longest = request.param
     model, split = small_model(pattern, preset=preset), split_of((1, 17, longest, 1, 40, 2, 5, 30))
-    assert model.config.attention.memory < 17
+    assert model.window < 17
     return model, split, token_by_token(model, split.tokens, split.offsets)
 
 
@@ -237,15 +237,15 @@ def test_bytes_that_are_no_text_are_scored_too(byte_model, tmp_path):
 
 def test_a_longer_memory_changes_the_reach_and_nothing_else(byte_model, tmp_path):
     folder, model = byte_model
-    longer = weft.load(folder, memory=20)
-    assert longer.config.attention.memory == 20
+    longer = weft.load(folder, window=20)
+    assert longer.window == 20
     built = WeftModel(small_config("a", {"attention": {"memory": 20}}, vocab_size=258)).eval()
     built.load_state_dict(model.state_dict())
     for name, tensor in longer.named_parameters():
         assert torch.equal(tensor, model.get_parameter(name)), name
     data = bytes(np.random.default_rng(1).integers(97, 123, 80).tolist())
     (tmp_path / "text.txt").write_bytes(data)
-    told = weft.evaluate(folder, tmp_path / "text.txt", memory=20).bits_per_byte
+    told = weft.evaluate(folder, tmp_path / "text.txt", window=20).bits_per_byte
     assert told == pytest.approx(brute_force_bits(built, data) / 80, abs=1e-5)
     assert abs(told - weft.evaluate(folder, tmp_path / "text.txt").bits_per_byte) > 1e-3
 
@@ -255,8 +255,8 @@ def test_a_longer_memory_matters_only_beyond_the_shorter_one(byte_model):
     draw = np.random.default_rng(2)
     tokens = np.array([256, *draw.integers(0, 256, 40)], np.uint16)
     split = TokenizedSplit(tokens, np.array([0, 41]), 40, None, None)
-    short, long = (scoring.score(m, split, boundary_id=256) for m in (model, weft.load(folder, memory=20)))
-    reach = model.config.attention.memory  # positions 0 to `memory` see the same; each predicts the token after it
+    short, long = (scoring.score(m, split, boundary_id=256) for m in (model, weft.load(folder, window=20)))
+    reach = model.window  # positions 0 to `memory` see the same; each predicts the token after it
     np.testing.assert_allclose(short[: reach + 2], long[: reach + 2], atol=1e-5)
     assert (np.abs(short - long)[reach + 2 :] > 1e-5).all()
 

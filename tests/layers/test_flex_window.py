@@ -115,7 +115,7 @@ def test_it_equals_the_loop_over_blocks_in_value_and_gradient(
     results = []
     for use in (True, False):
         monkeypatch.setattr(flex_window, "suits", lambda _, use=use: use)
-        attended, after = window_attention(*inputs, state, reset, memory=70, rotary=rotary)
+        attended, after = window_attention(*inputs, state, reset, window=70, rotary=rotary)
         weights = torch.linspace(-1, 2, attended.numel()).view_as(attended)
         results.append([attended, *after, *torch.autograd.grad((attended * weights).sum(), inputs)])
     assert len(graphs) == 1
@@ -129,7 +129,7 @@ def test_a_new_length_traces_nothing_once_lengths_are_known_to_change(graphs, mo
     for time, past in [(128, 70), (200, 60), (300, 50), (290, 70), (1000, 33)]:
         inputs, state, reset = piece(time, past, 2, 2, "resets")
         with torch.no_grad():
-            window_attention(*inputs, state, reset, memory=70)
+            window_attention(*inputs, state, reset, window=70)
         seen.append(len(graphs))
     assert seen[1] == seen[-1] == 2
 
@@ -139,8 +139,8 @@ def test_the_whole_model_may_be_compiled_around_it(graphs, monkeypatch):
     inputs, state, reset = piece(200, 60, 4, 2, "resets")
     whole = torch.compile(window_attention, fullgraph=True, backend="eager")
     with torch.no_grad():
-        ours, after = whole(*inputs, state, reset, memory=70, rotary=True)
-        truth, kept = window_attention(*inputs, state, reset, memory=70, rotary=True)
+        ours, after = whole(*inputs, state, reset, window=70, rotary=True)
+        truth, kept = window_attention(*inputs, state, reset, window=70, rotary=True)
     torch.testing.assert_close((ours, *after), (truth, *kept))
 
 

@@ -25,7 +25,7 @@ OWN = "weft"
 class Source(Protocol):
     """The way of a model from and to the folder of a run: what the module of a baseline has, and ours."""
 
-    def load_model(self, folder: Path, *, memory: int | None = None, applications: int | None = None) -> LanguageModel:
+    def load_model(self, folder: Path, *, window: int | None = None, applications: int | None = None) -> LanguageModel:
         """Read the model, in evaluation mode; UserError for what the model does not have."""
 
     def fresh_model(self, folder: Path, *, seed: int) -> LanguageModel:
@@ -73,6 +73,6 @@ def is_baseline(folder: Path) -> bool:
     return model_type_in(folder) in BASELINES
 
 
-def load_any(folder: Path, *, memory: int | None = None, applications: int | None = None) -> LanguageModel:
+def load_any(folder: Path, *, window: int | None = None, applications: int | None = None) -> LanguageModel:
     """Read the model of a run directory, ours or a baseline, in evaluation mode; see ``weft.pretrained.load_model``."""
-    return source(model_type_in(folder)).load_model(folder, memory=memory, applications=applications)
+    return source(model_type_in(folder)).load_model(folder, window=window, applications=applications)

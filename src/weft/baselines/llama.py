@@ -306,10 +306,10 @@ def fresh_model(folder: Path, *, seed: int) -> LanguageModel:
     return build(read_config(folder), seed=seed)
 
 
-def load_model(folder: Path, *, memory: int | None = None, applications: int | None = None) -> Llama:
-    """Read the model of a run directory in evaluation mode; UserError for ``memory`` and ``applications``."""
-    if memory is not None:
-        raise UserError("A baseline has no memory to change: leave 'memory' out.")
+def load_model(folder: Path, *, window: int | None = None, applications: int | None = None) -> Llama:
+    """Read the model of a run directory in evaluation mode; UserError for ``window`` and ``applications``."""
+    if window is not None:
+        raise UserError("A baseline's attention has no window to change: leave 'window' out.")
     if applications is not None:
         raise UserError("A baseline repeats no blocks: leave 'applications' out.")
     check_folder(folder)

@@ -14,4 +14,10 @@ BLOCKS: dict[str, type[Block]] = {
     "x": AttnQRNNBlock,
 }
 
-__all__ = ["BLOCKS", "AttentionBlock", "AttnQRNNBlock", "Block", "FeedForwardBlock", "QRNNBlock"]
+
+def letter_of(block: Block) -> str:
+    """Return the letter of a block's kind."""
+    return next(letter for letter, kind in BLOCKS.items() if type(block) is kind)
+
+
+__all__ = ["BLOCKS", "AttentionBlock", "AttnQRNNBlock", "Block", "FeedForwardBlock", "QRNNBlock", "letter_of"]

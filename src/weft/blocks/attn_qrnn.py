@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from weft.blocks.base import made_of
 from weft.blocks.recurrent import RecurrentBlock
-from weft.config import ModelConfig
+from weft.config import AttnQRNNConfig, ModelConfig
 from weft.layers.linear import linear
 from weft.layers.norms import make_norm
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
@@ -33,9 +34,12 @@ class AttnQRNNState(NamedTuple):
 class AttnQRNNBlock(RecurrentBlock):
     """Attention and recurrence in one block; pooling, zoneout and projection are those of ``config.qrnn``."""
 
+    config: AttnQRNNConfig
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.fused, self.memory = config.attn_qrnn, config.attention.memory
+        self.config = config.attn_qrnn
+        self._window = config.attention.memory
         width, inner = config.hidden_size, config.attn_qrnn.attention_size
         make = partial(linear, config.maps.attention)
         self.query, self.key, self.value = make(width, inner), make(inner, inner), make(inner, inner)
@@ -46,26 +50,36 @@ class AttnQRNNBlock(RecurrentBlock):
     def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
         """Attend, make the gates, run the recurrence."""
         projected = self.query(x_BTD)
-        query, key, value = (
-            x.unflatten(-1, (self.fused.num_heads, -1)) for x in (projected, self.key(projected), self.value(projected))
-        )
+        together = (projected, self.key(projected), self.value(projected))
+        query, key, value = (part.unflatten(-1, (self.config.num_heads, -1)) for part in together)
         attended_BTHK, attention = window_attention(
             query,
             key,
             value,
             state.attention if state else None,
             reset_BT,
-            memory=self.memory,
-            rotary=self.fused.positions == "rotary",
+            window=self.window,
+            rotary=self.config.positions == "rotary",
         )
         made_from = self.mixed_norm(projected + self.attention_gain * attended_BTHK.flatten(2))
         mixed_BTD, cell_BC = self.recur(made_from, state.cell_BC if state else None, reset_BT)
         return mixed_BTD, AttnQRNNState(attention, cell_BC)
 
+    @property
+    def window(self) -> int:
+        """How many tokens attention reaches back."""
+        return self._window
+
+    def sizes(self) -> str:
+        """Cells and pooling, and the attention's width and window."""
+        attention = f"attention {self.config.attention_size}, window {self.window}"
+        maps = made_of("attention", self.maps.attention) + made_of("qrnn", self.maps.qrnn)
+        return f"{self.qrnn.cell_size} cells, {self.qrnn.pooling} pooling; {attention}{maps}"
+
     def mixing_flops(self, context: int) -> int:
         """Scores and weighted sum over the window, and the recurrence."""
-        return 4 * min(context, self.memory + 1) * self.fused.attention_size + self.recurrence_flops()
+        return 4 * min(context, self.window + 1) * self.config.attention_size + self.recurrence_flops()
 
     def mixer_state_bytes(self, context: int, itemsize: int) -> int:
         """Keys and values of the window, and the cell."""
-        return state_bytes(context, self.memory, 1, self.fused.attention_size, itemsize) + self.cell_bytes()
+        return state_bytes(context, self.window, 1, self.config.attention_size, itemsize) + self.cell_bytes()

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.config import ModelConfig
+from weft.config import MapConfig, ModelConfig
 from weft.layers.maps import Map
 from weft.layers.norms import make_norm
+from weft.layers.state import zeros
 from weft.layers.token_shift import ShiftedState, TokenShift
 
 
@@ -25,14 +26,19 @@ class Block(nn.Module):
     adds: ``2 g sigmoid(h . w / sqrt(D))`` with a gain g that starts at 1 and weights w that start at 0. With
     ``config.token_shift``, h is shifted first (:mod:`weft.layers.token_shift`) and the state is a ``ShiftedState``.
 
-    A subclass implements :meth:`mix` and the two figures that ``weft describe`` shows. The map whose output is
-    added to the residual stream, if there is one, is called ``output``: its initial values are special.
+    A subclass implements :meth:`mix` and what ``weft describe`` shows: :meth:`sizes` and two figures; one that
+    attends says how far back (:attr:`window`). The map whose output is added to the residual stream, if there is one,
+    is called ``output``: its initial values are special. ``config`` is the block's own configuration. Whoever wants to
+    know a size asks the block: two blocks of one kind may differ in all but the width of the stream.
     """
 
+    config: Any
     output: Map | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.maps = config.maps
+        self.hidden_size = config.hidden_size
         self.norm = make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.pre_norm = config.norm_placement == "pre"
@@ -66,6 +72,28 @@ class Block(nn.Module):
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
         """Return what is added to the residual stream, and the state after the last position."""
 
+    @property
+    def window(self) -> int:
+        """How many tokens attention reaches back; 0 without attention."""
+        return 0
+
+    @abstractmethod
+    def sizes(self) -> str:
+        """Return the block's sizes in a few words, such as ``4 x 32, window 256, rotary``."""
+
+    @torch.no_grad()
+    def empty_state(self, batch_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+        """Return the state at a text's start in the size that it has later: zeros, which blocks take for none.
+
+        ``dtype`` is that of the residual stream. What a state holds and in which precision is decided by :meth:`mix`,
+        also under autocast; so the block reads a window of zeros, and what it then remembers gives the form.
+        """
+        x_BTD = torch.zeros(1, max(1, self.window), self.hidden_size, device=device, dtype=dtype)
+        training = self.training
+        _, state = self.eval()(x_BTD)  # in training, dropout and zoneout would draw random numbers
+        self.train(training)
+        return zeros(state, batch_size)
+
     @abstractmethod
     def mixing_flops(self, context: int) -> int:
         """Return the forward operations per token, at ``context`` tokens, that are not products with parameters."""
@@ -78,3 +106,18 @@ class Block(nn.Module):
     @abstractmethod
     def mixer_state_bytes(self, context: int, itemsize: int) -> int:
         """Return those of what :meth:`mix` remembers."""
+
+
+def made_of(role: str, maps: MapConfig) -> str:
+    """Say in a few words what the maps of a role are made of; "" where they are dense."""
+    if maps.kind == "dense":
+        return ""
+    details = []
+    if maps.kind == "matrix_product":
+        details += [f"bonds up to {maps.bond}"] if maps.bond else []
+        details += [f"adapter {maps.adapter}"] if maps.adapter else []
+    else:
+        details += [f"{maps.blocks} blocks"] if maps.kind != "low_rank" else []
+        rank = f"rank {maps.rank}" if maps.rank else f"{maps.share:.0%}"
+        details += [rank] if maps.kind != "block_shuffle" else []
+    return f"; {role} {maps.kind}" + (f" ({', '.join(details)})" if details else "")

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.blocks.base import Block
-from weft.config import ModelConfig
+from weft.blocks.base import Block, made_of
+from weft.config import FeedForwardConfig, ModelConfig
 from weft.layers.activations import relu_squared
 from weft.layers.linear import linear
 from weft.layers.maps import Map
@@ -26,8 +26,11 @@ class FeedForwardBlock(Block):
     gates (Shazeer 2020, arXiv 2002.05202).
     """
 
+    config: FeedForwardConfig
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
+        self.config = config.feed_forward
         inner = config.feed_forward.inner_size
         self.activation = config.feed_forward.activation
         make = partial(linear, config.maps.feed_forward, bias=config.bias)
@@ -46,6 +49,11 @@ class FeedForwardBlock(Block):
         else:
             inner = relu_squared(inner) if self.activation == "relu_squared" else F.relu(inner)
         return self.output(self.inner_dropout(inner)), NoState()
+
+    def sizes(self) -> str:
+        """Width, inner width and activation."""
+        sizes = f"{self.inner.in_features} -> {self.config.inner_size}, {self.config.activation}"
+        return sizes + made_of("feed_forward", self.maps.feed_forward)
 
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002
         """Nothing but the maps."""

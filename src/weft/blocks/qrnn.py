@@ -1,6 +1,6 @@
 """Quasi-recurrent block: gates from a causal convolution, then a linear recurrence.
 
-Shapes: B batch, T time, D model width, C cell width, W = window - 1 remembered inputs.
+Shapes: B batch, T time, D model width, C cell width, W = kernel size - 1 remembered inputs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from weft.blocks.base import made_of
 from weft.blocks.recurrent import RecurrentBlock
-from weft.config import ModelConfig
+from weft.config import ModelConfig, QRNNConfig
 
 
 class QRNNState(NamedTuple):
-    """The cell (float32) and the block's last ``window - 1`` inputs, oldest first (zeros beyond a document's start)."""
+    """The cell (float32) and the block's last inputs but the present one, oldest first.
+
+    Inputs from beyond a document's start are zeros.
+    """
 
     cell_BC: Tensor
     inputs_BWD: Tensor
@@ -25,15 +29,29 @@ class QRNNState(NamedTuple):
 class QRNNBlock(RecurrentBlock):
     """Bradbury et al. 2017 (arXiv 1611.01576), with an output projection and a residual around it."""
 
+    config: QRNNConfig
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.add_recurrence(config, config.qrnn.window * config.hidden_size)
+        self.config = config.qrnn
+        self.add_recurrence(config, self.kernel_size * config.hidden_size)
 
     def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
-        """Make the gates from each position's window, run the recurrence."""
-        window_BTD, inputs_BWD = _window(x_BTD, self.qrnn.window, state.inputs_BWD if state else None, reset_BT)
-        mixed_BTD, cell_BC = self.recur(window_BTD, state.cell_BC if state else None, reset_BT)
+        """Make the gates from each position's last inputs, run the recurrence."""
+        side_by_side, inputs_BWD = _last_inputs(x_BTD, self.kernel_size, state.inputs_BWD if state else None, reset_BT)
+        mixed_BTD, cell_BC = self.recur(side_by_side, state.cell_BC if state else None, reset_BT)
         return mixed_BTD, QRNNState(cell_BC, inputs_BWD)
+
+    @property
+    def kernel_size(self) -> int:
+        """How many positions the convolution reads, the present one counted."""
+        return self.config.window
+
+    def sizes(self) -> str:
+        """Cells, the convolution's kernel and pooling."""
+        config = self.config
+        sizes = f"{config.cell_size} cells, kernel size {self.kernel_size}, {config.pooling} pooling"
+        return sizes + made_of("qrnn", self.maps.qrnn)
 
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002
         """The recurrence alone."""
@@ -41,31 +59,33 @@ class QRNNBlock(RecurrentBlock):
 
     def mixer_state_bytes(self, context: int, itemsize: int) -> int:  # noqa: ARG002
         """The cell and the remembered inputs."""
-        return self.cell_bytes() + itemsize * (self.qrnn.window - 1) * self.input_size
+        return self.cell_bytes() + itemsize * (self.kernel_size - 1) * self.input_size
 
     @property
     def input_size(self) -> int:
         """Width of the block's input."""
-        return self.gates.in_features // self.qrnn.window
+        return self.gates.in_features // self.kernel_size
 
 
-def _window(x_BTD: Tensor, window: int, before_BWD: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Lay each position's last ``window`` inputs side by side, newest first; return the inputs to remember, too.
+def _last_inputs(
+    x_BTD: Tensor, kernel_size: int, before_BWD: Tensor | None, reset_BT: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Lay each position's last ``kernel_size`` inputs side by side, newest first; return the inputs to remember, too.
 
     Inputs from before a document's start count as zeros.
     """
-    lags = window - 1
+    lags = kernel_size - 1
     if before_BWD is None:
         before_BWD = x_BTD.new_zeros(x_BTD.shape[0], lags, x_BTD.shape[2])
     if lags == 0:
         return x_BTD, before_BWD
     time = x_BTD.shape[1]
     padded = torch.cat([before_BWD.to(x_BTD.dtype), x_BTD], dim=1)
-    views = [padded[:, lags - lag : lags - lag + time] for lag in range(window)]
+    views = [padded[:, lags - lag : lags - lag + time] for lag in range(kernel_size)]
     last = padded[:, time:]
     if reset_BT is not None:
         document_BS = F.pad(reset_BT.cumsum(1, dtype=torch.int32), (lags, 0))  # 0: the one from before this piece
-        same = [document_BS[:, lags - lag : lags - lag + time] == document_BS[:, lags:] for lag in range(window)]
+        same = [document_BS[:, lags - lag : lags - lag + time] == document_BS[:, lags:] for lag in range(kernel_size)]
         views = [view.masked_fill(~inside[..., None], 0.0) for view, inside in zip(views, same, strict=True)]
         last = last.masked_fill((document_BS[:, time:] != document_BS[:, -1:])[..., None], 0.0)
     return torch.cat(views, dim=-1), last

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import typer.core
 from rich.console import Console
 
+from weft.errors import UserError
+
+T = TypeVar("T")
 TRANSFORMS = ("merge", "unshare", "tensorise")
 ORDER = ("train", "compare", "evaluate", "generate", "serve", "export", *TRANSFORMS, "describe", "demo", "cache")
 
@@ -88,6 +91,17 @@ def given(**sections: dict[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
     }
     return {name: section for name, section in given.items() if section}
+
+
+def renamed_option(old: str, value: T, new: str, other: T | None) -> T:
+    """Return the value that was given by an option's old name, and say in a line what it is called now.
+
+    Raises UserError where a value was given by the new name, too.
+    """
+    if other is not None:
+        raise UserError(f"{old} is the old name of {new}: give one of them.")
+    err.print(f"{old} is now called {new}.", markup=False, highlight=False, soft_wrap=True)
+    return value
 
 
 def unescape(text: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.cli.app import Json, Run, app, err, out, print_json, unescape
+from weft.cli.app import Json, Run, app, err, out, print_json, renamed_option, unescape
 from weft.cli.options import MANY
 from weft.errors import UserError
 
@@ -26,10 +26,11 @@ def evaluate(
         list[str] | None, typer.Argument(help="Text to score instead of a split.", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    memory: Annotated[
+    window: Annotated[
         int | None,
-        typer.Option(min=1, max=MANY, help="Positions that attention looks back, instead of the trained number."),
+        typer.Option(min=1, max=MANY, help="Tokens that attention reaches back, instead of the trained number."),
     ] = None,
+    memory: Annotated[int | None, typer.Option(min=1, max=MANY, hidden=True)] = None,
     applications: Applications = None,
     adapt: Annotated[
         bool,
@@ -57,8 +58,10 @@ def evaluate(
 
     if split not in ("train", "validation", "test"):
         raise UserError(f"There is no split '{split}': choose train, validation or test.")
-    how: dict[str, Any] = {"split": split, "memory": memory, "applications": applications, "adapt": adapt}
+    how: dict[str, Any] = {"split": split, "window": window, "applications": applications, "adapt": adapt}
     how |= {"text_key": text_key, "tell": _tell}
+    if memory is not None:  # the option's name in version 0.1
+        how["window"] = renamed_option("--memory", memory, "--window", window)
     if compressors and tokens:
         raise UserError("--compressors and --tokens exclude each other: keep one.")
     if compressors and split == "train" and not files:

@@ -80,18 +80,23 @@ def check_program(name: ProgramName, model: WeftModel, layout: StateLayout, path
 
 
 def _check_step(session: Session, model: WeftModel) -> Iterator[Check]:
-    """Read token by token, from the start of a text and beyond the attention's memory."""
-    memory = model.config.attention.memory
-    tokens = _random_tokens(model, 2, min(memory + 3, FIRST_STEPS))
+    """Read token by token, from the start of a text and from where every block's window is full."""
+    full = _until_full(model)
+    tokens = _random_tokens(model, 2, min(full, FIRST_STEPS))
     expected, _ = model(tokens)
     difference = _largest(_by_step(session, tokens, session.layout.start(2)), expected)
     yield _check(session, "from the start of a text", tokens, difference)
 
-    tokens = _random_tokens(model, 3, memory + 3 + FURTHER)
+    tokens = _random_tokens(model, 3, full + FURTHER)
     _, state = model.hidden(tokens[:, :-FURTHER])
     expected, _ = model(tokens[:, -FURTHER:], state)
     actual = _by_step(session, tokens[:, -FURTHER:], session.layout.flatten(state))
-    yield _check(session, f"after {memory + 3:,} tokens", tokens[:, -FURTHER:], _largest(actual, expected))
+    yield _check(session, f"after {full:,} tokens", tokens[:, -FURTHER:], _largest(actual, expected))
+
+
+def _until_full(model: WeftModel) -> int:
+    """Return a few tokens more than any attention reaches back; enough to tell drift where none attends."""
+    return (model.window or FIRST_STEPS) + 3
 
 
 def _by_step(session: Session, tokens_BT: Tensor, state: tuple[Tensor, ...]) -> Tensor:
@@ -105,9 +110,8 @@ def _by_step(session: Session, tokens_BT: Tensor, state: tuple[Tensor, ...]) -> 
 
 def _check_sequence(session: Session, model: WeftModel) -> Iterator[Check]:
     """Read texts of several lengths with resets in them, and go on from the state that is left."""
-    memory = model.config.attention.memory
-    longest = max(memory, QUERY_BLOCK) + 3
-    for batch, time in ((1, 1), (3, 7), (2, memory + 3), (1, longest)):
+    longest = max(model.window, QUERY_BLOCK) + 3
+    for batch, time in ((1, 1), (3, 7), (2, _until_full(model)), (1, longest)):
         tokens = _random_tokens(model, batch, time + FURTHER)
         difference = _run_pieces(session, model, tokens, [*_pieces(time, batch * model.config.vocab_size), FURTHER])
         yield _check(session, f"and {FURTHER} from the state", tokens[:, :-FURTHER], difference)

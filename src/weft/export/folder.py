@@ -122,7 +122,7 @@ def _describe(model: WeftModel, tokenizer: Tokenizer, layout: StateLayout, check
         "onnx_opset": OPSET,
         "pattern": config.pattern,
         "vocab_size": config.vocab_size,
-        "memory": config.attention.memory,
+        "window": model.window,
         "boundary_id": tokenizer.boundary_id,
         "padding_id": tokenizer.padding_id,
         "programs": {

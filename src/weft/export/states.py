@@ -1,7 +1,7 @@
 """The state of a model as a flat list of named tensors of fixed shape, which is how an exported program carries it.
 
-The fixed form is the state after ``memory`` tokens: from there on no tensor of it changes its shape. A text starts with
-zeros everywhere (False for booleans), which every block reads as "nothing happened yet". Shapes: B batch.
+The fixed form is that of :meth:`WeftModel.empty_state`: no tensor of it changes its shape. A text starts with zeros
+everywhere (False for booleans), which every block reads as "nothing happened yet". Shapes: B batch.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ class StateTensor:
 class StateLayout:
     """Which tensors a model's state has, and the way from the flat list to the blocks' NamedTuples and back."""
 
-    @torch.no_grad()
     def __init__(self, model: WeftModel) -> None:
-        _, self._template = model.hidden(torch.zeros(1, model.config.attention.memory, dtype=torch.long))
+        self._template = model.empty_state(1, torch.device("cpu"))
         by_number = (*self._template.blocks, self._template.embedding)  # latent bigrams have the number after the last
         named = zip(_names(by_number), tensors(by_number), strict=True)
-        # A QRNN of window 1 remembers no inputs: what has no elements is not carried.
+        # A QRNN of kernel size 1 remembers no inputs: what has no elements is not carried.
         self.tensors = tuple(StateTensor(name, tuple(x.shape[1:]), x.dtype) for name, x in named if x.numel())
 
     def start(self, batch: int) -> tuple[Tensor, ...]:

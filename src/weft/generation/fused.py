@@ -50,8 +50,7 @@ def covers(model: LanguageModel) -> TypeGuard[WeftModel]:
     )
     plain = all(type(x) is nn.Parameter and x.dtype == torch.float32 for x in model.parameters())
     here = all(x.device.type == "cpu" and x.is_contiguous() for x in model.parameters())
-    attends = any(isinstance(block, AttentionBlock) for block in model.blocks)
-    relative = attends and model.config.attention.positions == "relative"
+    relative = any(isinstance(block, AttentionBlock) and block.config.positions == "relative" for block in model.blocks)
     return known and plain and here and not relative and not model.training
 
 
@@ -75,7 +74,7 @@ class FusedDecoder(Decoder):
         self._tokens_B, self._lanes_B = program.tokens_B.numpy(), program.lanes_B.numpy()
         self._seen_NB = program.seen_NB.numpy()
         self._remembered = state.embedding  # by bigrams
-        self._angles_K, self._frequencies = program.angles_K.numpy(), frequencies(len(program.angles_K)).numpy()
+        self._angles = [(table_K.numpy(), frequencies(width).numpy()) for width, table_K in program.angles.items()]
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Run the kernel. IndexError for a token outside the vocabulary."""
@@ -108,9 +107,11 @@ class FusedDecoder(Decoder):
 
     def _turn_to(self, place: int) -> None:
         """Set the rotary angles, made in float64: they are as exact after a billion tokens as after ten."""
-        half, angles = len(self._frequencies), self._frequencies * place
-        np.cos(angles, out=self._angles_K[:half])
-        np.sin(angles, out=self._angles_K[half:])
+        for table_K, frequencies_K in self._angles:  # one for each head width of the stack
+            half = len(frequencies_K)
+            angles = frequencies_K * place
+            np.cos(angles, out=table_K[:half])
+            np.sin(angles, out=table_K[half:])
 
     @property
     def state(self) -> ModelState:

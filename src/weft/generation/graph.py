@@ -1,6 +1,6 @@
 """On CUDA: one token's step, recorded once as a graph of kernels and replayed, so that Python starts one thing a token.
 
-A graph needs tensors that never change their place or size. So the attention's memory is filled up to its full length
+A graph needs tensors that never change their place or size. So each attention's memory is filled up to its full window
 with positions that are of no document, which the model masks as it masks those before a reset: what it computes is the
 same, and the states of one step are as large as those of the next.
 """
@@ -8,6 +8,7 @@ same, and the states of one step are as large as those of the next.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,22 +28,22 @@ WARM_UP = 3  # steps before recording, as torch asks for: what is made at a firs
 _log = logging.getLogger(__name__)
 
 
-def filled_up(state: Any, memory: int) -> Any:
-    """Return a state whose attention memories all have ``memory`` positions, the new ones first and of no document."""
+def filled_up(state: Any, window: int) -> Any:
+    """Return a block's state whose attention remembers ``window`` positions, the new ones first and of no document."""
     if isinstance(state, AttentionState):
-        missing = memory - state.valid_BM.shape[1]
+        missing = window - state.valid_BM.shape[1]
         keys, values = (F.pad(x, (0, 0, 0, 0, missing, 0)) for x in (state.keys_BMGK, state.values_BMGK))
         return AttentionState(keys, values, F.pad(state.valid_BM, (missing, 0), value=False))
     if isinstance(state, Tensor):
         return state
-    parts = [filled_up(part, memory) for part in state]
+    parts = [filled_up(part, window) for part in state]
     return getattr(type(state), "_make", type(state))(parts)
 
 
 def cut_down(state: Any, length: int) -> Any:
-    """Return a state with the last ``length`` positions of its attention memories."""
+    """Return a block's state with the last ``length`` positions that its attention remembers, or all if fewer."""
     if isinstance(state, AttentionState):
-        first = state.valid_BM.shape[1] - length
+        first = max(0, state.valid_BM.shape[1] - length)
         return AttentionState(*(part[:, first:] for part in state))
     if isinstance(state, Tensor):
         return state
@@ -50,13 +51,22 @@ def cut_down(state: Any, length: int) -> Any:
     return getattr(type(state), "_make", type(state))(parts)
 
 
+def each_block(change: Callable[[Any, int], Any], state: ModelState, sizes: Sequence[int]) -> ModelState:
+    """Return the state with each block application's part changed, given the size of each; the rest stays."""
+    changed = [change(part, size) for part, size in zip(state.blocks, sizes, strict=True)]
+    return ModelState(tuple(changed), state.embedding)
+
+
 class FixedDecoder(Decoder):
     """Steps from and to tensors that stay where they are, so that a step can be recorded."""
 
     def __init__(self, model: LanguageModel, state: ModelState, rows: int) -> None:
         device = next(model.parameters()).device
-        self._model, self._memory, self._length = model, model.window, remembered(state)
-        self._state = map_state(Tensor.clone, filled_up(state, self._memory))
+        self._model = model
+        self._length = remembered(state)  # positions of the longest window
+        full = model.empty_state(1, device)  # which says how much each application remembers
+        windows = [remembered(part) for part in full.blocks]
+        self._state = map_state(Tensor.clone, each_block(filled_up, state, windows))
         self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
         self._logits_BV = torch.empty(rows, model.config.vocab_size, device=device)
         self._run = self._advance
@@ -66,13 +76,14 @@ class FixedDecoder(Decoder):
         """Run, or replay, one step."""
         self._tokens_B.copy_(tokens_B.clamp(min=0))
         self._run()
-        self._length = min(self._length + 1, self._memory)
+        self._length = min(self._length + 1, self._model.window)
         return self._logits_BV
 
     @property
     def state(self) -> Any:
         """The state without what it was filled up with."""
-        return map_state(Tensor.clone, cut_down(self._state, self._length))
+        lengths = [self._length] * self._model.depth
+        return map_state(Tensor.clone, each_block(cut_down, self._state, lengths))
 
     def _advance(self) -> None:
         logits_BTV, after = self._model(self._tokens_B[:, None], self._state)

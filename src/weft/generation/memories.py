@@ -2,7 +2,7 @@
 
 A memory takes the model's state in and gives it back. A ring's slots are taken in turn, so nothing is ever moved.
 Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S slots of a ring
-(M + 1), W window of a QRNN.
+(M + 1), W kernel size of a QRNN.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Ring:
     """
 
     def __init__(self, block: AttentionBlock, state: AttentionState, place: int, seen_B: Tensor) -> None:
-        self.config, self.slots = block.attention, block.attention.memory + 1
+        self.config = block.config
+        self.window = block.window
+        self.slots = self.window + 1
         shape = (len(state.valid_BM), self.config.kv_heads, self.slots, up(self.config.head_dim))
         self.keys_BGSK, self.values_BGSK = torch.zeros(shape), torch.zeros(shape)
         self.seen_B = seen_B.copy_(state.valid_BM.sum(1))
@@ -47,7 +49,7 @@ class Ring:
 
     def state(self, place: int) -> AttentionState:
         """Return what the model would remember at ``place``."""
-        length = min(place, self.config.memory)
+        length = min(place, self.window)
         places = torch.arange(place - length, place)
         keys, values = (
             ring[:, :, places % self.slots, : self.config.head_dim].transpose(1, 2).contiguous()
@@ -62,16 +64,14 @@ class Cells:
 
     def __init__(self, block: QRNNBlock, state: QRNNState, place: int) -> None:
         rows, self.cells = state.cell_BC.shape
-        self.window = block.qrnn.window
-        self.cell_BC, self.inputs_BWD = (
-            torch.zeros(rows, up(self.cells)),
-            torch.zeros(rows, self.window, block.input_size),
-        )
+        self.kernel_size = block.kernel_size
+        self.cell_BC = torch.zeros(rows, up(self.cells))
+        self.inputs_BWD = torch.zeros(rows, self.kernel_size, block.input_size)
         self.cell_BC[:, : self.cells] = state.cell_BC
         self.inputs_BWD[:, self._slots(place)] = state.inputs_BWD
 
     def _slots(self, place: int) -> Tensor:
-        return torch.arange(place - self.window + 1, place) % self.window
+        return torch.arange(place - self.kernel_size + 1, place) % self.kernel_size
 
     def state(self, place: int) -> QRNNState:
         """Return what the model would remember at ``place``."""
@@ -107,7 +107,7 @@ Memory = Ring | Cells | Nothing
 
 
 def remembered(state: Any) -> int:
-    """Return how many positions the attention memories of a state have, 0 where there are none."""
+    """Return how many positions the longest attention memory of a state has, 0 where there are none."""
     if isinstance(state, AttentionState):
         return state.valid_BM.shape[1]
     return 0 if isinstance(state, Tensor) else max(map(remembered, state), default=0)

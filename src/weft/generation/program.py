@@ -46,6 +46,7 @@ Value = int | float | Tensor | None
 class Program:
     """The list, and all memory that it names.
 
+    Every size is asked of the block that has it: blocks of one kind may have other heads, windows, cells and kernels.
     ``place`` is the place of the next token in the text, counted from the first that the attention remembers.
     ``fields`` is the list as the kernel reads it; ``counters`` must be zero before each token.
     """
@@ -59,13 +60,15 @@ class Program:
         self._merged: dict[nn.Module, Tensor] = {}
         self._tasks = self._after = 0  # so far, and before what the last operation waits for
         self._pre = config.norm_placement == "pre"
-        self._raw = up(config.qrnn.window * config.hidden_size) if config.token_shift else 0
-        self._own = self._raw + up((1 if self._raw else config.qrnn.window) * config.hidden_size)  # normed of one text
+        # What a thread norms of one text: as many inputs as the widest kernel reads, behind them the input unshifted.
+        kernel_size = max((block.kernel_size for block in model.blocks if isinstance(block, QRNNBlock)), default=1)
+        self._raw = up(kernel_size * config.hidden_size) if config.token_shift else 0
+        self._own = self._raw + up((1 if self._raw else kernel_size) * config.hidden_size)
         # Blocks read one and write the other, so that nobody overwrites what a late thread still reads.
         self._x_BD, self._next_BD = (self._room(name, config.hidden_size) for name in ("x", "next"))
         self.place = remembered(state)
         self.tokens_B, self.lanes_B = torch.zeros(rows, dtype=torch.long), torch.arange(rows)
-        self.angles_K = torch.zeros(config.attention.head_dim)
+        self.angles: dict[int, Tensor] = {}  # by head width: cosines, then sines, which whoever reads a token sets
         self.logits_BV = torch.zeros(rows, config.vocab_size)
         # Where the tokens' vectors are not rows of a table: what the first block reads of each text.
         self.ready_BD = torch.zeros(rows, config.hidden_size) if model.ngrams is not None else None
@@ -119,17 +122,19 @@ class Program:
         maps = [block.inner] if block.gate is None else [block.inner, block.gate]
         width = block.inner.out_features
         inner, product = self._room("inner", width), self._room("product", up(width) * len(maps))
-        self._map([self._dense(m) for m in maps], None, product, ACTIVATIONS[block.activation], result=inner)
+        self._map([self._dense(m) for m in maps], None, product, ACTIVATIONS[block.config.activation], result=inner)
         self._join(block, inner)
 
     def _write_qrnn(self, block: QRNNBlock, memory: Cells) -> None:
-        cells, gates = block.qrnn.cell_size, block.gates.out_features // block.qrnn.cell_size
+        config = block.config
+        cells = config.cell_size
+        gates = block.gates.out_features // cells
         weight, bias = self._dense(block.gates)
         assert bias is not None
         maps = list(zip(weight.chunk(gates), bias.chunk(gates), strict=True))
         hidden, product, cell = self._room("hidden", cells), self._room("gates", up(cells) * gates), memory.cell_BC
-        more: dict[str, Value] = {"cell": cell, "cell_stride": cell.stride(0), "zoneout": block.qrnn.zoneout}
-        self._map(maps, None, product, POOLING[block.qrnn.pooling], result=hidden, more=more)
+        more: dict[str, Value] = {"cell": cell, "cell_stride": cell.stride(0), "zoneout": config.zoneout}
+        self._map(maps, None, product, POOLING[config.pooling], result=hidden, more=more)
         self._join(block, hidden)
 
     def _write_attention(self, block: AttentionBlock, memory: Ring) -> None:
@@ -144,7 +149,8 @@ class Program:
         fields |= {"query": query, "query_stride": query.stride(0), "to": attended, "to_stride": attended.stride(0)}
         fields |= {"key": key, "value": key[:, up(groups * width) :], "key_stride": key.stride(0)}
         fields |= {"keys": memory.keys_BGSK, "values": memory.values_BGSK}
-        fields |= {"angles": self.angles_K if config.positions == "rotary" else None}
+        if config.positions == "rotary":
+            fields |= {"angles": self.angles.setdefault(width, torch.zeros(width))}
         for name, norm in (("query_norm", block.query_norm), ("key_norm", block.key_norm)):
             if isinstance(norm, RMSNorm):
                 fields |= {name: norm.weight, "eps": norm.eps}
@@ -170,7 +176,7 @@ class Program:
             memory = memory.mixer
         if isinstance(memory, Cells):
             ring = memory.inputs_BWD
-            fields |= {"window": memory.window, "ring": ring, "ring_stride": ring.stride(0)}
+            fields |= {"window": memory.kernel_size, "ring": ring, "ring_stride": ring.stride(0)}
         if not isinstance(norm, nn.Identity):
             fields |= {"weight": norm.weight, "bias": getattr(norm, "bias", None), "eps": norm.eps}
         self._add("NORM", fields)

@@ -21,7 +21,7 @@ class WeftCache(Cache):
     """Everything the model remembers of a batch: one state for each block application, and how many tokens it read.
 
     The tensors are never written to: reading more, reordering or selecting rows puts other tensors in their place, so a
-    shallow copy of a cache stays what it was. Their size does not grow with the text beyond the attention's memory.
+    shallow copy of a cache stays what it was. Their size does not grow with the text beyond the attention's windows.
 
     They are kept as a list beside their structure, not as the NamedTuples that a model takes, since transformers'
     exporters, which give a graph the tensors of a cache, take no NamedTuple apart.
@@ -122,7 +122,7 @@ class WeftCache(Cache):
 
     @property
     def is_compileable(self) -> bool:
-        """Whether shapes never change: no, the attention's memory fills up."""
+        """Whether shapes never change: no, the attention's windows fill up."""
         return False
 
     @property

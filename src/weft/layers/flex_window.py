@@ -42,7 +42,7 @@ def suits(query_BTHK: Tensor) -> bool:
 
 
 def attend_window(
-    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, memory: int
+    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, window: int
 ) -> Tensor:
     """Return the attended values (B, T, H, K); the queries stand at the last T of the S positions.
 
@@ -51,7 +51,7 @@ def attend_window(
     """
     past = torch.full((), keys_BSGK.shape[1] - query_BTHK.shape[1], dtype=torch.int32, device=query_BTHK.device)
     attend = _attend if torch.compiler.is_compiling() else _compiled()
-    return attend(query_BTHK, keys_BSGK, values_BSGK, documents_BS, past, memory)
+    return attend(query_BTHK, keys_BSGK, values_BSGK, documents_BS, past, window)
 
 
 @functools.cache
@@ -60,10 +60,10 @@ def _compiled() -> Attend:
 
 
 def _attend(
-    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, past: Tensor, memory: int
+    query_BTHK: Tensor, keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, past: Tensor, window: int
 ) -> Tensor:
     query, keys, values = (x.transpose(1, 2) for x in _one_type(query_BTHK, keys_BSGK, values_BSGK))
-    visited = block_mask(documents_BS, past, query.shape[2], memory)
+    visited = block_mask(documents_BS, past, query.shape[2], window)
     attended_BHTK = flex_attention(query, keys, values, block_mask=visited, enable_gqa=query.shape[1] != keys.shape[1])
     assert isinstance(attended_BHTK, Tensor)
     return attended_BHTK.transpose(1, 2)
@@ -76,7 +76,7 @@ def _one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.to(dtype) for x in tensors)
 
 
-def block_mask(documents_BS: Tensor, past: Tensor, time: int, memory: int) -> BlockMask:
+def block_mask(documents_BS: Tensor, past: Tensor, time: int, window: int) -> BlockMask:
     """Return what the last ``time`` positions see, and which blocks the kernel visits.
 
     ``past`` is S - T as a tensor of no dimension: what a function of the kernel takes from its surroundings is best a
@@ -86,10 +86,10 @@ def block_mask(documents_BS: Tensor, past: Tensor, time: int, memory: int) -> Bl
 
     def sees(batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         place = query + past
-        near = (key <= place) & (key + memory >= place)
+        near = (key <= place) & (key + window >= place)
         return near & (documents_BS[batch, place] == documents_BS[batch, key])
 
-    some, whole = _blocks(documents_BS, time, memory)
+    some, whole = _blocks(documents_BS, time, window)
     tables = [_ordered(x) for x in (some & ~whole, whole)]
     back = [_ordered(x.transpose(2, 3)) for x in (some & ~whole, whole)]
     return BlockMask(
@@ -107,7 +107,7 @@ def block_mask(documents_BS: Tensor, past: Tensor, time: int, memory: int) -> Bl
     )
 
 
-def _blocks(documents_BS: Tensor, time: int, memory: int) -> tuple[Tensor, Tensor]:
+def _blocks(documents_BS: Tensor, time: int, window: int) -> tuple[Tensor, Tensor]:
     """Return (B, 1, Q, N): where a block may hold something to see, and where all of it is seen."""
     length = documents_BS.shape[1]
     past = length - time
@@ -116,10 +116,10 @@ def _blocks(documents_BS: Tensor, time: int, memory: int) -> tuple[Tensor, Tenso
     low_BQ1, high_BQ1 = (x[:, :, None] for x in _extremes(documents_BS[:, past:]))
     low_B1N, high_B1N = (x[:, None, :] for x in _extremes(documents_BS))
 
-    near = (begin_N <= final_Q) & (end_N + memory >= first_Q)
+    near = (begin_N <= final_Q) & (end_N + window >= first_Q)
     some = near & (low_BQ1 <= high_B1N) & (low_B1N <= high_BQ1)
     # As torch's own masks have it, a block that is cut off by the end of the text is not whole.
-    inside = (begin_N + BLOCK - 1 <= first_Q) & (begin_N + memory >= final_Q) & (final_Q - first_Q == BLOCK - 1)
+    inside = (begin_N + BLOCK - 1 <= first_Q) & (begin_N + window >= final_Q) & (final_Q - first_Q == BLOCK - 1)
     whole = inside & (low_BQ1 == high_B1N) & (low_B1N == high_BQ1)
     return some[:, None], whole[:, None]
 

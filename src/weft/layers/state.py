@@ -26,6 +26,11 @@ def map_state(function: Callable[[Tensor], Tensor], state: StateT) -> StateT:
     return cast("StateT", make(parts))
 
 
+def zeros(state: StateT, batch_size: int) -> StateT:
+    """Return zeros in the form of ``state``, for ``batch_size`` texts."""
+    return map_state(lambda part: part.new_zeros(batch_size, *part.shape[1:]), state)
+
+
 def detach(state: StateT) -> StateT:
     """Cut the state from the autograd graph that made it."""
     return map_state(Tensor.detach, state)

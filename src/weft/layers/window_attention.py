@@ -1,6 +1,6 @@
 """Causal attention over a window of past positions, with explicit state.
 
-Every position sees itself and at most the ``memory`` positions before it, in its own document, in training as in
+Every position sees itself and at most the ``window`` positions before it, in its own document, in training as in
 streaming (Transformer-XL's same-length rule), so pieces of a text give what the whole gives. Queries are worked
 through in blocks, so the work and the memory of a long text are those of its window; on a GPU, where nothing but the
 window and the documents decides what is seen, a kernel does that (:mod:`weft.layers.flex_window`).
@@ -42,7 +42,7 @@ def window_attention(
     state: AttentionState | None,
     reset_BT: Tensor | None,
     *,
-    memory: int,
+    window: int,
     rotary: bool = False,
     position_scores: PositionScores | None = None,
     dropout: float = 0.0,
@@ -57,22 +57,22 @@ def window_attention(
     keys_BSGK = torch.cat([state.keys_BMGK, key_BTGK], dim=1)
     values_BSGK = torch.cat([state.values_BMGK, value_BTGK], dim=1)
     documents_BS = _documents(state, key_BTGK, reset_BT)
-    after = _remember(keys_BSGK, values_BSGK, documents_BS, memory)
+    after = _remember(keys_BSGK, values_BSGK, documents_BS, window)
 
-    how = _How(memory, rotary, position_scores, dropout)
+    how = _How(window, rotary, position_scores, dropout)
     if torch.compiler.is_exporting() and isinstance(query_BTHK.shape[1], torch.SymInt):
         return _attend_folded(query_BTHK, keys_BSGK, values_BSGK, documents_BS, how), after
     if position_scores is None and dropout == 0 and flex_window.suits(query_BTHK):
         if rotary:
             query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
-        return flex_window.attend_window(query_BTHK, keys_BSGK, values_BSGK, documents_BS, memory), after
+        return flex_window.attend_window(query_BTHK, keys_BSGK, values_BSGK, documents_BS, window), after
     return _attend_in_blocks(query_BTHK, keys_BSGK, values_BSGK, None if free else documents_BS, how), after
 
 
 class _How(NamedTuple):
     """What decides the weights beside queries, keys and documents."""
 
-    memory: int
+    window: int
     rotary: bool
     position_scores: PositionScores | None
     dropout: float
@@ -91,11 +91,11 @@ def _attend_in_blocks(
     blocks = []
     for start in range(0, time, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, time)
-        window = slice(max(0, past + start - how.memory), past + stop)
+        seen = slice(max(0, past + start - how.window), past + stop)
         query_BHCK = query_BHTK[:, :, start:stop]
-        mask = _mask(past + start, past + stop, window, how.memory, documents_BS, query_BHCK)
-        mask = _with_positions(mask, query_BHCK, window.stop - window.start, how.position_scores)
-        blocks.append(_attend(query_BHCK, keys_BGSK[:, :, window], values_BGSK[:, :, window], mask, how.dropout))
+        mask = _mask(past + start, past + stop, seen, how.window, documents_BS, query_BHCK)
+        mask = _with_positions(mask, query_BHCK, seen.stop - seen.start, how.position_scores)
+        blocks.append(_attend(query_BHCK, keys_BGSK[:, :, seen], values_BGSK[:, :, seen], mask, how.dropout))
     attended_BHTK = torch.cat(blocks, dim=2) if blocks else query_BHTK
     return attended_BHTK.transpose(1, 2)
 
@@ -108,23 +108,23 @@ def _attend_folded(
     Each block gets a copy of the keys it may see, so this is the slower form; but its graph is the same for every
     length, as a program of dynamic length needs. The last block is filled up with queries that are dropped.
     """
-    time, memory, block = query_BTHK.shape[1], how.memory, QUERY_BLOCK
+    time, window, block = query_BTHK.shape[1], how.window, QUERY_BLOCK
     count = (time + block - 1) // block
-    before, fill = memory - (keys_BSGK.shape[1] - time), count * block - time
+    before, fill = window - (keys_BSGK.shape[1] - time), count * block - time
     starts_N1 = torch.arange(count, device=query_BTHK.device)[:, None] * block
-    places = (starts_N1 + torch.arange(memory + block, device=query_BTHK.device)).flatten()
+    places = (starts_N1 + torch.arange(window + block, device=query_BTHK.device)).flatten()
 
     def fold(x_BS: Tensor, value: int = 0) -> Tensor:
         padded = F.pad(x_BS, (0, 0) * (x_BS.dim() - 2) + (before, fill), value=value)
-        return padded.index_select(1, places).reshape(-1, memory + block, *x_BS.shape[2:])
+        return padded.index_select(1, places).reshape(-1, window + block, *x_BS.shape[2:])
 
     keys_BSGK, values_BSGK, documents_BS = fold(keys_BSGK), fold(values_BSGK), fold(documents_BS, value=-1)
     query_BCHK = F.pad(query_BTHK, (0, 0, 0, 0, 0, fill)).reshape(-1, block, *query_BTHK.shape[2:])
     if how.rotary:
         query_BCHK, keys_BSGK = _turn(query_BCHK, keys_BSGK)
     query_BHCK, keys_BGSK, values_BGSK = (x.transpose(1, 2) for x in (query_BCHK, keys_BSGK, values_BSGK))
-    mask = _mask(memory, memory + block, slice(0, memory + block), memory, documents_BS, query_BHCK)
-    mask = _with_positions(mask, query_BHCK, memory + block, how.position_scores)
+    mask = _mask(window, window + block, slice(0, window + block), window, documents_BS, query_BHCK)
+    mask = _with_positions(mask, query_BHCK, window + block, how.position_scores)
     attended_BHCK = _attend(query_BHCK, keys_BGSK, values_BGSK, mask, how.dropout)
     return attended_BHCK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])[:, :time]
 
@@ -165,9 +165,9 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
-def state_bytes(context: int, memory: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
+def state_bytes(context: int, window: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
     """Return the bytes of one sequence's state after ``context`` tokens."""
-    return min(context, memory) * (2 * kv_heads * head_dim * itemsize + 1)
+    return min(context, window) * (2 * kv_heads * head_dim * itemsize + 1)
 
 
 def _empty(key_BTGK: Tensor) -> AttentionState:
@@ -185,8 +185,8 @@ def _documents(state: AttentionState, key_BTGK: Tensor, reset_BT: Tensor | None)
     return torch.cat([past_BM, now_BT], dim=1)
 
 
-def _remember(keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, memory: int) -> AttentionState:
-    kept = slice(max(0, keys_BSGK.shape[1] - memory), None)
+def _remember(keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, window: int) -> AttentionState:
+    kept = slice(max(0, keys_BSGK.shape[1] - window), None)
     valid_BS = documents_BS == documents_BS[:, -1:].clamp(min=0)
     return AttentionState(keys_BSGK[:, kept], values_BSGK[:, kept], valid_BS[:, kept])
 
@@ -227,19 +227,17 @@ def _attend_head(
     return torch.matmul(weights, value_BHSK)
 
 
-def _mask(
-    start: int, stop: int, window: slice, memory: int, documents_BS: Tensor | None, like: Tensor
-) -> Tensor | None:
-    """Return the boolean mask (B or 1, 1, C, keys) of what the queries at [start, stop) see within ``window``.
+def _mask(start: int, stop: int, seen: slice, window: int, documents_BS: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return the boolean mask (B or 1, 1, C, keys) of what the queries at [start, stop) see within ``seen``.
 
     None says that they see all of it: a single query does, but for other documents.
     """
     same = None
     if documents_BS is not None:
-        same = (documents_BS[:, start:stop, None] == documents_BS[:, None, window])[:, None]
+        same = (documents_BS[:, start:stop, None] == documents_BS[:, None, seen])[:, None]
     if stop - start == 1:
         return same
     query_C = torch.arange(start, stop, device=like.device)[:, None]
-    key_S = torch.arange(window.start, window.stop, device=like.device)[None, :]
-    near = ((key_S <= query_C) & (key_S >= query_C - memory))[None, None]
+    key_S = torch.arange(seen.start, seen.stop, device=like.device)[None, :]
+    near = ((key_S <= query_C) & (key_S >= query_C - window))[None, None]
     return near if same is None else near & same

@@ -168,7 +168,7 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
         needed,
         f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",
         "ask for fewer parameters, a smaller training.batch.batch_size, or a shorter training.batch.sequence_length or "
-        "model.attention.memory",
+        "model.attention.window",
     )
 
 

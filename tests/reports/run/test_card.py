@@ -80,6 +80,8 @@ def test_the_body_has_figures_architecture_and_use(run):
         "| xz -9e | 2.0024 |",
         "`[qf]2a`",
         "those of block 0",
+        "2 x 8, window 5, rotary",
+        "Its attention reaches 5 tokens back in each block.",
     ):
         assert words in body
     assert "perplexity per word | – |" in body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,6 +13,9 @@ from weft.files import write_atomic
 from weft.records import RunRecords, finite, read_run, section
 from weft.reports.run.words import PARTS, compressors, compressors_note, figure_cell, parts, shown_figures, split_rule
 from weft.words import count, duration
+
+if TYPE_CHECKING:
+    from weft.description import BlockRow
 
 CARD = "README.md"
 # What is known of the corpora that come with the package, by the name they are asked for.
@@ -80,9 +83,18 @@ def _sources(run: RunRecords) -> list[str]:
 
 def _tags(run: RunRecords) -> list[str]:
     names = {"a": "transformer", "q": "qrnn", "x": "attention-qrnn"}
-    kinds = set(run.config.block_kinds) if run.config else set()
+    kinds = {row.letter for row in _blocks(run)}
     hybrid = ["hybrid"] if len(kinds & set("aqx")) > 1 else []
     return ["weft", "small-language-model", *(name for kind, name in names.items() if kind in kinds), *hybrid]
+
+
+def _blocks(run: RunRecords) -> tuple[BlockRow, ...]:
+    """Return the blocks of the model; none where its configuration is not known."""
+    if run.config is None:
+        return ()
+    from weft.description import describe
+
+    return describe(run.config).blocks
 
 
 def _summary(run: RunRecords) -> str:
@@ -209,8 +221,11 @@ def _limit_lines(run: RunRecords) -> Iterator[str]:
     yield "It continues text. It was not taught to follow instructions or to be harmless."
     yield "It knows what its training data says, with its errors and biases, and states falsehoods fluently."
     yield "A small model trained on little data can repeat passages of that data word for word."
-    if run.config and set(run.config.block_kinds) & set("ax"):
-        yield f"Its attention reaches {run.config.attention.memory:,} tokens back in each block."
+    windows = sorted({row.window for row in _blocks(run) if row.window})
+    if len(windows) == 1:
+        yield f"Its attention reaches {windows[0]:,} tokens back in each block."
+    elif windows:
+        yield f"Its attention reaches {windows[0]:,} to {windows[-1]:,} tokens back, by block."
     if not section(run.results, "test"):
         yield "It has not been tested on held-out text."
 

@@ -101,7 +101,8 @@ def recipe(given: argparse.Namespace, longest: str) -> dict[str, Any]:
         }
     else:
         data |= {"sources": [given.text], "longest_document": int(longest)}
-    training = {"tokens": parse_count(given.tokens), "seed": given.seed, "logging": {"validations": 4, "samples": 0}}
+    training: dict[str, Any] = {"tokens": parse_count(given.tokens), "seed": given.seed}
+    training["logging"] = {"validations": 4, "samples": 0}
     values: dict[str, Any] = {"data": data, "training": training}
     if given.parameters:
         values["model"] = {"parameters": parse_count(given.parameters)}

@@ -132,7 +132,7 @@ def test_a_block_answers_for_itself(case):
     model = mixed_model(*case)
     assert model.window == max(block.window for block in model.own_blocks)
     whole = model.empty_state(2, CPU)
-    for number, part in zip(model.schedule, whole, strict=False):
+    for number, part in zip(model.schedule, whole.blocks, strict=True):
         block = model.own_blocks[number]
         own = block.empty_state(2, CPU)
         assert structure(own) == structure(part)

@@ -30,6 +30,7 @@ from benchmarks.paces import paces
 from weft.config import merge
 from weft.experiments.ledger import Ledger
 from weft.experiments.runner import Runner
+from weft.settings import RENAMED
 from weft.training.recipe import parse_settings
 from weft.training.result import TrainingResult
 
@@ -51,9 +52,8 @@ BEGIN: Settings = {
     "training.optimizer.weight_decay": 0.1,
     "model.dropout": 0.0,
 }
-FURTHER: Settings = {
-    "training.optimizer.learning_rate": None
-}  # twice the best rate where more was better, otherwise half of it
+# Twice the best rate where more was better, otherwise half of it.
+FURTHER: Settings = {"training.optimizer.learning_rate": None}
 SEARCH: tuple[Settings, ...] = (  # one after the other, each from the best so far
     {},
     {"training.optimizer.learning_rate": 8e-3},
@@ -201,10 +201,15 @@ def name_of(run: Mapping[str, Any]) -> str:
 
 
 def by_name(runs: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return runs by their names; the published files have lists of them."""
+    """Return runs by their names; the published files have lists of them, with the keys of version 0.1.0."""
     if isinstance(runs, Mapping):
         return dict(runs)
-    return {name_of(run): run for run in runs}
+    named = {}
+    for run in runs:
+        settings = {RENAMED.get(key, key): value for key, value in run["settings"].items()}
+        today = {**run, "settings": settings}
+        named[name_of(today)] = today
+    return named
 
 
 def changed(best: Settings, change: Settings) -> Settings:

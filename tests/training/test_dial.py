@@ -23,13 +23,15 @@ from weft.training import resolve as resolving
 from weft.training.dial import (
     MOST_PER_BYTE,
     SIZES,
-    Text,
+    Choice,
+    Corpus,
+    batch_size_for,
     decay_for,
     dropout_for,
     expected_bits,
-    lanes_for,
     left_open,
     rate_for,
+    sentences,
     size_for_text,
     size_for_time,
     turn,
@@ -40,8 +42,8 @@ from weft.training.recipe import TrainingConfig, make_recipe
 from weft.training.run import saved_recipe, train
 from weft.training.throughput import TURNS, Pace, PaceCheck, seconds_per_token
 
-TEXT = Text(bytes=2_000_000, tokens=700_000)
-MORE = Text(bytes=200_000_000, tokens=70_000_000)
+TEXT = Corpus(bytes=2_000_000, tokens=700_000)
+MORE = Corpus(bytes=200_000_000, tokens=70_000_000)
 
 
 def linear(size: int) -> float:
@@ -126,8 +128,9 @@ def test_a_size_that_no_model_has_is_neither_measured_nor_chosen():
 
     size = size_for_time(Pace(measure), 60, TEXT, lambda size: size >= 2_500_000)  # as with a large vocabulary
     assert size == min(asked) == min(size for size in SIZES if size >= 2_500_000)
-    assert size_for_time(Pace(linear), 60, Text(1000, 400), lambda size: size >= 2_500_000) == size
-    given, lines, _ = turn(recipe_with({"training": {"tokens": 1000}}), Text(1000, 400), refuse, 1, is_of(1_000_000))
+    assert size_for_time(Pace(linear), 60, Corpus(1000, 400), lambda size: size >= 2_500_000) == size
+    result = turn(recipe_with({"training": {"tokens": 1000}}), Corpus(1000, 400), refuse, 1, is_of(1_000_000))
+    given, lines = result.recipe, sentences(result)
     assert given.model.parameters == 1_000_000
     assert any(line.startswith("Size: 1M") for line in lines)
 
@@ -144,7 +147,7 @@ def test_what_the_dial_chooses_for_a_large_vocabulary_can_be_built(tiny, tmp_pat
     prepared = prepare(recipe.data)
     wide = SimpleNamespace(vocab_size=60_000, kind="bpe", boundary_id=0, padding_id=1)
     monkeypatch.setattr(resolving, "seconds_per_token", lambda model, *_: 1e-6 * model.parameter_count)
-    fitted = resolving.fit(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train, settled={}), None)
+    fitted = resolving.resolve_recipe(recipe, SimpleNamespace(tokenizer=wide, train=prepared.train, settled={})).recipe
     assert fitted.model.parameters > 60_000 * 8
     assert resolving.make_model(fitted, SimpleNamespace(tokenizer=wide), None).parameter_count > 60_000 * 8
 
@@ -187,7 +190,8 @@ def test_a_plan_is_of_the_lanes_that_were_measured(training, processes):
         return seconds
 
     recipe = recipe_with({"training": {"minutes": 5} | training, "model": {"parameters": 1_000_000}})
-    turned, lines, _ = turn(recipe, TEXT, measure, processes)
+    result = turn(recipe, TEXT, measure, processes)
+    turned, lines = result.recipe, sentences(result)
     lanes = turned.training.batch.batch_size
     assert lanes < 8
     tokens = 300 / paces[lanes, 1_000_000]
@@ -200,13 +204,14 @@ def test_lanes_that_go_back_and_forth_end_with_the_fewer():
         return 1e-5 if recipe.training.batch.batch_size < 16 else 1e-3
 
     turned, *_ = turn(recipe_with({"model": {"parameters": 500_000}, "training": {"minutes": 100}}), MORE, measure)
-    assert lanes_for(6000 / 1e-5, 128) > 8 == lanes_for(6000 / 1e-3, 128)
+    assert batch_size_for(6000 / 1e-5, 128) > 8 == batch_size_for(6000 / 1e-3, 128)
     assert turned.training.batch.batch_size == 8
 
 
 def test_a_text_that_fills_few_lanes_is_planned_with_those():
-    few = Text(bytes=3000, tokens=900, lanes=5)
-    turned, lines, _ = turn(recipe_with({"training": {"minutes": 10}}), few, steady)
+    few = Corpus(bytes=3000, tokens=900, most_batch_size=5)
+    result = turn(recipe_with({"training": {"minutes": 10}}), few, steady)
+    turned, lines = result.recipe, sentences(result)
     assert turned.training.batch.batch_size == 5
     assert any("Steps: 5 segments" in line for line in lines)
 
@@ -224,7 +229,7 @@ def test_the_size_goes_with_the_text_where_no_time_is_given_and_never_far_beyond
     assert size_for_text(2_000_000) == 2_000_000
     assert size_for_text(10_000) < size_for_text(1_000_000) < size_for_text(10**9) == 5_000_000
     assert size_for_time(Pace(linear), 1e6, TEXT) <= 2 * TEXT.bytes
-    assert size_for_time(Pace(linear), 1e6, Text(bytes=1000, tokens=400)) == SIZES[0]
+    assert size_for_time(Pace(linear), 1e6, Corpus(bytes=1000, tokens=400)) == SIZES[0]
 
 
 def recipe_with(values):
@@ -245,7 +250,8 @@ def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_as
     steps = recipe_with(
         {"training": {"steps": 10, "batch": {"batch_size": 2, "sequence_length": 32, "accumulation": 3}}}
     )
-    told, lines, _ = turn(steps, TEXT, refuse)
+    result = turn(steps, TEXT, refuse)
+    told, lines = result.recipe, sentences(result)
     assert (told.training.batch.batch_size, told.model.parameters) == (2, size_for_text(TEXT.bytes))
     assert f"{10 * 2 * 32 * 3 / 1e6:.3g}M tokens" in "\n".join(lines)
     assert turn(recipe_with({"training": {"steps": 10**6}}), TEXT, refuse)[0].training.batch.batch_size == 8
@@ -260,9 +266,10 @@ def test_tokens_and_steps_measure_nothing_and_steps_stay_as_large_as_they_are_as
 
 
 def test_what_nobody_gave_is_not_called_given():
-    _, lines, _ = turn(
-        recipe_with({"training": {"steps": 10, "optimizer": {"name": "adamw"}}}), Text(1000, 400), lambda _: 1.0
+    result = turn(
+        recipe_with({"training": {"steps": 10, "optimizer": {"name": "adamw"}}}), Corpus(1000, 400), lambda _: 1.0
     )
+    _, lines = result.recipe, sentences(result)
     assert "(given)" not in " ".join(lines)
     assert "8 segments of 128 tokens (as usual), learning rate 0.004 (as usual)" in lines[-1]
 
@@ -270,14 +277,36 @@ def test_what_nobody_gave_is_not_called_given():
 def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
     given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "optimizer": {"weight_decay": 0.01}}}
     recipe = recipe_with(given)
-    turned, lines, _ = turn(recipe, TEXT, steady)
+    result = turn(recipe, TEXT, steady)
+    turned, lines = result.recipe, sentences(result)
     assert (turned.model.dropout, turned.training.optimizer.weight_decay) == (0.25, 0.01)
     assert turned.model.parameters
     assert turned.training.batch.batch_size > recipe.training.batch.batch_size
     assert any("weight decay 0.01 (given), dropout 0.25 (given)" in line for line in lines)
     whole = recipe_with(turned.model_dump())
     assert left_open(whole) == set()
-    assert turn(whole, TEXT, refuse) == (whole, [], None)
+    assert turn(whole, TEXT, refuse) == (whole, (), None)
+
+
+def test_what_was_chosen_is_data():
+    given = {"model": {"dropout": 0.25}, "training": {"minutes": 100, "optimizer": {"name": "adamw"}}}
+    result = turn(recipe_with(given), TEXT, steady)
+    choices = {choice.key: choice for choice in result.choices}
+    training = result.recipe.training
+    assert choices == {
+        "model.parameters": Choice("model.parameters", result.recipe.model.parameters, "the best in 100 minutes here"),
+        "model.dropout": Choice("model.dropout", 0.25, "given"),
+        "training.batch.batch_size": Choice(
+            "training.batch.batch_size", training.batch.batch_size, "suits so many tokens"
+        ),
+        "training.optimizer.learning_rate": Choice("training.optimizer.learning_rate", 4e-3, "as usual"),
+        "training.optimizer.weight_decay": Choice(
+            "training.optimizer.weight_decay", training.optimizer.weight_decay, "against learning the text by heart"
+        ),
+    }
+    assert {key for key, choice in choices.items() if choice.by_dial} == left_open(recipe_with(given))
+    assert result.pace == pytest.approx(result.outlook.tokens / 6000)
+    assert sentences(result)[0].startswith("Size: ")
 
 
 @pytest.mark.parametrize("model", [{"parameters": 700_000}, {"hidden_size": 64}])
@@ -288,7 +317,8 @@ def test_a_size_that_is_given_is_what_is_measured(model):
         asked.append((recipe.model.parameters, recipe.model.hidden_size))
         return steady(recipe)
 
-    turned, lines, _ = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
+    result = turn(recipe_with({"model": model, "training": {"minutes": 5}}), TEXT, measure)
+    turned, lines = result.recipe, sentences(result)
     assert set(asked) == {(model.get("parameters"), model.get("hidden_size"))}
     expected = recipe_with({"model": model | {"dropout": turned.model.dropout}})  # the dial's one choice in the model
     assert turned.model.model_dump() == expected.model.model_dump()
@@ -297,11 +327,11 @@ def test_a_size_that_is_given_is_what_is_measured(model):
 
 def test_steps_and_weight_decay_grow_with_what_is_read():
     read = [1e5, 1e6, 1e7, 1e8, 1e9, 1e12]
-    lanes = [lanes_for(tokens, 128) for tokens in read]
+    lanes = [batch_size_for(tokens, 128) for tokens in read]
     assert lanes == sorted(lanes)
     assert lanes[0] == 8
     assert lanes[3] > 16
-    assert lanes_for(1e9, 256) == lanes_for(1e9, 128) // 2  # two processes, or segments twice as long
+    assert batch_size_for(1e9, 256) == batch_size_for(1e9, 128) // 2  # two processes, or segments twice as long
     times = [0.1, 1, 3, 10, 30, 1000]
     values = [decay_for(epochs, 1000 * epochs, 4e-3) for epochs in times]
     assert values == sorted(values)
@@ -333,7 +363,7 @@ def test_a_text_that_is_read_many_times_is_read_with_dropout():
     assert dropout_for(2) == 0 < dropout_for(7) < dropout_for(15) == dropout_for(1000) <= 0.1
     few, many = (turn(recipe_with({"training": {"tokens": times * TEXT.tokens}}), TEXT, refuse) for times in (2, 15))
     assert few[0].model.dropout == 0 < many[0].model.dropout
-    assert f"dropout {many[0].model.dropout:g}" in "\n".join(many[1])
+    assert f"dropout {many[0].model.dropout:g}" in "\n".join(sentences(many))
 
 
 def test_a_comparison_leaves_nothing_to_the_dial():

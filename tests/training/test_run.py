@@ -277,7 +277,14 @@ def test_the_same_command_resumes_where_the_corpus_decided(tiny, tmp_path):
     values = tiny(training={"batch": {"batch_size": 500}}, data={"tokenizer": "auto"})
     with pytest.raises(Interrupted):
         train(values, tmp_path / "run", listener=StopAt(3, signal.SIGINT))
+    saved = saved_recipe(tmp_path / "run")
+    assert 1 < saved.training.batch.batch_size < 500  # as many as the text fills
     assert train(values, tmp_path / "run", resume=True).steps == 12
+    assert saved_recipe(tmp_path / "run") == saved
+    asked = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8"))["asked"]
+    assert asked == {"data.tokenizer": "auto", "training.batch.batch_size": 500}
+    with pytest.raises(UserError, match=r"training.batch.batch_size \(was \d+, now 400\)"):
+        train(merge(values, {"training": {"batch": {"batch_size": 400}}}), tmp_path / "run", resume=True)
 
 
 def test_texts_that_changed_are_noticed(tiny, tmp_path, corpus):

@@ -24,7 +24,7 @@ from weft.experiments.runner import Outcome, Runner
 from weft.files import alone_in, remove
 from weft.records import finite, section
 from weft.training.recipe import Recipe
-from weft.training.resolve import fit, make_model
+from weft.training.resolve import make_model, resolve_recipe
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Study:
         for contender in self.plan.contenders:
             recipe = self._recipe(Trial(contender, self.plan.learning_rates[0], self.plan.seeds[0]))
             prepared = self._prepare(recipe.data)  # a variant may have other tokens
-            recipe = fit(recipe, prepared)
+            recipe = resolve_recipe(recipe, prepared).recipe
             with torch.device("meta"):
                 model = make_model(recipe, prepared, None)
             self.listener.message(

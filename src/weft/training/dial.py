@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from weft import words
 from weft.errors import UserError
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
 from weft.training.throughput import TURNS, Pace
 
-SIZE_SHARE, SIZE_POWER = 0.206, 0.419  # a, p
-TEXT_POWER, REPEATS = 0.484, 2.85  # q, r
+SIZE_SHARE = 0.206  # a
+SIZE_POWER = 0.419  # p
+TEXT_POWER = 0.484  # q
+REPEATS = 2.85  # r
 
 SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 15))  # 120k to 128M, sqrt(2) apart
 PROBE = 500_000  # measured at first, with one that is REACH times as large
@@ -35,54 +37,94 @@ CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
 REACH = 4.0  # the next to be measured is at most so many times the largest that was: a step of a huge one takes long
 
 DEFAULTS = TrainingConfig()
-LEAST_DECAY, DECAY_PER_PASS, MOST_DECAY = DEFAULTS.optimizer.weight_decay, 0.14, 3.0  # measured up to 15 passes
-DROPOUT_FROM, DROPOUT_PER_PASS, MOST_DROPOUT = 5.0, 0.007, 0.1  # measured at 7 and at 15 passes, beside that decay
+# Weight decay: measured up to 15 passes.
+LEAST_DECAY = DEFAULTS.optimizer.weight_decay
+DECAY_PER_PASS = 0.14
+MOST_DECAY = 3.0
+# Dropout: measured at 7 and at 15 passes, beside that decay.
+DROPOUT_FROM = 5.0  # passes
+DROPOUT_PER_PASS = 0.007
+MOST_DROPOUT = 0.1
 
 # A short run learns faster with larger steps: the learning rate falls with the root of what is read, down to the usual.
-MOST_RATE, MOST_RATE_UP_TO = 4 * DEFAULTS.optimizer.learning_rate, 2.5e5  # in runs of up to so many tokens
+MOST_RATE = 4 * DEFAULTS.optimizer.learning_rate
+MOST_RATE_UP_TO = 2.5e5  # tokens of a run
 
-STEP_TOKENS, STEP_TOKENS_UP_TO = DEFAULTS.batch.step_tokens, 4e6  # a step's tokens, in runs of up to so many
-MOST_LANES = 256
+# The tokens of a step grow from the default with the root of what is read.
+STEP_TOKENS = DEFAULTS.batch.step_tokens
+STEP_TOKENS_UP_TO = 4e6  # tokens of a run
+MOST_BATCH_SIZE = 256
 
 # The keys that the dial turns.
-SIZE, DROPOUT = "model.parameters", "model.dropout"
+SIZE = "model.parameters"
+DROPOUT = "model.dropout"
 BATCH_SIZE = "training.batch.batch_size"
-LEARNING_RATE, WEIGHT_DECAY = "training.optimizer.learning_rate", "training.optimizer.weight_decay"
+LEARNING_RATE = "training.optimizer.learning_rate"
+WEIGHT_DECAY = "training.optimizer.weight_decay"
+
+# Why a value is as it is, where the dial did not choose it.
+GIVEN = "given"
+DEFAULT = "as usual"
 
 Measure = Callable[[Recipe], float]
 Buildable = Callable[[Recipe], bool]
 
 
-class Text(NamedTuple):
-    """What there is to learn from, and the most lanes of a process that it can fill."""
+class Corpus(NamedTuple):
+    """The training text that there is to learn from, and the largest batch of a process that it can fill."""
 
     bytes: int
     tokens: int
-    lanes: int = MOST_LANES
+    most_batch_size: int = MOST_BATCH_SIZE
 
     def bits(self, size: float, tokens: float) -> float:
         """Return the expected bits of ``size`` parameters that read ``tokens``, on the law's scale."""
         return expected_bits(size, tokens * self.bytes / self.tokens, self.bytes)
 
 
-class Plan(NamedTuple):
-    """What a run will do: its parameters (None where a width says it), the tokens that it reads and how many times that
-    is the text, the lanes of a step; ``cramped`` says that memory did not hold all that was wanted."""
+class Outlook(NamedTuple):
+    """What a run will do: the tokens that it reads, with how many parameters and what batch.
+
+    ``size`` is None where a width says it. ``cramped`` says that memory did not hold all that was wanted.
+    """
 
     size: int | None
     tokens: float
     epochs: float
-    lanes: int
+    batch_size: int
     cramped: bool
 
 
+class Choice(NamedTuple):
+    """A value of a recipe that somebody or something decided: by its dotted key, and why it is as it is."""
+
+    key: str
+    value: Any
+    why: str
+
+    @property
+    def by_dial(self) -> bool:
+        """Whether the dial chose the value; else it was given, or is the default."""
+        return self.why not in (GIVEN, DEFAULT)
+
+
 class Turned(NamedTuple):
-    """A recipe with what it left open, lines on what was chosen and why, and the tokens a second that were planned with
-    (None where nothing was timed)."""
+    """A recipe with what it left open, what was chosen and why, and what the run is then expected to do.
+
+    Where nothing was open there is nothing chosen and no outlook.
+    """
 
     recipe: Recipe
-    lines: list[str]
-    pace: float | None = None
+    choices: tuple[Choice, ...] = ()
+    outlook: Outlook | None = None
+
+    @property
+    def pace(self) -> float | None:
+        """The tokens a second that the choice counts on; None where nothing was timed."""
+        minutes = self.recipe.training.minutes
+        if self.outlook is None or minutes is None:
+            return None
+        return self.outlook.tokens / (60 * minutes)
 
 
 def expected_bits(size: float, read: float, different: float) -> float:
@@ -95,25 +137,28 @@ def expected_bits(size: float, read: float, different: float) -> float:
 
 
 def size_for_time(
-    pace: Pace, seconds: float, text: Text, buildable: Callable[[int], bool] = lambda _: True
+    pace: Pace, seconds: float, corpus: Corpus, buildable: Callable[[int], bool] = lambda _: True
 ) -> int | None:
     """Return the size with the fewest expected bits after ``seconds`` of training at ``pace``, which is measured.
 
     None where memory holds not even the smallest that can be built: a large vocabulary asks for some size.
     """
-    least = next_buildable(SIZES[0], buildable)
-    sizes = [size for size in SIZES if least < size <= MOST_PER_BYTE * text.bytes]
-    sizes.insert(0, least)
+    smallest = next_buildable(SIZES[0], buildable)
+    largest = MOST_PER_BYTE * corpus.bytes
+    sizes = [smallest]
+    sizes += [size for size in SIZES if smallest < size <= largest]
+
+    # Two first measurements, as far apart as one may reach.
     probe = min(max(PROBE, sizes[0]), sizes[-1])
-    for size in (probe, min(round(REACH * probe), sizes[-1])):
-        pace.learn(size)
+    pace.learn(probe)
+    pace.learn(min(round(REACH * probe), sizes[-1]))
 
     def bits(size: int) -> float:
-        return text.bits(size, seconds / pace.at(size))
+        return corpus.bits(size, seconds / pace.at(size))
 
     while True:
         best = _best_size(pace, sizes, bits)
-        if best is None or not pace.take_turns():  # once it is known better, another may be the best
+        if best is None or not pace.take_turns():  # once the pace is known better, another may be the best
             return best
 
 
@@ -123,7 +168,8 @@ def _best_size(pace: Pace, sizes: Sequence[int], bits: Callable[[int], float]) -
         if not pace.measured:  # memory held no probe
             pace.learn(sizes[0])
             continue
-        size = min((size for size in sizes if size <= REACH * max(pace.measured)), key=bits)
+        within_reach = [size for size in sizes if size <= REACH * max(pace.measured)]
+        size = min(within_reach, key=bits)
         if any(1 / CLOSE < size / known < CLOSE for known in pace.measured):
             return size
         pace.learn(size)
@@ -140,17 +186,19 @@ def size_for_text(training_bytes: int) -> int:
 
     By the law alone larger ones would always be better; they only take longer.
     """
-    return int(min(5e6, max(1e5, 2e6 * (training_bytes / 2e6) ** 0.5)))
+    by_root = 2e6 * (training_bytes / 2e6) ** 0.5
+    return int(min(5e6, max(1e5, by_root)))
 
 
-def lanes_for(tokens: float, length: int) -> int:
-    """Return the lanes of a step in a run over ``tokens``, with segments of ``length``: a power of two.
+def batch_size_for(tokens: float, sequence_length: int) -> int:
+    """Return the batch size of a run over ``tokens``, with segments of ``sequence_length``: a power of two.
 
     A step's tokens grow with the root of what is read in all, as the critical batch does (Zhang et al. 2024,
     arXiv 2410.21676).
     """
     step = STEP_TOKENS * max(1.0, tokens / STEP_TOKENS_UP_TO) ** 0.5
-    return min(MOST_LANES, 1 << max(0, round(math.log2(step / length))))
+    doublings = max(0, round(math.log2(step / sequence_length)))
+    return min(MOST_BATCH_SIZE, 1 << doublings)
 
 
 def rate_for(tokens: float) -> float:
@@ -171,47 +219,72 @@ def decay_for(epochs: float, steps: float, rate: float) -> float:
 
 def dropout_for(epochs: float) -> float:
     """Return the dropout for a text that is read ``epochs`` times, beside the decay (docs/study.md, "Many passes")."""
-    return 0.0 if epochs < DROPOUT_FROM else round(min(MOST_DROPOUT, DROPOUT_PER_PASS * epochs), 2)
+    if epochs < DROPOUT_FROM:
+        return 0.0
+    return round(min(MOST_DROPOUT, DROPOUT_PER_PASS * epochs), 2)
 
 
 def turn(
     recipe: Recipe,
-    text: Text,
+    corpus: Corpus,
     measure: Measure,
     processes: int = 1,
     buildable: Buildable = lambda _: True,
     given: set[str] | None = None,
 ) -> Turned:
-    """Return ``recipe`` with what it leaves open, and in a few lines what was chosen and why.
+    """Return ``recipe`` with what it leaves open, and what was chosen and why.
 
     ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not hold it; it
     is asked where the budget is time, and several times for each recipe, of which the fastest counts. ``buildable``
     tells whether there is a model of the size that a recipe asks for. ``given`` are the keys that somebody gave (by
     default those that are set in ``recipe``). Raises UserError where memory holds no model at all.
     """
-    given = recipe.given() if given is None else given
-    if not (left := left_open(recipe)):
-        return Turned(recipe, [])
-    plan = _plan(recipe, text, _Machine(measure, buildable, processes), left)
-    training = recipe.replace({BATCH_SIZE: plan.lanes}).training
-    steps = plan.tokens / (training.batch.step_tokens * processes)
-    rate = rate_for(plan.tokens) if LEARNING_RATE in left else training.optimizer.learning_rate
-    chosen = {
-        SIZE: plan.size,
+    if given is None:
+        given = recipe.given()
+    left = left_open(recipe)
+    if not left:
+        return Turned(recipe)
+    outlook = _look_ahead(recipe, corpus, _Machine(measure, buildable, processes), left)
+
+    # The values that suit what the run will do; only those that were left open are taken.
+    training = recipe.replace({BATCH_SIZE: outlook.batch_size}).training
+    steps = outlook.tokens / (training.batch.step_tokens * processes)
+    rate = training.optimizer.learning_rate
+    if LEARNING_RATE in left:
+        rate = rate_for(outlook.tokens)
+    best = {
+        SIZE: outlook.size,
+        WEIGHT_DECAY: decay_for(outlook.epochs, steps, rate),
+        DROPOUT: dropout_for(outlook.epochs),
+        BATCH_SIZE: outlook.batch_size,
         LEARNING_RATE: rate,
-        WEIGHT_DECAY: decay_for(plan.epochs, steps, rate),
-        BATCH_SIZE: plan.lanes,
-        DROPOUT: dropout_for(plan.epochs),
     }
-    turned = recipe.replace({key: value for key, value in chosen.items() if key in left})
-    pace = plan.tokens / (60 * training.minutes) if training.minutes else None
-    return Turned(turned, _explain(plan, turned, text, left, given), pace)
+    turned = recipe.replace({key: value for key, value in best.items() if key in left})
+
+    why = dict.fromkeys(left, "suits so many tokens")
+    why |= dict.fromkeys({WEIGHT_DECAY, DROPOUT} & left, "against learning the text by heart")
+    if SIZE in left:
+        best_in = f"the best in {training.budget} here"
+        why[SIZE] = best_in if training.minutes else f"for {words.size(corpus.bytes)} of text"
+    choices = []
+    for key in best:
+        default_or_given = GIVEN if key in given else DEFAULT
+        choices.append(Choice(key, _value(turned, key), why.get(key, default_or_given)))
+    return Turned(turned, tuple(choices), outlook)
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """Return the value of a dotted key."""
+    value: Any = recipe
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def left_open(recipe: Recipe) -> set[str]:
     """Return the keys of what the dial may turn."""
     model, training = recipe.model, recipe.training
-    left = {BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE, DROPOUT} - recipe.given()
+    left = {WEIGHT_DECAY, DROPOUT, BATCH_SIZE, LEARNING_RATE} - recipe.given()
     if training.optimizer.name == "adamw":  # the rate of short runs was measured with Muon's steps
         left.discard(LEARNING_RATE)
     if training.steps or training.batch.accumulation > 1:  # the step is asked for, in other words
@@ -229,76 +302,92 @@ class _Machine(NamedTuple):
     processes: int
 
 
-def _plan(recipe: Recipe, text: Text, machine: _Machine, left: set[str]) -> Plan:
-    """Return what a run will do; lanes change a machine's pace, so that it is measured with others until they fit."""
-    plans: dict[int, Plan] = {}  # by their lanes
+def _look_ahead(recipe: Recipe, corpus: Corpus, machine: _Machine, left: set[str]) -> Outlook:
+    """Return what a run will do.
+
+    The batch size changes a machine's pace, and the pace how much is read, by which the batch size is chosen: so it is
+    measured with another until both fit.
+    """
+    outlooks: dict[int, Outlook] = {}  # by their batch sizes
     while True:
-        training = recipe.training
-        plan = _budget(recipe, text, machine, SIZE in left)
-        if plan.cramped and plans and training.batch.batch_size > max(plans):  # rather fewer lanes than a smaller model
-            return plans[max(plans)]
-        if not plan.tokens:
+        batch = recipe.training.batch
+        outlook = _with_this_batch(recipe, corpus, machine, SIZE in left)
+        if outlook.cramped and outlooks and batch.batch_size > max(outlooks):
+            return outlooks[max(outlooks)]  # rather a smaller batch than a smaller model
+        if not outlook.tokens:
             raise UserError(
-                f"Memory does not hold a training step of {training.batch.batch_size} segments of "
-                f"{training.batch.sequence_length} tokens: set training.batch.batch_size or "
-                "training.batch.sequence_length lower, or training.checkpoint_activations=true."
+                f"Memory does not hold a training step of {batch.batch_size} segments of {batch.sequence_length} "
+                f"tokens: set {BATCH_SIZE} or training.batch.sequence_length lower, or "
+                "training.checkpoint_activations=true."
             )
-        plans[plan.lanes] = plan
-        wanted = plan.lanes
+        outlooks[outlook.batch_size] = outlook
+        wanted = outlook.batch_size
         if BATCH_SIZE in left:
-            wanted = min(text.lanes, lanes_for(plan.tokens, training.batch.sequence_length * machine.processes))
-        if wanted in plans:  # the same, or back and forth between two
-            return plans[min(wanted, plan.lanes)]
+            wanted = batch_size_for(outlook.tokens, batch.sequence_length * machine.processes)
+            wanted = min(wanted, corpus.most_batch_size)
+        if wanted in outlooks:  # the same, or back and forth between two: then the smaller
+            return outlooks[min(wanted, outlook.batch_size)]
         recipe = recipe.replace({BATCH_SIZE: wanted})
 
 
-def _budget(recipe: Recipe, text: Text, machine: _Machine, size_open: bool) -> Plan:
-    """Return what a run with the lanes of ``recipe`` will do: no tokens where memory does not hold it."""
-    training, size = recipe.training, recipe.model.parameters
-
-    def sized(size: int) -> Recipe:
-        return recipe.replace({SIZE: size})
+def _with_this_batch(recipe: Recipe, corpus: Corpus, machine: _Machine, size_open: bool) -> Outlook:
+    """Return what a run with the batch size of ``recipe`` will do: no tokens where memory does not hold it."""
+    training = recipe.training
+    size = recipe.model.parameters
 
     def buildable(size: int) -> bool:
-        return machine.buildable(sized(size))
+        return machine.buildable(recipe.replace({SIZE: size}))
+
+    def measure(size: int) -> float:
+        return machine.measure(recipe.replace({SIZE: size}))
 
     cramped = False
-    if tokens := float(training.tokens or (training.steps or 0) * training.batch.step_tokens * machine.processes):
-        size = next_buildable(size_for_text(text.bytes), buildable) if size_open else size
-    else:
-        seconds = 60 * (training.minutes or DEFAULT_MINUTES)
-        if size_open:
-            pace = Pace(lambda size: machine.measure(sized(size)))
-            size, cramped = size_for_time(pace, seconds, text, buildable), math.isfinite(pace.too_large)
-            tokens = seconds / pace.at(size) if size else 0.0
-        else:
-            tokens = seconds / min(machine.measure(recipe) for _ in range(TURNS))
-            cramped = not tokens
-    return Plan(size, tokens, tokens / text.tokens, training.batch.batch_size, cramped)
+    tokens = float(training.tokens or (training.steps or 0) * training.batch.step_tokens * machine.processes)
+    seconds = 60 * (training.minutes or DEFAULT_MINUTES)
+    if tokens and size_open:
+        size = next_buildable(size_for_text(corpus.bytes), buildable)
+    elif not tokens and size_open:
+        pace = Pace(measure)
+        size = size_for_time(pace, seconds, corpus, buildable)
+        cramped = math.isfinite(pace.too_large)
+        tokens = seconds / pace.at(size) if size else 0.0
+    elif not tokens:
+        fastest = min(machine.measure(recipe) for _ in range(TURNS))
+        tokens = seconds / fastest
+        cramped = not tokens
+    return Outlook(size, tokens, tokens / corpus.tokens, training.batch.batch_size, cramped)
 
 
-def _explain(plan: Plan, recipe: Recipe, text: Text, left: set[str], given: set[str]) -> list[str]:
-    """Say what a run will be, and why; what was given is called so, what is neither open nor given is as usual."""
-    model, training = recipe.model, recipe.training
-
-    def told(key: str, what: str) -> str:
-        if key in left:
-            return what
-        return f"{what} ({'given' if key in given else 'as usual'})"
-
+def sentences(turned: Turned) -> list[str]:
+    """Say what a run will be, and why: the size, what it reads, its steps."""
+    outlook = turned.outlook
+    if outlook is None:
+        return []
+    choices = {choice.key: choice for choice in turned.choices}
+    size = choices[SIZE]
     lines = []
-    if plan.size is not None and SIZE in left:
-        why = f"the best in {training.budget} here" if training.minutes else f"for {words.size(text.bytes)} of text"
-        lines.append(f"Size: {plan.size / 1e6:.3g}M parameters, {why}; --parameters sets another.")
-    about = "about " if training.minutes else ""
-    times = f"{plan.epochs:.2g}" if plan.epochs < 100 else f"{plan.epochs:,.0f}"
-    decay = told(WEIGHT_DECAY, f"weight decay {training.optimizer.weight_decay:g}")
-    dropout = told(DROPOUT, f"dropout {model.dropout or 0:g}")
-    lanes = told(BATCH_SIZE, f"{training.batch.batch_size} segments of {training.batch.sequence_length} tokens")
-    rate = told(LEARNING_RATE, f"learning rate {training.optimizer.learning_rate:g}")
-    return [
-        *lines,
-        f"Reading: {about}{plan.tokens / 1e6:.3g}M tokens, {times} times the text; against learning it by heart "
-        f"{decay}, {dropout}.",
-        f"Steps: {lanes}, {rate}, which suit so many tokens; --set changes any value.",
-    ]
+    if outlook.size is not None and size.by_dial:
+        lines.append(f"Size: {outlook.size / 1e6:.3g}M parameters, {size.why}; --parameters sets another.")
+
+    told = {}
+    length = turned.recipe.training.batch.sequence_length
+    for key, what in (
+        (WEIGHT_DECAY, "weight decay {:g}"),
+        (DROPOUT, "dropout {:g}"),
+        (BATCH_SIZE, f"{{}} segments of {length} tokens"),
+        (LEARNING_RATE, "learning rate {:g}"),
+    ):
+        choice = choices[key]
+        told[key] = what.format(choice.value or 0)
+        if not choice.by_dial:
+            told[key] += f" ({choice.why})"
+    about = "about " if turned.recipe.training.minutes else ""
+    epochs = f"{outlook.epochs:.2g}" if outlook.epochs < 100 else f"{outlook.epochs:,.0f}"
+    lines.append(
+        f"Reading: {about}{outlook.tokens / 1e6:.3g}M tokens, {epochs} times the text; against learning it by heart "
+        f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}."
+    )
+    lines.append(
+        f"Steps: {told[BATCH_SIZE]}, {told[LEARNING_RATE]}, which suit so many tokens; --set changes any value."
+    )
+    return lines

@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -36,7 +36,17 @@ DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
 MAX_STEP_TOKENS = 1 << 26
 # What a saved recipe tells beside itself.
-PROVENANCE = ("weft_version", "git_revision", "prepared", "text", "chosen", "made_by", "found_at", "overwriting")
+PROVENANCE = (
+    "weft_version",
+    "git_revision",
+    "prepared",
+    "text",
+    "chosen",
+    "asked",
+    "made_by",
+    "found_at",
+    "overwriting",
+)
 # What may differ when a run is resumed: how long it goes on and how it reports.
 RESUMABLE = (
     "training.steps",
@@ -327,12 +337,9 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
             raise UserError(
                 f"--set takes 'section.key=value', such as training.optimizer.learning_rate=2e-3, not '{assignment}'."
             )
-        nested: Any = _scalar(text)
-        for part in reversed(key.strip().split(".")):
-            nested = {part: nested}
-        nested, old = rename(nested)
+        setting, old = rename(nested(key.strip(), _scalar(text)))
         old_keys += old
-        values = merge(values, nested)
+        values = merge(values, setting)
     warn_of_old_keys(old_keys)
     return values
 
@@ -372,19 +379,22 @@ def save_recipe(
     prepared: str = "",
     text: Mapping[str, Any] | None = None,
     chosen: Sequence[str] = (),
+    asked: Mapping[str, Any] | None = None,
     found_at: Mapping[str, str] | None = None,
     overwriting: bool = False,
 ) -> None:
     """Write the resolved recipe with the package version, the git revision, and what a report tells beside.
 
     ``prepared`` is a line on the text, ``text`` its parts as :meth:`PreparedData.told` gives them, ``chosen`` are lines
-    on what was chosen and why.
+    on what was chosen and why, ``asked`` what was given and is otherwise in ``recipe`` (:func:`settled`).
     ``found_at`` are the absolute places of its texts, by their names; they are never shown to others.
     ``overwriting`` says that the folder still holds files of an earlier run.
     """
     values = recipe.model_dump(mode="json")
     values |= {"weft_version": __version__, "git_revision": git_revision()}
     values |= {"prepared": prepared, "text": dict(text or {}), "chosen": list(chosen)}
+    if asked:
+        values["asked"] = dict(asked)
     if found_at:
         values["found_at"] = dict(found_at)
     if overwriting:
@@ -406,6 +416,20 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping) and value
         dotted |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return dotted
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Return a value under a dotted key as nested values."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast("dict[str, Any]", value)
+
+
+def settled(as_given: Recipe, resolved: Recipe) -> dict[str, Any]:
+    """Return what of ``as_given`` somebody gave and is otherwise in ``resolved``, by dotted keys, as it was given."""
+    asked = flat(as_given.model_dump(mode="json"))
+    now = flat(resolved.model_dump(mode="json"))
+    return {key: asked[key] for key in sorted(as_given.given() & asked.keys()) if asked[key] != now.get(key)}
 
 
 def git_revision() -> str | None:

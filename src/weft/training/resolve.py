@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,48 +22,67 @@ from weft.model import WeftModel, build
 from weft.pattern import expand
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
-from weft.training.dial import BATCH_SIZE, Text, left_open, turn
+from weft.training.dial import BATCH_SIZE, Corpus, left_open, sentences, turn
 from weft.training.parallel import Processes
-from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
+from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, BatchConfig, ModelRecipe, Recipe, flat
 from weft.training.throughput import seconds_per_token
 from weft.training.transfer import transferred
 
 
-def fit(
+class Resolved(NamedTuple):
+    """A recipe with every value that it left to the corpus and the machine, as a run saves it.
+
+    ``chosen`` says in sentences what was chosen and why. ``pace`` is the tokens a second that the choice counts on;
+    None where nothing was timed.
+    """
+
+    recipe: Recipe
+    chosen: tuple[str, ...] = ()
+    pace: float | None = None
+
+
+def resolve_recipe(
     recipe: Recipe,
     prepared: PreparedData,
     processes: Processes | None = None,
     tell: Callable[[str], None] = lambda _: None,
-    planned: Callable[[float], None] = lambda _: None,
-) -> Recipe:
-    """Fill in the tokenizer, the vocabulary, the budget, and what the dial turns (:mod:`weft.training.dial`).
+) -> Resolved:
+    """Fill in the tokenizer, the vocabulary, the budget, the batch, and what the dial turns (:mod:`.dial`).
 
-    A few steps of training are timed on ``processes`` where that depends on the time; ``tell`` hears what was chosen
-    and why, ``planned`` the tokens a second that the choice counts on. For a run that starts from another's model the
-    dial turns nothing: it was measured from random weights.
+    A few steps of training are timed on ``processes`` where that depends on the time; ``tell`` hears what is going on.
+    For a run that starts from another's model the dial turns nothing: it was measured from random weights.
     """
-    data, training = recipe.data, recipe.training
-    tokenizer, vocabulary_given = prepared.tokenizer, recipe.data.vocab_size is not None
-    given = {"--teacher": training.teacher.run if training.teacher else None, "--init-from": training.start.run}
-    for option, run in given.items():
-        if run and (other := _other_tokenizer(data, tokenizer)):
-            raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")
-    known = {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
-    data = data.model_copy(update={**known, **prepared.settled})
-    if training.predict_boundary is None:
-        ends = prepared.train.ending_documents >= LEAST_ENDS
-        training = training.model_copy(update={"predict_boundary": ends})
-    if training.steps is None and training.tokens is None and training.minutes is None:
-        training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
-    recipe = Recipe(model=recipe.model, data=data, training=training)
-    if training.start.run:
-        tell(
-            f"Going on from '{training.start.run}': what is not given is as usual (learning rate "
-            f"{training.optimizer.learning_rate:g}, weight decay {training.optimizer.weight_decay:g}), not made to fit "
-            "the text."
-        )
-        return recipe
     processes = processes or Processes()
+    train = prepared.train
+    tokenizer = prepared.tokenizer
+    _check_tokenizer(recipe, tokenizer)
+    asked = recipe.given()
+    vocabulary_is_given = recipe.data.vocab_size is not None
+
+    # What the text has settled, and the budget.
+    known = {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size, **prepared.settled}
+    values: dict[str, Any] = {f"data.{key}": value for key, value in known.items()}
+    training = recipe.training
+    if training.predict_boundary is None:
+        values["training.predict_boundary"] = train.ending_documents >= LEAST_ENDS
+    if training.steps is None and training.tokens is None and training.minutes is None:
+        values["training.minutes"] = DEFAULT_MINUTES
+    recipe = recipe.replace(values)
+
+    # What the dial will turn, and the batch, which a small text may not fill.
+    starts_from = training.start.run
+    left = set() if starts_from else left_open(recipe)
+    batch = fit_batch(training.batch, prepared, processes.count)
+    recipe = recipe.replace({"training.batch.sequence_length": batch.sequence_length})
+    if BATCH_SIZE not in left:
+        recipe = recipe.replace({BATCH_SIZE: batch.batch_size})
+    if starts_from:
+        optimizer = training.optimizer
+        tell(
+            f"Going on from '{starts_from}': what is not given is as usual (learning rate "
+            f"{optimizer.learning_rate:g}, weight decay {optimizer.weight_decay:g}), not made to fit the text."
+        )
+        return Resolved(recipe)
 
     def measure(recipe: Recipe) -> float:
         try:
@@ -72,29 +91,28 @@ def fit(
             return math.inf
         return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
 
-    train, left, asked = prepared.train, left_open(recipe), recipe.given()
-    if left and training.minutes:
+    if left and recipe.training.minutes:
         tell("Timing a few steps of training ...")
-    batch = training.batch
-    lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, processes.count)
-    cut: dict[str, int] = {"training.batch.sequence_length": length}
-    if BATCH_SIZE not in left:
-        cut[BATCH_SIZE] = lanes
-    recipe = recipe.replace(cut)
-    text = Text(train.bytes, train.lanes_that_fit(1), max(1, train.lanes_that_fit(length) // processes.count))
+    most_batch_size = max(1, train.lanes_that_fit(batch.sequence_length) // processes.count)
+    corpus = Corpus(train.bytes, train.lanes_that_fit(1), most_batch_size)
     buildable = partial(_buildable, prepared=prepared)
-    recipe, lines, pace = turn(recipe, text, measure, processes.count, buildable, asked)
-    if pace:
-        planned(pace)
-    if lines:
-        vocabulary = f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind})"
-        tell(f"{vocabulary}, {'as given' if vocabulary_given else f'for {words.size(train.bytes)} of training text'}.")
-    for line in lines:
-        tell(line)
-    as_asked = {"training.batch.sequence_length": batch.sequence_length}
-    if BATCH_SIZE not in left:
-        as_asked[BATCH_SIZE] = batch.batch_size
-    return recipe.replace(as_asked)  # a run that is resumed is asked for the same
+    turned = turn(recipe, corpus, measure, processes.count, buildable, asked)
+
+    chosen = sentences(turned)
+    if chosen:
+        why = "as given" if vocabulary_is_given else f"for {words.size(train.bytes)} of training text"
+        chosen.insert(0, f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind}), {why}.")
+    return Resolved(turned.recipe, tuple(chosen), turned.pace)
+
+
+def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """Raise UserError where a recipe asks for another tokenizer than that of the run that it starts or learns from."""
+    training = recipe.training
+    teacher = training.teacher.run if training.teacher else None
+    for option, run in {"--teacher": teacher, "--init-from": training.start.run}.items():
+        other = _other_tokenizer(recipe.data, tokenizer)
+        if run and other:
+            raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")
 
 
 def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
@@ -122,11 +140,14 @@ def check_model(model: ModelRecipe) -> None:
         resolve(model.pattern or model.architecture, model.parameters or 1e6, model.preset, model.settings())
 
 
-def fit_lanes(prepared: PreparedData, lanes: int, length: int, processes: int) -> tuple[int, int]:
-    """Return lanes (for each process) and their length that a small text can fill."""
-    while length > 8 and prepared.train.lanes_that_fit(length) < 2 * processes:
+def fit_batch(batch: BatchConfig, prepared: PreparedData, processes: int) -> BatchConfig:
+    """Return ``batch``, or as much of it as each of ``processes`` can fill where the text is small."""
+    train = prepared.train
+    length = batch.sequence_length
+    while length > 8 and train.lanes_that_fit(length) < 2 * processes:
         length //= 2
-    return max(1, min(lanes, prepared.train.lanes_that_fit(length) // processes)), length
+    most = max(1, train.lanes_that_fit(length) // processes)
+    return batch.replace({"batch_size": min(batch.batch_size, most), "sequence_length": length})
 
 
 def make_model(
@@ -159,14 +180,15 @@ def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> N
             model = WeftModel(_model_config(recipe, prepared, origin))
     needed = 4.0 * model.parameter_count
     batch = recipe.training.batch
-    lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, 1)
     if not torch.accelerator.is_available():
-        needed = 3 * needed + 4.0 * lanes * length * model.config.hidden_size * model.depth
+        tokens = batch.batch_size * batch.sequence_length
+        needed = 3 * needed + 4.0 * tokens * model.config.hidden_size * model.depth
         if model.context is None:  # its state is carried
-            needed += 2.0 * lanes * model.state_bytes(model.window)
+            needed += 2.0 * batch.batch_size * model.state_bytes(model.window)
     check_memory(
         needed,
-        f"Training {model.parameter_count:,} parameters on {lanes} segments of {length} tokens",
+        f"Training {model.parameter_count:,} parameters on {batch.batch_size} segments of "
+        f"{batch.sequence_length} tokens",
         "ask for fewer parameters, a smaller training.batch.batch_size, or a shorter training.batch.sequence_length or "
         "model.attention.window",
     )

@@ -32,14 +32,15 @@ from weft.training.allocation import keep_memory
 from weft.training.checkpoint import has_checkpoint
 from weft.training.listener import Listener, Silent
 from weft.training.parallel import Processes
-from weft.training.recipe import Recipe, differences, load_recipe, make_recipe
+from weft.training.recipe import Recipe, differences, flat, load_recipe, make_recipe, nested, settled
 from weft.training.resolve import (
+    Resolved,
     check_model,
     check_step,
-    fit,
-    fit_lanes,
+    fit_batch,
     make_model,
     name_of,
+    resolve_recipe,
     resumed_model,
 )
 from weft.training.result import TrainingResult as TrainingResult
@@ -145,20 +146,27 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
         prepared = prepare(data, tokenizer=tokenizer, progress=listener.message)
     if resume:
         prepared = as_told(out, prepared)
-    told = Told(listener)
+
+    # The recipe as it was given becomes the one that is saved: a run that goes on has it already.
+    as_given = recipe
+    resolved = Resolved(recipe)
     if begun:
         model = resumed_model(out, recipe, prepared)
     else:
-        fitted = fit(recipe, prepared, processes, told.message, told.planned)
-        recipe = fitted if resume else _shortened(fitted, most_steps)
+        resolved = resolve_recipe(recipe, prepared, processes, listener.message)
+        for line in resolved.chosen:
+            listener.message(line)
+        recipe = resolved.recipe
+        if not resume:  # a run that is resumed keeps its own budget
+            recipe = _shortened(recipe, most_steps)
         check_step(recipe, prepared, origin)
         model = make_model(recipe, prepared, origin, listener.message)
     if processes.sharded:
         check_sharded(model)
     lost = lost_best(out, model) if begun else None
-    now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
+    now = _shortened(recipe, most_steps)
     trainer = _trainer(now, model, prepared, out, listener, processes)
-    trainer.planned_pace = told.pace
+    trainer.planned_pace = resolved.pace
     processes.wait()  # all have seen the folder as it was
     if not trainer.main:
         return _Started(trainer, recipe, data, begun, lost)
@@ -168,7 +176,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     elif resume:
         begin_again(out, recipe, data, model, prepared)
     else:
-        begin(out, recipe, data, model, prepared, [] if origin else told.lines)
+        begin(out, recipe, data, model, prepared, resolved.chosen, settled(as_given, recipe))
     return _Started(trainer, recipe, data, begun, lost)
 
 
@@ -202,11 +210,9 @@ def _given_tokenizer(origin: Path | None, teacher: Path | None) -> Tokenizer | N
 def _trainer(
     recipe: Recipe, model: LanguageModel, prepared: PreparedData, out: Path, listener: Listener, processes: Processes
 ) -> Trainer:
-    """Return the trainer, with no more lanes than a small text can fill."""
-    batch = recipe.training.batch
-    lanes, length = fit_lanes(prepared, batch.batch_size, batch.sequence_length, processes.count)
-    training = recipe.training.replace({"batch.batch_size": lanes, "batch.sequence_length": length})
-    return Trainer(training, model, prepared, out, listener, processes)
+    """Return the trainer; a run that goes on with more processes may have a batch for which its text is too small."""
+    batch = fit_batch(recipe.training.batch, prepared, processes.count)
+    return Trainer(recipe.training.replace({"batch": batch}), model, prepared, out, listener, processes)
 
 
 def _train(started: _Started) -> TrainingResult:
@@ -235,8 +241,10 @@ def _train(started: _Started) -> TrainingResult:
             "stay as they were chosen when the run began."
         )
     if resumed and trainer.main:
-        chosen = raw_recipe(out).get("chosen") or ()
-        write_recipe(recipe, out, started.data, trainer.prepared, chosen)
+        said = raw_recipe(out)
+        write_recipe(
+            recipe, out, started.data, trainer.prepared, chosen=said.get("chosen") or (), asked=said.get("asked") or {}
+        )
         (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
     with stop_signals(trainer.request_stop) as received:
         try:
@@ -321,7 +329,7 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
             "--overwrite."
         )
     saved = saved_recipe(out)
-    asked = make_recipe(load_recipe(out / RECIPE), _decided(values))
+    asked = make_recipe(load_recipe(out / RECIPE), _not_settled(_decided(values), raw.get("asked")))
     if changed := differences(saved, asked):
         raise UserError(
             f"A run goes on with the recipe that it began with, but this changed: {', '.join(changed)}; leave it out "
@@ -330,29 +338,21 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
     return asked
 
 
-class Told:
-    """Passes on what is said, and keeps what was chosen: all but the lines that announce that something takes time."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.lines: list[str] = []
-        self.pace: float | None = None
-
-    def message(self, line: str) -> None:
-        """Pass a line on."""
-        self.listener.message(line)
-        if not line.endswith("..."):
-            self.lines.append(line)
-
-    def planned(self, pace: float) -> None:
-        """Keep the tokens a second that the choice counts on."""
-        self.pace = pace
-
-
 def _decided(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` without what is left to the corpus, which the run has settled."""
     nested = {key: _decided(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     return {key: value for key, value in nested.items() if value is not None and value != "auto"}
+
+
+def _not_settled(values: dict[str, Any], asked: object) -> dict[str, Any]:
+    """Return ``values`` without what a run was asked for when it began, and settled otherwise: it stays as settled."""
+    if not isinstance(asked, Mapping):
+        return values
+    kept: dict[str, Any] = {}
+    for key, value in flat(values).items():
+        if key not in asked or asked[key] != value:
+            kept = merge(kept, nested(key, value))
+    return kept
 
 
 def _most_steps() -> int | None:

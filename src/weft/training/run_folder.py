@@ -7,7 +7,7 @@ of a run and the last of the one before it, so that at any moment the folder hol
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,13 @@ def was_overwriting(run: Path) -> bool:
 
 
 def begin(
-    out: Path, recipe: Recipe, data: DataConfig, model: LanguageModel, prepared: PreparedData, chosen: Sequence[str]
+    out: Path,
+    recipe: Recipe,
+    data: DataConfig,
+    model: LanguageModel,
+    prepared: PreparedData,
+    chosen: Sequence[str],
+    asked: Mapping[str, Any],
 ) -> None:
     """Write what a run begins with in place of all that is in ``out``, the recipe first.
 
@@ -113,8 +119,8 @@ def begin(
     """
     others = [path for path in out.iterdir() if path.name != RECIPE]
     if others:
-        write_recipe(recipe, out, data, prepared, chosen, overwriting=True)
-    _write_start(others, out, recipe, data, model, prepared, chosen)
+        write_recipe(recipe, out, data, prepared, chosen=chosen, asked=asked, overwriting=True)
+    _write_start(others, out, recipe, data, model, prepared, chosen, asked)
 
 
 def begin_again(out: Path, recipe: Recipe, data: DataConfig, model: LanguageModel, prepared: PreparedData) -> None:
@@ -122,7 +128,7 @@ def begin_again(out: Path, recipe: Recipe, data: DataConfig, model: LanguageMode
     said = raw_recipe(out)
     own = (*_FILES, *_PAGES, CHECKPOINTS, "tensorboard")
     others = [path for path in out.iterdir() if path.name != RECIPE and (said.get("overwriting") or path.name in own)]
-    _write_start(others, out, recipe, data, model, prepared, said.get("chosen") or ())
+    _write_start(others, out, recipe, data, model, prepared, said.get("chosen") or (), said.get("asked") or {})
 
 
 def _write_start(
@@ -133,10 +139,11 @@ def _write_start(
     model: LanguageModel,
     prepared: PreparedData,
     chosen: Sequence[str],
+    asked: Mapping[str, Any],
 ) -> None:
     for path in others:
         remove(path)
-    write_recipe(recipe, out, data, prepared, chosen)
+    write_recipe(recipe, out, data, prepared, chosen=chosen, asked=asked)
     save_texts(out, data, prepared)
     source(model.model_type).save_config(model.config, out)
     prepared.tokenizer.save(out)
@@ -147,8 +154,9 @@ def write_recipe(
     out: Path,
     data: DataConfig,
     prepared: PreparedData,
-    chosen: Sequence[str],
     *,
+    chosen: Sequence[str],
+    asked: Mapping[str, Any],
     overwriting: bool = False,
 ) -> None:
     """Write the recipe of a run, with what is known of its texts; ``data`` has the names that lead to them."""
@@ -158,6 +166,7 @@ def write_recipe(
         prepared=prepared.summary,
         text=prepared.told(),
         chosen=chosen,
+        asked=asked,
         found_at=found_at(recipe.data, data),
         overwriting=overwriting,
     )

@@ -81,7 +81,7 @@ def weft_step(
     """Return a training step of ours, with the peers' AdamW or its own choice, and the model."""
     from weft.layers.state import detach
     from weft.training.compilation import compile_loss
-    from weft.training.step import empty_state
+    from weft.training.objective import empty_state
 
     model = weft_model(architecture, scale, options)
     tokens, targets, reset = text(scale, options)

@@ -31,6 +31,7 @@ from weft.pattern import expand
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights, read_config, save_config
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
 from weft.training.dial import BATCH_SIZE, Text, left_open, turn
+from weft.training.methods import teachers
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, ModelRecipe, Recipe, flat
 from weft.training.throughput import seconds_per_token
@@ -55,7 +56,7 @@ def fit(
     """
     data, training = recipe.data, recipe.training
     tokenizer, vocabulary_given = prepared.tokenizer, recipe.data.vocab_size is not None
-    given = {"--teacher": training.teacher.run if training.teacher else None, "--init-from": training.start.run}
+    given = teachers(training.methods) | {"--init-from": training.start.run}
     for option, run in given.items():
         if run and (other := _other_tokenizer(data, tokenizer)):
             raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")

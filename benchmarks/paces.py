@@ -16,7 +16,7 @@ from weft.training.throughput import seconds_per_token
 def paces(recipes: Mapping[str, Sequence[str]], vocabulary: int, rounds: int) -> dict[str, list[float]]:
     """Return each recipe's tokens a second in each round; a recipe is settings such as "model.parameters=1M".
 
-    Ask for it on a quiet machine. A teacher and a guide are not in it.
+    Ask for it on a quiet machine.
     """
     keep_memory()  # as training does
     prepared: Any = SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=vocabulary, boundary_id=1, padding_id=0))

@@ -48,7 +48,8 @@ ADAPTER = tuple(f"model.maps.{role}.{how}" for role in ROLES for how in ("kind=m
 PARENT = "parent, four times the tokens"
 STACKED, ONE_COPY = "model.pattern=[qfaf]3", "model.pattern=qfaf"
 START = ("training.start.run={run}", "training.start.block=best")
-TEACHER = "training.teacher.run={run}"
+GUIDES = "training.methods.guides"
+TEACHER = "training.methods.distillation.run={run}"
 QUESTIONS: dict[str, dict[str, Contender]] = {
     "structured": {
         "dense": Contender((WIDTH,)),
@@ -58,8 +59,8 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
     },
     "guided": {
         "low_rank": Contender((WIDTH, *LOW_RANK)),
-        "guided": Contender((WIDTH, *LOW_RANK, "training.guide.until=0.5")),
-        "guided now and then": Contender((WIDTH, *LOW_RANK, "training.guide.until=0.5", "training.guide.skip=true")),
+        "guided": Contender((WIDTH, *LOW_RANK, f"{GUIDES}.until=0.5")),
+        "guided now and then": Contender((WIDTH, *LOW_RANK, f"{GUIDES}.until=0.5", f"{GUIDES}.skip=true")),
     },
     "wide": {
         "dense": Contender((SIZE,)),
@@ -89,7 +90,7 @@ QUESTIONS: dict[str, dict[str, Contender]] = {
         "plain": Contender((SIZE,)),
         "the norm alone": bigrams("table_size=0"),
         "bigrams": bigrams("clusters=128"),
-        "bigrams, rate twice": Contender((*bigrams("clusters=128").settings, "training.ngrams_rate=2")),
+        "bigrams, rate twice": Contender((*bigrams("clusters=128").settings, "training.methods.ngrams.rate=2")),
         "bigrams, smaller": bigrams("clusters=64", "table_size=2048", "width=8"),
         "no token shift": Contender((SIZE, NO_SHIFT)),
         "the norm alone, no token shift": Contender((*bigrams("table_size=0").settings, NO_SHIFT)),

@@ -210,12 +210,17 @@ def fresh_model(folder: Path, *, seed: int) -> WeftModel:
 
 def load_into(model: nn.Module | Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Give ``model`` these tensors as its parameters; UserError where they do not fit or are not all numbers."""
+    check_fit(model, tensors, path)
+    assign(model, tensors)
+
+
+def check_fit(model: nn.Module | Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise UserError where ``tensors``, which were in ``path``, are not the model's parameters, or not all numbers."""
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise UserError(f"'{path}' does not fit its config.json: the folder was changed or only half copied.")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UserError(f"The weights in '{path}' are not all numbers: its training diverged, or the file was changed.")
-    assign(model, tensors)
 
 
 def assign(model: nn.Module | Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -65,6 +65,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     dotted = ".".join(([where] if where else []) + path)
+    cause = problem.get("ctx", {}).get("error")
+    if dotted and isinstance(cause, UserError) and dotted in str(cause):  # of a section that names the place itself
+        return str(cause)
     if problem["type"] == "extra_forbidden":
         section = _section(model, path[:-1])
         known = list(section.model_fields)
@@ -171,6 +174,11 @@ RENAMED = {
     "training.checkpoint_every": "training.logging.checkpoint_every",
     "training.log_every": "training.logging.log_every",
     "training.tensorboard": "training.logging.tensorboard",
+    "training.ema": "training.methods.average.decay",
+    "training.guide": "training.methods.guides",
+    "training.teacher": "training.methods.distillation",
+    "training.only": "training.methods.only.parameters",
+    "training.ngrams_rate": "training.methods.ngrams.rate",
 }
 
 
@@ -186,10 +194,12 @@ def renamed(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
         warn_of_old_keys(old)
         return found
     for key in old:
-        *path, last = RENAMED[key].split(".")
-        section = _inside(found, path)
-        if section[last] is None:
-            del section[last]
+        # Sections that are empty then go too: that of a method would switch it on.
+        path = RENAMED[key].split(".")
+        if _inside(found, path[:-1])[path[-1]] is None:
+            del _inside(found, path[:-1])[path[-1]]
+            while len(path := path[:-1]) > 1 and not _inside(found, path):
+                del _inside(found, path[:-1])[path[-1]]
     return found
 
 

@@ -17,7 +17,9 @@ from weft.layers.ngrams import EPS, LatentBigrams, primes_above
 from weft.layers.state import tensors
 from weft.model import build
 from weft.sizing import count_parameters, sized
+from weft.training.methods.ngrams import NGramsTrainingConfig
 from weft.training.optimizer import make_optimizers, set_learning_rate
+from weft.training.parallel import Processes
 from weft.training.recipe import TrainingConfig
 
 
@@ -148,7 +150,9 @@ def test_a_budget_is_met_with_bigrams(ngrams):
 
 def test_tables_learn_at_their_own_rate_and_centroids_not_at_all():
     model = small_model("qf", {"ngrams": BIGRAMS})
-    optimizers = make_optimizers(model, TrainingConfig(ngrams_rate=2.5, optimizer={"weight_decay": 0.3}))
+    hook = NGramsTrainingConfig(rate=2.5).build(model, Processes())
+    config = TrainingConfig(optimizer={"weight_decay": 0.3})
+    optimizers = make_optimizers(model, config, hook.parameter_groups())
     set_learning_rate(optimizers, 0.01)
     groups = {id(p): group for o in optimizers for group in o.param_groups for p in group["params"]}
     assert groups[id(model.ngrams.tables_NW)]["lr"] == pytest.approx(0.025)

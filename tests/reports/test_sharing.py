@@ -10,13 +10,13 @@ from weft.reports.sharing import shareable, without_places
 def test_places_are_told_by_their_last_part():
     recipe = {
         "data": {"sources": ["/home/me/texts", "texts/*.txt", "~/more.txt", "hf:/data/set?column=a", "hf:owner/name"]},
-        "training": {"start": {"run": "/runs/first"}, "teacher": {"run": "runs/second"}, "seed": 3},
+        "training": {"start": {"run": "/runs/first"}, "methods": {"distillation": {"run": "runs/second"}}, "seed": 3},
         "made_by": "weft merge /home/me/run",
         "found_at": {"texts/*.txt": "/home/me/texts/*.txt"},
     }
     assert yaml.safe_load(shareable(recipe)) == {
         "data": {"sources": ["texts", "texts/*.txt", "more.txt", "hf:set?column=a", "hf:owner/name"]},
-        "training": {"start": {"run": "first"}, "teacher": {"run": "runs/second"}, "seed": 3},
+        "training": {"start": {"run": "first"}, "methods": {"distillation": {"run": "runs/second"}}, "seed": 3},
         "made_by": "weft merge run",
     }
 

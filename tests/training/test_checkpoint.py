@@ -143,12 +143,12 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, damage):
 
 
 def test_a_checkpoint_of_another_format_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    monkeypatch.setattr(checkpoints, "FORMAT", 3)
     write_checkpoint(tmp_path, 1, made(1))
     monkeypatch.undo()
     with pytest.raises(UserError, match="another version of Weft"):
         read_checkpoint(tmp_path)
-    assert json.loads((tmp_path / "step-00000001" / "progress.json").read_text())["format"] == 2
+    assert json.loads((tmp_path / "step-00000001" / "progress.json").read_text())["format"] == 3
 
 
 def take_steps(model, optimizers, number: int, seed: int) -> None:

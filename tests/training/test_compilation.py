@@ -14,9 +14,9 @@ from weft.layers.state import tensors
 from weft.training import compilation
 from weft.training.compilation import compile_loss, training_loss
 from weft.training.listener import Silent
+from weft.training.objective import ForwardPass, LanguageModelling
 from weft.training.recipe import make_recipe, parse_settings
 from weft.training.run import train
-from weft.training.step import Step
 
 CPU = torch.device("cpu")
 # What torch's tracing says of autograd functions and of caches that it looks through; nothing is wrong with either.
@@ -38,7 +38,7 @@ def backend(monkeypatch):
 
 def numbers(model, loss) -> list[torch.Tensor]:
     """Losses, gradients and states of a few segments, the state carried from one to the next."""
-    step, state, found = Step(model, loss, model.empty_state(2, CPU)), tensors(model.empty_state(2, CPU)), []
+    step, state, found = ForwardPass(model, loss, model.empty_state(2, CPU)), tensors(model.empty_state(2, CPU)), []
     torch.manual_seed(0)
     for seed in range(3):
         model.zero_grad()
@@ -93,7 +93,8 @@ def chosen(model, choice: str, device: str = "cpu", sharded: bool = False, said:
         loss(*segment()[:2], model.empty_state(2, CPU), segment()[2])[0].backward()
 
     say = [].append if said is None else said.append
-    return training_loss(model, choice, device=torch.device(device), sharded=sharded, attempt=attempt, say=say)
+    objective = LanguageModelling(model)
+    return training_loss(objective, choice, device=torch.device(device), sharded=sharded, attempt=attempt, say=say)
 
 
 def test_without_a_compiler_on_is_an_error_and_auto_goes_on_without(monkeypatch):
@@ -102,14 +103,14 @@ def test_without_a_compiler_on_is_an_error_and_auto_goes_on_without(monkeypatch)
     model, said = small_model("q").train(), []
     with pytest.raises(UserError, match="cannot compile the model .*No working C.. compiler found.*compile=off"):
         chosen(model, "on")
-    assert chosen(model, "auto", device="cuda", said=said) == model.loss
+    assert chosen(model, "auto", device="cuda", said=said).__func__ is LanguageModelling.loss  # not a compiled one
     assert "No working C++ compiler found" in said[-1]
 
 
 def test_what_is_not_wanted_is_not_compiled(backend):
     model = small_model("q").train()
     for choice, device, sharded in (("off", "cuda", False), ("auto", "cpu", False), ("auto", "cuda", True)):
-        assert chosen(model, choice, device, sharded) == model.loss
+        assert chosen(model, choice, device, sharded).__func__ is LanguageModelling.loss
     assert backend.frame_count == 0
     with pytest.raises(UserError, match="sharded model cannot be compiled"):
         chosen(model, "on", sharded=True)

@@ -72,7 +72,7 @@ STARTS = {
     "from nothing": ({}, False, 13),
     "over another run": ({}, True, 17),
     "from another run's model": ({"training": {"start": {"run": "origin"}}}, False, 29),
-    "with a teacher": ({"training": {"teacher": {"run": "origin"}}}, False, 31),
+    "with a teacher": ({"training": {"methods": {"distillation": {"run": "origin"}}}}, False, 31),
 }
 
 
@@ -252,8 +252,8 @@ def test_a_run_is_not_begun_in_the_folder_that_it_starts_from(place, tmp_path):
     run = shutil.copytree(place / "origin", tmp_path / "run")
     with pytest.raises(UserError, match="--init-from and --out are one folder"):
         train(quick(place), run, init_from=run, overwrite=True)
-    with pytest.raises(UserError, match="--teacher and --out are one folder"):
-        train(quick(place, training={"teacher": {"run": str(run)}}), run, overwrite=True)
+    with pytest.raises(UserError, match="training.methods.distillation.run and --out are one folder"):
+        train(quick(place, training={"methods": {"distillation": {"run": str(run)}}}), run, overwrite=True)
     assert contents(run) == contents(place / "origin")
 
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim import AdamW
 
 from tests.conftest import small_model
+from weft.training.methods.average import Average, AverageConfig
 from weft.training.muon import Muon
-from weft.training.optimizer import ExponentialAverage, make_optimizers, set_learning_rate
+from weft.training.optimizer import make_optimizers, set_learning_rate
 from weft.training.recipe import TrainingConfig
 
 CASES = [("qfaf", "modern"), ("afqx", "classic"), ("[qf]2", "modern"), ("x2", "modern")]
@@ -99,25 +100,26 @@ def test_the_average_by_hand():
             model.weight.fill_(value)
 
     set_weight(8.0)
-    average = ExponentialAverage(model, decay=0.16)
+    average = Average(model, AverageConfig(decay=0.16))
+    average.begin([])
     set_weight(2.0)
-    average.update(model)  # the decay of the first update is 1/11, of the second 2/12, and so 0.16 from there on
+    average.after_step()  # the decay of the first update is 1/11, of the second 2/12, and so 0.16 from there on
     first = 8 / 11 + 2 * 10 / 11
     assert average.average["weight"].item() == pytest.approx(first, rel=1e-6)
     set_weight(-4.0)
-    average.update(model)
+    average.after_step()
     second = 0.16 * first - 0.84 * 4
     assert average.average["weight"].item() == pytest.approx(second, rel=1e-5)
-    average.swap(model)
-    assert model.weight.item() == pytest.approx(second, rel=1e-5)
-    assert average.average["weight"].item() == -4.0
-    average.swap(model)
+    with average.validating():
+        assert model.weight.item() == pytest.approx(second, rel=1e-5)
+        assert average.average["weight"].item() == -4.0
     assert model.weight.item() == -4.0
 
 
 def test_the_average_does_not_share_storage_with_the_model():
     model = nn.Linear(2, 2)
-    average = ExponentialAverage(model, decay=0.9)
+    average = Average(model, AverageConfig(decay=0.9))
+    average.begin([])
     before = {name: tensor.clone() for name, tensor in average.average.items()}
     with torch.no_grad():
         for parameter in model.parameters():

@@ -25,7 +25,7 @@ SHARED = {"pattern": "x{qf}2a", "ngrams": {"heads": 2, "clusters": 20, "table_si
 TRAINING = {
     "batch": {"batch_size": 2, "sequence_length": 16, "accumulation": 2},
     "steps": 9,
-    "ema": 0.9,
+    "methods": {"average": {"decay": 0.9}},
     "optimizer": {"name": "adamw"},
 }
 

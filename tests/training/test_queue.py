@@ -16,6 +16,12 @@ from weft.training.prefetch import Feed
 from weft.training.queue import Queue
 from weft.training.run import train
 
+ADAMW = {
+    "optimizer": {"name": "adamw"},
+    "methods": {"average": {"decay": 0.9}},
+    "batch": {"accumulation": 2},
+}
+
 
 @pytest.fixture
 def queued(monkeypatch):
@@ -54,9 +60,7 @@ class Looks(Silent):
         self.steps.append(status.step)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"optimizer": {"name": "adamw"}, "ema": 0.9, "batch": {"accumulation": 2}}], ids=["muon", "adamw"]
-)
+@pytest.mark.parametrize("changes", [{}, ADAMW], ids=["muon", "adamw"])
 def test_a_queued_run_is_the_run_step_by_step(tiny, tmp_path, queued, spoiled, changes):
     values = tiny(training={"steps": 30, "logging": {"log_every": 6, "checkpoint_every": 12}, **changes})
     bad = {4: float("nan"), 5: float("inf"), 20: float("nan"), 21: float("nan"), 22: float("nan")}

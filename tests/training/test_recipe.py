@@ -18,6 +18,7 @@ from weft.training.recipe import (
     save_recipe,
 )
 
+AVERAGE = {"average": {"decay": 0.99}}
 FULL = {
     "model": {
         "pattern": "(qfaf)2",
@@ -28,7 +29,12 @@ FULL = {
         "qrnn": {"zoneout": 0.05},
     },
     "data": {"sources": ["ruoŧŧa.txt", "b/"], "tokenizer": "unigram", "vocab_size": 512, "document_separator": "\n\t"},
-    "training": {"tokens": "20M", "optimizer": {"betas": [0.8, 0.95], "learning_rate": 2e-3}, "ema": 0.99, "seed": 7},
+    "training": {
+        "tokens": "20M",
+        "optimizer": {"betas": [0.8, 0.95], "learning_rate": 2e-3},
+        "methods": AVERAGE,
+        "seed": 7,
+    },
 }
 
 
@@ -60,7 +66,7 @@ def test_a_file_may_hold_any_part_and_empty_sections(tmp_path):
         ("training.steps=500", 500),
         ("training.tokens=2M", "2M"),
         ("training.carry_state=false", False),
-        ("training.ema=null", None),
+        ("training.steps=null", None),
         ("training.optimizer.betas=[0.9, 0.95]", [0.9, 0.95]),
         ("data.sources=[a.txt, b.txt]", ["a.txt", "b.txt"]),
         ("data.text_key=a=b", "a=b"),

@@ -31,30 +31,31 @@ from weft.training.resolve import make_model
 from weft.training.run import check_sharded, saved_recipe, train
 from weft.training.trainer import Trainer
 
+AVERAGE = {"average": {"decay": 0.9}}
 VARIANTS = {
     "default": {},
-    "adamw, average": {"training": {"optimizer": {"name": "adamw"}, "ema": 0.9}},
+    "adamw, average": {"training": {"optimizer": {"name": "adamw"}, "methods": AVERAGE}},
     "normuon": {"training": {"optimizer": {"name": "normuon"}}},
     "accumulation, no carried state": {"training": {"batch": {"accumulation": 2}, "carry_state": False}},
     "matrix products": {
         "model": {"pattern": "{qf}2a", "maps": {"qrnn": {"kind": "matrix_product", "adapter": 2}}},
-        "training": {"ema": 0.9},
+        "training": {"methods": AVERAGE},
     },
     "latent bigrams": {
         "model": {"ngrams": BIGRAMS | {"decay": 0.5}},
-        "training": {"ngrams_rate": 2.0, "ema": 0.9, "batch": {"accumulation": 2}},
+        "training": {"methods": AVERAGE | {"ngrams": {"rate": 2.0}}, "batch": {"accumulation": 2}},
     },
     "nothing but guides for Muon": {  # which is there no more when the run is resumed
         "model": {"pattern": "{qf}2"},
-        "training": {"guide": {"until": 0.3}, "optimizer": {"muon_takes": ["matrices"]}},
+        "training": {"methods": {"guides": {"until": 0.3}}, "optimizer": {"muon_takes": ["matrices"]}},
     },
     "structured, guided": {
         "model": {"pattern": "fqaf", "maps": MAPS},
-        "training": {"guide": {"until": 0.7}, "ema": 0.9},
+        "training": {"methods": AVERAGE | {"guides": {"until": 0.7}}},
     },
     "structured, guided now and then": {
         "model": {"pattern": "fqaf", "maps": MAPS},
-        "training": {"guide": {"until": 0.6, "skip": True}},
+        "training": {"methods": {"guides": {"until": 0.6, "skip": True}}},
     },
     "dropout, zoneout, bf16": {
         "model": {"dropout": 0.2, "qrnn": {"zoneout": 0.1}, "pattern": "xqf"},

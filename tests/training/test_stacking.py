@@ -16,12 +16,16 @@ from weft.errors import Interrupted, UserError
 from weft.layers.state import tensors
 from weft.pattern import expand, reapplied, unshared
 from weft.pretrained import load_model
-from weft.training.methods.distillation import Distillation
-from weft.training.recipe import TeacherConfig, make_recipe
+from weft.training.methods.distillation import Distillation, DistillationConfig
+from weft.training.recipe import make_recipe
 from weft.training.run import train
 from weft.training.transfer import transferred
 
 CPU = torch.device("cpu")
+
+
+def taught_by(run):
+    return {"distillation": {"run": str(run)}}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
             "model.parameters",
         ),
         ({"training": {"start": {"block": "first"}}}, "a block is a number from 0, or 'best', not 'first'"),
-        ({"training": {"teacher": {"run": str(parent)}, "compile": "on"}}, "with a teacher nothing is compiled"),
+        ({"training": {"methods": taught_by(parent), "compile": "on"}}, "with distillation nothing is compiled"),
     ):
         with pytest.raises(UserError, match=words):
             train(merge(tiny(), changes), tmp_path / "child", init_from=parent)
@@ -156,7 +160,7 @@ def test_blocks_of_no_run_are_told():
 
 def test_the_loss_of_a_student_by_hand():
     student, teacher = small_model("qf", seed=1).train(), small_model("qa", seed=2)
-    config = TeacherConfig(run="", weight=0.6, temperature=2.0, hidden=0.5)
+    config = DistillationConfig(run="", weight=0.6, temperature=2.0, hidden=0.5)
     tokens = torch.randint(0, 11, (2, 9))
     targets = torch.randint(0, 11, (2, 9))
     targets[:, 3] = -100
@@ -179,18 +183,18 @@ def test_the_loss_of_a_student_by_hand():
 
 
 def test_a_taught_run_goes_on_bit_for_bit_and_reads_its_teachers_tokens(tiny, tmp_path, parent):
-    values = tiny(model={"pattern": "[qf]2"}, training={"teacher": {"run": str(parent)}, "logging": {"samples": 0}})
+    values = tiny(model={"pattern": "[qf]2"}, training={"methods": taught_by(parent), "logging": {"samples": 0}})
     train(values, tmp_path / "straight")
     with pytest.raises(Interrupted):
         train(values, tmp_path / "stopped", listener=StopAt(5, 15))
     train({}, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
-    alone = merge(values, {"training": {"teacher": None}})
+    alone = merge(values, {"training": {"methods": {"distillation": None}}})
     train(alone, tmp_path / "alone")
     taught, untaught = last_weights(tmp_path / "straight"), last_weights(tmp_path / "alone")
     assert any(not torch.equal(taught[name], untaught[name]) for name in taught)
     other = merge(values, {"data": {"tokenizer": "characters"}})
-    with pytest.raises(UserError, match="--teacher takes the tokenizer"):
+    with pytest.raises(UserError, match="training.methods.distillation.run takes the tokenizer"):
         train(other, tmp_path / "other")
 
 

@@ -10,9 +10,10 @@ from tests.conftest import small_model
 from weft.baselines import llama
 from weft.layers.state import detach, tensors
 from weft.training.checkpoint import optimizer_tensors
+from weft.training.objective import ForwardPass, rebuild
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig
-from weft.training.step import Step, apply_gradients, clear_if_, rebuild
+from weft.training.step import apply_gradients, clear_if_
 
 CPU = torch.device("cpu")
 MODELS = [
@@ -59,7 +60,7 @@ def test_the_wrapped_step_gives_the_loss_and_the_state_as_they_are():
     model = small_model("xqfa")
     empty = model.empty_state(2, CPU)
     tokens, targets, reset = segment()
-    loss, *parts = Step(model, model.loss, empty)(tokens, targets, reset, *tensors(empty))
+    loss, *parts = ForwardPass(model, model.loss, empty)(tokens, targets, reset, *tensors(empty))
     expected, after = model.loss(tokens, targets, empty, reset)
     assert torch.equal(loss, expected)
     assert all(torch.equal(a, b) for a, b in zip(parts, tensors(detach(after)), strict=True))

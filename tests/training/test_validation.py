@@ -19,7 +19,7 @@ from weft import terminal
 from weft.config import merge
 from weft.errors import Interrupted
 from weft.evaluation import scoring
-from weft.training import trainer, validation
+from weft.training import objective, validation
 from weft.training.recipe import TrainingConfig
 from weft.training.run import train
 from weft.training.validation import COST, FEWEST, MOST, Sample, choose_sample
@@ -60,7 +60,7 @@ def scored(monkeypatch):
         splits.append(split)
         return scoring.score(model, split, **how)
 
-    monkeypatch.setattr(trainer, "score", score)
+    monkeypatch.setattr(objective, "score", score)
     return splits
 
 

@@ -119,7 +119,7 @@ def train(
             "tokens": tokens,
             "seed": seed,
             "start": {"block": block} if init_block else None,
-            "teacher": {"run": str(teacher)} if teacher else None,
+            "methods": {"distillation": {"run": str(teacher)}} if teacher else None,
         },
     )
     values = merge(values, parse_settings(set_values or []))

@@ -49,7 +49,8 @@ def tensorise(
 ) -> None:
     """Write dense maps as matrix products (MPO): exactly, or with smaller bonds.
 
-    Training on with --set training.only=auxiliary leaves the central tensors, most of the parameters, as they are.
+    Training on with --set training.methods.only.parameters=auxiliary leaves the central tensors, most of the
+    parameters, as they are.
     """
     from weft import api
 

@@ -1,5 +1,6 @@
 """Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
 
+What is in one is :meth:`weft.training.trainer.Trainer.state_dict`.
 A checkpoint is a folder of safetensors and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed.
 The last two are kept; a damaged one is skipped for the one before. Nothing is pickled.
 """
@@ -21,11 +22,13 @@ from torch.optim import Optimizer
 
 from weft.errors import UserError
 from weft.files import disk_errors, json_object, sweep, sync_folder, temporary
+from weft.layers.maps import is_guide
 from weft.training.parallel import like
 
+CHECKPOINTS = "checkpoints"  # the folder in a run directory
 KEPT = 2
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 Tensors = dict[str, Tensor]
 
 
@@ -106,9 +109,21 @@ def _read(folder: Path) -> Checkpoint | None:
         groups = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    if progress.get("format") == 1:
+        return _upgraded(Checkpoint(progress, groups))
     if progress.get("format") != FORMAT:
         raise UserError(f"'{folder}' was written by another version of Weft: resume with that one, or use --overwrite.")
     return Checkpoint(progress, groups)
+
+
+def _upgraded(older: Checkpoint) -> Checkpoint:
+    """Return a checkpoint of format 1 (Weft 0.1.0) in the present one: it had two methods, each in its own way."""
+    methods: dict[str, Any] = {"guides": {"active": any(map(is_guide, older.groups["model"]))}}
+    groups = dict(older.groups)
+    if "average" in groups:
+        groups["method-average"] = groups.pop("average")
+        methods["average"] = {"updates": older.progress["average_updates"]}
+    return Checkpoint({**older.progress, "methods": methods}, groups)
 
 
 def discard(folder: Path, names: list[str]) -> None:

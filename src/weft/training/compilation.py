@@ -10,13 +10,13 @@ from torch import Tensor
 
 from weft.errors import UserError
 from weft.language_model import LanguageModel, State
-from weft.training.step import Loss
+from weft.training.objective import Loss, Objective
 
 BACKEND = "inductor"
 
 
 def training_loss(
-    model: LanguageModel,
+    objective: Objective,
     choice: Literal["auto", "on", "off"],
     *,
     device: torch.device,
@@ -24,18 +24,21 @@ def training_loss(
     attempt: Callable[[Loss], None],
     say: Callable[[str], None],
 ) -> Loss:
-    """Return ``model.loss``, compiled if ``choice`` is "on", or "auto" and the device is a GPU.
+    """Return the loss of ``objective``, compiled if ``choice`` is "on", or "auto" and the device is a GPU.
+
+    Only an objective that is the model's own loss is compiled.
 
     ``attempt`` takes the compiled loss forwards and backwards once, in the shapes of the training to come: so whatever
     fails fails here, and the time is not taken for training. Where compiling fails, "auto" goes on without it and tells
     ``say``, and "on" raises UserError, as it does for a model in shards, whose blocks are gathered one by one.
     """
-    if choice == "off" or (choice == "auto" and (device.type != "cuda" or sharded)):
-        return model.loss
+    wanted = choice == "on" or (choice == "auto" and device.type == "cuda" and not sharded)
+    if not wanted or not objective.compiles:
+        return objective.loss
     if sharded:
         raise UserError("A sharded model cannot be compiled: leave training.compile at auto, or launch without FSDP.")
     say("Compiling the model ...")
-    compiled = compile_loss(model)
+    compiled = compile_loss(objective.model)
     try:
         attempt(compiled)
     except torch.OutOfMemoryError:
@@ -49,7 +52,7 @@ def training_loss(
                 "compiler, such as g++), or set training.compile=off."
             ) from error
         say(f"Going on without torch.compile, which does not work here ({what}).")
-        return model.loss
+        return objective.loss
     return compiled
 
 

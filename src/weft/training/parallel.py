@@ -7,6 +7,7 @@ accelerators the processes talk through gloo.
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,15 @@ class Processes:
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         self.sharded = self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+    def alone(self) -> Processes:
+        """Return this process as if it were the only one, on its device."""
+        one = copy.copy(self)
+        one.rank = 0
+        one.count = 1
+        one.main = True
+        one.sharded = False
+        return one
 
     def wrap(self, step: nn.Module, blocks: nn.ModuleList) -> nn.Module:
         """Put ``step`` on the device and let its gradients be the mean of all processes'; ``blocks`` are its parts.

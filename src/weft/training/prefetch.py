@@ -43,6 +43,10 @@ class Feed:
         self._thread = ThreadPoolExecutor(1, "weft-feed") if ahead else None
         self._next: Future[_Made] | None = None
 
+    def __iter__(self) -> Feed:
+        """Return itself."""
+        return self
+
     def __next__(self) -> Batch:
         """Return the next segment of every lane of this process."""
         made = self._next.result() if self._next else self._make()

@@ -53,7 +53,7 @@ class Queue:
         return len(self) * self.pace
 
     def add(self, result_3: Tensor) -> None:
-        """Add what :func:`weft.training.step.apply_gradients` returned."""
+        """Add what :func:`weft.training.step.train_step` returned."""
         self._results.append(result_3)
 
     def start_clock(self) -> None:

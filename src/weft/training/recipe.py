@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from weft.baselines import BASELINES
 from weft.config import (
@@ -30,6 +30,7 @@ from weft.numbers import Below1, Count, Minutes, Parameters, Place, Rate, Seed, 
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
 from weft.settings import FrozenConfig, Values, rename, renamed, warn_of_old_keys
+from weft.training.methods import MethodConfig, parse_methods
 from weft.version import __version__
 
 DEFAULT_MINUTES = 10.0
@@ -115,29 +116,6 @@ class ModelRecipe(FrozenConfig):
 
 
 MuonTakes = Literal["matrices", "blocks", "tensors"]  # maps of blocks: dense or low rank, block-diagonal, products
-
-
-class GuideConfig(FrozenConfig):
-    """Self-guided training of structured maps (:mod:`weft.training.methods.guides`).
-
-    A dense guide fades until ``until`` of the budget is used; ``skip`` is the cheaper form.
-    """
-
-    until: float = Field(default=0.5, gt=0, le=1)
-    skip: bool = False
-
-
-class TeacherConfig(FrozenConfig):
-    """Distillation from the run ``run`` (:mod:`weft.training.methods.distillation`).
-
-    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden states,
-    where both models are of one width.
-    """
-
-    run: str
-    weight: Share = 0.7
-    temperature: float = Field(default=1.0, gt=0, le=1000)
-    hidden: Weight = 0.0
 
 
 class BatchConfig(FrozenConfig):
@@ -234,7 +212,8 @@ class TrainingConfig(FrozenConfig):
     ``weft train`` turns ``batch.batch_size``, ``optimizer.learning_rate`` and ``optimizer.weight_decay`` to fit the run
     where they are not given (:mod:`weft.training.dial`); the defaults here are what it starts from.
     ``minutes`` counts training only: not tokenising, validating or saving.
-    ``compile`` (``torch.compile``) is on for a GPU and off for a CPU, and with a teacher, where it is "auto".
+    ``compile`` (``torch.compile``) is on for a GPU and off for a CPU, and with distillation, where it is "auto".
+    ``methods`` are those of :mod:`weft.training.methods`.
     ``checkpoint_activations`` keeps only what goes into each block and makes the rest again going backwards: less
     memory, about a third more time.
     """
@@ -245,10 +224,6 @@ class TrainingConfig(FrozenConfig):
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    ema: float | None = Field(default=None, gt=0, lt=1)
-    guide: GuideConfig | None = None  # dense guides of structured maps
-    only: Literal["auxiliary"] | None = None  # of blocks, all but the central tensors of matrix products; no embedding
-    ngrams_rate: Rate = 1.0  # the learning rate of the tables of latent bigrams, by that of the rest
     carry_state: bool = True
     predict_boundary: bool | None = None  # None: where enough training documents end (LEAST_ENDS)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -256,8 +231,15 @@ class TrainingConfig(FrozenConfig):
     checkpoint_activations: bool = False
     logging: LoggingConfig = LoggingConfig()
     start: StartConfig = StartConfig()
-    teacher: TeacherConfig | None = None  # another run to learn from, with its tokenizer
+    methods: dict[str, SerializeAsAny[MethodConfig]] = Field(default_factory=dict)  # by name, each with its settings
     seed: Seed = 0
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("it must hold a section for each method")
+        return parse_methods(value)
 
     @field_validator("steps", "tokens", mode="before")
     @classmethod
@@ -279,8 +261,9 @@ class TrainingConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.teacher and self.compile == "on":
-            raise ValueError("with a teacher nothing is compiled: leave out training.compile=on")
+        eager = [name for name, method in self.methods.items() if not method.compiles]
+        if eager and self.compile == "on":
+            raise ValueError(f"with {eager[0]} nothing is compiled: leave out training.compile=on")
         given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(

@@ -23,6 +23,7 @@ from weft.pattern import expand
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
 from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
 from weft.training.dial import BATCH_SIZE, Corpus, left_open, sentences, turn
+from weft.training.methods import teachers
 from weft.training.parallel import Processes
 from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, BatchConfig, ModelRecipe, Recipe, flat
 from weft.training.throughput import seconds_per_token
@@ -108,11 +109,11 @@ def resolve_recipe(
 def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Raise UserError where a recipe asks for another tokenizer than that of the run that it starts or learns from."""
     training = recipe.training
-    teacher = training.teacher.run if training.teacher else None
-    for option, run in {"--teacher": teacher, "--init-from": training.start.run}.items():
-        other = _other_tokenizer(recipe.data, tokenizer)
+    runs = {**teachers(training.methods), "training.start.run": training.start.run}
+    other = _other_tokenizer(recipe.data, tokenizer)
+    for field, run in runs.items():
         if run and other:
-            raise UserError(f"{option} takes the tokenizer of '{run}' as it is: leave out {other}.")
+            raise UserError(f"{field} takes the tokenizer of '{run}' as it is: leave out {other}.")
 
 
 def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
@@ -220,8 +221,7 @@ def _baseline_config(recipe: Recipe, prepared: PreparedData) -> Any:
     given.discard("dropout")
     if training.start.run:
         given.add("training.start.run")
-    if training.teacher:
-        given.add("training.teacher")
+    given |= teachers(training.methods).keys()  # it learns from its own loss alone
     if given:
         what = ", ".join(sorted(given))
         raise UserError(f"A baseline is built by its own rules: leave out {what}, or leave out model.baseline.")

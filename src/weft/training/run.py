@@ -24,15 +24,25 @@ from weft.files import alone_in, disk_errors, set_aside, write_atomic
 from weft.language_model import LanguageModel
 from weft.launch import is_main
 from weft.pretrained import WEIGHTS, load_tokenizer
+from weft.records import METRICS, RESULTS
 from weft.records import RECIPE as RECIPE
-from weft.records import RESULTS
 from weft.settings import renamed
 from weft.signals import stop_signals
 from weft.training.allocation import keep_memory
-from weft.training.checkpoint import has_checkpoint
-from weft.training.listener import Listener, Silent
+from weft.training.checkpoint import CHECKPOINTS, Checkpoint, discard, has_checkpoint, read_checkpoint
+from weft.training.listener import Listener, Silent, read_metrics
+from weft.training.methods import teachers
 from weft.training.parallel import Processes
-from weft.training.recipe import Recipe, differences, flat, load_recipe, make_recipe, nested, settled
+from weft.training.recipe import (
+    Recipe,
+    TrainingConfig,
+    differences,
+    flat,
+    load_recipe,
+    make_recipe,
+    nested,
+    settled,
+)
 from weft.training.resolve import (
     Resolved,
     check_model,
@@ -62,8 +72,6 @@ from weft.training.run_folder import (
     was_overwriting,
     write_recipe,
 )
-from weft.training.snapshot import FOLDER as CHECKPOINTS
-from weft.training.snapshot import restore_snapshot
 from weft.training.texts import places_of, require_texts
 from weft.training.trainer import Trainer
 from weft.training.validation import LONG
@@ -109,14 +117,15 @@ def train(
 class _Started(NamedTuple):
     """A run that is ready to train.
 
-    ``data`` is that of ``recipe`` with the names under which its texts were found; ``lost`` says what is wrong with the
-    best model of a run that has ``begun``.
+    ``data`` is that of ``recipe`` with the names under which its texts were found. A run that has begun goes on from
+    ``checkpoint``, as newer ones are ``damaged``; ``lost`` says what is wrong with its best model.
     """
 
     trainer: Trainer
     recipe: Recipe
     data: DataConfig
-    begun: bool
+    checkpoint: Checkpoint | None
+    damaged: list[str]
     lost: str | None
 
 
@@ -137,8 +146,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     origin = Path(recipe.training.start.run) if recipe.training.start.run else None
     tokenizer = saved_tokenizer(out) if begun else None
     if tokenizer is None:
-        teacher = recipe.training.teacher
-        tokenizer = _given_tokenizer(origin, Path(teacher.run) if teacher else None)
+        tokenizer = _given_tokenizer(origin, teachers(recipe.training.methods))
     processes = Processes()
     if processes.device.type == "cpu":
         keep_memory()
@@ -164,12 +172,17 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
     if processes.sharded:
         check_sharded(model)
     lost = lost_best(out, model) if begun else None
-    now = _shortened(recipe, most_steps)
-    trainer = _trainer(now, model, prepared, out, listener, processes)
-    trainer.planned_pace = resolved.pace
+    checkpoint, damaged = (begun and read_checkpoint(out / CHECKPOINTS)) or (None, [])
+    now = _shortened(recipe, most_steps)  # a run that is resumed keeps its own budget
+    with _memory_errors(out if begun else None):
+        training = _dealt(now.training, prepared, checkpoint, processes.count)
+        trainer = Trainer(training, model, prepared, out, listener, processes, planned_pace=resolved.pace)
+        if checkpoint:
+            trainer.load_state_dict(checkpoint)
+    started = _Started(trainer, recipe, data, checkpoint, damaged, lost)
     processes.wait()  # all have seen the folder as it was
     if not trainer.main:
-        return _Started(trainer, recipe, data, begun, lost)
+        return started
     if begun:
         for line in mend(out, model, prepared.tokenizer):
             listener.message(line)
@@ -177,7 +190,7 @@ def _start(values: Mapping[str, Any], out: Path, resume: bool, listener: Listene
         begin_again(out, recipe, data, model, prepared)
     else:
         begin(out, recipe, data, model, prepared, resolved.chosen, settled(as_given, recipe))
-    return _Started(trainer, recipe, data, begun, lost)
+    return started
 
 
 def check_sharded(model: LanguageModel) -> None:
@@ -187,45 +200,58 @@ def check_sharded(model: LanguageModel) -> None:
 
 
 @contextmanager
-def _memory_errors(out: Path) -> Iterator[None]:
-    """Turn a device that runs out of memory into a UserError."""
+def _memory_errors(out: Path | None) -> Iterator[None]:
+    """Turn a device that runs out of memory into a UserError; ``out`` is the folder of a run that has begun."""
     try:
         yield
     except torch.OutOfMemoryError:
+        go_on = f"go on with weft train --out {out} --resume" if out else "start again with"
         raise UserError(
-            f"The device ran out of memory: go on with weft train --out {out} --resume --set "
-            "training.checkpoint_activations=true, or start another run with a smaller training.batch.batch_size or "
-            "fewer --parameters."
+            f"The device ran out of memory: {go_on} --set training.checkpoint_activations=true, or start another run "
+            "with a smaller training.batch.batch_size or fewer --parameters."
         ) from None
 
 
-def _given_tokenizer(origin: Path | None, teacher: Path | None) -> Tokenizer | None:
+def _given_tokenizer(origin: Path | None, teachers: Mapping[str, str]) -> Tokenizer | None:
     """Return the tokenizer of the runs that are started from and learned from, which must be one; None without such."""
-    given = [load_tokenizer(run) for run in (origin, teacher) if run]
+    runs = [*([origin] if origin else []), *map(Path, teachers.values())]
+    given = [load_tokenizer(run) for run in runs]
     if len({tokenizer.to_json() for tokenizer in given}) > 1:
-        raise UserError(f"'{origin}' and the teacher '{teacher}' have different tokenizers: choose two with the same.")
+        which = " and ".join(f"'{run}'" for run in runs)
+        raise UserError(f"The runs {which} have different tokenizers: choose such as have the same.")
     return given[0] if given else None
 
 
-def _trainer(
-    recipe: Recipe, model: LanguageModel, prepared: PreparedData, out: Path, listener: Listener, processes: Processes
-) -> Trainer:
-    """Return the trainer; a run that goes on with more processes may have a batch for which its text is too small."""
-    batch = fit_batch(recipe.training.batch, prepared, processes.count)
-    return Trainer(recipe.training.replace({"batch": batch}), model, prepared, out, listener, processes)
+def _dealt(
+    training: TrainingConfig, prepared: PreparedData, checkpoint: Checkpoint | None, processes: int
+) -> TrainingConfig:
+    """Return ``training`` with the batch of each process: no more than a small text can fill.
+
+    A run that goes on keeps its batch, and shares it among the processes that there are now.
+    """
+    batch = fit_batch(training.batch, prepared, processes)
+    if checkpoint:
+        together = checkpoint.progress["lanes"]
+        if together % processes:
+            raise UserError(
+                f"This run has {together} lanes, which {processes} processes cannot share evenly: resume it with a "
+                f"number of processes that divides {together}."
+            )
+        batch = batch.replace({"batch_size": together // processes})
+    return training.replace({"batch": batch})
 
 
 def _train(started: _Started) -> TrainingResult:
-    trainer, recipe, resumed = started.trainer, started.recipe, started.begun
+    trainer, recipe, resumed = started.trainer, started.recipe, started.checkpoint is not None
     out, listener = trainer.folder, trainer.listener
-    if resumed:
-        _restore(trainer, started.lost)
-    else:
-        trainer.wrap()
+    if started.checkpoint:
+        _tell_of_resuming(trainer, started.checkpoint, started.damaged)
+        if started.lost and trainer.best_step:
+            _forget_best(trainer, started.lost)
     together = f", {trainer.processes.count} processes" if trainer.processes.count > 1 else ""
     listener.message(
         f"{name_of(recipe)}: {trainer.model.shape}, {trainer.model.parameter_count:,} parameters, on "
-        f"{trainer.device.type} in {'bf16' if trainer.bf16 else 'fp32'}{together}"
+        f"{trainer.device.type} in {'bf16' if trainer.learner.bf16 else 'fp32'}{together}"
     )
     if resumed and trainer.done >= 1 and trainer.best_step and (out / RESULTS).is_file():
         try:
@@ -267,12 +293,28 @@ def _train(started: _Started) -> TrainingResult:
     return result
 
 
-def _restore(trainer: Trainer, lost: str | None) -> None:
-    """Take ``trainer`` to its newest checkpoint; ``lost`` says what is wrong with the file of the best model."""
-    for news in restore_snapshot(trainer):
-        trainer.listener.message(news)
-    if not lost or not trainer.best_step:
-        return
+def _tell_of_resuming(trainer: Trainer, checkpoint: Checkpoint, damaged: list[str]) -> None:
+    """Drop what was written after ``checkpoint``, and say what is not as it was."""
+    tell = trainer.listener.message
+    for name in damaged:
+        tell(f"The checkpoint {name} is damaged: went back to the one before it.")
+    if trainer.main:
+        for line in trainer.metrics.truncate(trainer.step):
+            tell(line)
+        if trainer.step >= trainer.config.logging.log_every and not read_metrics(trainer.metrics.path).records:
+            tell(f"{METRICS} holds nothing of the steps up to {trainer.step}: it begins there.")
+        discard(trainer.folder / CHECKPOINTS, damaged)
+    trainer.processes.wait()
+    before, now = checkpoint.progress["processes"], trainer.processes.count
+    if before != now:
+        tell(
+            f"Saved by {before} and resumed by {now}: each process now has {trainer.config.batch.batch_size} lanes; "
+            "the same run up to rounding, not bit for bit."
+        )
+
+
+def _forget_best(trainer: Trainer, lost: str) -> None:
+    """Let a later model take the place of the best one, with whose file something is wrong: ``lost`` says what."""
     path = trainer.folder / WEIGHTS
     aside = f", now '{set_aside(path).name}'," if trainer.main and path.exists() else ""
     trainer.listener.message(

@@ -22,10 +22,10 @@ from weft.layers.maps import is_guide
 from weft.plain_yaml import read_yaml
 from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights
 from weft.records import METRICS, RECIPE, REPORT, RESULTS
-from weft.training.checkpoint import sweep_checkpoints
+from weft.training.checkpoint import CHECKPOINTS, sweep_checkpoints
 from weft.training.listener import read_metrics
+from weft.training.methods import teachers
 from weft.training.recipe import Recipe, save_recipe
-from weft.training.snapshot import FOLDER as CHECKPOINTS
 from weft.training.texts import TEXTS, save_texts
 
 # What training and its report write, beside the checkpoints.
@@ -72,7 +72,7 @@ def _check_place(out: Path) -> None:
 def check_apart(recipe: Recipe, out: Path) -> None:
     """Refuse to begin a run in the folder of the one that it starts from or learns from, which must stay; UserError."""
     training = recipe.training
-    given = {"--init-from": training.start.run, "--teacher": training.teacher.run if training.teacher else None}
+    given = {"--init-from": training.start.run} | teachers(training.methods)
     for option, run in given.items():
         if run and Path(run).resolve() == out.resolve():
             raise UserError(f"{option} and --out are one folder, '{out}': give --out another.")

@@ -1,4 +1,4 @@
-"""What a training step does on the device: the loss, its gradient, and the change of the weights.
+"""One step of training: forwards, backwards, clipping, optimizers. Training and the timing of it call the same one.
 
 Nothing in it waits for the device, so that steps can be queued: a step whose loss or gradient is not finite is undone
 where it is found, and the host hears of it when it looks.
@@ -7,63 +7,69 @@ Shapes: B lanes, T positions of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from weft.data import IGNORED
 from weft.language_model import LanguageModel, State
-from weft.layers.state import detach, map_state, tensors
+from weft.layers.state import tensors
+from weft.training.learner import Learner
+from weft.training.objective import rebuild
+from weft.training.optimizer import set_learning_rate
 from weft.training.parallel import whole
-
-# (tokens, targets, state, reset) -> (mean nats, state); the loss of a model, as it is or compiled.
-Loss = Callable[[Tensor, Tensor, State, Tensor], tuple[Tensor, State]]
+from weft.training.prefetch import Batch
 
 
-class Step(nn.Module):
-    """The loss as a forward pass, which is what wrappers for several processes synchronise.
+def train_step(learner: Learner, batches: Iterator[Batch], *, learning_rate: float, done: float) -> Tensor:
+    """Take one optimizer step over the next ``accumulation`` segments of ``batches``.
 
-    ``state`` gives the structure of the model's state. Here it comes and goes as plain tensors: wrappers take tuples of
-    tensors apart. What goes is detached and contiguous, so that nothing larger is kept for a part of it, and a compiled
-    loss meets one layout.
+    ``done`` (from 0 to 1) is the part of the budget that is used before it. Return what :func:`apply_gradients` does.
     """
+    hooks = learner.hooks.values()
+    accumulation = learner.config.batch.accumulation
+    processes = learner.processes
+    set_learning_rate(learner.optimizers, learning_rate)
+    for hook in hooks:
+        hook.before_step(done)
+    learner.module.train()
 
-    def __init__(self, model: LanguageModel, loss: Loss, state: State) -> None:
-        super().__init__()
-        self.model, self.loss, self.state = model, loss, state
+    # The gradient is the mean over the segments, and over the processes, whose wrapped module sees to that.
+    total = torch.zeros((), device=learner.device)
+    for _ in range(accumulation):
+        batch = next(batches)
+        loss = _segment_loss(learner, batch) / accumulation
+        torch.autograd.backward(loss)
+        total += loss.detach()
+        for hook in hooks:
+            hook.after_segment(batch)
+    total = processes.summed(total) / processes.count
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor, reset_BT: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Return the mean nats and the tensors of the state, given those before the segment."""
-        loss, after = self.loss(tokens_BT, targets_BT, rebuild(self.state, state), reset_BT)
-        return (loss, *map(_by_itself, tensors(detach(after))))
-
-    def surprisal(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Score with the model, whose parameters may be in shards."""
-        return self.model.surprisal(tokens, targets, state, reset)
-
-    @property
-    def context(self) -> int | None:
-        """The model's."""
-        return self.model.context
-
-
-def _by_itself(part: Tensor) -> Tensor:
-    """Return ``part`` contiguous, and with nothing else in its memory."""
-    part = part.contiguous()
-    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
+    for hook in hooks:
+        hook.after_backward()
+    told = apply_gradients(learner.model, learner.optimizers, total, learner.config.optimizer.clip)
+    clear_if_(told[2], learner.state)  # the state may be what was not finite
+    for hook in hooks:
+        hook.after_step()
+    return told
 
 
-def rebuild(like: State, parts: Sequence[Tensor]) -> State:
-    """Return ``parts``, in the order of :func:`weft.layers.state.tensors`, in the structure of ``like``."""
-    following = iter(parts)
-
-    def following_part(_: Tensor) -> Tensor:
-        return next(following)
-
-    return map_state(following_part, like)
+def _segment_loss(learner: Learner, batch: Batch) -> Tensor:
+    """Return the loss of a segment, and let the learner carry the state behind it."""
+    with learner.autocast():
+        loss, *state = learner.module(*batch, *tensors(learner.state))
+    if learner.config.carry_state:
+        learner.state = rebuild(learner.empty, state)
+    assert isinstance(loss, Tensor)
+    processes = learner.processes
+    if processes.count == 1:
+        return loss
+    # Processes have different numbers of targets: weighted so, the mean over them is that of all targets.
+    scored = (batch.targets_BT != IGNORED).sum().to(torch.float32)
+    share = scored * processes.count / processes.summed(scored).clamp(min=1)
+    return loss.mul(share)
 
 
 def clear_if_(condition: Tensor, state: State) -> None:
@@ -72,7 +78,9 @@ def clear_if_(condition: Tensor, state: State) -> None:
         part.masked_fill_(condition != 0, 0)
 
 
-def apply_gradients(model: LanguageModel, optimizers: Sequence[Optimizer], loss: Tensor, clip: float) -> Tensor:
+def apply_gradients(
+    model: nn.Module | LanguageModel, optimizers: Sequence[Optimizer], loss: Tensor, clip: float
+) -> Tensor:
     """Clip the gradients, let the optimizers take a step and drop the gradients.
 
     Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of three. It is

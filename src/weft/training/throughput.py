@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from itertools import repeat
 
 import torch
 
 from weft import words
 from weft.language_model import LanguageModel
-from weft.layers.state import tensors
-from weft.training.optimizer import make_optimizers
+from weft.training.learner import Learner
 from weft.training.parallel import Processes
-from weft.training.precision import use_bf16
+from weft.training.prefetch import Batch
 from weft.training.recipe import TrainingConfig
-from weft.training.step import Step, apply_gradients, rebuild
+from weft.training.step import train_step
 
 TURNS = 3  # of each model
 FEWEST_STEPS, MOST_STEPS = 2, 5  # in a turn, of which the first finds kernels and memory
@@ -33,42 +33,29 @@ CLOSE_TO_PLAN = 1.5  # times faster or slower: nothing is said
 def seconds_per_token(model: LanguageModel, config: TrainingConfig, processes: Processes) -> float:
     """Return the seconds that a training token takes all ``processes`` together; ``model`` is spoilt by it.
 
-    One turn: the fastest of a few optimizer steps, on this process's device alone. What the processes tell each other
-    is not in it, nor what ``torch.compile`` gains on a GPU, as compiling each size would take longer than it saves.
-    Infinite where the device's memory does not hold a step.
+    One turn: the fastest of a few steps (:func:`weft.training.step.train_step`) on random tokens, with the objective
+    and the hooks that ``config`` asks for, as they are at the start of a run. They run on this process's device alone:
+    what the processes tell each other is not in it, nor what ``torch.compile`` gains on a GPU, as compiling each size
+    would take longer than it saves. Infinite where the device's memory does not hold a step.
     """
     device = processes.device
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            taken = _fastest(_step(model.to(device).train(), config, device))
+            learner = Learner(model, config.model_copy(update={"compile": "off"}), processes.alone())
+            tokens_BT = torch.randint(
+                model.config.vocab_size, (config.batch.batch_size, config.batch.sequence_length), device=device
+            )
+            batches = repeat(Batch(tokens_BT, tokens_BT, tokens_BT < 0))
+
+            def take_step() -> None:
+                told = train_step(learner, batches, learning_rate=config.optimizer.learning_rate, done=0.0)
+                told.tolist()  # which waits for the device
+
+            taken = _fastest(take_step)
     except torch.OutOfMemoryError:
         taken = math.inf
     seconds: float = processes.most(taken)[0] / (config.batch.step_tokens * processes.count)
     return seconds
-
-
-def _step(model: LanguageModel, config: TrainingConfig, device: torch.device) -> Callable[[], None]:
-    """Return what takes an optimizer step on random tokens and waits for it, as training does."""
-    model.checkpoint_activations = config.checkpoint_activations
-    bf16 = use_bf16(config.precision, device)
-    tokens_BT = torch.randint(
-        model.config.vocab_size, (config.batch.batch_size, config.batch.sequence_length), device=device
-    )
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        state = model.empty_state(config.batch.batch_size, device)
-    step, optimizers = Step(model, model.loss, state), make_optimizers(model, config)
-
-    def take() -> None:
-        nonlocal state
-        for _ in range(config.batch.accumulation):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss, *after = step(tokens_BT, tokens_BT, tokens_BT < 0, *tensors(state))
-            model.observe(tokens_BT)
-            state = rebuild(state, after)
-            torch.autograd.backward(loss / config.batch.accumulation)
-        apply_gradients(model, optimizers, loss.detach(), config.optimizer.clip).tolist()  # which waits for the device
-
-    return take
 
 
 def _fastest(take: Callable[[], None]) -> float:
@@ -178,7 +165,7 @@ def _off_plan(config: TrainingConfig, found: float, planned: float, tokens: int,
     if not slower:
         return f"{told} A larger model would do better: start again with --overwrite, which times anew, or let it be."
     minutes = math.ceil(config.minutes + (wanted - will) / found / 60)
-    cause = "If another program keeps the machine busy, end it"
-    if config.teacher or config.guide:
-        cause = f"The {'teacher' if config.teacher else 'guide'} was not timed, and takes its share"
-    return f"{told} {cause}; or stop this run (Ctrl-C) and give it more time: --resume --minutes {minutes}."
+    return (
+        f"{told} If another program keeps the machine busy, end it; or stop this run (Ctrl-C) and give it more time: "
+        f"--resume --minutes {minutes}."
+    )

@@ -123,7 +123,7 @@ def test_how_it_was_trained_is_told_where_the_recipe_says_it(run):
     [
         ({}, "trained from scratch"),
         ({"start": {"run": "runs/first"}}, "trained from the run first on 4.10M tokens"),
-        ({"teacher": {"run": "runs/old"}}, "with Weft, with the run old as its teacher."),
+        ({"methods": {"distillation": {"run": "runs/old"}}}, "with Weft, with the run old as its teacher."),
     ],
 )
 def test_what_a_run_began_with_is_told(run, training, words):
@@ -131,6 +131,14 @@ def test_what_a_run_began_with_is_told(run, training, words):
     _, body = card_of(run)
     assert words in body
     assert ("from scratch" in body) == (not training)
+
+
+def test_the_teacher_of_a_run_of_version_0_1_0_is_told(run):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["training"] = {"methods": {}, "teacher": {"run": "runs/old", "weight": 0.7}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    _, body = card_of(run)
+    assert "with the run old as its teacher." in body
 
 
 def test_no_folder_of_this_machine_is_told(run):

@@ -106,7 +106,7 @@ def _summary(run: RunRecords) -> str:
     score = f" It needs **{bits:.4f} bits per byte** of the held-out test text." if bits is not None else ""
     training = section(run.recipe, "training")
     origin = section(training, "start").get("run")
-    teacher = section(training, "teacher").get("run")
+    teacher = section(section(training, "methods"), "distillation").get("run")
     begun = "trained" if origin or teacher else "trained from scratch"
     begun += f" from the run {Path(str(origin)).name}" if origin else ""
     taught = f", with the run {Path(str(teacher)).name} as its teacher" if teacher else ""

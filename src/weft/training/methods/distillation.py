@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -20,30 +21,61 @@ from torch.utils.checkpoint import checkpoint
 from weft.errors import UserError
 from weft.language_model import LanguageModel, State
 from weft.layers.cross_entropy import CHUNK_ELEMENTS, FEWEST_ROWS, count_targets
+from weft.numbers import Share, Weight
 from weft.pretrained import load_model
-from weft.training.recipe import TeacherConfig
+from weft.training.methods import MethodConfig
+from weft.training.objective import Objective
+from weft.training.parallel import Processes
 
 
-def make_distillation(student: LanguageModel, config: TeacherConfig | None) -> Distillation | None:
-    """Return the distillation that ``config`` asks for; UserError for a teacher of other tokens."""
-    if config is None:
-        return None
-    teacher = load_model(Path(config.run))
-    if teacher.config.vocab_size != student.config.vocab_size:
-        raise UserError(f"The teacher '{config.run}' has another vocabulary: train the student with its tokenizer.")
-    return Distillation(student, teacher, config)
+class DistillationConfig(MethodConfig):
+    """Learning from the run ``run``.
+
+    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden states,
+    where both models are of one width.
+    """
+
+    compiles = False
+
+    run: str
+    weight: Share = 0.7
+    temperature: float = Field(default=1.0, gt=0, le=1000)
+    hidden: Weight = 0.0
+
+    def build(self, model: LanguageModel, processes: Processes) -> Distillation:
+        """Return the objective; UserError for a teacher of other tokens or of another width."""
+        del processes
+        teacher = load_model(Path(self.run))
+        if teacher.config.vocab_size != model.config.vocab_size:
+            raise UserError(f"The teacher '{self.run}' has another vocabulary: train the student with its tokenizer.")
+        return Distillation(model, teacher, self)
+
+    def teacher(self) -> str:
+        """Return the run whose tokenizer the student must have."""
+        return self.run
 
 
-class Distillation:
+class Distillation(Objective):
     """The loss of a student beside its teacher; its state is ``(student's, teacher's)``."""
 
-    def __init__(self, student: LanguageModel, teacher: LanguageModel, config: TeacherConfig) -> None:
-        self.student, self.teacher, self.config = student, teacher.eval().requires_grad_(False), config
+    def __init__(self, student: LanguageModel, teacher: LanguageModel, config: DistillationConfig) -> None:
+        super().__init__(student)
+        self.student = student
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.config = config
         if config.hidden and student.config.hidden_size != teacher.config.hidden_size:
             raise UserError(
-                f"training.teacher.hidden compares states of one width, but the student's is "
+                f"training.methods.distillation.hidden compares states of one width, but the student's is "
                 f"{student.config.hidden_size} and the teacher's {teacher.config.hidden_size}: leave it out."
             )
+
+    def to(self, device: torch.device) -> None:
+        """Put the teacher on the student's device."""
+        self.teacher.to(device)
+
+    def empty_state(self, batch_size: int, device: torch.device) -> State:
+        """Return both states at a text's start."""
+        return super().empty_state(batch_size, device), self.teacher.empty_state(batch_size, device)
 
     def loss(self, tokens: Tensor, targets: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         """Return the mean nats and both states, as :meth:`weft.model.WeftModel.loss` does for one model."""
@@ -51,7 +83,8 @@ class Distillation:
         hidden_BTD, own = self.student.hidden(tokens, own, reset)
         with torch.no_grad():
             taught_BTD, other = self.teacher.hidden(tokens, other, reset)
-        config, loss = self.config, (1 - self.config.weight) * self.student.embedding.loss(hidden_BTD, targets)
+        config = self.config
+        loss = (1 - config.weight) * self.student.embedding.loss(hidden_BTD, targets)
         if config.weight:
             loss = loss + config.weight * config.temperature**2 * self._soft(hidden_BTD, taught_BTD, targets)
         if config.hidden:

@@ -1,95 +1,30 @@
-"""The description of a model, as data: frozen, keyword-only, validated when it is made."""
+"""The description of a model, as data: frozen, keyword-only, validated when it is made.
+
+A model is a shell (:class:`Shell`: what all blocks and the embedding have in common), a tuple of block configurations,
+one for each block that has parameters of its own, and the schedule of their applications. The configuration of a kind
+of block stands in the file of that kind (:mod:`weft.blocks`); :mod:`weft.kinds` knows them all.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, field_validator, model_validator
 
-from weft.numbers import MAX_WIDTH, Below1, Place, Reach, TokenId, Vocabulary, Width
-from weft.pattern import KINDS, Application, expand
+from weft.kinds import kind_named, kind_of, known_kinds
+from weft.numbers import MAX_DEPTH, MAX_WIDTH, Below1, Place, TokenId, Vocabulary, Width
+from weft.pattern import Loop, Stack, written
 from weft.settings import FrozenConfig
-
-ROLES = {"feed_forward": "f", "attention": "ax", "qrnn": "qx"}  # of linear maps, and the kinds of blocks that have them
-
-
-class AttentionConfig(FrozenConfig):
-    """Multi-head causal attention over a window: each position sees itself and at most ``memory`` before it."""
-
-    num_heads: Width
-    num_kv_heads: Width | None = None  # None: as many as heads; fewer: grouped keys and values
-    head_dim: Width
-    memory: Reach = 256
-    positions: Literal["rotary", "relative", "none"] = "rotary"
-    query_key_norm: bool = True
-    dropout: Below1 = 0.0  # of attention probabilities
-
-    @property
-    def kv_heads(self) -> int:
-        """Number of key and value heads."""
-        return self.num_kv_heads or self.num_heads
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.num_heads % self.kv_heads:
-            raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.kv_heads})")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
-        if self.num_heads * self.head_dim > MAX_WIDTH:
-            raise ValueError(
-                f"num_heads x head_dim ({self.num_heads:,} x {self.head_dim:,}) is more than {MAX_WIDTH:,} features"
-            )
-        return self
-
-
-class FeedForwardConfig(FrozenConfig):
-    """Position-wise feed-forward map of ``inner_size`` hidden units."""
-
-    inner_size: Width
-    activation: Literal["relu", "relu_squared", "gelu", "swiglu"] = "relu_squared"
-    dropout: Below1 = 0.0  # after the activation
-
-
-class QRNNConfig(FrozenConfig):
-    """Quasi-recurrent layer (Bradbury et al. 2017, arXiv 1611.01576)."""
-
-    cell_size: Width
-    window: int = Field(
-        default=1, gt=0, le=1024
-    )  # docs/study.md, "What decided": beside token shift a wider one is of no use
-    pooling: Literal["f", "fo", "ifo"] = "fo"
-    zoneout: Below1 = 0.0
-    output_projection: bool = True
-    forget_bias: Literal["classic", "spread"] = "classic"  # at one half: docs/study.md, "Inside a QRNN block"
-
-
-class AttnQRNNConfig(FrozenConfig):
-    """The attention inside a fused block; its cells and pooling are those of ``qrnn``, its memory ``attention``'s."""
-
-    attention_size: Width
-    num_heads: Width = 1
-    positions: Literal["rotary", "none"] = "none"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.attention_size % self.num_heads:
-            raise ValueError(
-                f"attention_size ({self.attention_size}) must be a multiple of num_heads ({self.num_heads})"
-            )
-        if self.positions == "rotary" and self.attention_size // self.num_heads % 2:
-            raise ValueError("rotary positions need an even attention_size / num_heads")
-        return self
 
 
 class MapConfig(FrozenConfig):
-    """What linear maps of one role are made of (:mod:`weft.layers.maps`).
+    """What the linear maps of a block are made of (:mod:`weft.layers.maps`).
 
     ``share`` is the part of a dense map's parameters that the rank is chosen for, unless ``rank`` says it;
-    ``block_shuffle``'s follows from ``blocks`` alone. The first ``dense_first`` blocks of the role keep dense maps
-    (None: one for structured feed-forwards, as published, else none; matrix products have none), and so do
-    ``dense_blocks``, which are numbers among those of the role.
+    ``block_shuffle``'s follows from ``blocks`` alone.
 
     Of a ``matrix_product`` (:mod:`weft.layers.matrix_product`), ``factors`` are what sizes are products of, such as
     [[4, 4, 4, 4, 3]] for 768 (others find their own); ``bond`` is the largest bond (None: none is too small for any
@@ -101,8 +36,6 @@ class MapConfig(FrozenConfig):
     share: float = Field(default=0.32, gt=0, le=1)
     rank: Width | None = None
     blocks: Width = 4
-    dense_first: Place | None = None
-    dense_blocks: tuple[Place, ...] = ()
     factors: tuple[tuple[Width, ...], ...] = ()
     bond: Width | None = None
     adapter: int = Field(default=0, ge=0, le=MAX_WIDTH)
@@ -113,26 +46,6 @@ class MapConfig(FrozenConfig):
         if wrong := [list(parts) for parts in self.factors if len(parts) != 5]:
             raise ValueError(f"factors are five numbers whose product is a size, not {wrong[0]}")
         return self
-
-
-class MapsConfig(FrozenConfig):
-    """The linear maps by role: those of feed-forward blocks, of attention (fused too), of recurrence (fused too)."""
-
-    feed_forward: MapConfig = MapConfig()
-    attention: MapConfig = MapConfig()
-    qrnn: MapConfig = MapConfig()
-
-    def is_dense(self, role: str, place: int) -> bool:
-        """Tell whether the block that is number ``place`` of those with ``role`` keeps dense maps."""
-        own: MapConfig = getattr(self, role)
-        published = 1 if role == "feed_forward" and own.kind != "matrix_product" else 0
-        first = published if own.dense_first is None else own.dense_first
-        return own.kind == "dense" or place < first or place in own.dense_blocks
-
-    def in_braces(self) -> Self:
-        """Return the maps of a block in the pattern's ``{ }``: matrix products, as each role has them or by default."""
-        others = [role for role in ROLES if getattr(self, role).kind != "matrix_product"]
-        return self.model_copy(update=dict.fromkeys(others, MapConfig(kind="matrix_product")))
 
 
 class AdaptiveConfig(FrozenConfig):
@@ -179,15 +92,60 @@ class NGramsConfig(FrozenConfig):
         return self
 
 
-class ModelConfig(FrozenConfig):
-    """Everything that decides a model's parameters and what it computes.
+class BlockConfig(FrozenConfig):
+    """The base of the configurations of all kinds of blocks; a kind's own says ``kind`` and its fields.
 
-    ``pattern`` is read by :func:`weft.pattern.expand`; sizes are in units (features). ``vocab_size`` counts
-    the boundary and padding tokens.
+    The class variables say how a recipe reaches the fields: ``map_roles`` names each field of maps with its role in
+    ``model.maps``, ``inherited`` the sections of other kinds that give what a recipe leaves open, with the fields.
     """
 
-    pattern: str
-    vocab_size: Vocabulary
+    kind: str
+
+    map_roles: ClassVar[Mapping[str, str]] = {}
+    inherited: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:  # noqa: ARG003
+        """Return ``given``, some of the fields, with every width that it leaves open, by rule from ``hidden_size``.
+
+        ``parts`` must divide the widths of maps, which may be made of so many blocks.
+        """
+        return dict(given)
+
+    def may_stretch(self, width: str) -> bool:  # noqa: ARG002
+        """Say whether sizing may change a width that a recipe leaves open."""
+        return True
+
+    def width_step(self, width: str, step: int, parts: int) -> int:  # noqa: ARG002
+        """Return what a stretched width must be a multiple of: of ``step``, and of ``parts`` of its maps."""
+        return math.lcm(step, parts)
+
+    def check_shell(self, shell: Shell) -> None:
+        """Raise ValueError where the block does not fit into a model with this shell."""
+
+    @property
+    def all_maps(self) -> dict[str, MapConfig]:
+        """The fields that say what maps are made of."""
+        return {name: getattr(self, name) for name in self.map_roles}
+
+
+def _read_block(value: Any) -> BlockConfig:
+    """Return the configuration of a block, as its kind has it."""
+    if isinstance(value, BlockConfig):
+        return value
+    name = value.get("kind") if isinstance(value, Mapping) else None
+    spec = kind_named(name) if isinstance(name, str) else None
+    if spec is None:
+        raise ValueError(f"a block says its kind, which is one of {known_kinds()}")
+    return spec.config.parse(value, where=f"config.json.blocks.{spec.name}")  # nobody else writes them as values
+
+
+AnyBlock = SerializeAsAny[Annotated[BlockConfig, PlainValidator(_read_block)]]
+
+
+class Shell(FrozenConfig):
+    """What stands around the blocks, and is the same for all; ``hidden_size`` is the width D of the residual stream."""
+
     hidden_size: Width
     norm: Literal["rms", "layer"] = "rms"
     norm_placement: Literal["pre", "post"] = "pre"
@@ -199,68 +157,119 @@ class ModelConfig(FrozenConfig):
     residual_init: Literal["zero", "scaled", "normal"] = "zero"
     token_shift: bool = False  # each block's input is mixed with the one before it (layers/token_shift.py)
     block_gates: bool = False  # a gain for each block, and a gate for each position (blocks/base.py)
-    boundary_id: TokenId | None = None
-    padding_id: TokenId | None = None
-    attention: AttentionConfig
-    feed_forward: FeedForwardConfig
-    qrnn: QRNNConfig
-    attn_qrnn: AttnQRNNConfig
     adaptive: AdaptiveConfig | None = None  # None: every token has a vector as wide as the model
-    maps: MapsConfig = MapsConfig()
     ngrams: NGramsConfig | None = None  # None: blocks read the tokens' vectors alone
 
-    @property
-    def applications(self) -> tuple[Application, ...]:
-        """The block applications of ``pattern``, in order."""
-        return expand(self.pattern)
+
+class Application(NamedTuple):
+    """One use of a block: the letter of its ``kind`` and which block's parameters it uses.
+
+    ``central`` is None outside the pattern's ``{ }``; inside, the block whose central tensors it uses.
+    """
+
+    kind: str
+    block: int
+    central: int | None
+
+
+class ModelConfig(Shell):
+    """Everything that decides a model's parameters and what it computes.
+
+    ``blocks`` are the blocks that have parameters of their own; ``schedule`` lists the block of each application, in
+    order. ``loops`` are the stretches of the schedule that the pattern's ``[ ]`` repeat, ``centrals`` says for each
+    block whose central tensors it uses (None: all that it has are its own; empty: so it is for all). ``pattern`` is
+    what somebody wrote, for people to read. ``vocab_size`` counts the boundary and padding tokens.
+    """
+
+    pattern: str
+    vocab_size: Vocabulary
+    boundary_id: TokenId | None = None
+    padding_id: TokenId | None = None
+    blocks: tuple[AnyBlock, ...] = Field(min_length=1)
+    schedule: tuple[Place, ...] = Field(min_length=1, max_length=MAX_DEPTH)
+    centrals: tuple[Place | None, ...] = ()
+    loops: tuple[Loop, ...] = ()
+
+    @field_validator("centrals")
+    @classmethod
+    def _none_shared(cls, centrals: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Say in one way that no central tensors are shared."""
+        return () if set(centrals) == {None} else centrals
 
     @property
     def block_kinds(self) -> tuple[str, ...]:
-        """The kind (a letter) of each block that has parameters of its own, by its number."""
-        return tuple({each.block: each.kind for each in self.applications}.values())
+        """The letter of the kind of each block that has parameters of its own, by its number."""
+        return tuple(kind_of(block).letter for block in self.blocks)
 
     @property
-    def centrals(self) -> dict[int, int]:
-        """The blocks in ``{ }``, and for each the block whose central tensors it uses."""
-        return {each.block: each.central for each in self.applications if each.central is not None}
+    def shared_centrals(self) -> dict[int, int]:
+        """The blocks in the pattern's ``{ }``, and for each the block whose central tensors it uses."""
+        return {block: central for block, central in enumerate(self.centrals) if central is not None}
 
     @property
-    def has_factors(self) -> bool:
-        """Whether some maps may be made of factors: ``maps`` asks for them, or the pattern's ``{ }``."""
-        return self.maps != MapsConfig() or bool(self.centrals)
+    def applications(self) -> tuple[Application, ...]:
+        """The block applications, in order."""
+        letters = self.block_kinds
+        centrals = self.shared_centrals
+        return tuple(Application(letters[block], block, centrals.get(block)) for block in self.schedule)
 
-    def of_blocks(self) -> tuple[ModelConfig, ...]:
-        """Return the configuration that each block with parameters of its own has: maps may differ by depth."""
-        kinds, centrals = self.block_kinds, self.centrals
-        if not self.has_factors:
-            return (self,) * len(kinds)
-        seen = dict.fromkeys(ROLES, 0)
-        configs = []
-        for block, kind in enumerate(kinds):
-            if block in centrals:
-                configs.append(self.model_copy(update={"maps": self.maps.in_braces()}))
-                continue
-            roles = [role for role, kinds in ROLES.items() if kind in kinds]
-            dense = {role: MapConfig() for role in roles if self.maps.is_dense(role, seen[role])}
-            seen |= {role: seen[role] + 1 for role in roles}
-            configs.append(self.model_copy(update={"maps": self.maps.model_copy(update=dense)}))
-        return tuple(configs)
+    @property
+    def stack(self) -> Stack:
+        """The blocks' kinds and how they are applied, as :func:`weft.pattern.expand` gives them."""
+        centrals = self.centrals or (None,) * len(self.blocks)
+        return Stack(self.block_kinds, self.schedule, centrals, self.loops)
+
+    @property
+    def window(self) -> int:
+        """The most tokens that any block's attention reaches back; 0 without attention."""
+        return max(getattr(block, "window", 0) for block in self.blocks)
+
+    @property
+    def has_structured_maps(self) -> bool:
+        """Whether some maps are made of factors."""
+        return any(maps.kind != "dense" for block in self.blocks for maps in block.all_maps.values())
+
+    def with_blocks(self, blocks: tuple[BlockConfig, ...]) -> Self:
+        """Return the same stack of other blocks."""
+        return self.parse(dict(self) | {"blocks": blocks})
+
+    def with_stack(self, stack: Stack, blocks: tuple[BlockConfig, ...] | None = None) -> Self:
+        """Return the model with other applications, of the same or of other blocks; its pattern is written anew."""
+        changed = {"schedule": stack.schedule, "centrals": stack.centrals, "loops": stack.loops}
+        return self.parse(dict(self) | changed | {"pattern": written(stack), "blocks": blocks or self.blocks})
+
+    def with_window(self, window: int) -> Self:
+        """Return the model whose attention reaches ``window`` tokens back, in each block that has one."""
+        return self.with_blocks(
+            tuple(
+                block.changed(window=window) if "window" in type(block).model_fields else block for block in self.blocks
+            )
+        )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        kinds = set(self.block_kinds)
-        if kinds & set("qx") and not self.qrnn.output_projection and self.qrnn.cell_size != self.hidden_size:
-            raise ValueError(
-                f"a QRNN without output_projection needs cell_size ({self.qrnn.cell_size}) "
-                f"equal to hidden_size ({self.hidden_size})"
-            )
-        assert kinds <= set(KINDS)
+        if set(self.schedule) != set(range(len(self.blocks))):
+            raise ValueError(f"schedule must name each of the {len(self.blocks)} blocks, by numbers from 0")
+        for block in self.blocks:
+            block.check_shell(self)
+        self._check_centrals()
         if self.adaptive and self.adaptive.cutoffs[-1] >= self.vocab_size:
             raise ValueError(
                 f"adaptive.cutoffs must lie below the vocabulary of {self.vocab_size} tokens, but the last is "
                 f"{self.adaptive.cutoffs[-1]}: keep only those below"
             )
         return self._check_ngrams()
+
+    def _check_centrals(self) -> None:
+        """Raise ValueError where blocks cannot use the central tensors of others, or loops do not fit the schedule."""
+        if len(self.centrals) not in (0, len(self.blocks)):
+            raise ValueError(f"centrals must say something of each of the {len(self.blocks)} blocks, or be empty")
+        for block, owner in self.shared_centrals.items():
+            if owner > block or self.blocks[owner] != self.blocks[block]:
+                raise ValueError(f"block {block} cannot use the central tensors of block {owner}, which is not like it")
+        for loop in self.loops:
+            if loop.start + loop.length * loop.times > len(self.schedule):
+                raise ValueError(f"the loop {tuple(loop)} goes beyond the schedule's {len(self.schedule)} applications")
 
     def _check_ngrams(self) -> Self:
         """Raise ValueError where the embedding cannot have bigrams."""
@@ -276,24 +285,6 @@ class ModelConfig(FrozenConfig):
         if self.ngrams.table_size and self.ngrams.width > features:
             raise ValueError(f"ngrams.width ({self.ngrams.width}) is more than hidden_size / ngrams.heads ({features})")
         return self
-
-
-# Shells around the blocks. `modern` is what ModelConfig's own defaults say, with gates and token shift; `classic` is
-# Transformer-XL's (kimiyoung/transformer-xl, Dai et al. 2019): post-norm, LayerNorm, ReLU, relative positions, biased
-# feed-forwards and softmax, N(0, 0.02) everywhere, dropout also after the activation.
-PRESETS: dict[str, dict[str, Any]] = {
-    "modern": {"block_gates": True, "token_shift": True},  # docs/study.md, "What decided"
-    "classic": {
-        "norm": "layer",
-        "norm_placement": "post",
-        "bias": True,
-        "head_bias": True,
-        "init": "classic",
-        "residual_init": "normal",
-        "attention": {"positions": "relative", "query_key_norm": False},
-        "feed_forward": {"activation": "relu"},
-    },
-}
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from weft.blocks import letter_of
 from weft.config import ModelConfig
+from weft.kinds import kind_of
 from weft.layers.adaptive import widths
 from weft.layers.maps import StructuredMap
 from weft.model import WeftModel
-from weft.pattern import KINDS
 
 STATE_CONTEXTS = (1_024, 16_384, 65_536)
 _ENDLESS = 1 << 40  # more tokens than any window has
@@ -117,14 +116,14 @@ def _rows(model: WeftModel) -> tuple[BlockRow, ...]:
     counted: set[int] = set()
     for position, number in enumerate(model.schedule):
         block = model.own_blocks[number]
-        letter = letter_of(block)
+        spec = kind_of(block.config)
         seen = first.setdefault(number, position)
         own = {id(parameter): parameter.numel() for parameter in block.parameters()}
         rows.append(
             BlockRow(
                 position=position,
-                kind=KINDS[letter],
-                letter=letter,
+                kind=spec.name,
+                letter=spec.letter,
                 shape=block.sizes(),
                 window=block.window,
                 parameters=sum(count for key, count in own.items() if key not in counted),

@@ -16,20 +16,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from weft.arguments import checked
-from weft.blocks import BLOCKS, AttentionBlock, Block
-from weft.blocks.recurrent import RecurrentBlock
+from weft.blocks import Block
 from weft.config import ModelConfig
+from weft.kinds import kind_of
 from weft.layers.adaptive import make_embedding
 from weft.layers.embedding import vectors
 from weft.layers.maps import StructuredMap, is_guide, weights
 from weft.layers.matrix_product import MatrixProduct
 from weft.layers.ngrams import LatentBigrams, NGramState
 from weft.layers.norms import make_norm
-from weft.layers.pooling import init_forget_bias_
 from weft.layers.state import NoState, zeros
 from weft.memory import check_memory
-
-LONGEST_TIME_CONSTANT = 256.0
 
 # (block, x_BTD, its state, reset_BT) -> (y_BTD, state): how one block is applied, by its number in ``blocks``.
 ApplyBlock = Callable[[int, Tensor, Any, Tensor | None], tuple[Tensor, Any]]
@@ -117,11 +114,10 @@ class WeftModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.schedule = tuple(application.block for application in config.applications)
+        self.schedule = config.schedule
         self.embedding = make_embedding(config)
         self.ngrams = LatentBigrams(config.ngrams, config.hidden_size) if config.ngrams else None
-        own = zip(config.block_kinds, config.of_blocks(), strict=True)
-        self.blocks = nn.ModuleList(BLOCKS[kind](of_block) for kind, of_block in own)
+        self.blocks = nn.ModuleList(kind_of(block).block(block, config) for block in config.blocks)
         post = config.norm_placement == "post"
         self.norm = nn.Identity() if post else make_norm(config.norm, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -281,7 +277,7 @@ class WeftModel(nn.Module):
 
 def share_centrals(blocks: nn.ModuleList, config: ModelConfig) -> None:
     """Let the copies of a block in the pattern's ``{ }`` use the central tensors of the first."""
-    for block, owner in config.centrals.items():
+    for block, owner in config.shared_centrals.items():
         theirs = dict(blocks[owner].named_modules())
         for name, part in blocks[block].named_modules():
             if isinstance(part, MatrixProduct):
@@ -331,18 +327,8 @@ def _initialise(model: WeftModel) -> None:
         elif isinstance(module, nn.LayerNorm) and classic:
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
     for block in model.own_blocks:
-        _initialise_block(block, config, depth=len(model.schedule))
-
-
-def _initialise_block(block: Block, config: ModelConfig, depth: int) -> None:
-    """Set what is special: maps onto the residual stream, forget biases, Transformer-XL's u and v."""
-    if block.output is not None and config.residual_init == "zero":
-        nn.init.zeros_(weights(block.output)[-1])
-    elif block.output is not None and config.residual_init == "scaled":
-        weights(block.output)[-1].mul_((2 * depth) ** -0.5)
-    if isinstance(block, RecurrentBlock) and block.qrnn.forget_bias == "spread":
-        assert block.gates.bias is not None
-        init_forget_bias_(block.gates.bias, block.qrnn.pooling, LONGEST_TIME_CONSTANT)
-    if isinstance(block, AttentionBlock) and block.config.positions == "relative":
-        nn.init.normal_(block.content_bias, std=0.02)
-        nn.init.normal_(block.position_bias, std=0.02)
+        if block.output is not None and config.residual_init == "zero":
+            nn.init.zeros_(weights(block.output)[-1])
+        elif block.output is not None and config.residual_init == "scaled":
+            weights(block.output)[-1].mul_((2 * len(model.schedule)) ** -0.5)
+        block.initialise()

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from weft.pattern import MAX_DEPTH, MAX_PARAMETERS
-
+MAX_DEPTH = 1024  # block applications
+MAX_PARAMETERS = 10**11  # the depth rule has fewer than MAX_DEPTH blocks up to there
 MAX_WIDTH = 1 << 20  # features of one position, in whatever part of a model
 MAX_VOCABULARY = 1 << 22
 MAX_REACH = 1 << 20  # positions that attention looks back

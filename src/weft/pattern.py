@@ -7,38 +7,50 @@ repeats what stands before it, brackets group and nest, spaces are ignored:
 - ``[qfaf]3``: the same parameters applied three times (recurrent stacking);
 - ``{qfaf}3``: three copies whose linear maps are matrix products that share their central tensors.
 
-``expand`` turns the string into the tuple of block applications that a model is built from.
+Capitals are letters of one's own: a recipe says which kind of block each is, with other settings.
+
+:func:`expand` turns the string into a :class:`Stack`, which a model is built from; nothing reads the string again.
+What is done with the applications of a model is done with its stack, and :func:`written` writes a pattern for it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from weft import words
 from weft.errors import UserError
+from weft.kinds import kinds, known_kinds
+from weft.numbers import MAX_DEPTH
 
-KINDS = {"a": "attention", "f": "feed_forward", "q": "qrnn", "x": "attn_qrnn"}
-MAX_DEPTH = 1024
 MAX_NESTING = 32
-MAX_PARAMETERS = 10**11  # the depth rule has fewer than MAX_DEPTH blocks up to there
 _MAX_LETTERS = 10_000
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 
-class Application(NamedTuple):
-    """One use of a block: its ``kind`` (a letter) and which block's parameters it uses.
+class Loop(NamedTuple):
+    """What an outermost ``[ ]`` repeats: from application ``start`` on, ``length`` of them, ``times`` in a row."""
 
-    ``central`` is None outside ``{ }``; inside, the block whose central tensors it uses.
+    start: int
+    length: int
+    times: int
+
+
+class Stack(NamedTuple):
+    """Which blocks a model has and how they are applied.
+
+    ``letters`` and ``centrals`` have one entry for each block with parameters of its own: its letter, and the block
+    whose central tensors it uses (None outside ``{ }``). ``schedule`` lists the block of each application.
     """
 
-    kind: str
-    block: int
-    central: int | None = None
+    letters: tuple[str, ...]
+    schedule: tuple[int, ...]
+    centrals: tuple[int | None, ...]
+    loops: tuple[Loop, ...] = ()
 
 
 class PatternError(UserError):
@@ -62,63 +74,150 @@ class _Item:
         return self.opened == "["
 
 
-def expand(pattern: str) -> tuple[Application, ...]:
-    """Return the block applications of ``pattern`` in order.
+def expand(pattern: str, own_letters: Collection[str] = ()) -> Stack:
+    """Return the blocks of ``pattern`` and their applications; ``own_letters`` are those that a recipe defines.
 
-    Applications with the same ``block`` share parameters. Raises :class:`PatternError`.
+    Raises :class:`PatternError`.
     """
-    items = _Parser(pattern).parse()
+    items = _Parser(pattern, own_letters).parse()
     depth = _depth(items)
     if depth > MAX_DEPTH:
         raise PatternError(f"The pattern has {depth} blocks; the most is {MAX_DEPTH}.", pattern, 0)
-    return tuple(_expand(items, start=0)[0])
+    uses, loops = _expand(items, start=0)
+    blocks = {use.block: use for use in uses}  # in order, as new blocks have the next number
+    return Stack(
+        letters=tuple(use.letter for use in blocks.values()),
+        schedule=tuple(use.block for use in uses),
+        centrals=tuple(use.central for use in blocks.values()),
+        loops=tuple(loops),
+    )
 
 
-def reapplied(pattern: str, times: int) -> str:
-    """Return ``pattern`` with its outermost ``[ ]`` applied ``times`` times; UserError where it has none."""
-    expand(pattern)
-    parts, depth, place = [], 0, 0
-    for found in re.finditer(r"\[|\](\s*[0-9]+)?", pattern):
-        depth += 1 if found[0] == "[" else -1
-        if depth == 0:
-            parts += [pattern[place : found.start()], f"]{times}"]
-            place = found.end()
-    if not parts:
-        raise UserError(f"The pattern '{pattern}' has no '[ ]', whose applications could be chosen: leave them out.")
-    return "".join([*parts, pattern[place:]])
+def reapplied(stack: Stack, times: int) -> Stack:
+    """Return ``stack`` with its outermost ``[ ]`` applied ``times`` times; UserError where it has none."""
+    if not stack.loops:
+        raise UserError(
+            f"The pattern '{written(stack)}' has no '[ ]', whose applications could be chosen: leave them out."
+        )
+    schedule: list[int] = []
+    loops = []
+    place = 0
+    for loop in stack.loops:
+        schedule += stack.schedule[place : loop.start]
+        loops.append(Loop(len(schedule), loop.length, times))
+        schedule += stack.schedule[loop.start : loop.start + loop.length] * times
+        place = loop.start + loop.length * loop.times
+    schedule += stack.schedule[place:]
+    if len(schedule) > MAX_DEPTH:
+        raise UserError(f"{times} applications make {len(schedule):,} blocks; the most is {MAX_DEPTH}.")
+    return stack._replace(schedule=tuple(schedule), loops=tuple(loops))
 
 
-def unshared(pattern: str) -> str:
-    """Return ``pattern`` with a copy of its own for each application of a block."""
-    return pattern.translate(str.maketrans("[]", "()"))
+def unshared(stack: Stack) -> Stack:
+    """Return ``stack`` with a block of its own for each application.
+
+    Of blocks that share central tensors, those of one pass share them: the n-th application of each.
+    """
+    passes: dict[int, list[int]] = {}  # the applications of each block, which are the numbers of its copies
+    for place, block in enumerate(stack.schedule):
+        passes.setdefault(block, []).append(place)
+    centrals: list[int | None] = []
+    for place, block in enumerate(stack.schedule):
+        owner = stack.centrals[block]
+        centrals.append(None if owner is None else passes[owner][passes[block].index(place)])
+    letters = tuple(stack.letters[block] for block in stack.schedule)
+    return Stack(letters, tuple(range(len(letters))), tuple(centrals))
+
+
+def written(stack: Stack) -> str:
+    """Return a pattern for ``stack``, for people to read: what repeats stands in brackets."""
+    return _written(stack, stack.schedule)
+
+
+def _written(stack: Stack, schedule: Sequence[int]) -> str:
+    """Write ``schedule``: at each place what repeats over the longest stretch, or a letter."""
+    text = ""
+    place = 0
+    while place < len(schedule):
+        best = ("", 1, 1)  # the bracket, the length of what repeats, how often
+        for length in range(1, (len(schedule) - place) // 2 + 1):
+            for opened in _CLOSING:
+                times = _repeats(stack, schedule[place:], length, opened)
+                if times > 1 and times * length > best[1] * best[2]:
+                    best = (opened, length, times)
+        opened, length, times = best
+        if times == 1:
+            text += stack.letters[schedule[place]]
+        else:
+            once = _written(stack, schedule[place : place + length])
+            text += f"{once}{times}" if opened == "(" and len(once) == 1 else f"{opened}{once}{_CLOSING[opened]}{times}"
+        place += length * times
+    return text
+
+
+def _repeats(stack: Stack, schedule: Sequence[int], length: int, opened: str) -> int:
+    """Return how often the first ``length`` applications stand in a row, as brackets of one kind repeat them."""
+    first = schedule[:length]
+    times = 1
+    while len(other := schedule[times * length : (times + 1) * length]) == length:
+        if opened == "[":
+            alike = other == first
+        else:  # copies: other blocks of the same letters, which repeat among themselves as the first do
+            alike = not set(other) & set(schedule[: times * length])
+            alike = alike and [other.index(block) for block in other] == [first.index(block) for block in first]
+            for block, of in zip(other, first, strict=True):
+                shares = stack.centrals[block] is not None
+                same = stack.centrals[block] == stack.centrals[of] and stack.letters[block] == stack.letters[of]
+                alike = alike and same and shares == (opened == "{")
+        if not alike:
+            break
+        times += 1
+    return times
 
 
 def _depth(items: tuple[_Item, ...]) -> int:
     return sum(item.times * (1 if isinstance(item.content, str) else _depth(item.content)) for item in items)
 
 
-def _expand(items: tuple[_Item, ...], start: int) -> tuple[list[Application], int]:
-    """Expand ``items``, numbering new blocks from ``start``; return the applications and the next number."""
-    applications: list[Application] = []
+class _Use(NamedTuple):
+    """One application of a block, while a pattern is expanded."""
+
+    letter: str
+    block: int
+    central: int | None = None
+
+
+def _expand(items: tuple[_Item, ...], start: int) -> tuple[list[_Use], list[Loop]]:
+    """Expand ``items``, numbering new blocks from ``start``; return the applications and the outermost loops."""
+    uses: list[_Use] = []
+    loops: list[Loop] = []
     for item in items:
-        first: list[Application] = []
+        first: list[_Use] = []
         for _ in range(1 if item.shared else item.times):
+            inner: list[Loop] = []
             if isinstance(item.content, str):
-                once, start = [Application(item.content, start)], start + 1
+                once = [_Use(item.content, start)]
             else:
-                once, start = _expand(item.content, start)
+                once, inner = _expand(item.content, start)
+            start = max(start, 1 + max(use.block for use in once))
             if item.opened == "{":
-                first = first or [each._replace(central=each.block) if each.central is None else each for each in once]
-                once = [each._replace(central=of.central) for each, of in zip(once, first, strict=True)]
-            applications += once * (item.times if item.shared else 1)
-    return applications, start
+                first = first or [use._replace(central=use.block) if use.central is None else use for use in once]
+                once = [use._replace(central=of.central) for use, of in zip(once, first, strict=True)]
+            if item.shared:
+                loops.append(Loop(len(uses), len(once), item.times))
+            else:
+                loops += [loop._replace(start=len(uses) + loop.start) for loop in inner]
+            uses += once * (item.times if item.shared else 1)
+    return uses, loops
 
 
 class _Parser:
     """Recursive descent over the characters, keeping the position for error messages."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, own_letters: Collection[str]) -> None:
         self.pattern = pattern
+        self.own_letters = own_letters
+        self.known = {*kinds(), *own_letters}
         self.position = 0
         self.nesting = 0
 
@@ -147,7 +246,7 @@ class _Parser:
     def _item(self, character: str) -> _Item:
         at = self.position
         self.position += 1
-        if character in KINDS:
+        if character in self.known:
             return _Item(character, self._number())
         if character not in _CLOSING:
             raise self._error(self._complaint(character), at)
@@ -165,8 +264,9 @@ class _Parser:
             return f"'{character}' closes nothing here."
         if character.isdigit():
             return "A number must follow the letter or bracket that it repeats."
-        letters = ", ".join(f"{letter} ({kind})" for letter, kind in KINDS.items())
-        return f"'{character}' is not a block: the letters are {letters}."
+        own = f", and your own {', '.join(self.own_letters)}" if self.own_letters else ""
+        hint = " Capitals are letters of your own, which model.letters defines." if character.isupper() else ""
+        return f"'{character}' is not a block: the letters are {known_kinds()}{own}.{hint}"
 
     def _number(self) -> int:
         """Read an optional repeat count (1 when there is none)."""
@@ -187,70 +287,6 @@ class _Parser:
 
     def _error(self, message: str, position: int) -> PatternError:
         return PatternError(message, self.pattern, position)
-
-
-def _par(pairs: int) -> str:
-    """Attention in the first two thirds only, one block in five (Mandava et al. 2021, arXiv 2009.04534).
-
-    The exact string is the rule's reading in x-transformers (``par_ratio=5``), not proven to be the paper's.
-    """
-    blocks = 2 * pairs
-    attentions = max(1, blocks // 5)
-    cut = blocks * 2 // 3
-    width = min((cut + cut // attentions) // attentions, blocks // attentions)
-    rest = blocks - width * attentions
-    group = f"a{'f' * (width - 1)}"
-    return (f"({group}){attentions}" if attentions > 1 else group) + (f" f{rest}" if rest > 0 else "")
-
-
-def _hybrid(pairs: int) -> str:
-    """QRNN and feed-forward pairs with attention as the third of every four mixers, the second where there are fewer.
-
-    Our reconstruction of the Hybrid Transformer (arXiv 2502.00617, whose layer string is unknown to us):
-    recurrence below, little attention, in the upper middle (the placement of SHA-RNN and SRU++).
-    """
-    mixers = ["a" if pair % 4 == (2 if pairs > 3 else 1) else "q" for pair in range(pairs)]
-    return " ".join(f"{mixer}f" for mixer in mixers)
-
-
-class Architecture(NamedTuple):
-    """A named family of patterns.
-
-    ``pattern`` maps a number of Transformer pairs (``af``) to a pattern of about the same cost; ``preset``
-    names the shell it stands in; ``settings`` are changes to the model's configuration; ``source`` says
-    where it comes from.
-    """
-
-    pattern: Callable[[int], str]
-    source: str
-    preset: str = "modern"
-    settings: dict[str, dict[str, object]] | None = None
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "transformer": Architecture(lambda n: f"(af){n}", "Vaswani et al. 2017, in the modern pre-norm shell"),
-    "transformer-xl": Architecture(lambda n: f"(af){n}", "Dai et al. 2019 (arXiv 1901.02860)", "classic"),
-    "par": Architecture(_par, "Mandava et al. 2021 (arXiv 2009.04534)"),
-    "attn-qrnn": Architecture(
-        lambda n: f"x{2 * n}", "fused blocks after SRU++, Lei 2021 (arXiv 2102.12459); our reconstruction"
-    ),
-    "sha-qrnn": Architecture(
-        lambda n: " ".join(["qf"] * (n - 2) + ["qaf", "qf"]),
-        "SHA-RNN, Merity 2019 (arXiv 1911.11423), with QRNNs as in SHAQ (arXiv 2108.08207)",
-        settings={"attention": {"num_heads": 1}},
-    ),
-    "qrnn": Architecture(lambda n: f"q{max(1, 3 * n // 2)}", "Bradbury et al. 2017 (arXiv 1611.01576), with residuals"),
-    "hybrid": Architecture(_hybrid, "Hybrid Transformer (arXiv 2502.00617); our reconstruction"),
-}
-
-
-def default_pairs(parameters: float) -> int:
-    """Return the depth rule's number of Transformer pairs for a budget of ``parameters``.
-
-    From 3 pairs at 1M and 2M (docs/study.md, "Blocks, and how many": the hybrid at 1M with three seeds, at 2M, and the
-    Transformer at 1M, with one) to Transformer-XL's 12 at 41M. Between them (5 at 5M, 7 at 10M) it is a guess.
-    """
-    return max(2, round(12 * math.pow(parameters / 41e6, 0.42)))
 
 
 def parse_count(text: str | float) -> int:

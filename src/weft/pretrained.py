@@ -18,17 +18,17 @@ from torch import nn
 
 from weft import words
 from weft.arguments import checked
-from weft.config import ModelConfig, merge
+from weft.config import ModelConfig
 from weft.data import Tokenizer
 from weft.errors import DamagedError, UserError
 from weft.files import json_object, write_atomic
 from weft.language_model import Module
 from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel, build
+from weft.older import FORMAT, model_fields
 from weft.pattern import reapplied
 from weft.version import __version__
 
-FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -140,21 +140,20 @@ def save_model(model: WeftModel, tokenizer: Tokenizer, folder: Path) -> None:
     save_weights(dict(model.named_parameters()), folder / WEIGHTS)
 
 
-def load_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
-    """Read ``config.json``, with ``settings`` laid over it."""
+def load_config(folder: Path) -> ModelConfig:
+    """Read ``config.json`` of a folder with a model in it."""
     check_folder(folder, WEIGHTS)
-    return read_config(folder, settings)
+    return read_config(folder)
 
 
-def read_config(folder: Path, settings: dict[str, Any] | None = None) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
     """Read ``config.json`` of a folder that need not hold weights yet."""
     values = _read_object(folder / CONFIG)
     if values.get("model_type") != "weft":
         kind = words.short(values.get("model_type"))
         raise UserError(f"'{folder}' holds a model of type {kind}, not a Weft model.")
     check_format(values, f"'{folder}'")
-    known = {name: values[name] for name in ModelConfig.model_fields if name in values}
-    return ModelConfig.parse(merge(known, settings or {}), where=CONFIG)
+    return ModelConfig.parse(model_fields(values), where=CONFIG)
 
 
 def is_described(folder: Path) -> bool:
@@ -194,9 +193,11 @@ def load_model(folder: Path, *, window: int | None = None, applications: int | N
     ``window`` replaces how many tokens every attention of the stack reaches back, ``applications`` how often the
     pattern's ``[ ]`` are applied.
     """
-    config = load_config(folder, None if window is None else {"attention": {"memory": window}})
+    config = load_config(folder)
+    if window is not None:
+        config = config.with_window(window)
     if applications is not None:
-        config = config.model_copy(update={"pattern": reapplied(config.pattern, applications)})
+        config = config.with_stack(reapplied(config.stack, applications))
     with torch.device("meta"):
         model = WeftModel(config)
     load_into(model, load_weights(folder / WEIGHTS), folder / WEIGHTS)

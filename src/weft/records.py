@@ -13,6 +13,7 @@ import yaml
 from weft.config import ModelConfig
 from weft.errors import UserError
 from weft.files import json_object
+from weft.older import model_fields
 from weft.plain_yaml import parse_yaml
 from weft.settings import renamed
 
@@ -99,8 +100,8 @@ def _object(text: str) -> Mapping[str, Any]:
 
 def _config(values: Mapping[str, Any]) -> ModelConfig | None:
     """Read a configuration; None where there is none that this version can read."""
-    known = {name: values[name] for name in ModelConfig.model_fields if name in values}
     try:
+        known = model_fields(values)
         return ModelConfig.parse(known) if known else None
     except UserError:
         return None

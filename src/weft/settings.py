@@ -8,13 +8,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import FrameType
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from weft import words
 from weft.errors import OldKeyWarning, UserError
+
+
+class WrongSettingError(UserError):
+    """A sentence about one setting, which it names: whoever checks a larger section tells it as it is."""
 
 
 class FrozenConfig(BaseModel):
@@ -34,7 +38,11 @@ class FrozenConfig(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise UserError(explain(error, cls, where)) from None
+            raise WrongSettingError(explain(error, cls, where)) from None
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with other values, checked as all are."""
+        return self.parse(dict(self) | values)
 
     def given(self) -> set[str]:
         """Return the dotted keys of the values that somebody gave, here and in sections: all else are defaults."""
@@ -63,6 +71,8 @@ class FrozenConfig(BaseModel):
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
     """Return one sentence for the first problem in ``error``, naming the nearest known key where one is unknown."""
     problem = error.errors()[0]
+    if isinstance(told := problem.get("ctx", {}).get("error"), WrongSettingError):
+        return str(told)
     path = [str(part) for part in problem["loc"]]
     dotted = ".".join(([where] if where else []) + path)
     cause = problem.get("ctx", {}).get("error")
@@ -71,16 +81,24 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
     if problem["type"] == "extra_forbidden":
         section = _section(model, path[:-1])
         known = list(section.model_fields)
-        places = _inner_keys(section) | {key: key for key in known}
-        near = difflib.get_close_matches(path[-1], places, n=1, cutoff=0.5)
-        hint = f"did you mean '{places[near[0]]}'?" if near else f"the keys here are {', '.join(known)}."
-        return f"Unknown key '{dotted}': {hint}"
+        return unknown_key(dotted, known, _inner_keys(section))
     message = problem["msg"].removeprefix("Value error, ")
     if not dotted or isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
         return f"In '{dotted}', {message}." if dotted else f"{message[:1].upper()}{message[1:].rstrip('.')}."
     shown = words.short(problem["input"])
     told = message.removeprefix(f"{shown} is ").rstrip(".")
     return f"'{dotted}' is {shown}: {told[:1].lower()}{told[1:]}."
+
+
+def unknown_key(dotted: str, known: Sequence[str], inner: Mapping[str, str] | None = None) -> str:
+    """Return the sentence about a key that there is not, with the nearest of those ``known``.
+
+    ``inner`` are keys of sections, each with the section's name before it.
+    """
+    places = dict(inner or {}) | {key: key for key in known}
+    near = difflib.get_close_matches(dotted.rpartition(".")[2], places, n=1, cutoff=0.5)
+    hint = f"did you mean '{places[near[0]]}'?" if near else f"the keys here are {', '.join(known)}."
+    return f"Unknown key '{dotted}': {hint}"
 
 
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
@@ -116,7 +134,8 @@ def section_of(model: type[BaseModel], name: str) -> type[FrozenConfig] | None:
 class Values:
     """Marks a dict that holds some of the fields of ``section``, at any depth: each is checked as it is there.
 
-    What only the whole section can tell (whether values fit each other) is left to the section.
+    What only the whole section can tell (whether values fit each other) is left to the section. A field that can have
+    one value alone, such as the ``kind`` of a block, is no setting.
     """
 
     def __init__(self, section: type[FrozenConfig]) -> None:
@@ -125,6 +144,8 @@ class Values:
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         fields = {}
         for name, field in self.section.model_fields.items():
+            if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+                continue
             inner = section_of(self.section, name)
             optional = type(None) in get_args(field.annotation)
             kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
@@ -146,13 +167,30 @@ def check_values(values: Mapping[str, Any], section: type[FrozenConfig], *, wher
     try:
         return _values_of(section).validate_python(dict(values))
     except ValidationError as error:
-        raise UserError(explain(error, section, where)) from None
+        raise WrongSettingError(explain(error, section, where)) from None
+
+
+def open_fields(section: type[FrozenConfig]) -> dict[str, Any]:
+    """Return the fields of ``section`` for :func:`pydantic.create_model`, each of which may be left open.
+
+    A value that is left open is None; of a nested section some values may be given, and none are an empty dict.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if inner := section_of(section, name):
+            fields[name] = (Annotated[dict[str, Any], Values(inner)], Field(default_factory=dict))
+        else:
+            kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            fields[name] = (kind | None, None)
+    return fields
 
 
 # Keys of recipes that had another name in version 0.1.0, and what they are called now. A key may have become a section
 # that holds it: `training.optimizer` was a word.
 RENAMED = {
     "model.peer": "model.baseline",
+    "model.attention.memory": "model.attention.window",
+    "model.qrnn.window": "model.qrnn.kernel_size",
     "training.lanes": "training.batch.batch_size",
     "training.length": "training.batch.sequence_length",
     "training.accumulation": "training.batch.accumulation",

@@ -2,12 +2,14 @@
 
 Rules, in this order:
 
-- depth of a named architecture: :func:`weft.pattern.default_pairs` of the budget;
-- width: the largest multiple of 16 (8 below 128) that fits with inner width 4 D (8/3 D for swiglu) and cell width 2 D;
-- head width 32 up to D = 256 and 64 above, with as many heads as come nearest to D (one head: as wide as the model);
+- depth of a named architecture: :func:`weft.architectures.default_pairs` of the budget;
+- width: the largest multiple of 16 (8 below 128) that fits with every width of the blocks by the rule of its kind:
+  inner width 4 D (8/3 D for swiglu), cell width 2 D, head width 32 up to D = 256 and 64 above, with as many heads as
+  come nearest to D (one head: as wide as the model);
 - then the inner and cell widths are stretched together (where there are none, the head width) until the budget is met.
 
-Parameters are counted on the real modules, built without storage, once per storage.
+Every block is sized by itself, so that a pattern may mix blocks of one kind with different widths. Parameters are
+counted on the real modules, built without storage, once per storage.
 """
 
 from __future__ import annotations
@@ -22,22 +24,26 @@ from typing import Any
 import torch
 
 from weft import words
+from weft.architectures import ARCHITECTURES, PRESETS, default_pairs
 from weft.arguments import checked
-from weft.blocks import BLOCKS
-from weft.config import PRESETS, ROLES, MapConfig, MapsConfig, ModelConfig, NGramsConfig, merge
+from weft.config import BlockConfig, MapConfig, ModelConfig, NGramsConfig, merge
+from weft.draft import Draft, WidthKey
 from weft.errors import UserError
+from weft.kinds import kind_of, kinds
 from weft.layers.adaptive import make_embedding
 from weft.layers.linear import TooNarrowError
 from weft.layers.matrix_product import is_central
 from weft.layers.ngrams import LatentBigrams
 from weft.layers.norms import make_norm
-from weft.pattern import ARCHITECTURES, MAX_PARAMETERS, default_pairs, expand, parse_count
-from weft.settings import check_values
+from weft.model_recipe import ModelRecipe
+from weft.numbers import MAX_PARAMETERS
+from weft.pattern import parse_count
 
 TOLERANCE = 0.01
 WIDTH_STEP = 8
 CACHE_LINE = 16  # float32 numbers
 MAX_WIDTH = 1 << 15
+MOST_APART = 3  # widths that are rounded up or down each by itself
 
 
 @checked
@@ -52,97 +58,107 @@ def sized(
     """Return the configuration of ``pattern`` with ``parameters`` parameters, embeddings included, within 1 %.
 
     ``pattern`` is a pattern string or the name of an architecture; ``preset`` (modern or classic) replaces the
-    architecture's own shell; ``settings`` fixes any values of :class:`ModelConfig`. Raises UserError where no width
-    meets the budget.
+    architecture's own shell; ``settings`` fixes any values of a recipe's model
+    (:class:`weft.model_recipe.ModelRecipe`). Raises UserError where no width meets the budget.
     """
-    budget = parse_count(parameters)
-    if not 1 <= budget <= MAX_PARAMETERS:
-        raise UserError(f"A model has from 1 to {MAX_PARAMETERS:,} parameters, not {words.short(parameters)}.")
-    pattern, settings = resolve(pattern, budget, preset, settings or {})
-    if "hidden_size" in settings:
-        return _stretch(pattern, vocab_size, settings, budget)
-
-    unit, least = _unit(settings), _least(settings)
-
-    def fits(width: int) -> bool:
-        if width < least:
-            return True
-        return count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": width})) <= budget
-
-    step, coarse = math.lcm(WIDTH_STEP, unit), math.lcm(CACHE_LINE, unit)
-    width = step * _last(lambda steps: fits(step * steps), MAX_WIDTH // step)
-    width = width if width < max(128, coarse) else width // coarse * coarse
-    if width < least:
-        narrowest = -(-least // step) * step
-        smallest = count_parameters(configure(pattern, vocab_size, {**settings, "hidden_size": narrowest}))
-        raise UserError(
-            f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has "
-            f"at least {smallest:,}{_of_bigrams(settings)}; ask for more parameters, a smaller vocabulary or fewer "
-            "blocks."
-        )
-    return _stretch(pattern, vocab_size, {**settings, "hidden_size": width}, budget)
+    return sized_recipe(_asked(pattern, preset, settings or {}), parameters, vocab_size)
 
 
 def of_width(pattern: str, *, vocab_size: int, preset: str | None = None, settings: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration of ``pattern`` with the width ``settings["hidden_size"]`` and all other widths by rule.
+
+    A named architecture is as deep as :func:`of_recipes_width` says.
+    """
+    return of_recipes_width(_asked(pattern, preset, settings), vocab_size)
+
+
+def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration of a pattern in no preset's shell; ``settings`` has at least the ``hidden_size``."""
+    recipe = ModelRecipe.of_settings(settings, pattern=pattern)
+    draft = Draft.of(recipe, pattern)
+    assert draft.hidden_size is not None, "settings has a hidden_size"
+    return draft.configured(draft.hidden_size, vocab_size)
+
+
+def _asked(pattern: str, preset: str | None, settings: Mapping[str, Any]) -> ModelRecipe:
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"There is no preset '{preset}': choose from {', '.join(PRESETS)}.")
+    return ModelRecipe.of_settings(settings, pattern=pattern, preset=preset)
+
+
+def drafted(recipe: ModelRecipe, parameters: float, special_ids: Mapping[str, int] | None = None) -> Draft:
+    """Return the draft of the model that a recipe asks for, with the settings of its shell under its own.
+
+    A named architecture is as deep as the depth rule has it for ``parameters``; ``special_ids`` are fields of the
+    configuration that the tokenizer says.
+    """
+    name = recipe.pattern or recipe.architecture
+    architecture = ARCHITECTURES.get(name)
+    preset = recipe.preset or (architecture.preset if architecture else "modern")
+    settings = merge(PRESETS[preset], (architecture.settings if architecture else None) or {})
+    settings = merge(settings, recipe.settings())
+    if preset == "classic" and "dropout" in settings:  # Transformer-XL also drops after the activation
+        settings = merge({"feed_forward": {"dropout": settings["dropout"]}}, settings)
+    if architecture:
+        pattern = architecture.pattern(default_pairs(parameters))
+    elif re.fullmatch(r"[a-z]{2,}(-[a-z]+)*", name) and set(name) - set(kinds()):
+        raise UserError(
+            f"'{name}' is neither an architecture ({', '.join(ARCHITECTURES)}) nor a pattern of {', '.join(kinds())}."
+        )
+    else:
+        pattern = name
+    whole = ModelRecipe.parse({**settings, "pattern": name}, where="model")
+    return Draft.of(whole, pattern, special_ids)
+
+
+def sized_recipe(
+    recipe: ModelRecipe,
+    parameters: float | str,
+    vocab_size: int,
+    special_ids: Mapping[str, int] | None = None,
+) -> ModelConfig:
+    """Return the configuration with so many parameters, within 1 %; UserError where no width meets the budget."""
+    budget = parse_count(parameters)
+    if not 1 <= budget <= MAX_PARAMETERS:
+        raise UserError(f"A model has from 1 to {MAX_PARAMETERS:,} parameters, not {words.short(parameters)}.")
+    draft = drafted(recipe, budget, special_ids)
+    if draft.hidden_size is not None:
+        return _stretch(draft, draft.hidden_size, vocab_size, budget)
+    unit = _unit(draft)
+    least = _least(draft)
+
+    def fits(width: int) -> bool:
+        return width < least or count_parameters(draft.configured(width, vocab_size)) <= budget
+
+    step = math.lcm(WIDTH_STEP, unit)
+    coarse = math.lcm(CACHE_LINE, unit)
+    width = step * _last(lambda steps: fits(step * steps), MAX_WIDTH // step)
+    width = width if width < max(128, coarse) else width // coarse * coarse
+    if width < least:
+        narrowest = -(-least // step) * step
+        smallest = count_parameters(draft.configured(narrowest, vocab_size))
+        raise UserError(
+            f"No width meets a budget of {budget:,} parameters: with a vocabulary of {vocab_size:,} this pattern has "
+            f"at least {smallest:,}{_of_bigrams(draft)}; ask for more parameters, a smaller vocabulary or fewer "
+            "blocks."
+        )
+    return _stretch(draft, width, vocab_size, budget)
+
+
+def of_recipes_width(recipe: ModelRecipe, vocab_size: int, special_ids: Mapping[str, int] | None = None) -> ModelConfig:
+    """Return the configuration with the recipe's ``hidden_size`` and all other widths by rule.
 
     A named architecture is as deep as the depth rule has it for as many parameters as it then has: more blocks are more
     parameters, which want more blocks, until both agree (they do, as depth grows more slowly than size).
     """
     size = 0
     while True:
-        string, resolved = resolve(pattern, size, preset, settings)
-        config = configure(string, vocab_size, resolved)
+        draft = drafted(recipe, size, special_ids)
+        assert draft.hidden_size is not None, "the recipe says the width"
+        config = draft.configured(draft.hidden_size, vocab_size)
         before, size = size, count_parameters(config)
         if default_pairs(size) == default_pairs(before):
             return config
-
-
-def resolve(
-    pattern: str, parameters: float, preset: str | None, settings: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Return the pattern string behind a name, and ``settings`` laid over those of its shell."""
-    architecture = ARCHITECTURES.get(pattern)
-    chosen = preset or (architecture.preset if architecture else "modern")
-    if chosen not in PRESETS:
-        raise UserError(f"There is no preset '{chosen}': choose from {', '.join(PRESETS)}.")
-    resolved = merge(PRESETS[chosen], (architecture.settings if architecture else None) or {})
-    resolved = merge(resolved, check_values(settings, ModelConfig, where="model"))
-    if chosen == "classic" and "dropout" in resolved:  # Transformer-XL also drops after the activation
-        resolved = merge({"feed_forward": {"dropout": resolved["dropout"]}}, resolved)
-    if architecture:
-        pattern = architecture.pattern(default_pairs(parameters))
-    elif re.fullmatch(r"[a-z]{2,}(-[a-z]+)*", pattern) and set(pattern) - set("".join(BLOCKS)):
-        raise UserError(
-            f"'{pattern}' is neither an architecture ({', '.join(ARCHITECTURES)}) nor a pattern of a, f, q, x."
-        )
-    expand(pattern)
-    return pattern, resolved
-
-
-def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration with every width that ``settings`` leaves open set from ``hidden_size`` by rule."""
-    width = settings["hidden_size"]
-    attention = dict(settings.get("attention", {}))
-    if "head_dim" not in attention:
-        heads = attention.get("num_heads") or _heads(width, attention.get("num_kv_heads") or 1)
-        fixed = "num_heads" in attention
-        attention |= {
-            "num_heads": heads,
-            "head_dim": max(2, width // heads // 2 * 2) if fixed else _head_width(width),
-        }
-    attention.setdefault("num_heads", max(1, round(width / attention["head_dim"])))
-    feed_forward, qrnn = dict(settings.get("feed_forward", {})), dict(settings.get("qrnn", {}))
-    swiglu = feed_forward.get("activation") == "swiglu"
-    feed_forward.setdefault("inner_size", round(width * 8 / 3 / 8) * 8 if swiglu else 4 * width)
-    qrnn.setdefault("cell_size", 2 * width if qrnn.get("output_projection", True) else width)
-    fused = dict(settings.get("attn_qrnn", {}))
-    maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
-    unit = fused.get("num_heads", 1) * (2 if fused.get("positions") == "rotary" else 1)
-    unit = math.lcm(unit, _blocks(maps, "attention", "qrnn"))  # the gates of a fused block read the attention
-    fused.setdefault("attention_size", max(1, width // 2 // unit) * unit)
-    sections = {"attention": attention, "feed_forward": feed_forward, "qrnn": qrnn, "attn_qrnn": fused}
-    return ModelConfig.parse({**settings, "pattern": pattern, "vocab_size": vocab_size, **sections}, where="model")
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -153,10 +169,10 @@ def count_parameters(config: ModelConfig) -> int:
             parts.append(LatentBigrams(config.ngrams, config.hidden_size))
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
-        kinds, centrals = config.block_kinds, config.centrals
-        copies = [centrals.get(block, block) != block for block in range(len(kinds))]
-        blocks = Counter(zip(kinds, config.of_blocks(), copies, strict=True))
-        sizes = {key: _size(BLOCKS[key[0]](key[1]), copy=key[2]) for key in blocks}
+        centrals = config.shared_centrals
+        copies = [centrals.get(block, block) != block for block in range(len(config.blocks))]
+        blocks = Counter(zip(config.blocks, copies, strict=True))
+        sizes = {(own, copy): _size(kind_of(own).block(own, config), copy=copy) for own, copy in blocks}
     return sum(map(_size, parts)) + sum(sizes[key] * times for key, times in blocks.items())
 
 
@@ -166,48 +182,36 @@ def _size(module: torch.nn.Module, *, copy: bool = False) -> int:
     return sum(parameter.numel() for name, parameter in named if not (copy and is_central(name)))
 
 
-def _unit(settings: Mapping[str, Any]) -> int:
+def _unit(draft: Draft) -> int:
     """Return what must divide the model's width."""
-    maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
-    ngrams = _ngrams(settings)
-    return math.lcm(_blocks(maps, *ROLES), ngrams.heads if ngrams else 1)
+    ngrams = _ngrams(draft)
+    parts = [block.parts_of(tuple(block.parts)) for block in draft.different_blocks]
+    return math.lcm(*parts, ngrams.heads if ngrams else 1)
 
 
-def _least(settings: Mapping[str, Any]) -> int:
-    """Return the narrowest width that the settings allow."""
-    maps = MapsConfig.parse(settings.get("maps") or {}, where="model.maps")
-    used: list[MapConfig] = [getattr(maps, role) for role in ROLES]
-    least = max(own.rank or 1 if own.kind in ("low_rank", "block_dense") else 1 for own in used)
-    ngrams = _ngrams(settings)
+def _least(draft: Draft) -> int:
+    """Return the narrowest width that the ranks of maps and the tables of bigrams allow."""
+    least = 1
+    for block in draft.different_blocks:
+        for field in block.parts:
+            own = MapConfig.model_validate(block.given[field])
+            if own.kind in ("low_rank", "block_dense"):
+                least = max(least, own.rank or 1)
+    ngrams = _ngrams(draft)
     return max(least, ngrams.heads * (ngrams.width if ngrams.table_size else 1)) if ngrams else least
 
 
-def _of_bigrams(settings: Mapping[str, Any]) -> str:
+def _of_bigrams(draft: Draft) -> str:
     """Tell the parameters of bigrams' tables, which no width changes."""
-    if not (ngrams := _ngrams(settings)) or not ngrams.table_size:
+    ngrams = _ngrams(draft)
+    if ngrams is None or not ngrams.table_size:
         return ""
     return f", {ngrams.heads * ngrams.table_size * ngrams.width:,} of them bigrams' tables (model.ngrams.table_size)"
 
 
-def _ngrams(settings: Mapping[str, Any]) -> NGramsConfig | None:
-    """Return the bigrams that the settings ask for; an empty section asks for those of the defaults."""
-    given = settings.get("ngrams")
+def _ngrams(draft: Draft) -> NGramsConfig | None:
+    given = draft.shell.get("ngrams")
     return None if given is None else NGramsConfig.parse(given, where="model.ngrams")
-
-
-def _blocks(config: MapsConfig, *roles: str) -> int:
-    """Return what must divide the widths of the maps of ``roles``, which may be made of blocks."""
-    used: list[MapConfig] = [getattr(config, role) for role in roles]
-    return math.lcm(*(maps.blocks for maps in used if maps.kind in ("block_dense", "block_shuffle")))
-
-
-def _heads(width: int, kv_heads: int) -> int:
-    """Return the number of heads by rule, a multiple of the key-value heads."""
-    return max(1, round(width / _head_width(width) / kv_heads)) * kv_heads
-
-
-def _head_width(width: int) -> int:
-    return 32 if width <= 256 else 64
 
 
 def _last(holds: Callable[[int], bool], most: int) -> int:
@@ -222,22 +226,40 @@ def _last(holds: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _stretch(pattern: str, vocab_size: int, settings: Mapping[str, Any], budget: int) -> ModelConfig:
+def _stretch(draft: Draft, hidden_size: int, vocab_size: int, budget: int) -> ModelConfig:
     """Return the configuration whose free widths, scaled together, come near to the budget.
 
     Round widths are faster: rows that begin at a cache line make a CPU's products quicker. So the
     coarsest step wins that comes within half the tolerance, or for steps below a cache line within a quarter.
     """
-    base = configure(pattern, vocab_size, settings)
-    free = _free_widths(base, settings)
-    scaled = _scaled(base, free, settings, budget)
-    best = base
+    free = _free_widths(draft, hidden_size)
+    best = draft.configured(hidden_size, vocab_size)
+
+    def with_widths(widths: Mapping[WidthKey, float], step: int) -> ModelConfig:
+        """Return the configuration with ``widths`` at their nearest multiples of ``step`` and what they must suit."""
+        rounded = {}
+        for key, width in widths.items():
+            units = [config.width_step(key[0], step, parts) for config, parts in free[key]]
+            unit = math.lcm(*units)
+            rounded[key] = max(unit, round(width / unit) * unit)
+        return draft.configured(hidden_size, vocab_size, rounded)
+
+    def fits(widths: Mapping[WidthKey, float]) -> bool:
+        try:
+            return count_parameters(with_widths(widths, 1)) <= budget
+        except TooNarrowError:  # the rank asks for more
+            return True
 
     def miss(config: ModelConfig) -> float:
         return abs(count_parameters(config) / budget - 1)
 
+    # Scaled together, until the next step of the widest would pass the budget.
+    widest = max((size for _, size in free), default=1)
+    steps = max(1, _last(lambda n: fits({key: key[1] * n / widest for key in free}), 8 * MAX_WIDTH)) if free else 1
+    scaled = {key: key[1] * steps / widest for key in free}
     for step in (64, 32, CACHE_LINE, 8, 4, 2, 1):
-        best = min([best, *_rounded(base, scaled, settings, step)], key=miss)
+        tried = [with_widths(widths, step) for widths in _around(scaled, step)]
+        best = min([best, *tried], key=miss)
         if miss(best) <= TOLERANCE / (2 if step >= CACHE_LINE else 4):
             break
     if miss(best) > TOLERANCE:
@@ -248,60 +270,27 @@ def _stretch(pattern: str, vocab_size: int, settings: Mapping[str, Any], budget:
     return best
 
 
-def _free_widths(config: ModelConfig, settings: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    """Return the widths that may be stretched: those of blocks in use that ``settings`` leaves open."""
-    kinds = set(config.block_kinds)
+def _free_widths(draft: Draft, hidden_size: int) -> dict[WidthKey, list[tuple[BlockConfig, int]]]:
+    """Return the widths that are stretched, each with the blocks that have it and what their maps are made of.
 
-    def is_open(section: str, key: str) -> bool:
-        return key not in settings.get(section, {})
-
-    free = {}
-    if "f" in kinds and is_open("feed_forward", "inner_size"):
-        free["feed_forward", "inner_size"] = config.feed_forward.inner_size
-    if kinds & set("qx") and config.qrnn.output_projection and is_open("qrnn", "cell_size"):
-        free["qrnn", "cell_size"] = config.qrnn.cell_size
-    if not free and "x" in kinds and is_open("attn_qrnn", "attention_size"):
-        free["attn_qrnn", "attention_size"] = config.attn_qrnn.attention_size
-    if not free and "a" in kinds and is_open("attention", "head_dim"):
-        free["attention", "head_dim"] = config.attention.head_dim
+    They are those of the lowest order among the widths that the recipe leaves open.
+    """
+    found: list[tuple[int, WidthKey, BlockConfig, int]] = []
+    for block in sorted(draft.different_blocks, key=lambda block: list(kinds()).index(block.spec.letter)):
+        config = block.configured(hidden_size)
+        for stretch in block.open_stretches(config):
+            key = (stretch.width, getattr(config, stretch.width))
+            found.append((stretch.order, key, config, block.parts_of(stretch.maps)))
+    lowest = min((order for order, *_ in found), default=0)
+    free: dict[WidthKey, list[tuple[BlockConfig, int]]] = {}
+    for order, key, config, parts in found:
+        if order == lowest:
+            free.setdefault(key, []).append((config, parts))
     return free
 
 
-def _scaled(
-    base: ModelConfig, free: Mapping[tuple[str, str], int], settings: Mapping[str, Any], budget: int
-) -> dict[tuple[str, str], float]:
-    """Return the free widths, scaled together until the next step of the widest would pass the budget."""
-    if not free:
-        return {}
-    widest = max(free.values())
-
-    def fits(steps: int) -> bool:
-        widths = {key: width * steps / widest for key, width in free.items()}
-        try:
-            return count_parameters(_with_widths(base, widths, settings, 1)) <= budget
-        except TooNarrowError:  # the rank asks for more
-            return True
-
-    steps = max(1, _last(fits, 8 * MAX_WIDTH))
-    return {key: width * steps / widest for key, width in free.items()}
-
-
-def _rounded(
-    base: ModelConfig, widths: Mapping[tuple[str, str], float], settings: Mapping[str, Any], step: int
-) -> list[ModelConfig]:
-    """Return the configurations with each width at the multiple of ``step`` below it or above it."""
-    around = [(width - 0.49 * step, width, width + 0.49 * step) for width in widths.values()]
-    return [_with_widths(base, dict(zip(widths, near, strict=True)), settings, step) for near in product(*around)]
-
-
-def _with_widths(
-    base: ModelConfig, widths: Mapping[tuple[str, str], float], settings: Mapping[str, Any], step: int
-) -> ModelConfig:
-    """Return the configuration with ``widths`` at their nearest multiples of ``step`` (or of what they must divide)."""
-    changes: dict[str, Any] = dict(settings)
-    for (section, key), width in widths.items():
-        unit = max(step, 2) if key == "head_dim" else step
-        unit = math.lcm(unit, _blocks(base.maps, *(("attention", "qrnn") if section == "attn_qrnn" else (section,))))
-        unit = 2 * unit * base.attn_qrnn.num_heads if key == "attention_size" else unit
-        changes = merge(changes, {section: {key: max(unit, round(width / unit) * unit)}})
-    return configure(base.pattern, base.vocab_size, changes)
+def _around(widths: Mapping[WidthKey, float], step: int) -> list[dict[WidthKey, float]]:
+    """Return ``widths`` with each as it is or half a step below or above it; where they are many, all the same way."""
+    near = [(width - 0.49 * step, width, width + 0.49 * step) for width in widths.values()]
+    choices = product(*near) if len(near) <= MOST_APART else zip(*near, strict=True)
+    return [dict(zip(widths, choice, strict=True)) for choice in choices]

@@ -19,14 +19,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.architectures import default_pairs
 from weft.baselines import CONTEXT, model_type_in
 from weft.errors import UserError
 from weft.files import write_atomic
 from weft.language_model import LanguageModel
 from weft.layers.cross_entropy import cross_entropy, surprisal
 from weft.model import check_weights
-from weft.numbers import Reach, Vocabulary, Width
-from weft.pattern import MAX_DEPTH, default_pairs
+from weft.numbers import MAX_DEPTH, Reach, Vocabulary, Width
 from weft.pretrained import CONFIG, WEIGHTS, check_folder, load_into, load_weights
 from weft.settings import FrozenConfig
 

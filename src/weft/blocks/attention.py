@@ -5,18 +5,78 @@ Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, C qu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from weft.blocks.base import Block, made_of
-from weft.config import AttentionConfig, ModelConfig
+from weft.blocks.base import Block
+from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.linear import linear
 from weft.layers.maps import Map
 from weft.layers.norms import make_norm
 from weft.layers.positions import relative_shift, sinusoids
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
+from weft.numbers import MAX_WIDTH, Below1, Reach, Width
+
+
+class AttentionConfig(BlockConfig):
+    """Multi-head causal attention over a window: each position sees itself and at most ``window`` before it."""
+
+    kind: Literal["attention"] = "attention"
+    num_heads: Width
+    num_kv_heads: Width | None = None  # None: as many as heads; fewer: grouped keys and values
+    head_dim: Width
+    window: Reach = 256
+    positions: Literal["rotary", "relative", "none"] = "rotary"
+    query_key_norm: bool = True
+    dropout: Below1 = 0.0  # of attention probabilities
+    maps: MapConfig = MapConfig()
+
+    map_roles: ClassVar[Mapping[str, str]] = {"maps": "attention"}
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.kv_heads})")
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
+        if self.num_heads * self.head_dim > MAX_WIDTH:
+            raise ValueError(
+                f"num_heads x head_dim ({self.num_heads:,} x {self.head_dim:,}) is more than {MAX_WIDTH:,} features"
+            )
+        return self
+
+    @classmethod
+    def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:  # noqa: ARG003
+        """Heads of 32 features up to a width of 256 and of 64 above, with as many as come nearest to the width.
+
+        With a given number of heads, they are together as wide as the model.
+        """
+        widths = dict(given)
+        usual = 32 if hidden_size <= 256 else 64
+        if "head_dim" not in widths:
+            heads = widths.get("num_heads")
+            if heads:
+                widths["head_dim"] = max(2, hidden_size // heads // 2 * 2)
+            else:
+                kv_heads = widths.get("num_kv_heads") or 1
+                widths["num_heads"] = max(1, round(hidden_size / usual / kv_heads)) * kv_heads
+                widths["head_dim"] = usual
+        widths.setdefault("num_heads", max(1, round(hidden_size / widths["head_dim"])))
+        return widths
+
+    def width_step(self, width: str, step: int, parts: int) -> int:
+        """An even width of heads, as rotary positions need."""
+        return super().width_step(width, max(step, 2), parts)
 
 
 class AttentionBlock(Block):
@@ -27,24 +87,29 @@ class AttentionBlock(Block):
 
     config: AttentionConfig
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        attention = config.attention
-        width = config.hidden_size
-        self.config = attention
-        inner, kv_inner = attention.num_heads * attention.head_dim, attention.kv_heads * attention.head_dim
-        make = partial(linear, config.maps.attention)
+    def __init__(self, config: AttentionConfig, shell: Shell) -> None:
+        super().__init__(config, shell)
+        width = shell.hidden_size
+        inner = config.num_heads * config.head_dim
+        kv_inner = config.kv_heads * config.head_dim
+        make = partial(linear, config.maps)
         self.query = make(width, inner)
         self.key = make(width, kv_inner)
         self.value = make(width, kv_inner)
         self.output: Map = make(inner, width)
-        normed = attention.query_key_norm
-        self.query_norm = make_norm("rms", attention.head_dim) if normed else nn.Identity()
-        self.key_norm = make_norm("rms", attention.head_dim) if normed else nn.Identity()
-        if attention.positions == "relative":
+        normed = config.query_key_norm
+        self.query_norm = make_norm("rms", config.head_dim) if normed else nn.Identity()
+        self.key_norm = make_norm("rms", config.head_dim) if normed else nn.Identity()
+        if config.positions == "relative":
             self.distance = nn.Linear(width, inner, bias=False)
             self.content_bias = nn.Parameter(torch.zeros(inner))  # u of Dai et al.
             self.position_bias = nn.Parameter(torch.zeros(inner))  # v of Dai et al.
+
+    def initialise(self) -> None:
+        """Draw u and v from N(0, 0.02), as Transformer-XL does."""
+        if self.config.positions == "relative":
+            nn.init.normal_(self.content_bias, std=0.02)
+            nn.init.normal_(self.position_bias, std=0.02)
 
     def mix(
         self, x_BTD: Tensor, state: AttentionState | None, reset_BT: Tensor | None
@@ -84,14 +149,14 @@ class AttentionBlock(Block):
     @property
     def window(self) -> int:
         """How many tokens attention reaches back."""
-        return self.config.memory
+        return self.config.window
 
     def sizes(self) -> str:
         """Heads, window and positions."""
         config = self.config
         grouped = f", {config.kv_heads} kv" if config.kv_heads != config.num_heads else ""
         heads = f"{config.num_heads} x {config.head_dim}{grouped}"
-        return f"{heads}, window {self.window}, {config.positions}{made_of('attention', self.maps.attention)}"
+        return f"{heads}, window {self.window}, {config.positions}{self.made_of()}"
 
     def mixing_flops(self, context: int) -> int:
         """Scores and weighted sum over the window."""

@@ -10,18 +10,64 @@ where alpha is a scalar that starts at 0. Shapes: B batch, T time, D model width
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from weft.blocks.base import made_of
-from weft.blocks.recurrent import RecurrentBlock
-from weft.config import AttnQRNNConfig, ModelConfig
+from weft.blocks.recurrent import RecurrentBlock, RecurrentConfig
+from weft.config import MapConfig, Shell
 from weft.layers.linear import linear
 from weft.layers.norms import make_norm
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
+from weft.numbers import Reach, Width
+
+
+class AttnQRNNConfig(RecurrentConfig):
+    """Attention over ``window`` positions before, whose output makes the gates of a QRNN's cells.
+
+    In a recipe the window that is left open is that of ``attention``, and the cells are those of ``qrnn``.
+    """
+
+    kind: Literal["attn_qrnn"] = "attn_qrnn"
+    attention_size: Width
+    num_heads: Width = 1
+    positions: Literal["rotary", "none"] = "none"
+    window: Reach = 256
+    attention_maps: MapConfig = MapConfig()
+
+    map_roles: ClassVar[Mapping[str, str]] = {"attention_maps": "attention", "maps": "qrnn"}
+    inherited: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "attention": ("window",),
+        "qrnn": ("cell_size", "pooling", "zoneout", "output_projection", "forget_bias"),
+    }
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.attention_size % self.num_heads:
+            raise ValueError(
+                f"attention_size ({self.attention_size}) must be a multiple of num_heads ({self.num_heads})"
+            )
+        if self.positions == "rotary" and self.attention_size // self.num_heads % 2:
+            raise ValueError("rotary positions need an even attention_size / num_heads")
+        return self
+
+    @classmethod
+    def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:
+        """Attention half as wide as the model, in whole heads, beside the cells' width."""
+        unit = given.get("num_heads", 1) * (2 if given.get("positions") == "rotary" else 1)
+        unit = math.lcm(unit, parts)  # the gates read the attention
+        widths = {"attention_size": max(1, hidden_size // 2 // unit) * unit, **given}
+        return super().with_widths(widths, hidden_size, parts)
+
+    def width_step(self, width: str, step: int, parts: int) -> int:
+        """Attention in whole heads of an even width."""
+        unit = super().width_step(width, step, parts)
+        return 2 * unit * self.num_heads if width == "attention_size" else unit
 
 
 class AttnQRNNState(NamedTuple):
@@ -32,20 +78,20 @@ class AttnQRNNState(NamedTuple):
 
 
 class AttnQRNNBlock(RecurrentBlock):
-    """Attention and recurrence in one block; pooling, zoneout and projection are those of ``config.qrnn``."""
+    """Attention and recurrence in one block."""
 
     config: AttnQRNNConfig
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.config = config.attn_qrnn
-        self._window = config.attention.memory
-        width, inner = config.hidden_size, config.attn_qrnn.attention_size
-        make = partial(linear, config.maps.attention)
-        self.query, self.key, self.value = make(width, inner), make(inner, inner), make(inner, inner)
-        self.mixed_norm = make_norm(config.norm, inner)
+    def __init__(self, config: AttnQRNNConfig, shell: Shell) -> None:
+        super().__init__(config, shell)
+        inner = config.attention_size
+        make = partial(linear, config.attention_maps)
+        self.query = make(shell.hidden_size, inner)
+        self.key = make(inner, inner)
+        self.value = make(inner, inner)
+        self.mixed_norm = make_norm(shell.norm, inner)
         self.attention_gain = nn.Parameter(torch.zeros(1))
-        self.add_recurrence(config, inner)
+        self.add_recurrence(shell, inner)
 
     def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
         """Attend, make the gates, run the recurrence."""
@@ -68,13 +114,12 @@ class AttnQRNNBlock(RecurrentBlock):
     @property
     def window(self) -> int:
         """How many tokens attention reaches back."""
-        return self._window
+        return self.config.window
 
     def sizes(self) -> str:
         """Cells and pooling, and the attention's width and window."""
         attention = f"attention {self.config.attention_size}, window {self.window}"
-        maps = made_of("attention", self.maps.attention) + made_of("qrnn", self.maps.qrnn)
-        return f"{self.qrnn.cell_size} cells, {self.qrnn.pooling} pooling; {attention}{maps}"
+        return f"{self.config.cell_size} cells, {self.config.pooling} pooling; {attention}{self.made_of()}"
 
     def mixing_flops(self, context: int) -> int:
         """Scores and weighted sum over the window, and the recurrence."""

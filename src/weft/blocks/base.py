@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.config import MapConfig, ModelConfig
+from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.maps import Map
 from weft.layers.norms import make_norm
 from weft.layers.state import zeros
@@ -22,29 +22,31 @@ from weft.layers.token_shift import ShiftedState, TokenShift
 class Block(nn.Module):
     """A residual block: ``y = x + s mix(h)``, h = norm(x) (pre-norm), or ``y = norm(x + s mix(h))``, h = x (post-norm).
 
-    The factor s is 1, or with ``config.block_gates`` a number for each position, by which a block says how much it
+    The factor s is 1, or with ``shell.block_gates`` a number for each position, by which a block says how much it
     adds: ``2 g sigmoid(h . w / sqrt(D))`` with a gain g that starts at 1 and weights w that start at 0. With
-    ``config.token_shift``, h is shifted first (:mod:`weft.layers.token_shift`) and the state is a ``ShiftedState``.
+    ``shell.token_shift``, h is shifted first (:mod:`weft.layers.token_shift`) and the state is a ``ShiftedState``.
 
-    A subclass implements :meth:`mix` and what ``weft describe`` shows: :meth:`sizes` and two figures; one that
+    A block is made from its own configuration, which it keeps as ``config``, and the shell, which it shares with all
+    others. A subclass implements :meth:`mix` and what ``weft describe`` shows: :meth:`sizes` and two figures; one that
     attends says how far back (:attr:`window`). The map whose output is added to the residual stream, if there is one,
-    is called ``output``: its initial values are special. ``config`` is the block's own configuration. Whoever wants to
-    know a size asks the block: two blocks of one kind may differ in all but the width of the stream.
+    is called ``output``: its initial values are special. Whoever wants to know a size asks the block: two blocks of one
+    kind may differ in all but the width of the stream.
     """
 
-    config: Any
+    config: BlockConfig
     output: Map | None
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: BlockConfig, shell: Shell) -> None:
         super().__init__()
-        self.maps = config.maps
-        self.hidden_size = config.hidden_size
-        self.norm = make_norm(config.norm, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
-        self.pre_norm = config.norm_placement == "pre"
-        self.token_shift = TokenShift(config.hidden_size) if config.token_shift else None
-        self.block_gate = nn.Parameter(torch.zeros(config.hidden_size)) if config.block_gates else None
-        self.block_gain = nn.Parameter(torch.ones(1)) if config.block_gates else None
+        self.config = config
+        self.output = None
+        self.hidden_size = shell.hidden_size
+        self.norm = make_norm(shell.norm, shell.hidden_size)
+        self.dropout = nn.Dropout(shell.dropout)
+        self.pre_norm = shell.norm_placement == "pre"
+        self.token_shift = TokenShift(shell.hidden_size) if shell.token_shift else None
+        self.block_gate = nn.Parameter(torch.zeros(shell.hidden_size)) if shell.block_gates else None
+        self.block_gain = nn.Parameter(torch.ones(1)) if shell.block_gates else None
 
     def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:
         """Return ``(y_BTD, state)``.
@@ -72,6 +74,9 @@ class Block(nn.Module):
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
         """Return what is added to the residual stream, and the state after the last position."""
 
+    def initialise(self) -> None:
+        """Set the initial values of this kind's own, after those of all linear maps and norms are set."""
+
     @property
     def window(self) -> int:
         """How many tokens attention reaches back; 0 without attention."""
@@ -80,6 +85,10 @@ class Block(nn.Module):
     @abstractmethod
     def sizes(self) -> str:
         """Return the block's sizes in a few words, such as ``4 x 32, window 256, rotary``."""
+
+    def made_of(self) -> str:
+        """Say in a few words what the maps are made of, by their roles; "" where they are dense."""
+        return "".join(_made_of(role, getattr(self.config, field)) for field, role in self.config.map_roles.items())
 
     @torch.no_grad()
     def empty_state(self, batch_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
@@ -108,8 +117,7 @@ class Block(nn.Module):
         """Return those of what :meth:`mix` remembers."""
 
 
-def made_of(role: str, maps: MapConfig) -> str:
-    """Say in a few words what the maps of a role are made of; "" where they are dense."""
+def _made_of(role: str, maps: MapConfig) -> str:
     if maps.kind == "dense":
         return ""
     details = []

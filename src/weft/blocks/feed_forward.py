@@ -5,18 +5,38 @@ Shapes: B batch, T time, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.blocks.base import Block, made_of
-from weft.config import FeedForwardConfig, ModelConfig
+from weft.blocks.base import Block
+from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.activations import relu_squared
 from weft.layers.linear import linear
 from weft.layers.maps import Map
 from weft.layers.state import NoState
+from weft.numbers import Below1, Width
+
+
+class FeedForwardConfig(BlockConfig):
+    """Position-wise feed-forward map of ``inner_size`` hidden units."""
+
+    kind: Literal["feed_forward"] = "feed_forward"
+    inner_size: Width
+    activation: Literal["relu", "relu_squared", "gelu", "swiglu"] = "relu_squared"
+    dropout: Below1 = 0.0  # after the activation
+    maps: MapConfig = MapConfig()
+
+    map_roles: ClassVar[Mapping[str, str]] = {"maps": "feed_forward"}
+
+    @classmethod
+    def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:  # noqa: ARG003
+        """Four times the model's width, or 8/3 of it where there are three maps."""
+        three_maps = given.get("activation") == "swiglu"
+        return {"inner_size": round(hidden_size * 8 / 3 / 8) * 8 if three_maps else 4 * hidden_size, **given}
 
 
 class FeedForwardBlock(Block):
@@ -28,16 +48,16 @@ class FeedForwardBlock(Block):
 
     config: FeedForwardConfig
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.config = config.feed_forward
-        inner = config.feed_forward.inner_size
-        self.activation = config.feed_forward.activation
-        make = partial(linear, config.maps.feed_forward, bias=config.bias)
-        self.inner = make(config.hidden_size, inner)
-        self.gate = make(config.hidden_size, inner) if self.activation == "swiglu" else None
-        self.inner_dropout = nn.Dropout(config.feed_forward.dropout)
-        self.output: Map = make(inner, config.hidden_size)
+    def __init__(self, config: FeedForwardConfig, shell: Shell) -> None:
+        super().__init__(config, shell)
+        width = shell.hidden_size
+        inner = config.inner_size
+        self.activation = config.activation
+        make = partial(linear, config.maps, bias=shell.bias)
+        self.inner = make(width, inner)
+        self.gate = make(width, inner) if self.activation == "swiglu" else None
+        self.inner_dropout = nn.Dropout(config.dropout)
+        self.output: Map = make(inner, width)
 
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, NoState]:  # noqa: ARG002
         """Apply the maps to each position by itself."""
@@ -53,7 +73,7 @@ class FeedForwardBlock(Block):
     def sizes(self) -> str:
         """Width, inner width and activation."""
         sizes = f"{self.inner.in_features} -> {self.config.inner_size}, {self.config.activation}"
-        return sizes + made_of("feed_forward", self.maps.feed_forward)
+        return sizes + self.made_of()
 
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002
         """Nothing but the maps."""

@@ -5,15 +5,23 @@ Shapes: B batch, T time, D model width, C cell width, W = kernel size - 1 rememb
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from weft.blocks.base import made_of
-from weft.blocks.recurrent import RecurrentBlock
-from weft.config import ModelConfig, QRNNConfig
+from weft.blocks.recurrent import RecurrentBlock, RecurrentConfig
+from weft.config import Shell
+
+
+class QRNNConfig(RecurrentConfig):
+    """Quasi-recurrent layer (Bradbury et al. 2017, arXiv 1611.01576)."""
+
+    kind: Literal["qrnn"] = "qrnn"
+    # Positions that a gate reads. Beside token shift more are of no use: docs/study.md, "What decided".
+    kernel_size: int = Field(default=1, gt=0, le=1024)
 
 
 class QRNNState(NamedTuple):
@@ -31,10 +39,9 @@ class QRNNBlock(RecurrentBlock):
 
     config: QRNNConfig
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.config = config.qrnn
-        self.add_recurrence(config, self.kernel_size * config.hidden_size)
+    def __init__(self, config: QRNNConfig, shell: Shell) -> None:
+        super().__init__(config, shell)
+        self.add_recurrence(shell, config.kernel_size * shell.hidden_size)
 
     def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
         """Make the gates from each position's last inputs, run the recurrence."""
@@ -45,13 +52,13 @@ class QRNNBlock(RecurrentBlock):
     @property
     def kernel_size(self) -> int:
         """How many positions the convolution reads, the present one counted."""
-        return self.config.window
+        return self.config.kernel_size
 
     def sizes(self) -> str:
         """Cells, the convolution's kernel and pooling."""
         config = self.config
         sizes = f"{config.cell_size} cells, kernel size {self.kernel_size}, {config.pooling} pooling"
-        return sizes + made_of("qrnn", self.maps.qrnn)
+        return sizes + self.made_of()
 
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002
         """The recurrence alone."""

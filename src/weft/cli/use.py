@@ -164,7 +164,7 @@ def describe(
     Architectures: transformer, transformer-xl, par, attn-qrnn, sha-qrnn, qrnn, hybrid.
     """
     from weft import api, terminal
-    from weft.pattern import ARCHITECTURES
+    from weft.architectures import ARCHITECTURES
     from weft.training.recipe import load_recipe, make_recipe
     from weft.training.resolve import known_vocabulary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weft.config import MapsConfig
+from weft.config import BlockConfig, MapConfig
 from weft.layers.maps import StructuredMap, merged
 from weft.model import WeftModel
 from weft.pretrained import assign
@@ -23,8 +23,13 @@ def merge_maps(model: WeftModel) -> WeftModel:
         tensors[f"{name}.weight"] = merged(part)
         if part.bias is not None:
             tensors[f"{name}.bias"] = part.bias.detach()
-    pattern = model.config.pattern.translate(str.maketrans("{}", "()"))
+    stack = model.config.stack
+    alone = stack._replace(centrals=(None,) * len(stack.centrals))
     with torch.device("meta"):
-        dense = WeftModel(model.config.model_copy(update={"maps": MapsConfig(), "pattern": pattern}))
+        dense = WeftModel(model.config.with_stack(alone, tuple(map(_with_dense_maps, model.config.blocks))))
     assign(dense, tensors)
     return dense.eval()
+
+
+def _with_dense_maps(block: BlockConfig) -> BlockConfig:
+    return block.changed(**dict.fromkeys(block.all_maps, MapConfig()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from weft.config import ROLES, MapConfig, MapsConfig
+from weft.config import MapConfig
 from weft.errors import UserError
 from weft.layers.maps import StructuredMap
 from weft.layers.matrix_product import MatrixProduct
@@ -21,10 +21,10 @@ def tensorise_maps(model: WeftModel, how: MapConfig) -> tuple[WeftModel, dict[st
     """
     if any(isinstance(part, StructuredMap) for part in model.modules()):
         raise UserError("This model's maps are not all dense: run weft merge first.")
-    how = how.model_copy(update={"kind": "matrix_product", "dense_first": 0})
-    maps = MapsConfig(**dict.fromkeys(ROLES, how))
+    how = how.changed(kind="matrix_product")
+    blocks = tuple(block.changed(**dict.fromkeys(block.all_maps, how)) for block in model.config.blocks)
     with torch.device("meta"):
-        products = WeftModel(model.config.model_copy(update={"maps": maps}))
+        products = WeftModel(model.config.with_blocks(blocks))
     dense = dict(model.named_modules())
     tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
     errors = {}

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from weft.arguments import checked
-from weft.config import MapConfig, MapsConfig
+from weft.config import MapConfig
 from weft.errors import UserError
 from weft.files import alone_in, disk_errors
 from weft.model import WeftModel
-from weft.pattern import unshared
 from weft.pretrained import load_model
 
 Transformed = tuple[WeftModel, float | None]  # a model made of another, and the error that it has beside it
@@ -45,7 +44,7 @@ def merge_factors(run: str | Path, out: str | Path) -> Made:
     from weft.compress.merge import merge_maps
 
     def transform(model: WeftModel) -> Transformed:
-        if all(own.maps == MapsConfig() for own in model.config.of_blocks()):
+        if not model.config.has_structured_maps:
             raise UserError(f"'{run}' has dense maps alone: there is nothing to multiply out.")
         return merge_maps(model), None
 
@@ -61,9 +60,9 @@ def unshare(run: str | Path, out: str | Path) -> Made:
     from weft.compress.unshare import unshare_blocks
 
     def transform(model: WeftModel) -> Transformed:
-        pattern = model.config.pattern
-        if unshared(pattern) == pattern:
-            raise UserError(f"The pattern of '{run}', '{pattern}', has no '[ ]': there is nothing to take apart.")
+        if len(model.schedule) == len(model.blocks):
+            pattern = model.config.pattern
+            raise UserError(f"The pattern of '{run}', '{pattern}', repeats no block: there is nothing to take apart.")
         return unshare_blocks(model), None
 
     return _made(run, out, "unshare", transform)

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from weft.architectures import ARCHITECTURES
 from weft.baselines import BASELINES, CONTEXT
 from weft.config import merge
 from weft.errors import UserError
+from weft.model_recipe import ModelRecipe
 from weft.numbers import Count, Minutes, Parameters, Rate, Seed, Tokens
-from weft.pattern import ARCHITECTURES, parse_count
+from weft.pattern import parse_count
 from weft.plain_yaml import read_yaml
 from weft.settings import FrozenConfig, renamed
-from weft.sizing import configure, resolve
-from weft.training.recipe import ModelRecipe, Recipe, TrainingConfig, flat, load_recipe, make_recipe
+from weft.sizing import drafted
+from weft.training.recipe import Recipe, TrainingConfig, flat, load_recipe, make_recipe
 
 # What a comparison says itself, section by section of a recipe.
 DECIDED = {
@@ -76,7 +78,7 @@ class Plan(FrozenConfig):
         for architecture in self.architectures:
             if architecture in BASELINES:
                 raise ValueError(f"'{architecture}' is a baseline: name it in baselines, not in architectures")
-            resolve(architecture, self.parameters, None, {})
+            drafted(ModelRecipe.parse({"pattern": architecture}), self.parameters)
         for name in self.variants:
             if name in self.architectures or name in BASELINES or name in ARCHITECTURES:
                 raise ValueError(f"'{name}' is the name of something else: call the variant differently")
@@ -147,9 +149,8 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
 
 def _check_settings(model: ModelRecipe) -> None:
     """Raise UserError for settings of a model that there are not, before any text is read."""
-    asked, most = model.pattern or model.architecture, 1 << 20  # no text has a larger vocabulary
-    pattern, settings = resolve(asked, model.parameters or 1e6, model.preset, model.settings())
-    configure(pattern, most, {"hidden_size": 256} | settings)
+    draft = drafted(model, model.parameters or 1e6)
+    draft.configured(draft.hidden_size or 256, 1 << 20)  # no text has a larger vocabulary
 
 
 def _long_segments(training: TrainingConfig) -> dict[str, int]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from weft.blocks import BLOCKS
 from weft.errors import UserError
 from weft.hf.arguments import check_ids, check_keywords, check_size, document_starts
 from weft.hf.cache import WeftCache, cache_of
@@ -26,6 +25,7 @@ from weft.hf.embeddings import exchange, resize, table
 from weft.hf.exporting import teach_exporter
 from weft.hf.offloading import loaded, uncalled
 from weft.hf.padding import align
+from weft.kinds import kinds
 from weft.layers.embedding import Embedding
 from weft.layers.ngrams import LatentBigrams
 from weft.model import Edits, WeftModel, walk
@@ -63,7 +63,7 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # windows are computed as Weft does, whatever attn_implementation says
-    _no_split_modules = [block.__name__ for block in BLOCKS.values()]  # noqa: RUF012
+    _no_split_modules = [spec.block.__name__ for spec in kinds().values()]  # noqa: RUF012
     _is_stateful = True  # a recurrent state cannot go back, so assisted decoding is refused
 
     embedding: Embedding

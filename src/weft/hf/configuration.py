@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from weft.config import ModelConfig
+from weft.older import ALL_FIELDS, model_fields
 from weft.pretrained import check_format, header, save_shim, special_ids
 
 # What follows from the settings, and tools such as peft look for in the dictionary.
@@ -18,7 +19,7 @@ LONGEST_TEXT = 1 << 20
 
 
 class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """Holds every field of :class:`weft.config.ModelConfig` as plain data; sections such as ``attention`` are dicts.
+    """Holds every field of :class:`weft.config.ModelConfig` as plain data; ``blocks`` is a list of dicts.
 
     ``WeftConfig.of(config)`` makes one of a native configuration and :attr:`native` gives that back. What is saved can
     be read by both sides. The ids of the boundary and padding tokens, where they are not given, are the last two of the
@@ -39,7 +40,8 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     def __post_init__(self, **kwargs: Any) -> None:
         check_format(kwargs, "This model")
         tied = kwargs.pop("tie_word_embeddings", None)
-        settings = {name: kwargs.pop(name) for name in ModelConfig.model_fields if name in kwargs}
+        settings = model_fields(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ALL_FIELDS}
         kwargs = {name: value for name, value in kwargs.items() if name not in {*_DERIVED, "max_position_embeddings"}}
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if not settings:  # transformers makes empty configurations to compare with
@@ -73,18 +75,22 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     @property
     def num_attention_heads(self) -> int:
-        """The number of attention heads of an attention block."""
-        return self.native.attention.num_heads
+        """The number of attention heads of the first block that has some, else 1."""
+        return self._of_first("num_heads", 1)
 
     @property
     def num_key_value_heads(self) -> int:
-        """The number of heads of keys and values of an attention block."""
-        return self.native.attention.kv_heads
+        """The number of heads of keys and values of the first block that has attention heads, else 1."""
+        return self._of_first("kv_heads", self.num_attention_heads)
 
     @property
     def head_dim(self) -> int:
-        """The width of an attention head."""
-        return self.native.attention.head_dim
+        """The width of an attention head of the first attention block; what the heads share where there is none."""
+        return self._of_first("head_dim", self.native.hidden_size // self.num_attention_heads)
+
+    def _of_first(self, name: str, otherwise: int) -> int:
+        """Return what the first block says that says it."""
+        return next((getattr(block, name) for block in self.native.blocks if hasattr(block, name)), otherwise)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: what transformers saves, and what a native ``config.json`` says."""

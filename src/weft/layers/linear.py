@@ -1,4 +1,4 @@
-"""The linear maps inside blocks, dense or not: made as ``config.maps`` says for the role that they have."""
+"""The linear maps inside blocks, dense or not: made as the block's :class:`~weft.config.MapConfig` says."""
 
 from __future__ import annotations
 

@@ -6,30 +6,21 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from weft.baselines import BASELINES
-from weft.config import (
-    AdaptiveConfig,
-    AttentionConfig,
-    AttnQRNNConfig,
-    FeedForwardConfig,
-    MapsConfig,
-    NGramsConfig,
-    QRNNConfig,
-    merge,
-)
+from weft.config import merge
 from weft.data import DataConfig
 from weft.data.config import AUTO_OF_0_1_0
 from weft.errors import UserError
 from weft.files import write_atomic
-from weft.numbers import Below1, Count, Minutes, Parameters, Place, Rate, Seed, Share, Steps, Tokens, Weight, Width
+from weft.model_recipe import ModelRecipe
+from weft.numbers import Below1, Count, Minutes, Place, Rate, Seed, Share, Steps, Tokens, Weight
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
-from weft.settings import FrozenConfig, Values, rename, renamed, warn_of_old_keys
+from weft.settings import FrozenConfig, rename, renamed, warn_of_old_keys
 from weft.training.methods import MethodConfig, parse_methods
 from weft.version import __version__
 
@@ -58,61 +49,6 @@ RESUMABLE = (
     "training.compile",
     "training.checkpoint_activations",
 )
-
-
-class ModelRecipe(FrozenConfig):
-    """Which model to build; the sections hold fields of ``ModelConfig``'s.
-
-    Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a budget of minutes the
-    machine.
-
-    ``baseline`` names a model of another house instead (:mod:`weft.baselines`), for comparisons.
-    """
-
-    architecture: str = "hybrid"
-    pattern: str | None = None
-    parameters: Parameters | None = None
-    baseline: str | None = None
-    preset: Literal["modern", "classic"] | None = None
-    hidden_size: Width | None = None
-    norm: Literal["rms", "layer"] | None = None
-    norm_placement: Literal["pre", "post"] | None = None
-    bias: bool | None = None
-    tie_embeddings: bool | None = None
-    head_bias: bool | None = None
-    dropout: Below1 | None = None
-    init: Literal["modern", "classic"] | None = None
-    residual_init: Literal["zero", "scaled", "normal"] | None = None
-    token_shift: bool | None = None
-    block_gates: bool | None = None
-    attention: Annotated[dict[str, Any], Values(AttentionConfig)] = Field(default_factory=dict)
-    feed_forward: Annotated[dict[str, Any], Values(FeedForwardConfig)] = Field(default_factory=dict)
-    qrnn: Annotated[dict[str, Any], Values(QRNNConfig)] = Field(default_factory=dict)
-    attn_qrnn: Annotated[dict[str, Any], Values(AttnQRNNConfig)] = Field(default_factory=dict)
-    adaptive: Annotated[dict[str, Any], Values(AdaptiveConfig)] = Field(
-        default_factory=dict
-    )  # none: every token's vector is as wide as the model
-    maps: Annotated[dict[str, Any], Values(MapsConfig)] = Field(
-        default_factory=dict
-    )  # by role: feed_forward, attention, qrnn
-    ngrams: Annotated[dict[str, Any], Values(NGramsConfig)] = Field(default_factory=dict)  # none: no latent bigrams
-
-    @field_validator("baseline")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        if name is not None and name not in BASELINES:
-            raise ValueError(f"choose from {', '.join(BASELINES)}")
-        return name
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _count(cls, value: Any) -> Any:
-        return parse_count(value) if isinstance(value, str) else value
-
-    def settings(self) -> dict[str, Any]:
-        """Return the fields of ``ModelConfig`` that this recipe fixes."""
-        chosen = self.model_dump(exclude={"architecture", "pattern", "parameters", "baseline", "preset"})
-        return {key: value for key, value in chosen.items() if value not in (None, {})}
 
 
 MuonTakes = Literal["matrices", "blocks", "tensors"]  # maps of blocks: dense or low rank, block-diagonal, products

@@ -19,15 +19,15 @@ from weft.errors import DamagedError, UserError
 from weft.language_model import LanguageModel
 from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel, build
-from weft.pattern import expand
+from weft.model_recipe import ModelRecipe
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
-from weft.sizing import TOLERANCE, count_parameters, of_width, resolve, sized
+from weft.sizing import TOLERANCE, count_parameters, drafted, of_recipes_width, sized_recipe
 from weft.training.dial import BATCH_SIZE, Corpus, left_open, sentences, turn
 from weft.training.methods import teachers
 from weft.training.parallel import Processes
-from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, BatchConfig, ModelRecipe, Recipe, flat
+from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, BatchConfig, Recipe
 from weft.training.throughput import seconds_per_token
-from weft.training.transfer import transferred
+from weft.training.transfer import candidates, laid_over, transferred
 
 
 class Resolved(NamedTuple):
@@ -138,7 +138,7 @@ def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
 def check_model(model: ModelRecipe) -> None:
     """Raise UserError for an architecture, pattern or preset that there is not, before any text is read."""
     if not model.baseline:
-        resolve(model.pattern or model.architecture, model.parameters or 1e6, model.preset, model.settings())
+        drafted(model, model.parameters or 1e6)
 
 
 def fit_batch(batch: BatchConfig, prepared: PreparedData, processes: int) -> BatchConfig:
@@ -158,10 +158,10 @@ def make_model(
     seed, block = recipe.training.seed, recipe.training.start.block
     if recipe.model.baseline:
         return baseline(recipe.model.baseline).build(_baseline_config(recipe, prepared), seed=seed)
-    config = _model_config(recipe, prepared, origin)
     if origin and block is not None:
-        return transferred(config, origin, block, prepared, seed, tell)
-    model = build(config, seed=seed)
+        fitting = candidates(_unchanged(origin, recipe), recipe.model, origin)
+        return transferred(fitting, origin, block, prepared, seed, tell)
+    model = build(_model_config(recipe, prepared, origin), seed=seed)
     if origin:
         load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
     return model
@@ -256,29 +256,36 @@ def known_vocabulary(data: DataConfig) -> int | None:
 
 def described_model(model: ModelRecipe, vocab_size: int, special: dict[str, int] | None = None) -> ModelConfig:
     """Return the configuration that a recipe describes; UserError where it leaves the size to the corpus."""
-    name, settings = model.pattern or model.architecture, model.settings() | (special or {})
     if model.parameters is not None:
-        return sized(name, parameters=model.parameters, vocab_size=vocab_size, preset=model.preset, settings=settings)
+        return sized_recipe(model, model.parameters, vocab_size, special)
     if model.hidden_size is None:
         raise UserError("This recipe leaves the model's size to the corpus: give it model.parameters or hidden_size.")
-    return of_width(name, vocab_size=vocab_size, preset=model.preset, settings=settings)
+    return of_recipes_width(model, vocab_size, special)
 
 
 def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
-    """Return the model of another run, in which only what has no parameters may change."""
-    before, after = load_config(origin), load_config(origin, recipe.model.settings())
-    free = {"dropout", "zoneout", "memory"}
-    old, new, missing = flat(before.model_dump()), flat(after.model_dump()), object()
-    changed = [f"model.{key}" for key in new if new[key] != old.get(key, missing) and key.split(".")[-1] not in free]
+    """Return the model of another run, in which only what has no parameters may change; or one with some blocks of it.
+
+    Of all that have some of its blocks it is the first.
+    """
+    after = _unchanged(origin, recipe)
+    if recipe.training.start.block is None:
+        return after
+    return next(iter(candidates(after, recipe.model, origin).values()))
+
+
+def _unchanged(origin: Path, recipe: Recipe) -> ModelConfig:
+    """Return the model of another run with what the recipe may change; UserError where it changes more."""
     model, block = recipe.model, recipe.training.start.block
     if block is not None and not model.pattern:
         raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")
+    before = load_config(origin)
+    as_it_is = model.model_copy(update={"pattern": None, "letters": {}}) if block is not None else model
+    after, changed = laid_over(before, as_it_is)
     blocks_alone = block is not None  # which have the run's width, whatever their number
     if model.parameters and (blocks_alone or abs(count_parameters(before) / model.parameters - 1) > TOLERANCE):
         changed.append("model.parameters")
-    if model.pattern and block is None and expand(model.pattern) != expand(before.pattern):
-        changed.append("model.pattern")
     if changed:
         instead = ", or take some of its blocks by --init-block best" if "model.pattern" in changed else ""
         raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}{instead}.")
-    return after if block is None else after.model_copy(update={"pattern": model.pattern})
+    return after

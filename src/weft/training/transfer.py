@@ -6,56 +6,129 @@ and last norm come along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from weft.blocks import BLOCKS
-from weft.config import ModelConfig
+from weft.config import BlockConfig, ModelConfig
 from weft.data import PreparedData
+from weft.draft import open_blocks
 from weft.errors import UserError
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import score, spread_part
+from weft.kinds import kind_of
 from weft.layers.matrix_product import is_central
 from weft.model import WeftModel, build
+from weft.model_recipe import ModelRecipe
+from weft.pattern import expand
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
 
+FREE = ("dropout", "zoneout", "window")  # what has no parameters, and may differ from the run that is started from
 LOOKED_AT = 20_000  # validation tokens that tell which blocks are best
 
 
+def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, list[str]]:
+    """Return a run's model with what ``recipe`` says, and the keys of what it says that cannot change.
+
+    Only what has no parameters can (:data:`FREE`).
+    """
+    changed = []
+    free: dict[str, Any] = {}
+    for name, value in recipe.shell.items():
+        before = getattr(config, name)
+        if name in FREE:
+            free[name] = value
+        elif isinstance(value, Mapping):  # a section, of which some values are said
+            known = before.model_dump() if before else {}
+            changed += [f"model.{name}.{key}" for key, said in value.items() if key not in known or known[key] != said]
+        elif value != before:
+            changed.append(f"model.{name}")
+    stack = config.stack
+    if recipe.pattern:
+        said = expand(recipe.pattern, recipe.letters)
+        letters = tuple(recipe.of_letter(letter)[0].letter for letter in said.letters)
+        if (letters, said.schedule, said.centrals) == (stack.letters, stack.schedule, stack.centrals):
+            stack = said  # with the letters of the recipe's own
+        else:
+            changed.append("model.pattern")
+    blocks: list[BlockConfig] = []
+    for block, asked in zip(config.blocks, open_blocks(recipe, stack), strict=True):
+        given = {key: value for key, value in asked.given.items() if key in asked.said}
+        blocks.append(block.changed(**{key: value for key, value in given.items() if key in FREE}))
+        changed += [asked.said[key] for key, value in given.items() if blocks[-1].changed(**{key: value}) != blocks[-1]]
+    return config.changed(**free, blocks=tuple(blocks)), list(dict.fromkeys(changed))
+
+
+def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[int, ModelConfig]:
+    """Return the models of the recipe's pattern whose blocks are some of ``parent`` in a row, by the first of these.
+
+    Blocks come with their own settings, of which a letter of the recipe's own may change what has no parameters.
+    Raises UserError where no blocks are of the kinds that the pattern has.
+    """
+    assert recipe.pattern is not None, "blocks are taken for a pattern"
+    stack = expand(recipe.pattern, recipe.letters)
+    named = [recipe.of_letter(letter) for letter in stack.letters]
+    found = {}
+    for first in range(len(parent.blocks) - len(named) + 1):
+        blocks: list[BlockConfig] = []
+        for block, central, (spec, own) in zip(parent.blocks[first:], stack.centrals, named, strict=False):
+            if kind_of(block) is not spec:
+                break
+            child = block.changed(**{key: value for key, value in own.items() if key in FREE})
+            if block.changed(**own) != child:
+                break
+            blocks.append(child)
+            products = all(maps.kind == "matrix_product" for maps in block.all_maps.values())
+            if central is not None and not (products and blocks[central] == child):
+                break
+        else:
+            found[first] = parent.changed(
+                pattern=recipe.pattern,
+                blocks=tuple(blocks),
+                schedule=stack.schedule,
+                centrals=stack.centrals,
+                loops=stack.loops,
+            )
+    if not found:
+        kinds = "".join(spec.letter for spec, _ in named)
+        instead = ""
+        if set(stack.centrals) != {None} and not parent.has_structured_maps:
+            instead = ", or leave model.maps and { } out, as its maps are dense"
+        raise UserError(
+            f"'{origin}' has no blocks {kinds} in a row whose maps are made as this pattern's: give a pattern "
+            f"with some of {''.join(parent.block_kinds)}{instead}."
+        )
+    return found
+
+
 def transferred(
-    config: ModelConfig,
+    fitting: Mapping[int, ModelConfig],
     origin: Path,
     block: int | Literal["best"],
     prepared: PreparedData,
     seed: int,
     tell: Callable[[str], None],
 ) -> WeftModel:
-    """Return the model of ``config`` with the blocks of ``origin`` from number ``block`` on, and all else of it.
+    """Return the model of those ``fitting`` that begins with block number ``block`` of ``origin``, and all else of it.
 
     "best" tries all that fit and takes those with which a part of the validation text needs the fewest bits as it is.
     """
-    parent, kinds = load_config(origin), config.block_kinds
+    parent = load_config(origin)
     weights = load_weights(origin / WEIGHTS)
-    fitting = _fitting(config, parent, weights)
-    if not fitting:
-        raise UserError(
-            f"'{origin}' has no blocks {''.join(kinds)} in a row whose maps are made as this pattern's: give a pattern "
-            f"with some of {''.join(parent.block_kinds)}{_dense_instead(config, parent)}."
-        )
     if block != "best" and block not in fitting:
+        kinds = "".join(next(iter(fitting.values())).block_kinds)
         places = ", ".join(map(str, fitting))
-        what = f"Blocks {''.join(kinds)} of '{origin}'"
-        raise UserError(f"{what} begin at {places}, not at {block}: give --init-block one of these.")
+        raise UserError(
+            f"Blocks {kinds} of '{origin}' begin at {places}, not at {block}: give --init-block one of these."
+        )
 
     def start(first: int) -> WeftModel:
-        model = build(config, seed=seed)
+        model = build(fitting[first], seed=seed)
+        found = taken(parent, weights, first, len(model.blocks))
         named = [name for name, _ in model.named_parameters()]
-        found = taken(parent, weights, first, len(kinds))
-        load_into(model, {name: found[name] for name in named}, origin / WEIGHTS)
+        load_into(model, {name: found[name] for name in named if name in found}, origin / WEIGHTS)
         return model
 
     if block != "best":
@@ -66,13 +139,6 @@ def transferred(
     best = min(nats, key=lambda first: nats[first])
     tell(f"Starting from block {best} of '{origin}', of {', '.join(map(str, fitting))} the best as it is.")
     return start(best)
-
-
-def _dense_instead(config: ModelConfig, parent: ModelConfig) -> str:
-    """Say what else would make blocks fit, where maps are not dense on one side."""
-    if parent.has_factors:
-        return ", or make its maps dense by weft merge first"
-    return ", or leave model.maps and { } out, as its maps are dense" if config.has_factors else ""
 
 
 def taken(parent: ModelConfig, weights: Mapping[str, Tensor], first: int, count: int) -> dict[str, Tensor]:
@@ -86,24 +152,7 @@ def taken(parent: ModelConfig, weights: Mapping[str, Tensor], first: int, count:
 
 def _of_block(parent: ModelConfig, weights: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
     """Return the parameters of a block, with the central tensors that it shares with another."""
-    shared, own = f"blocks.{parent.centrals.get(block, block)}.", f"blocks.{block}."
+    shared, own = f"blocks.{parent.shared_centrals.get(block, block)}.", f"blocks.{block}."
     centrals = {name: x for name, x in weights.items() if name.startswith(shared) and is_central(name)}
     found = {name.removeprefix(shared): x for name, x in centrals.items()}
     return found | {name.removeprefix(own): x for name, x in weights.items() if name.startswith(own)}
-
-
-def _fitting(config: ModelConfig, parent: ModelConfig, weights: Mapping[str, Tensor]) -> list[int]:
-    """Return the numbers of the blocks of ``parent`` from which on its parameters are those of ``config``."""
-    with torch.device("meta"):
-        ours = [
-            (kind, _shapes(BLOCKS[kind](own).named_parameters()))
-            for kind, own in zip(config.block_kinds, config.of_blocks(), strict=True)
-        ]
-    theirs = [
-        (kind, _shapes(_of_block(parent, weights, block).items())) for block, kind in enumerate(parent.block_kinds)
-    ]
-    return [first for first in range(len(theirs)) if theirs[first : first + len(ours)] == ours]
-
-
-def _shapes(named: Iterable[tuple[str, Tensor]]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in named}

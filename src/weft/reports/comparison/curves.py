@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from weft.pattern import ARCHITECTURES
+from weft.architectures import ARCHITECTURES
 from weft.records import Event, finite
 from weft.reports.comparison.records import BITS, VALIDATION, Contender, StudyRecords
 from weft.reports.comparison.words import rate_words

@@ -6,14 +6,10 @@ from html import escape
 
 from weft.config import ModelConfig
 from weft.description import BlockRow, Description
-from weft.pattern import KINDS
+from weft.kinds import kinds
 from weft.words import count, size
 
-NAMES = {letter: kind.replace("_", "-") for letter, kind in KINDS.items()} | {
-    "q": "QRNN",
-    "x": "attention-QRNN",
-}
-NAMES |= {"embedding": "embedding", "softmax": "softmax"}
+NAMES = {letter: spec.title for letter, spec in kinds().items()} | {"embedding": "embedding", "softmax": "softmax"}
 
 
 def model_picture(config: ModelConfig, described: Description) -> str:

@@ -1,0 +1,196 @@
+"""What a recipe says of its model: every field of :class:`weft.config.ModelConfig`, any of which may be left open.
+
+The fields themselves are declared once, in :class:`weft.config.Shell` and in the configuration of each kind of block;
+here they are collected. A section named after a kind (``attention``, ``qrnn`` ...) holds fields of all its blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+
+from weft.baselines import BASELINES
+from weft.config import MapConfig, NGramsConfig, Shell
+from weft.kinds import BlockSpec, kind_named, kinds, known_kinds
+from weft.numbers import Parameters, Place
+from weft.pattern import parse_count
+from weft.settings import (
+    FrozenConfig,
+    Values,
+    WrongSettingError,
+    check_values,
+    open_fields,
+    renamed,
+    unknown_key,
+)
+
+
+class RoleMapsConfig(MapConfig):
+    """What the maps of one role are made of, in all blocks that have it.
+
+    The first ``dense_first`` blocks of the role keep dense maps (None: one for structured feed-forwards, as published,
+    else none; matrix products have none), and so do ``dense_blocks``, which are numbers among those of the role.
+    """
+
+    dense_first: Place | None = None
+    dense_blocks: tuple[Place, ...] = ()
+
+    def of_block(self, role: str, place: int) -> MapConfig:
+        """Return the maps of the block that is number ``place`` of those with this role."""
+        published = 1 if role == "feed_forward" and self.kind != "matrix_product" else 0
+        first = published if self.dense_first is None else self.dense_first
+        return MapConfig() if place < first or place in self.dense_blocks else self.of_all()
+
+    def of_all(self) -> MapConfig:
+        """Return the maps of a block that is none of the dense ones."""
+        return MapConfig(**{name: getattr(self, name) for name in MapConfig.model_fields})
+
+    def in_braces(self) -> MapConfig:
+        """Return the maps of a block in the pattern's ``{ }``: matrix products, as they are given or by default."""
+        return self.of_all() if self.kind == "matrix_product" else MapConfig(kind="matrix_product")
+
+
+class MapsConfig(FrozenConfig):
+    """The linear maps by role: those of feed-forward blocks, of attention (fused too), of recurrence (fused too)."""
+
+    feed_forward: RoleMapsConfig = RoleMapsConfig()
+    attention: RoleMapsConfig = RoleMapsConfig()
+    qrnn: RoleMapsConfig = RoleMapsConfig()
+
+    def of_role(self, role: str) -> RoleMapsConfig:
+        """Return the maps of a role; a kind of block may have one of which nothing is said here, and has dense maps."""
+        maps: RoleMapsConfig = getattr(self, role, RoleMapsConfig())
+        return maps
+
+
+if TYPE_CHECKING:
+
+    class OpenShell(FrozenConfig):
+        """The fields of :class:`weft.config.Shell`, of which these are read by name."""
+
+        hidden_size: int | None = None
+        dropout: float | None = None
+
+else:
+    OpenShell = create_model("OpenShell", __base__=FrozenConfig, __module__=__name__, **open_fields(Shell))
+
+
+class ModelRecipe(OpenShell):
+    """Which model to build; what is left open is sized by rule (:mod:`weft.sizing`).
+
+    Beside the fields here and those of the shell there is a section for each kind of block, whose fields hold for all
+    blocks of that kind. ``letters`` are letters of one's own in the pattern, capitals: each names under ``block`` the
+    kind that it is and has any of its fields.
+
+    Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a budget of minutes the
+    machine. ``baseline`` names a model of another house instead (:mod:`weft.baselines`), for comparisons.
+    """
+
+    model_config = ConfigDict(extra="allow")  # sections of kinds of blocks: _check_sections refuses all else
+
+    architecture: str = "hybrid"
+    pattern: str | None = None
+    letters: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    parameters: Parameters | None = None
+    baseline: str | None = None
+    preset: Literal["modern", "classic"] | None = None
+    maps: Annotated[dict[str, Any], Values(MapsConfig)] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_sections(cls, values: Any) -> Any:
+        """Check the section of each kind of block as that kind has it, and drop empty ones."""
+        if not isinstance(values, Mapping):
+            return values
+        checked = {}
+        for key, value in renamed({"model": values})["model"].items():
+            if key in cls.model_fields:
+                checked[key] = value
+                continue
+            spec = kind_named(key)
+            if spec is None or key != spec.name:
+                raise WrongSettingError(unknown_key(f"model.{key}", cls.keys()))
+            if value is not None and not isinstance(value, Mapping):
+                raise WrongSettingError(f"'model.{key}' must hold keys and values.")
+            if value:
+                checked[key] = check_values(value, spec.config, where=f"model.{key}")
+        return checked
+
+    @field_validator("baseline")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in BASELINES:
+            raise ValueError(f"choose from {', '.join(BASELINES)}")
+        return name
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return parse_count(value) if isinstance(value, str) else value
+
+    @field_validator("letters")
+    @classmethod
+    def _check_letters(cls, letters: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Check the settings of each letter as the kind has them that it names."""
+        checked = {}
+        for letter, given in letters.items():
+            where = f"model.letters.{letter}"
+            if not ("A" <= letter <= "Z" and len(letter) == 1):
+                raise WrongSettingError(f"'{where}' is no letter of your own: take one capital, such as G.")
+            if "block" not in given:
+                raise WrongSettingError(f"'{where}' names no kind of block: give it block, one of {known_kinds()}.")
+            spec = kind_named(str(given["block"]))
+            if spec is None:
+                raise WrongSettingError(f"'{where}.block' is '{given['block']}': the blocks are {known_kinds()}.")
+            settings = {key: value for key, value in given.items() if key != "block"}
+            checked[letter] = {"block": spec.letter, **check_values(settings, spec.config, where=where)}
+        return checked
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.letters and self.pattern is None:
+            raise WrongSettingError("'model.letters' are for a pattern: give model.pattern too.")
+        for letter in self.letters:
+            if letter not in (self.pattern or ""):
+                raise WrongSettingError(
+                    f"'model.letters.{letter}' is not in the pattern '{self.pattern}': leave it out."
+                )
+        return self
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return all keys that there are: the fields, and a section for each kind of block."""
+        return [*cls.model_fields, *(spec.name for spec in kinds().values())]
+
+    @property
+    def shell(self) -> dict[str, Any]:
+        """The fields of :class:`weft.config.Shell` that are given."""
+        given = {name: getattr(self, name) for name in Shell.model_fields}
+        return {name: value for name, value in given.items() if value not in (None, {})}
+
+    def section(self, spec: BlockSpec) -> dict[str, Any]:
+        """Return the fields that are given for all blocks of a kind."""
+        return dict((self.model_extra or {}).get(spec.name, {}))
+
+    def of_letter(self, letter: str) -> tuple[BlockSpec, dict[str, Any]]:
+        """Return the kind of block that a letter of the pattern stands for, and the fields that it alone is given."""
+        own = self.letters.get(letter)
+        if own is None:
+            return kinds()[letter], {}
+        return kinds()[own["block"]], {key: value for key, value in own.items() if key != "block"}
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that this recipe fixes of the model beside its pattern and size, as nested values."""
+        sections = {name: value for name, value in (self.model_extra or {}).items() if value}
+        given = {"letters": self.letters, "maps": self.maps}
+        return self.shell | sections | {name: value for name, value in given.items() if value}
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any], **asked: Any) -> Self:
+        """Return the recipe of nested ``settings``, in which an empty section ``ngrams`` asks for its defaults."""
+        values = dict(settings)
+        if values.get("ngrams") == {}:
+            values["ngrams"] = NGramsConfig().model_dump()
+        return cls.parse(values | {name: value for name, value in asked.items() if value is not None}, where="model")

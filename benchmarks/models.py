@@ -138,7 +138,7 @@ def x_transformers(scale: Scale) -> nn.Module:
     The depth is that of the other models. Of round widths the one counts that brings the feed-forward maps nearest to
     four times as wide, as is this package's default.
     """
-    from weft.pattern import default_pairs
+    from weft.architectures import default_pairs
 
     depth, best = default_pairs(scale.parameters), None
     for width in (*range(32, 352, 32), *range(384, 1 << 12, 64)):  # large matrices run best at multiples of 64

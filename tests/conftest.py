@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from weft.architectures import PRESETS
 from weft.blocks import Block
-from weft.config import PRESETS, ModelConfig, merge
+from weft.config import ModelConfig, merge
 from weft.model import WeftModel, build
 from weft.sizing import configure
 
@@ -28,9 +29,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's backgro
 # Settings under which every part of every block does something.
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
-    "attention": {"num_heads": 2, "head_dim": 8, "memory": 5},
+    "attention": {"num_heads": 2, "head_dim": 8, "window": 5},
     "feed_forward": {"inner_size": 24},
-    "qrnn": {"cell_size": 12, "window": 2},
+    "qrnn": {"cell_size": 12, "kernel_size": 2},
     "attn_qrnn": {"attention_size": 8, "num_heads": 2},
 }
 

@@ -198,7 +198,7 @@ def test_dropout_is_of_the_attention_weights_and_of_training_alone(recipe, tmp_p
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"pattern": "qf"}, "pattern"), ({"norm": "rms"}, "norm"), ({"attention": {"memory": 9}}, "attention")],
+    [({"pattern": "qf"}, "pattern"), ({"norm": "rms"}, "norm"), ({"attention": {"window": 9}}, "attention")],
 )
 def test_settings_of_our_models_are_refused(recipe, tmp_path, changes, named):
     with pytest.raises(UserError, match=f"A baseline is built by its own rules: leave out {named}, or"):

@@ -17,8 +17,8 @@ from weft.ops import cpu
 MEMORY = 5  # of small models
 ODD = {
     "hidden_size": 13,
-    "attention": {"num_heads": 3, "head_dim": 6, "memory": 7},
-    "qrnn": {"cell_size": 11, "window": 3},
+    "attention": {"num_heads": 3, "head_dim": 6, "window": 7},
+    "qrnn": {"cell_size": 11, "kernel_size": 3},
     "feed_forward": {"inner_size": 19},
 }
 COVERED = {
@@ -27,15 +27,15 @@ COVERED = {
     "attention, no norms": ("aa", {"attention": {"query_key_norm": False}}, "modern"),
     "attention, grouped": ("aa", {"attention": {"num_heads": 4, "num_kv_heads": 2}}, "modern"),
     "attention, one wide head": ("aa", {"attention": {"num_heads": 1, "head_dim": 40}}, "modern"),
-    "attention, memory of one": ("aa", {"attention": {"memory": 1}}, "modern"),
+    "attention, memory of one": ("aa", {"attention": {"window": 1}}, "modern"),
     "relu squared": ("ff", {}, "modern"),
     "relu": ("ff", {"feed_forward": {"activation": "relu"}}, "modern"),
     "gelu": ("ff", {"feed_forward": {"activation": "gelu"}}, "modern"),
     "swiglu": ("ff", {"feed_forward": {"activation": "swiglu"}, "bias": True}, "modern"),
-    "window 1": ("qq", {"qrnn": {"window": 1}}, "modern"),
-    "window 2": ("qq", {"qrnn": {"window": 2}, "token_shift": False}, "modern"),
-    "window 3, token shift": ("qq", {"qrnn": {"window": 3}}, "modern"),
-    "window 4, ifo": ("qq", {"qrnn": {"window": 4, "pooling": "ifo"}}, "modern"),
+    "window 1": ("qq", {"qrnn": {"kernel_size": 1}}, "modern"),
+    "window 2": ("qq", {"qrnn": {"kernel_size": 2}, "token_shift": False}, "modern"),
+    "window 3, token shift": ("qq", {"qrnn": {"kernel_size": 3}}, "modern"),
+    "window 4, ifo": ("qq", {"qrnn": {"kernel_size": 4, "pooling": "ifo"}}, "modern"),
     "f, no projection": ("qq", {"qrnn": {"pooling": "f", "output_projection": False, "cell_size": 16}}, "modern"),
     "f, no projection, post": (
         "qq",
@@ -50,11 +50,11 @@ COVERED = {
     "post-norm, gates": ("[qa]2f", {"attention": {"positions": "rotary"}, "block_gates": True}, "classic"),
     "post-norm, token shift": (
         "[qa]2f",
-        {"attention": {"positions": "rotary"}, "block_gates": True, "token_shift": True, "qrnn": {"window": 2}},
+        {"attention": {"positions": "rotary"}, "block_gates": True, "token_shift": True, "qrnn": {"kernel_size": 2}},
         "classic",
     ),
     "no gates": ("qf qf af qf", {"block_gates": False}, "modern"),
-    "no token shift": ("qf qf af qf", {"token_shift": False, "qrnn": {"window": 2}}, "modern"),
+    "no token shift": ("qf qf af qf", {"token_shift": False, "qrnn": {"kernel_size": 2}}, "modern"),
     "structured maps": ("f[qaf]2", {"maps": MAPS}, "modern"),
     "structured maps with biases": ("fqaf", {"maps": MAPS, "bias": True}, "modern"),
     "matrix products": ("{qaf}2f", {"bias": True}, "modern"),

@@ -25,7 +25,7 @@ def test_parameters_are_those_of_the_model(pattern):
 @pytest.mark.parametrize("kind", "afqx")
 @pytest.mark.parametrize("context", [1, 3, 30])
 def test_state_bytes_are_those_of_the_real_state(kind, context):
-    model = build(small_config(kind, {"qrnn": {"window": 3}}))
+    model = build(small_config(kind, {"qrnn": {"kernel_size": 3}}))
     _, state = model(torch.zeros(1, context, dtype=torch.long))
     real = sum(tensor.numel() * tensor.element_size() for tensor in tensors(state))
     assert model.blocks[0].state_bytes(context) == real
@@ -80,5 +80,5 @@ def test_state_does_not_grow_beyond_the_window():
 
 @pytest.mark.parametrize(("pattern", "memory", "tokens"), [("qa", 5, 5), ("af", 256, 256), ("qf", 5, 1)])
 def test_it_is_told_from_where_on_the_state_grows_no_more(pattern, memory, tokens):
-    config = small_config(pattern, {"attention": {"memory": memory}})
+    config = small_config(pattern, {"attention": {"window": memory}})
     assert describe(config).full_after == tokens

@@ -43,7 +43,7 @@ VARIANTS = {
         "aqf",
         {
             "attention": {"positions": "none"},
-            "qrnn": {"window": 3, "pooling": "f", "output_projection": False, "cell_size": 16},
+            "qrnn": {"kernel_size": 3, "pooling": "f", "output_projection": False, "cell_size": 16},
             "feed_forward": {"activation": "gelu"},
         },
         "modern",

@@ -327,7 +327,7 @@ ARCHITECTURES = {
     "hybrid": ("qf qf af qf", {}, "modern"),
     "stacking, post-norm": ("[qa]2f", {}, "classic"),
     "fused block": ("xfq", {}, "modern"),
-    "qrnn": ("qqq", {"qrnn": {"window": 4, "pooling": "ifo"}}, "modern"),
+    "qrnn": ("qqq", {"qrnn": {"kernel_size": 4, "pooling": "ifo"}}, "modern"),
     "transformer": ("afaf", {"attention": {"num_heads": 4, "num_kv_heads": 2}}, "modern"),
     "adaptive": ("qaf", {"adaptive": {"cutoffs": [30, 120], "div_val": 2}}, "modern"),
 }

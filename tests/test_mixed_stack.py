@@ -15,11 +15,11 @@ from weft.layers.state import structure, tensors
 from weft.pretrained import load_model, save_model
 
 CPU = torch.device("cpu")
-GROUPED = {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "memory": 9}}
-SHORT = {"attention": {"num_heads": 1, "head_dim": 5, "memory": 2, "positions": "none", "query_key_norm": False}}
-WIDE_CELLS = {"qrnn": {"cell_size": 20, "window": 4, "pooling": "ifo"}}
-NO_PROJECTION = {"qrnn": {"cell_size": 16, "window": 1, "pooling": "f", "output_projection": False}}
-ZONEOUT = {"qrnn": {"cell_size": 9, "window": 3, "zoneout": 0.3}}
+GROUPED = {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "window": 9}}
+SHORT = {"attention": {"num_heads": 1, "head_dim": 5, "window": 2, "positions": "none", "query_key_norm": False}}
+WIDE_CELLS = {"qrnn": {"cell_size": 20, "kernel_size": 4, "pooling": "ifo"}}
+NO_PROJECTION = {"qrnn": {"cell_size": 16, "kernel_size": 1, "pooling": "f", "output_projection": False}}
+ZONEOUT = {"qrnn": {"cell_size": 9, "kernel_size": 3, "zoneout": 0.3}}
 SWIGLU = {"feed_forward": {"inner_size": 13, "activation": "swiglu"}}
 GELU = {"feed_forward": {"inner_size": 40, "activation": "gelu"}}
 ROTARY = {"attention": {"positions": "rotary"}}
@@ -36,8 +36,8 @@ MIXED = {
 }
 # What the fused kernel does not cover.
 OTHERS = {
-    "fused blocks": ("xxa", {1: {"attention": {"memory": 11}, "qrnn": {"cell_size": 7}}, 2: GROUPED}, {}, "modern"),
-    "relative positions": ("aqa", {2: {"attention": {"head_dim": 4, "memory": 8}}}, {}, "classic"),
+    "fused blocks": ("xxa", {1: {"attention": {"window": 11}, "qrnn": {"cell_size": 7}}, 2: GROUPED}, {}, "modern"),
+    "relative positions": ("aqa", {2: {"attention": {"head_dim": 4, "window": 8}}}, {}, "classic"),
     "some relative": ("aqa", {2: ROTARY}, {}, "classic"),
 }
 every = pytest.mark.parametrize("case", (MIXED | OTHERS).values(), ids=MIXED | OTHERS)

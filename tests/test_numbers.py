@@ -17,10 +17,12 @@ from weft.cli.app import app
 from weft.errors import UserError
 from weft.memory import TooLargeError, available_bytes, check_memory
 from weft.model import build
-from weft.pattern import MAX_PARAMETERS, expand, parse_count
+from weft.model_recipe import ModelRecipe
+from weft.numbers import MAX_PARAMETERS
+from weft.pattern import expand, parse_count
 from weft.settings import FrozenConfig, section_of
 from weft.sizing import configure, sized
-from weft.training.recipe import Recipe, TrainingConfig, make_recipe
+from weft.training.recipe import TrainingConfig, make_recipe
 from weft.words import short
 
 DEEP: Any = []
@@ -115,14 +117,15 @@ def test_an_unbounded_field_would_fail():
 
 
 def test_sections_of_a_recipe_are_checked_as_the_models_are():
-    sections = [name for name in Recipe.model_fields["model"].annotation.model_fields if section_of_model(name)]
-    assert sections == ["attention", "feed_forward", "qrnn", "attn_qrnn", "adaptive", "maps", "ngrams"]
+    sections = [name for name in ModelRecipe.model_fields if section_of(ModelRecipe, name)]
+    assert sections == ["adaptive", "ngrams", "maps"]
+    assert ModelRecipe.keys()[-4:] == ["attention", "feed_forward", "qrnn", "attn_qrnn"]
     for section, key, value, sentence in [
         ("attention", "head_dim", 0, "'model.attention.head_dim' is 0: input should be greater than 0."),
-        ("attention", "memory", 999_999_999_999, "'model.attention.memory' is 999999999999"),
+        ("attention", "window", 999_999_999_999, "'model.attention.window' is 999999999999"),
         ("qrnn", "zoneout", math.nan, "'model.qrnn.zoneout' is nan: input should be a finite number."),
         ("adaptive", "cutoffs", [], "'model.adaptive.cutoffs' is []"),
-        ("attention", "memori", 3, "Unknown key 'model.attention.memori': did you mean 'memory'?"),
+        ("attention", "windo", 3, "Unknown key 'model.attention.windo': did you mean 'window'?"),
     ]:
         with pytest.raises(UserError) as mistake:
             make_recipe({"model": {section: {key: value}}})
@@ -131,10 +134,6 @@ def test_sections_of_a_recipe_are_checked_as_the_models_are():
         make_recipe({"model": {"maps": {"qrnn": {"rank": -3}}}})
     with pytest.raises(UserError, match=r"'model.attention.num_heads' is 'x'"):
         sized("af", parameters="1M", settings={"attention": {"num_heads": "x"}})
-
-
-def section_of_model(name: str) -> bool:
-    return section_of(Recipe.model_fields["model"].annotation, name) is not None
 
 
 def test_values_that_are_too_large_together_are_told():

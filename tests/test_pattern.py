@@ -6,16 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.architectures import ARCHITECTURES, default_pairs
 from weft.errors import UserError
-from weft.pattern import ARCHITECTURES, PatternError, default_pairs, expand, parse_count
+from weft.pattern import PatternError, expand, parse_count
 
 
 def letters(pattern):
-    return "".join(application.kind for application in expand(pattern))
+    stack = expand(pattern)
+    return "".join(stack.letters[block] for block in stack.schedule)
 
 
 def numbers(pattern):
-    return [application.block for application in expand(pattern)]
+    return list(expand(pattern).schedule)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_errors_point_at_the_character(pattern, position, word):
 @given(st.text("afqx()[]{}0123456789 ", max_size=12))
 def test_any_string_is_read_or_refused_politely(pattern):
     try:
-        assert len(expand(pattern)) >= 1
+        assert len(expand(pattern).schedule) >= 1
     except PatternError as error:
         assert 0 <= error.position <= len(pattern)
 

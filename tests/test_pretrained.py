@@ -73,7 +73,7 @@ def test_config_json_says_what_hugging_face_tools_look_for(tmp_path, tokenizer):
     saved(tmp_path / "run", tokenizer, boundary_id=tokenizer.boundary_id, padding_id=tokenizer.padding_id)
     values = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (values["model_type"], values["architectures"]) == ("weft", ["WeftForCausalLM"])
-    assert (values["weft_format"], values["weft_version"]) == (1, weft.__version__)
+    assert (values["weft_format"], values["weft_version"]) == (2, weft.__version__)
     assert values["bos_token_id"] == values["eos_token_id"] == tokenizer.boundary_id
     assert values["pad_token_id"] == tokenizer.padding_id
     assert (values["pattern"], values["vocab_size"], values["hidden_size"]) == ("[qf]2a", 270, 16)
@@ -109,7 +109,7 @@ def test_what_trainer_leaves_beside_a_model_is_no_obstacle_and_not_loaded(folder
     assert not sign.exists()
 
 
-@pytest.mark.parametrize("found", [2, "9", None])
+@pytest.mark.parametrize("found", [3, "9", None])
 def test_another_format_is_told(folder, found):
     edit_config(folder, weft_format=found)
     with pytest.raises(UserError, match="upgrade Weft"):
@@ -132,7 +132,7 @@ def test_the_tokenizer_comes_back_and_transformers_reads_it(folder, tokenizer):
 
 def test_another_window_is_laid_over_the_configuration(folder):
     assert load_model(folder, window=33).window == 33
-    with pytest.raises(UserError, match=r"config.json.attention.memory.*greater than 0"):
+    with pytest.raises(UserError, match=r"window.*greater than 0"):
         load_model(folder, window=0)
 
 
@@ -175,11 +175,12 @@ DAMAGES = {
     "config a list": (lambda f: (f / "config.json").write_text("[1, 2]"), "is damaged"),
     "another model": (lambda f: edit_config(f, model_type="gpt2"), "model of type 'gpt2', not a Weft model"),
     "a newer Weft": (
-        lambda f: edit_config(f, weft_format=2, weft_version="9.1"),
-        "has format 2, and this Weft reads formats up to 1: upgrade Weft",
+        lambda f: edit_config(f, weft_format=3, weft_version="9.1"),
+        "has format 3, and this Weft reads formats up to 2: upgrade Weft",
     ),
     "an impossible value": (lambda f: edit_config(f, hidden_size=-1), "'config.json.hidden_size' is -1"),
-    "an impossible pattern": (lambda f: edit_config(f, pattern="qz"), "'z' is not a block"),
+    "an impossible block": (lambda f: edit_config(f, blocks=[{"kind": "z"}]), "which is one of a .attention., f"),
+    "a block that fits no schedule": (lambda f: edit_config(f, schedule=[0, 1]), "name each of the 3 blocks"),
     "tokenizer cut short": (lambda f: cut(f / "tokenizer.json", 100), "tokenizer.json' is damaged"),
     "a foreign tokenizer": (lambda f: (f / "tokenizer_config.json").write_text("{}"), "not made by Weft"),
 }
@@ -344,7 +345,7 @@ def test_weights_that_memory_does_not_hold_are_told_before_they_are_read(folder,
 
 
 @pytest.mark.parametrize("value", [0, -1, 10**12, 1e300, "x", [], {}, None], ids=str)
-@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "attention", "pattern", "boundary_id"])
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "blocks", "schedule", "boundary_id"])
 def test_a_configuration_that_no_model_has_is_told(folder, key, value):
     values = json.loads((folder / "config.json").read_text())
     if key == "boundary_id" and value in (0, None):

@@ -96,7 +96,7 @@ def test_counts_differ_from_the_published_sizes_by_what_the_document_says(name):
     """By the published sizes, with u and v shared by all layers and without our special tokens."""
     model = made(ROOT / "recipes" / f"{name}.yaml")
     layers, width = model.config.pattern.count("af") * int(model.config.pattern[4:]), model.config.hidden_size
-    inner, words = model.config.feed_forward.inner_size, 267_735 if "wikitext" in name else 204
+    inner, words = model.config.blocks[1].inner_size, 267_735 if "wikitext" in name else 204
     tails = 3 if "wikitext" in name else 0
     layer = 5 * width * width + 2 * width + 2 * width * inner + inner + width + 2 * width
     body = layers * layer + 2 * width

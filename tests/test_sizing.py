@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weft.blocks import BLOCKS
-from weft.config import PRESETS, merge
+from weft.architectures import ARCHITECTURES, PRESETS, default_pairs
+from weft.config import merge
 from weft.errors import UserError
+from weft.kinds import kind_of
 from weft.model import build
-from weft.pattern import ARCHITECTURES, default_pairs
 from weft.sizing import configure, count_parameters, of_width, sized
 
 
@@ -28,9 +28,9 @@ def test_fixed_values_stay_fixed():
         "hybrid",
         parameters="1M",
         vocab_size=512,
-        settings={"hidden_size": 96, "feed_forward": {"activation": "swiglu"}, "attention": {"memory": 33}},
+        settings={"hidden_size": 96, "feed_forward": {"activation": "swiglu"}, "attention": {"window": 33}},
     )
-    assert (config.hidden_size, config.feed_forward.activation, config.attention.memory) == (96, "swiglu", 33)
+    assert (config.hidden_size, config.blocks[1].activation, config.window) == (96, "swiglu", 33)
     assert abs(count_parameters(config) - 1e6) <= 1e4
 
 
@@ -138,17 +138,18 @@ def test_a_budget_with_adaptive_embeddings_is_met(name, adaptive):
 
 
 def block_size(kind, config):
-    return sum(p.numel() for p in BLOCKS[kind](config).parameters())
+    block = next(block for block in build(config).blocks if kind_of(block.config).letter == kind)
+    return sum(p.numel() for p in block.parameters())
 
 
 def test_block_counts_by_formula():
-    config = classic("afq", qrnn={"cell_size": 1024, "window": 1})
+    config = classic("afq", qrnn={"cell_size": 1024, "kernel_size": 1})
     d, norm = 512, 2 * 512
     assert block_size("f", config) == 2 * d * 2048 + 2048 + d + norm
     assert block_size("q", config) == 3 * d * 1024 + 3 * 1024 + 1024 * d + d + norm
-    wider = classic("afq", qrnn={"cell_size": 1024, "window": 2})
+    wider = classic("afq", qrnn={"cell_size": 1024, "kernel_size": 2})
     assert block_size("q", wider) - block_size("q", config) == 3 * d * 1024
-    gated = classic("afq", qrnn={"cell_size": 1024, "window": 1}, block_gates=True)
+    gated = classic("afq", qrnn={"cell_size": 1024, "kernel_size": 1}, block_gates=True)
     assert all(block_size(kind, gated) - block_size(kind, config) == d + 1 for kind in "afq")
     assert block_size("a", config) == 5 * d * d + 2 * d + norm  # q, k, v, output, distances; u and v
     assert abs(block_size("q", config) / block_size("f", config) - 1) < 0.001
@@ -156,7 +157,9 @@ def test_block_counts_by_formula():
 
 @pytest.mark.parametrize(("window", "pooling", "gates"), [(1, "f", 2), (2, "fo", 3), (3, "ifo", 4)])
 def test_qrnn_count_by_formula(window, pooling, gates):
-    config = configure("q", 10, {"hidden_size": 16, "qrnn": {"window": window, "pooling": pooling, "cell_size": 24}})
+    config = configure(
+        "q", 10, {"hidden_size": 16, "qrnn": {"kernel_size": window, "pooling": pooling, "cell_size": 24}}
+    )
     assert block_size("q", config) == window * 16 * gates * 24 + gates * 24 + 24 * 16 + 16
 
 
@@ -179,7 +182,7 @@ def test_grouped_heads_count_by_formula():
         ({"attention": {"num_heads": 3, "num_kv_heads": 2}}, "multiple of num_kv_heads"),
         ({"attention": {"head_dim": 5}}, "even head_dim"),
         ({"qrnn": {"output_projection": False, "cell_size": 20}}, "output_projection"),
-        ({"attention": {"memry": 5}}, "did you mean 'memory'"),
+        ({"attention": {"windw": 5}}, "did you mean 'window'"),
         ({"norn": "rms"}, "did you mean 'norm'"),
         ({"dropout": 1.5}, "dropout"),
     ],

@@ -44,7 +44,7 @@ CANDIDATES: dict[str, Settings] = {
     "hybrid": {},
     "hybrid, gates spread": {"model.qrnn.forget_bias": "spread"},  # as was the default when rates were tuned
     "transformer": {"model.architecture": "transformer"},
-    "transformer, memory 128": {"model.architecture": "transformer", "model.attention.memory": 128},
+    "transformer, memory 128": {"model.architecture": "transformer", "model.attention.window": 128},
     "llama": {"model.baseline": "llama"},
 }
 BEGIN: Settings = {

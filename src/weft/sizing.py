@@ -43,6 +43,7 @@ TOLERANCE = 0.01
 WIDTH_STEP = 8
 CACHE_LINE = 16  # float32 numbers
 MAX_WIDTH = 1 << 15
+SPECIAL_IDS = ("boundary_id", "padding_id")
 MOST_APART = 3  # widths that are rounded up or down each by itself
 
 
@@ -61,7 +62,8 @@ def sized(
     architecture's own shell; ``settings`` fixes any values of a recipe's model
     (:class:`weft.model_recipe.ModelRecipe`). Raises UserError where no width meets the budget.
     """
-    return sized_recipe(_asked(pattern, preset, settings or {}), parameters, vocab_size)
+    recipe, special_ids = _asked(pattern, preset, settings or {})
+    return sized_recipe(recipe, parameters, vocab_size, special_ids)
 
 
 def of_width(pattern: str, *, vocab_size: int, preset: str | None = None, settings: Mapping[str, Any]) -> ModelConfig:
@@ -69,21 +71,25 @@ def of_width(pattern: str, *, vocab_size: int, preset: str | None = None, settin
 
     A named architecture is as deep as :func:`of_recipes_width` says.
     """
-    return of_recipes_width(_asked(pattern, preset, settings), vocab_size)
+    recipe, special_ids = _asked(pattern, preset, settings)
+    return of_recipes_width(recipe, vocab_size, special_ids)
 
 
 def configure(pattern: str, vocab_size: int, settings: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration of a pattern in no preset's shell; ``settings`` has at least the ``hidden_size``."""
-    recipe = ModelRecipe.of_settings(settings, pattern=pattern)
-    draft = Draft.of(recipe, pattern)
+    recipe, special_ids = _asked(pattern, None, settings)
+    draft = Draft.of(recipe, pattern, special_ids)
     assert draft.hidden_size is not None, "settings has a hidden_size"
     return draft.configured(draft.hidden_size, vocab_size)
 
 
-def _asked(pattern: str, preset: str | None, settings: Mapping[str, Any]) -> ModelRecipe:
+def _asked(pattern: str, preset: str | None, settings: Mapping[str, Any]) -> tuple[ModelRecipe, dict[str, Any]]:
+    """Return what is asked for as a recipe, and the ids of special tokens, which in recipes the tokenizer says."""
     if preset is not None and preset not in PRESETS:
         raise UserError(f"There is no preset '{preset}': choose from {', '.join(PRESETS)}.")
-    return ModelRecipe.of_settings(settings, pattern=pattern, preset=preset)
+    special_ids = {name: settings[name] for name in SPECIAL_IDS if name in settings}
+    settings = {name: value for name, value in settings.items() if name not in SPECIAL_IDS}
+    return ModelRecipe.of_settings(settings, pattern=pattern, preset=preset), special_ids
 
 
 def drafted(recipe: ModelRecipe, parameters: float, special_ids: Mapping[str, int] | None = None) -> Draft:

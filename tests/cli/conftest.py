@@ -11,7 +11,7 @@ from tests.command import Ran, run_weft
 TEXT = "\n\n\n".join(f"Number {n}: the weaver threw the shuttle {n * n} times,\nand the cloth grew." for n in range(60))
 SMALL = ["--tokenizer", "bytes", "--pattern", "qfa", "--set", "model.hidden_size=16"]
 SMALL += ["--set", "training.precision=fp32"]
-SHORT = ["--set", "model.attention.memory=16", "--set", "training.batch.batch_size=4"]
+SHORT = ["--set", "model.attention.window=16", "--set", "training.batch.batch_size=4"]
 SHORT += ["--set", "training.batch.sequence_length=32"]
 
 

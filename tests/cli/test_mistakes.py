@@ -45,7 +45,7 @@ BAD_OPTIONS = {
     "unknown section": (["--set", "trainings.steps=1"], ["'trainings'", "did you mean 'training'"]),
     "nested unknown key": (
         ["--set", "model.attention.memori=9", "--parameters", "500k"],
-        ["attention.memori'", "did you mean 'memory'"],
+        ["attention.windo'", "did you mean 'window'"],
     ),
     "no equals sign": (["--set", "training.steps"], ["--set takes 'section.key=value'"]),
     "impossible value": (
@@ -118,8 +118,8 @@ def test_an_out_that_holds_something_is_left_alone(run, corpus, tmp_path):
         run_weft("train", "--out", run, "--resume", "--set", "training.batch.batch_size=2"),
         "training.batch.batch_size (was 4, now 2)",
     )
-    changed = ["--resume", "--seed", 5, "--set", "model.attention.memory=7"]
-    assert_mistake(run_weft("train", "--out", run, *changed), "model.attention.memory", "training.seed")
+    changed = ["--resume", "--seed", 5, "--set", "model.attention.window=7"]
+    assert_mistake(run_weft("train", "--out", run, *changed), "model.attention.window", "training.seed")
     assert_mistake(run_weft("train", "--out", run, "--resume", "--overwrite"), "exclude each other")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     (tmp_path / "thesis.txt").write_text("keep me")

@@ -239,7 +239,7 @@ def test_a_longer_memory_changes_the_reach_and_nothing_else(byte_model, tmp_path
     folder, model = byte_model
     longer = weft.load(folder, window=20)
     assert longer.window == 20
-    built = WeftModel(small_config("a", {"attention": {"memory": 20}}, vocab_size=258)).eval()
+    built = WeftModel(small_config("a", {"attention": {"window": 20}}, vocab_size=258)).eval()
     built.load_state_dict(model.state_dict())
     for name, tensor in longer.named_parameters():
         assert torch.equal(tensor, model.get_parameter(name)), name

@@ -148,7 +148,7 @@ def test_a_recipe_may_say_what_the_comparison_decides_and_settings_may_not(tmp_p
 
 VARIANTS = {
     "as it is": {},
-    "window of 2": {"model": {"qrnn": {"window": 2}}},
+    "window of 2": {"model": {"qrnn": {"kernel_size": 2}}},
     "on top": {"model": {"pattern": "(qf)2 af"}, "training": {"optimizer": {"weight_decay": 0.5, "clip": 2.0}}},
     "words": {"data": {"tokenizer": "words"}},
 }
@@ -210,9 +210,9 @@ def test_impossible_variants_are_told(variants, sentence):
 
 
 def test_a_study_takes_more_variants_but_none_that_changed(tmp_path):
-    save_plan(plan(variants={"a": {"model": {"qrnn": {"window": 2}}}}), tmp_path)
-    more = {"a": {"model": {"qrnn": {"window": 2}}}, "b": {}}
+    save_plan(plan(variants={"a": {"model": {"qrnn": {"kernel_size": 2}}}}), tmp_path)
+    more = {"a": {"model": {"qrnn": {"kernel_size": 2}}}, "b": {}}
     assert load_variants(tmp_path / "variants.yaml") == {"a": more["a"]}  # as the report's command names it
     check_folder(plan(variants=more), tmp_path, overwrite=False)
     with pytest.raises(UserError, match=r"other a\.model\.qrnn\.window \(was 2, now 3\)"):
-        check_folder(plan(variants=more | {"a": {"model": {"qrnn": {"window": 3}}}}), tmp_path, overwrite=False)
+        check_folder(plan(variants=more | {"a": {"model": {"qrnn": {"kernel_size": 3}}}}), tmp_path, overwrite=False)

@@ -16,7 +16,7 @@ GROUPED = {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 4}}
 # Every kind of block, shared blocks, grouped heads, both shells, separate softmax.
 VARIANTS = {
     "attention": ("afaf", GROUPED, "modern"),
-    "qrnn": ("qfq", {"qrnn": {"window": 3, "pooling": "ifo"}}, "modern"),
+    "qrnn": ("qfq", {"qrnn": {"kernel_size": 3, "pooling": "ifo"}}, "modern"),
     "fused": ("xfx", {}, "modern"),
     "shared": ("[qfax]2", {"tie_embeddings": False, "head_bias": True}, "modern"),
     "matrix products": ("{qfa}2", {"tie_embeddings": False}, "modern"),

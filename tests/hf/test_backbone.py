@@ -119,8 +119,9 @@ def test_names_that_tools_look_for_are_those_of_registered_modules():
     values = model.config.to_dict()
     native = model.config.native
     assert values["num_hidden_layers"] == len(native.applications)
-    assert (values["num_attention_heads"], values["head_dim"]) == (native.attention.num_heads, 8)
-    assert values["num_key_value_heads"] == native.attention.kv_heads
+    attention = next((block for block in native.blocks if block.kind == "attention"), None)
+    heads = (values["num_attention_heads"], values["num_key_value_heads"], values["head_dim"])
+    assert heads == ((attention.num_heads, attention.kv_heads, attention.head_dim) if attention else (1, 1, 16))
     assert values["max_position_embeddings"] > 10**6
     assert type(model.config).from_dict(values).to_dict() == values
 

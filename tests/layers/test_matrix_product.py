@@ -165,9 +165,9 @@ def test_a_deep_stack_starts_smaller():
 
 
 def test_copies_in_braces_share_their_central_tensors():
-    pairs = {each.block: each.central for each in expand("q {fa}3 [f]2 {q}2")}
+    pairs = dict(enumerate(expand("q {fa}3 [f]2 {q}2").centrals))
     assert pairs == {0: None, 1: 1, 2: 2, 3: 1, 4: 2, 5: 1, 6: 2, 7: None, 8: 8, 9: 8}
-    nested = {each.block: each.central for each in expand("{f{a}2}2")}
+    nested = dict(enumerate(expand("{f{a}2}2").centrals))
     assert nested == {0: 0, 1: 1, 2: 1, 3: 0, 4: 1, 5: 1}
     model = small_model("q{fa}3")
     assert isinstance(model.blocks[0].gates, torch.nn.Linear)

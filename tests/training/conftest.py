@@ -9,7 +9,7 @@ import pytest
 from weft.config import merge
 
 TINY = {
-    "model": {"pattern": "qfa", "hidden_size": 16, "attention": {"memory": 16}},
+    "model": {"pattern": "qfa", "hidden_size": 16, "attention": {"window": 16}},
     "data": {"tokenizer": "bytes"},
     "training": {
         "steps": 12,

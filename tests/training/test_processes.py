@@ -18,7 +18,7 @@ from weft.errors import UserError
 from weft.training.run import train
 
 # All four blocks; documents end at different places in the lanes, so the processes have different numbers of targets.
-MODEL = {"pattern": "xqfa", "hidden_size": 16, "attention": {"memory": 16}}
+MODEL = {"pattern": "xqfa", "hidden_size": 16, "attention": {"window": 16}}
 # What cannot be sharded.
 SHARED = {"pattern": "x{qf}2a", "ngrams": {"heads": 2, "clusters": 20, "table_size": 100, "width": 4, "decay": 0.8}}
 # AdamW, because Muon's bf16 iterations blow differences of rounding up to where they can be seen.

@@ -25,7 +25,7 @@ FULL = {
         "parameters": "2.5M",
         "preset": "classic",
         "dropout": 0.1,
-        "attention": {"memory": 64, "positions": "none"},
+        "attention": {"window": 64, "positions": "none"},
         "qrnn": {"zoneout": 0.05},
     },
     "data": {"sources": ["ruoŧŧa.txt", "b/"], "tokenizer": "unigram", "vocab_size": 512, "document_separator": "\n\t"},
@@ -84,9 +84,9 @@ def test_values_on_the_command_line(assignment, value):
 
 def test_settings_nest_and_later_ones_win():
     settings = parse_settings(
-        ["model.attention.memory=64", "model.attention.num_heads=2", "training.seed=1", "training.seed=2"]
+        ["model.attention.window=64", "model.attention.num_heads=2", "training.seed=1", "training.seed=2"]
     )
-    assert settings == {"model": {"attention": {"memory": 64, "num_heads": 2}}, "training": {"seed": 2}}
+    assert settings == {"model": {"attention": {"window": 64, "num_heads": 2}}, "training": {"seed": 2}}
     assert make_recipe(FULL, settings).model.attention == {"memory": 64, "num_heads": 2, "positions": "none"}
     assert parse_settings([]) == {}
 
@@ -173,7 +173,7 @@ def test_differences_name_what_may_not_change():
     saved = make_recipe(FULL)
     assert differences(saved, make_recipe(FULL)) == []
     changes = {
-        "model": {"attention": {"memory": 65}, "qrnn": {"window": 2}},
+        "model": {"attention": {"window": 65}, "qrnn": {"kernel_size": 2}},
         "data": {"sources": ["c.txt"]},
         "training": {"steps": 7, "logging": {"checkpoint_every": 9, "validations": 3}, "seed": 8},
     }
@@ -183,14 +183,14 @@ def test_differences_name_what_may_not_change():
     ]
     assert sorted(told.split(" (")[0] for told in found) == [
         "data.sources",
-        "model.attention.memory",
-        "model.qrnn.window",
+        "model.attention.window",
+        "model.qrnn.kernel_size",
         "training.seed",
     ]
 
 
 def test_a_section_that_was_empty_and_is_not_is_a_difference():
-    found = differences(Recipe(), make_recipe({"model": {"qrnn": {"window": 2}}}))
+    found = differences(Recipe(), make_recipe({"model": {"qrnn": {"kernel_size": 2}}}))
     assert any(key.startswith("model.qrnn") for key in found)
 
 

@@ -14,12 +14,13 @@ from weft.compress.unshare import unshare_blocks
 from weft.config import merge
 from weft.errors import Interrupted, UserError
 from weft.layers.state import tensors
-from weft.pattern import expand, reapplied, unshared
+from weft.model_recipe import ModelRecipe
+from weft.pattern import expand, reapplied
 from weft.pretrained import load_model
 from weft.training.methods.distillation import Distillation, DistillationConfig
 from weft.training.recipe import make_recipe
 from weft.training.run import train
-from weft.training.transfer import transferred
+from weft.training.transfer import candidates, transferred
 
 CPU = torch.device("cpu")
 
@@ -33,13 +34,12 @@ def taught_by(run):
     [("[qf]3", 2, "[qf]2"), ("q[af]2 f", 5, "q[af]5 f"), ("[q[f]2]3a[x]", 4, "[q[f]2]4a[x]4"), ("[qf] 3", 1, "[qf]1")],
 )
 def test_applications_of_a_pattern(pattern, times, expected):
-    assert reapplied(pattern, times) == expected
-    assert {each.block for each in expand(expected)} == {each.block for each in expand(pattern)}
+    assert reapplied(expand(pattern), times) == expand(expected)
 
 
 def test_a_pattern_that_repeats_nothing_has_no_applications():
     with pytest.raises(UserError, match="has no '\\[ \\]'"):
-        reapplied("(qf)3", 2)
+        reapplied(expand("(qf)3"), 2)
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def test_a_pattern_that_repeats_nothing_has_no_applications():
 def test_unshared_says_the_same_and_each_application_has_its_own(pattern, settings):
     model = small_model(pattern, settings)
     apart = unshare_blocks(model)
-    assert apart.config.pattern == unshared(pattern)
+    assert expand(apart.config.pattern) == apart.config.stack
     assert apart.schedule == tuple(range(len(model.schedule)))
     tokens = torch.randint(0, 11, (2, 12))
     whole, end = model(tokens)
@@ -131,7 +131,7 @@ def test_blocks_that_do_not_fit_are_told(tiny, tmp_path, parent):
 @pytest.mark.parametrize(
     ("pattern", "maps", "child", "fitting"),
     [
-        ("(qf)3", {"feed_forward": {"kind": "low_rank", "rank": 4}}, "[qf]3", [0]),  # the others are not dense
+        ("(qf)3", {"feed_forward": {"kind": "low_rank", "rank": 4}}, "[qf]3", [0, 2, 4]),  # the first of them dense
         ("(qf)3", {"qrnn": {"kind": "low_rank", "rank": 4}}, "[qf]3", [0, 2, 4]),
         ("{qf}4", {}, "{qf}3", [0, 2]),
     ],
@@ -142,8 +142,8 @@ def test_blocks_of_structured_and_shared_maps(tiny, tmp_path, pattern, maps, chi
         tmp_path / "parent",
     )
     parent = load_model(tmp_path / "parent")
-    config = parent.config.model_copy(update={"pattern": child})
-    start = lambda block: transferred(config, tmp_path / "parent", block, None, 0, print)  # noqa: E731
+    found = candidates(parent.config, ModelRecipe(pattern=child), tmp_path / "parent")
+    start = lambda block: transferred(found, tmp_path / "parent", block, None, 0, print)  # noqa: E731
     for first in fitting:
         ours = start(first)
         for block in range(len(ours.blocks)):

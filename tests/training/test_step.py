@@ -20,7 +20,7 @@ MODELS = [
     ("qfaf", "modern", {}),
     ("xqf", "modern", {}),
     ("afq", "classic", {}),
-    ("q2", "modern", {"qrnn": {"window": 1}}),
+    ("q2", "modern", {"qrnn": {"kernel_size": 1}}),
 ]
 NOISE = {"dropout": 0.2, "qrnn": {"zoneout": 0.2}, "attention": {"dropout": 0.1}, "feed_forward": {"dropout": 0.1}}
 

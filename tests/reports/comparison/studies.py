@@ -111,7 +111,7 @@ def results(names=tuple(ARCHITECTURES), seeds=(0, 1), rates=RATES):
             "base": {
                 "data": {"sources": ["texts"]},
                 "training": {"batch": {"batch_size": 8}},
-                "model": {"attention": {"memory": 256}},
+                "model": {"attention": {"window": 256}},
             },
             "tokenizer": "bpe",
             "vocab_size": 2048,

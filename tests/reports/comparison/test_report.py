@@ -249,7 +249,7 @@ def test_the_command_repeats_the_study_and_tells_no_folder():
     text = command(study_records("my study", done))
     assert text.startswith("weft compare texts more.txt --architectures hybrid,par,")
     assert "--baseline llama --parameters 2000000 --tokens 1500000 --learning-rates 1e-3,2e-3,4e-3 --seeds 0,1" in text
-    settings = "--set training.batch.batch_size=8 --set model.attention.memory=256"
+    settings = "--set training.batch.batch_size=8 --set model.attention.window=256"
     assert f"--top 3 --jobs 1 {settings} --out 'my study'" in text
     assert "/home" not in text
 

@@ -87,7 +87,7 @@ def test_settings_nest_and_later_ones_win():
         ["model.attention.window=64", "model.attention.num_heads=2", "training.seed=1", "training.seed=2"]
     )
     assert settings == {"model": {"attention": {"window": 64, "num_heads": 2}}, "training": {"seed": 2}}
-    assert make_recipe(FULL, settings).model.attention == {"memory": 64, "num_heads": 2, "positions": "none"}
+    assert make_recipe(FULL, settings).model.attention == {"window": 64, "num_heads": 2, "positions": "none"}
     assert parse_settings([]) == {}
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from weft.baselines import BASELINES
 from weft.config import MapConfig, NGramsConfig, Shell
@@ -161,8 +169,15 @@ class ModelRecipe(OpenShell):
 
     @classmethod
     def keys(cls) -> list[str]:
-        """Return all keys that there are: the fields, and a section for each kind of block."""
-        return [*cls.model_fields, *(spec.name for spec in kinds().values())]
+        """Return all keys that there are: what is asked for, the shell, and a section for each kind of block."""
+        asked = [name for name in cls.model_fields if name not in Shell.model_fields]
+        return [*asked, *Shell.model_fields, *(spec.name for spec in kinds().values())]
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the keys in the order in which people read them."""
+        values = values_of(self)
+        return {key: values[key] for key in self.keys() if key in values}
 
     @property
     def shell(self) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
     assert asked.contenders == ("transformer", "qrnn", *VARIANTS)
     same, window, top, words = (recipe_of(asked, Trial(name, 3e-3, 1)) for name in VARIANTS)
     assert (same.model.architecture, same.training.optimizer.clip, same.data.tokenizer) == ("hybrid", 0.5, "bytes")
-    assert (window.model.qrnn["window"], window.model.architecture) == (2, "hybrid")
+    assert (window.model.qrnn["kernel_size"], window.model.architecture) == (2, "hybrid")
     assert (top.model.pattern, top.training.optimizer.weight_decay, top.training.optimizer.clip) == (
         "(qf)2 af",
         0.5,
@@ -214,5 +214,5 @@ def test_a_study_takes_more_variants_but_none_that_changed(tmp_path):
     more = {"a": {"model": {"qrnn": {"kernel_size": 2}}}, "b": {}}
     assert load_variants(tmp_path / "variants.yaml") == {"a": more["a"]}  # as the report's command names it
     check_folder(plan(variants=more), tmp_path, overwrite=False)
-    with pytest.raises(UserError, match=r"other a\.model\.qrnn\.window \(was 2, now 3\)"):
+    with pytest.raises(UserError, match=r"other a\.model\.qrnn\.kernel_size \(was 2, now 3\)"):
         check_folder(plan(variants=more | {"a": {"model": {"qrnn": {"kernel_size": 3}}}}), tmp_path, overwrite=False)

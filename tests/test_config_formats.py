@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from weft.config import ModelConfig
+from weft.errors import OldKeyWarning
 from weft.hf import WeftConfig
 from weft.model import build
 from weft.older import model_fields
+from weft.sizing import configure
 
 FOLDER = Path(__file__).parent / "older" / "configs-0.1.0"
 
@@ -45,3 +47,11 @@ def test_the_adapter_reads_both(older):
     native = ModelConfig.parse(model_fields(older["config"]))
     assert theirs.native.blocks == native.blocks
     assert WeftConfig.from_dict(theirs.to_dict()).native == theirs.native
+
+
+def test_old_keys_of_a_recipes_model_are_read_with_a_warning():
+    settings = {"hidden_size": 16, "attention": {"memory": 7}, "qrnn": {"window": 3}}
+    with pytest.warns(OldKeyWarning, match="model.attention.memory is model.attention.window"):
+        config = configure("aqx", 30, settings)
+    assert [getattr(block, "window", None) for block in config.blocks] == [7, None, 7]
+    assert config.blocks[1].kernel_size == 3

@@ -76,7 +76,10 @@ def test_two_blocks_of_a_kind_train_resume_and_load_everywhere(tiny, tmp_path):
 
 def test_a_run_is_gone_on_from_with_its_letters(tiny, tmp_path):
     narrow = {"N": {"block": "q", "cell_size": 6}}
-    train(tiny(model={"pattern": "qNf", "letters": narrow}, training={"samples": 0, "steps": 2}), tmp_path / "run")
+    train(
+        tiny(model={"pattern": "qNf", "letters": narrow}, training={"logging": {"samples": 0}, "steps": 2}),
+        tmp_path / "run",
+    )
     model = {"pattern": "qNf", "hidden_size": 16}
     again = tiny(model=model | {"letters": {"N": {"block": "q", "cell_size": 6, "zoneout": 0.1}}})
     train(again, tmp_path / "again", init_from=tmp_path / "run")
@@ -84,7 +87,7 @@ def test_a_run_is_gone_on_from_with_its_letters(tiny, tmp_path):
     other = tiny(model=model | {"letters": {"N": {"block": "q", "cell_size": 7}}})
     with pytest.raises(UserError, match="leave out model.letters.N.cell_size"):
         train(other, tmp_path / "other", init_from=tmp_path / "run")
-    training = {"init_block": "best", "samples": 0, "steps": 2}
+    training = {"start": {"block": "best"}, **short}
     some = tiny(model={"pattern": "[Nf]2", "letters": narrow}, training=training)
     train(some, tmp_path / "some", init_from=tmp_path / "run")
     assert load_model(tmp_path / "some").config.blocks == load_model(tmp_path / "run").config.blocks[1:]

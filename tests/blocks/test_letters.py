@@ -76,10 +76,8 @@ def test_two_blocks_of_a_kind_train_resume_and_load_everywhere(tiny, tmp_path):
 
 def test_a_run_is_gone_on_from_with_its_letters(tiny, tmp_path):
     narrow = {"N": {"block": "q", "cell_size": 6}}
-    train(
-        tiny(model={"pattern": "qNf", "letters": narrow}, training={"logging": {"samples": 0}, "steps": 2}),
-        tmp_path / "run",
-    )
+    short = {"logging": {"samples": 0}, "steps": 2}
+    train(tiny(model={"pattern": "qNf", "letters": narrow}, training=short), tmp_path / "run")
     model = {"pattern": "qNf", "hidden_size": 16}
     again = tiny(model=model | {"letters": {"N": {"block": "q", "cell_size": 6, "zoneout": 0.1}}})
     train(again, tmp_path / "again", init_from=tmp_path / "run")

@@ -44,7 +44,7 @@ BAD_OPTIONS = {
     ),
     "unknown section": (["--set", "trainings.steps=1"], ["'trainings'", "did you mean 'training'"]),
     "nested unknown key": (
-        ["--set", "model.attention.memori=9", "--parameters", "500k"],
+        ["--set", "model.attention.windo=9", "--parameters", "500k"],
         ["attention.windo'", "did you mean 'window'"],
     ),
     "no equals sign": (["--set", "training.steps"], ["--set takes 'section.key=value'"]),

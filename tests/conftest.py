@@ -128,4 +128,5 @@ def mixed_model(
     for number, changes in own.items():
         other = small_model(pattern, merge(settings or {}, changes), preset, seed=number + 1)
         model.blocks[number] = other.blocks[number]
+    model.config = model.config.with_blocks(tuple(block.config for block in model.own_blocks))
     return model

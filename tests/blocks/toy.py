@@ -54,6 +54,9 @@ class MeanBlock(Block):
             means.append(mean_BC)
         return self.output(torch.stack(means, 1)), MeanState(mean_BC)
 
+    def sizes(self) -> str:
+        return f"mean of {self.config.inner_size}{self.made_of()}"
+
     def mixing_flops(self, context: int) -> int:  # noqa: ARG002
         return 3 * self.config.inner_size
 

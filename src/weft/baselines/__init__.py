@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from weft.files import json_object
-from weft.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from weft.language_model import LanguageModel
 
 # The module of each; it is imported when it is asked for.
 BASELINES = {

@@ -67,8 +67,10 @@ class _OneModel(ModelManager):
     def process_model_name(model_id: str) -> str:
         return model_id
 
-    def get_gen_models(self, *_: Any) -> list[dict[str, Any]]:  # type: ignore[override] # theirs scans the hub's cache
+    def list_models(self, *_: Any) -> list[dict[str, Any]]:
         return [self._listing]
+
+    get_gen_models = list_models  # its name before transformers 5.24, where theirs scans the hub's cache
 
     def shutdown(self) -> None:
         pass

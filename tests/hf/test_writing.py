@@ -9,12 +9,12 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.hf.adapted import (
-    error_of,
     BOUNDARY,
     LENGTHS,
     PADDING,
     VARIANTS,
     adapted,
+    error_of,
     padded,
     texts,
 )

@@ -228,10 +228,11 @@ class WeftBackbone(WeftPreTrainedModel):
         )
         ids_BTH = self._latent_ids(input_ids, attention_mask)
         hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
+        remembered: dict[str, Any] = {CACHE_NAME: cache}
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden_BTD,
             hidden_states=None if states is None else (*states, hidden_BTD),
-            **{CACHE_NAME: cache},
+            **remembered,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 

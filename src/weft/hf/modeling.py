@@ -6,7 +6,6 @@ Shapes: B batch, T time, D model width, V vocabulary.
 from __future__ import annotations
 
 import os
-from functools import wraps
 from typing import Any, Self
 
 import torch
@@ -144,12 +143,12 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         )
         return loss
 
-    @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Write tokens as transformers' ``generate`` does; the cache may come as ``cache`` or ``past_key_values``."""
         given = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if given is not None:
             kwargs[CACHE_NAME] = given
-        return super().generate(*args, **kwargs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc] # theirs is typed for a protocol
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,

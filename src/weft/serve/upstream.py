@@ -70,7 +70,9 @@ class _OneModel(ModelManager):
     def list_models(self, *_: Any) -> list[dict[str, Any]]:
         return [self._listing]
 
-    get_gen_models = list_models  # its name before transformers 5.24, where theirs scans the hub's cache
+    # The name before transformers 5.24, where theirs scans the hub's cache.
+    def get_gen_models(self, *_: Any) -> list[dict[str, Any]]:  # type: ignore[override, unused-ignore]
+        return [self._listing]
 
     def shutdown(self) -> None:
         pass

@@ -32,7 +32,7 @@ if missing:
 END
 
 "$PYTHON" -m venv "$work/empty"
-"$work/empty/bin/pip" install --quiet --constraint "$constraints" "$wheel"
+"$work/empty/bin/pip" install --quiet --constraint "$constraints" "$wheel[demo]"
 cd "$work"
 version=$("$work/empty/bin/weft" --version)
 echo "$version"

@@ -1,4 +1,4 @@
-"""The distribution is weft-lm: what is installed has its name, and nothing sends people to another project's package."""
+"""The distribution is weft-lm, and nothing sends people to the package that is called weft, which is another's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ TEXTS = [
 TEXTS += [*sorted(ROOT.glob("*.md")), ROOT / "pyproject.toml", ROOT / "Makefile"]
 # "pip install weft" and "weft[...]", but not weft-lm; a table in Python, weft[0], is no extra.
 ANOTHERS = re.compile(
-    r"""pip install[^\n]*[ '"]weft(?![-\w./])|['"]weft\[|\bweft\[(?:data|demo|dev|eval|export|serve|track|zstd)"""
+    r"""pip install[^\n]*[ '"]weft(?![-\w./])"""
+    r"""|['"]weft\["""
+    r"""|\bweft\[(?:data|demo|dev|docs|eval|export|serve|track|zstd)"""
 )
 
 

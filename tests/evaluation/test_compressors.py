@@ -75,7 +75,7 @@ def test_ppmd_uses_its_order():
 
 def test_without_pyppmd_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyppmd", None)
-    with pytest.raises(UserError, match=r"weft\[demo\]"):
+    with pytest.raises(UserError, match=r"weft-lm\[demo\]"):
         ppmd(b"text")
 
 

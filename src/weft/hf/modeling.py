@@ -148,7 +148,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         given = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if given is not None:
             kwargs[CACHE_NAME] = given
-        return super().generate(*args, **kwargs)  # type: ignore[misc] # theirs is typed for a protocol
+        return super().generate(*args, **kwargs)  # type: ignore[misc, unused-ignore] # theirs is typed for a protocol
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,

@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
-SOURCES := pyproject.toml
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt
 BENCH_THREADS ?= 2
 # Not --quiet: what is not logged is not counted by --strict.
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "weft",
+    "weft-lm",
     "torch",
     "numpy",
     "numba",

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Run the tests of the Hugging Face adapter with the oldest transformers that Weft supports and with the newest.
+# Run the tests of the Hugging Face adapter with the oldest transformers that Weft supports, with 5.23 (the last to
+# call the cache past_key_values) and with the newest.
 #
-#   scripts/transformers_matrix.sh                      # 5.17.* and the newest below 6
+#   scripts/transformers_matrix.sh                      # 5.17.*, 5.23.* and the newest below 6
 #   scripts/transformers_matrix.sh '==5.19.*' '==5.21.*'
 #   PYTHON=/path/to/python scripts/transformers_matrix.sh
 #
@@ -9,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-[ $# -gt 0 ] || set -- '==5.17.*' '>=5.17,<6'
+[ $# -gt 0 ] || set -- '==5.17.*' '==5.23.*' '>=5.17,<6'
 borrowed=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

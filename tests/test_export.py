@@ -347,7 +347,7 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not a run directory"):
         export(tmp_path)
     monkeypatch.setattr("weft.export._NEEDED", ("onnx", "not_installed"))
-    with pytest.raises(UserError, match=r"needs not_installed: pip install 'weft\[export\]'\.$"):
+    with pytest.raises(UserError, match=r"needs not_installed: pip install 'weft-lm\[export\]'\.$"):
         export(tmp_path)
 
 

@@ -44,7 +44,7 @@ SHIM_TEXT = '''"""Where transformers finds the classes of this model: in the ins
 try:
     from weft.hf import WeftBackbone, WeftConfig, WeftForCausalLM, register
 except ImportError as error:
-    raise ImportError("This model needs the package 'weft' with 'weft.hf': install or upgrade it.") from error
+    raise ImportError("This model needs the package weft-lm: pip install --upgrade weft-lm") from error
 
 register()  # the user has trusted this folder: what is loaded next, such as the tokenizer, is not asked about again
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-DISTRIBUTION = "weft"  # the name under which it is installed
+DISTRIBUTION = "weft-lm"  # the name under which it is installed
 
 
 def _installed() -> str:

@@ -152,7 +152,7 @@ def test_without_pyppmd_one_line_says_what_to_install(run, ascii_file, monkeypat
     monkeypatch.setitem(sys.modules, "pyppmd", None)
     shown = run_weft("evaluate", run, ascii_file, "--compressors")
     assert "xz -9e" in shown.out
-    assert "PPMd needs the package pyppmd: install it with pip install 'weft[demo]'.\n" in shown.out
+    assert "PPMd needs the package pyppmd: install it with pip install 'weft-lm[demo]'.\n" in shown.out
 
 
 def test_train_speaks_json_and_options_go_over_the_recipe(tmp_path, corpus):

@@ -110,7 +110,7 @@ def test_zst_without_zstandard_names_the_extra(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "a.txt.zst"
     path.write_bytes(COMPRESS[".zst"](b"text"))
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(UserError, match=r"weft\[zstd\]"):
+    with pytest.raises(UserError, match=r"weft-lm\[zstd\]"):
         read(path)
 
 

@@ -354,7 +354,7 @@ def test_a_split_of_a_dataset_can_be_scored(tmp_path: Path, data: PreparedData) 
 def test_the_package_is_asked_for_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'weft\[data\]'"):
+    with pytest.raises(UserError, match=r"pip install 'weft-lm\[data\]'"):
         prepared(source)
 
 

@@ -75,7 +75,7 @@ def test_ppmd_uses_its_order():
 
 def test_without_pyppmd_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyppmd", None)
-    with pytest.raises(UserError, match=r"weft\[demo\]"):
+    with pytest.raises(UserError, match=r"weft-lm\[demo\]"):
         ppmd(b"text")
 
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_packed_is_told_in_a_sentence(prepared, monkeypatch):
     packed = pack(None, data.test, data.tokenizer, unprimed="Nothing was read before.")
     assert set(packed.bits_per_byte) == {"xz -9e"}
     assert packed.primed_bytes == 0
-    missing = "PPMd needs the package pyppmd: install it with pip install 'weft[demo]'."
+    missing = "PPMd needs the package pyppmd: install it with pip install 'weft-lm[demo]'."
     assert packed.notes == ("Nothing was read before.", missing)
     monkeypatch.setitem(COMPRESSORS, "xz -9e", full)
     assert "There was not enough memory for xz -9e." in pack(data.train, data.test, data.tokenizer).notes

@@ -70,7 +70,10 @@ def test_transformers_own_exporters_take_it_with_its_cache():
     for part, inputs in parts.values():
         expected = part(**copy.deepcopy(inputs)).logits
         exported = exporter.DynamoExporter().export(part, inputs, config=exporter.DynamoConfig())
-        torch.testing.assert_close(exported(**copy.deepcopy(inputs))["logits"], expected, atol=1e-4, rtol=1e-4)
+        if isinstance(exported, torch.export.ExportedProgram):  # transformers 5.17
+            exported = exported.module()
+        logits = exported(**copy.deepcopy(inputs))["logits"]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
@@ -82,5 +85,7 @@ def test_transformers_onnx_exporter_knows_the_recurrence():
     inputs = batch()
     expected = model(**inputs).logits
     exported = exporter.OnnxExporter().export(model, dict(inputs), config=exporter.OnnxConfig())
-    logits = torch.as_tensor(exported(**inputs)["logits"])
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    found = exported(**inputs)
+    if isinstance(found, tuple):  # transformers 5.17 gives outputs no names
+        found = {"logits": found[0]}
+    torch.testing.assert_close(torch.as_tensor(found["logits"]), expected, atol=1e-4, rtol=1e-4)

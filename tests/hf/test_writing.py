@@ -14,11 +14,13 @@ from tests.hf.adapted import (
     PADDING,
     VARIANTS,
     adapted,
+    error_of,
     padded,
     texts,
 )
 from weft.errors import UserError
 from weft.hf import WeftCache
+from weft.hf.cache import CACHE_NAME
 
 
 def mode_of(name: str) -> dict:
@@ -113,11 +115,29 @@ def test_a_prompt_in_chunks_and_a_conversation_give_what_the_whole_text_gives():
     whole = model.generate(tokens, max_new_tokens=5)
     assert torch.equal(model.generate(tokens, max_new_tokens=5, prefill_chunk_size=4), whole)
     cache = WeftCache()
-    first = model.generate(tokens[:, :10], max_new_tokens=3, past_key_values=cache)
+    first = model.generate(tokens[:, :10], max_new_tokens=3, cache=cache)
     text = torch.cat([first, tokens[:, 10:]], dim=1)
-    second = model.generate(text, max_new_tokens=3, past_key_values=cache)
+    second = model.generate(text, max_new_tokens=3, cache=cache)
     assert torch.equal(second, model.generate(text, max_new_tokens=3))
     assert cache.get_seq_length() == second.shape[1] - 1
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_has_either_name_whatever_transformers_calls_it(name):
+    _, model = adapted()
+    tokens = texts(2, 9)
+    cache = WeftCache()
+    first = model.generate(tokens, max_new_tokens=3, **{name: cache})
+    assert torch.equal(first, model.generate(tokens, max_new_tokens=3))
+    assert cache.get_seq_length() == first.shape[1] - 1
+    with torch.no_grad():
+        output = model(tokens, **{name: WeftCache()})
+        kept = output[CACHE_NAME]
+        assert kept.get_seq_length() == 9
+        assert model(tokens[:, 1:], **{name: kept})[CACHE_NAME] is kept
+    both = {"cache": WeftCache(), "past_key_values": WeftCache()}
+    assert "two names of one thing" in error_of(lambda: model(tokens, **both))
+    assert "two names of one thing" in error_of(lambda: model.generate(tokens, **both))
 
 
 def test_a_cache_is_reordered_repeated_and_forgotten():

@@ -49,9 +49,19 @@ def forms() -> Iterator[Forms]:
     with pytest.MonkeyPatch.context() as patch:
         if device == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")
-            interpreted = importlib.import_module("triton.runtime.interpreter").InterpretedFunction
+            interpreter = importlib.import_module("triton.runtime.interpreter")
+            interpreted = interpreter.InterpretedFunction
             # It would prepare Triton's whole language anew in each call of a function within a kernel.
             patch.setattr(interpreted, "__call__", lambda self, *args, **kwargs: self.rewrite()(*args, **kwargs))
+            # It spreads the truth of a scalar as a number, and since Triton 3.9 takes no mask of numbers.
+            spread = interpreter.InterpreterBuilder.create_splat
+
+            def spread_truth(self: Any, kind: Any, value: Any) -> Any:
+                if value.data.dtype == bool:
+                    value = interpreter.TensorHandle(value.data, triton.language.int1)
+                return spread(self, kind, value)
+
+            patch.setattr(interpreter.InterpreterBuilder, "create_splat", spread_truth)
         yield Forms(*(importlib.import_module(f"weft.ops.triton.{name}") for name in LAUNCHES[:2]), device)
     forget_modules()
 
@@ -324,5 +334,5 @@ def compile_for_gpu(module: str, name: str, tmp_path: Any, monkeypatch: pytest.M
         else:
             signature[argument] = "i32"
     source = importlib.import_module("triton.compiler").ASTSource(kernel, signature, constants)
-    compiled = triton.compile(source, target=target, options={"num_warps": 1})
+    compiled = triton.compile(source, target=target, options={"num_warps": 1, "enable_fp_fusion": True})
     assert compiled.asm["cubin"]

@@ -88,7 +88,9 @@ def test_ctrl_c_ends_it_in_the_middle_of_a_text(command):
 
 def test_a_missing_extra_is_one_sentence(folder, monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else object())
-    with pytest.raises(UserError, match=r"^'weft serve' needs uvicorn: install it with pip install 'weft\[serve\]'\.$"):
+    with pytest.raises(
+        UserError, match=r"^'weft serve' needs uvicorn: install it with pip install 'weft-lm\[serve\]'\.$"
+    ):
         serve.require_extra()
 
 

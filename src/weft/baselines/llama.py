@@ -8,6 +8,7 @@ Shapes: B texts, T positions, S positions with those before, D model width, V vo
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -73,6 +74,9 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = LlamaModel(config)
+        # transformers calls the cache "past_key_values" up to 5.23, and "cache" since.
+        takes = inspect.signature(LlamaModel.forward).parameters
+        self.cache_name = "cache" if "cache" in takes else "past_key_values"
 
     @property
     def context(self) -> int:
@@ -139,8 +143,8 @@ class Llama(nn.Module):
     def _read(self, tokens: Tensor, state: Any, reset: Tensor | None, *, remember: bool) -> tuple[Tensor, Any]:
         cut, starts_B = _documents(tokens, state, reset)
         past = state.cache if state else None
-        told = self.model(tokens, past_key_values=past, use_cache=remember, **cut)
-        after = LlamaState(told.past_key_values, starts_B) if remember else ()
+        told = self.model(tokens, use_cache=remember, **{self.cache_name: past}, **cut)
+        after = LlamaState(told.get(self.cache_name), starts_B) if remember else ()
         return told.last_hidden_state, after
 
     def loss(

@@ -83,5 +83,5 @@ def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise UserError("Reading .zst files needs zstandard: pip install 'weft[zstd]'.") from None
+        raise UserError("Reading .zst files needs zstandard: pip install 'weft-lm[zstd]'.") from None
     return zstandard

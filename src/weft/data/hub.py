@@ -187,7 +187,7 @@ def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, 
     try:
         import datasets
     except ImportError:
-        raise UserError(f"Sources {HUB}... need the package datasets: pip install 'weft[data]'.") from None
+        raise UserError(f"Sources {HUB}... need the package datasets: pip install 'weft-lm[data]'.") from None
     try:
         path = Path(source.name).expanduser()
         if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):

@@ -141,7 +141,7 @@ def ppmd(text: bytes, order: int = 12, memory: int = PPMD_MEMORY, progress: Prog
     try:
         import pyppmd
     except ImportError:
-        raise UserError("PPMd needs the package pyppmd: install it with pip install 'weft[demo]'.") from None
+        raise UserError("PPMd needs the package pyppmd: install it with pip install 'weft-lm[demo]'.") from None
     encoder = pyppmd.Ppmd7Encoder(order, memory)
     size = sum(len(encoder.encode(piece)) for piece in _pieces(text, progress))
     return size + len(encoder.flush())

@@ -35,7 +35,7 @@ def export(
     if format not in FORMATS:
         raise UserError(f"There is no export format '{format}': the formats are {', '.join(FORMATS)}.")
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise UserError(f"Export to ONNX needs {', '.join(missing)}: pip install 'weft[export]'.")
+        raise UserError(f"Export to ONNX needs {', '.join(missing)}: pip install 'weft-lm[export]'.")
     from weft.export.folder import export_folder
 
     run = Path(run)

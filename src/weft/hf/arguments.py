@@ -27,7 +27,7 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
     for name in keywords:
         if name in _KNOWN:
             continue
-        known = sorted(_KNOWN | {"input_ids", "attention_mask", "inputs_embeds", "past_key_values", "labels"})
+        known = sorted(_KNOWN | {"input_ids", "attention_mask", "inputs_embeds", "cache", "past_key_values", "labels"})
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "leave it out."
         raise UserError(f"A Weft model's forward pass does not know '{name}': {hint}")

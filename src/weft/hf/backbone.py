@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from weft.errors import UserError
 from weft.hf.arguments import check_ids, check_keywords, check_size, document_starts
-from weft.hf.cache import WeftCache, cache_of
+from weft.hf.cache import CACHE_NAME, WeftCache, cache_of, one_cache
 from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import exchange, resize, table
 from weft.hf.exporting import teach_exporter
@@ -165,7 +165,7 @@ class WeftBackbone(WeftPreTrainedModel):
 
     ``AutoModel`` makes one of a folder (with the softmax's parameters, as they belong to the embedding, so that saving
     loses nothing), and :class:`weft.hf.WeftForCausalLM` has one as ``base_model``. The state lives in the
-    :class:`weft.hf.WeftCache` that comes and goes as ``past_key_values``, never in the module. A document begins at a
+    :class:`weft.hf.WeftCache` that comes and goes as ``cache``, never in the module. A document begins at a
     boundary token, where ``position_ids`` is 0, or after padding, and nothing crosses its start.
     """
 
@@ -198,6 +198,7 @@ class WeftBackbone(WeftPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: WeftCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Return the hidden states (B, T, D) that the softmax reads, and what else was asked for.
@@ -206,10 +207,10 @@ class WeftBackbone(WeftPreTrainedModel):
         a text's first piece. ``position_ids`` say no more than where documents begin: at each 0; so do ``seq_idx`` and
         ``cu_seq_lens_q`` of flattened batches. ``inputs_embeds`` takes the place of ``input_ids`` (see
         :meth:`get_input_embeddings`). The hidden states of all depths are what each block application reads, and what
-        the softmax reads. The cache given as ``past_key_values`` is brought up to date; without one, a new one is
-        returned if ``use_cache`` (unless said: outside training). Raises UserError for inputs that do not fit together,
-        tokens outside the vocabulary, attention weights, which are never made, and arguments that transformers does
-        not know.
+        the softmax reads. ``cache``, which may also be called ``past_key_values`` as before transformers 5.24, is
+        brought up to date; without one, a new one is returned if ``use_cache`` (unless said: outside training). Raises
+        UserError for inputs that do not fit together, tokens outside the vocabulary, attention weights, which are never
+        made, and arguments that transformers does not know.
         """
         if output_attentions or (output_attentions is None and self.config.output_attentions):
             raise UserError("Weft does not give attention weights: leave output_attentions out.")
@@ -219,7 +220,7 @@ class WeftBackbone(WeftPreTrainedModel):
         check_ids("input_ids", input_ids, self.config.vocab_size)
         with loaded(self.embedding):
             embedded_BTD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        cache = self._cache(past_key_values, use_cache, embedded_BTD)
+        cache = self._cache(one_cache(cache, past_key_values), use_cache, embedded_BTD)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wanted else None
         starts_BT = document_starts(
@@ -227,10 +228,11 @@ class WeftBackbone(WeftPreTrainedModel):
         )
         ids_BTH = self._latent_ids(input_ids, attention_mask)
         hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
+        remembered: dict[str, Any] = {CACHE_NAME: cache}
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden_BTD,
-            past_key_values=cache,
             hidden_states=None if states is None else (*states, hidden_BTD),
+            **remembered,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 

@@ -1,4 +1,4 @@
-"""The explicit state of the model as the ``past_key_values`` that transformers passes around.
+"""The explicit state of the model as the cache that transformers passes around.
 
 Transformers' own cache layers for recurrent and sliding layers do not serve: they write in place into tensors that may
 belong to an earlier graph, and have no room for the mark of which remembered keys are of the current document.
@@ -6,15 +6,22 @@ belong to an earlier graph, and have no room for the mark of which remembered ke
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from weft.errors import UserError
 from weft.layers.state import Structure, build_state, detach, map_state, structure, tensors
 from weft.model import ModelState
+
+# What the installed transformers calls the cache, in the arguments that ``generate`` passes and in outputs:
+# ``past_key_values`` up to 5.23, ``cache`` since 5.24. The adapter is told it by either name.
+_GENERATES_WITH = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE_NAME = "cache" if "cache" in _GENERATES_WITH else "past_key_values"
 
 
 class WeftCache(Cache):
@@ -126,20 +133,34 @@ class WeftCache(Cache):
         return False
 
     @property
+    def is_linear(self) -> list[bool]:
+        """Whether what was read already may be given again: no, so that ``generate`` gives new tokens only."""
+        return [False]
+
+    @property
     def is_croppable(self) -> bool:
         """Whether :meth:`crop` can go back: no."""
         return False
+
+
+def one_cache(cache: WeftCache | None, past_key_values: WeftCache | None) -> WeftCache | None:
+    """Return the cache that was given under either name; UserError where both are."""
+    if cache is None:
+        return past_key_values
+    if past_key_values is not None:
+        raise UserError("cache and past_key_values are two names of one thing: give one of them.")
+    return cache
 
 
 def cache_of(past: object, *, rows: int, device: torch.device) -> WeftCache:
     """Return ``past`` as a cache for ``rows`` sequences; UserError for another class or number of rows."""
     if not isinstance(past, WeftCache):
         raise UserError(
-            f"past_key_values is a {type(past).__name__}, but Weft needs a weft.hf.WeftCache: leave it out, or pass "
+            f"The cache is a {type(past).__name__}, but Weft needs a weft.hf.WeftCache: leave it out, or pass "
             "what an earlier call returned."
         )
     if past.batch_size not in (-1, rows):
-        raise UserError(f"past_key_values is of {past.batch_size} sequences, but the input has {rows}.")
+        raise UserError(f"The cache is of {past.batch_size} sequences, but the input has {rows}.")
     if past.state is not None and past.tensors and past.tensors[0].device != device:
         past.state = map_state(lambda tensor: tensor.to(device), past.state)
     return past

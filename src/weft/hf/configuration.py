@@ -29,7 +29,7 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     model_type = "weft"
     attribute_map: ClassVar[dict[str, str]] = {"tie_word_embeddings": "tie_embeddings"}
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
     has_no_defaults_at_init: ClassVar[bool] = True
 
     use_cache: bool = True

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from weft.errors import UserError
 from weft.hf.arguments import check_ids
 from weft.hf.backbone import WeftBackbone, WeftPreTrainedModel
-from weft.hf.cache import WeftCache
+from weft.hf.cache import CACHE_NAME, WeftCache, one_cache
 from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import OutputEmbeddings
 from weft.layers.cross_entropy import IGNORE
@@ -77,6 +77,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
         shift_labels: Tensor | None = None,
+        cache: WeftCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return float32 logits (B, T, V), and what else was asked for.
@@ -93,7 +94,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_attentions=output_attentions,
@@ -108,8 +109,8 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         result = CausalLMOutputWithPast(
             loss=None if shift_labels is None else self._loss(logits, shift_labels, num_items_in_batch),
             logits=logits,
-            past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
+            **{CACHE_NAME: output.get(CACHE_NAME)},
         )
         return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 
@@ -142,6 +143,13 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         )
         return loss
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Write tokens as transformers' ``generate`` does; the cache may come as ``cache`` or ``past_key_values``."""
+        given = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if given is not None:
+            kwargs[CACHE_NAME] = given
+        return super().generate(*args, **kwargs)  # type: ignore[misc, unused-ignore] # theirs is typed for a protocol
+
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
         generation_config: GenerationConfig,
@@ -155,8 +163,11 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
                 f"Weft has one kind of cache, and cache_implementation={generation_config.cache_implementation!r} is "
                 "not it: leave it out."
             )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = WeftCache()
+        given = model_kwargs.get(CACHE_NAME)
+        if given is not None:
+            given._is_user_defined = True  # so that generate reads no token that it does not return
+        elif generation_config.use_cache is not False:
+            model_kwargs[CACHE_NAME] = WeftCache()
 
     def get_output_embeddings(self) -> OutputEmbeddings:
         """Return the softmax: hidden states to logits."""

@@ -47,7 +47,7 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
     if mask_BS.shape != (rows, seen + time):
         raise UserError(
             f"attention_mask is {tuple(mask_BS.shape)}, but must be ({rows}, {seen + time}): "
-            "one number for each token, those that past_key_values has read included."
+            "one number for each token, those that the cache has read included."
         )
     mask_BS = mask_BS.to(device).bool()
     here_BT, began_B = mask_BS[:, seen:], mask_BS[:, :seen].any(1)
@@ -56,7 +56,7 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
             return Alignment(None, None, _start(here_BT, began_B))
         if bool((began_B & ~here_BT.all(1)).any()):
             raise UserError(
-                "attention_mask hides tokens of a text that past_key_values has begun to read: pad before a text's "
+                "attention_mask hides tokens of a text that the cache has begun to read: pad before a text's "
                 "first token, or read each text by itself."
             )
     # Padding first, then the tokens, each in the order that it has. A sum says where; a sort would not go into ONNX.

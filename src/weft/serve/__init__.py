@@ -18,4 +18,4 @@ def require_extra() -> None:
     """Raise UserError where a package that the server needs is not installed."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise UserError(f"'weft serve' needs {', '.join(missing)}: install it with pip install 'weft[serve]'.")
+        raise UserError(f"'weft serve' needs {', '.join(missing)}: install it with pip install 'weft-lm[serve]'.")

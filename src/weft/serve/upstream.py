@@ -67,7 +67,11 @@ class _OneModel(ModelManager):
     def process_model_name(model_id: str) -> str:
         return model_id
 
-    def get_gen_models(self, *_: Any) -> list[dict[str, Any]]:  # type: ignore[override] # theirs scans the hub's cache
+    def list_models(self, *_: Any) -> list[dict[str, Any]]:
+        return [self._listing]
+
+    # The name before transformers 5.24, where theirs scans the hub's cache.
+    def get_gen_models(self, *_: Any) -> list[dict[str, Any]]:  # type: ignore[override, unused-ignore]
         return [self._listing]
 
     def shutdown(self) -> None:

@@ -128,5 +128,7 @@ def _tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("TensorBoard is not installed: install weft[track], or drop training.tensorboard.") from None
+        raise UserError(
+            "TensorBoard is not installed: pip install 'weft-lm[track]', or drop training.tensorboard."
+        ) from None
     return SummaryWriter

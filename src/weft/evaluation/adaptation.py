@@ -8,11 +8,11 @@ by its gradient and pulled back towards the trained weights: nothing is learned 
 with m the running mean of squared gradients of this text (Krause et al. take it from the training data; ours needs
 nothing but the model).
 
-The best rate differs from text to text, fourfold among those of docs/study.md, and nobody knows it before the text is
-read. So a learner is not taken alone but beside the frozen model (and learners of other rates, if wanted): every token
-gets the mean of their probabilities, weighted by how well each told the last ones (:func:`mix`). That also makes a bold
-rate the best one: where it errs, the frozen model is there. What comes of it is mixed in the same way with itself and a
-cache (:mod:`weft.evaluation.cache`), which knows at once what a learner learns after seeing it some times.
+The best rate differs from text to text, fourfold among those of docs/research/dynamic-evaluation.md, and nobody knows
+it before the text is read. So a learner is mixed with the frozen model (and with learners of other rates, if wanted):
+every token gets the mean of their probabilities, weighted by how well each predicted the last ones (:func:`mix`). That
+also makes a high rate the best one: where it errs, the frozen model is there. The result is mixed in the same way with
+itself and a cache (:mod:`weft.evaluation.cache`), which knows at once what a learner learns after seeing it some times.
 
 Shapes: K scorers, N tokens of a text, B = 1 lane, T positions.
 """
@@ -46,7 +46,7 @@ class Adaptation(FrozenConfig):
 
 
 Adapt = Adaptation | Sequence[Adaptation]  # one learner alone, or those that are mixed with the frozen model
-LEARNERS: Adapt = (Adaptation(rate=5e-4),)  # the default: docs/study.md, "Dynamic evaluation"
+LEARNERS: Adapt = (Adaptation(rate=5e-4),)  # the default: docs/research/dynamic-evaluation.md
 SWITCH = 0.05  # share of the weight that is dealt out anew after each token: which scorer is best changes all the time
 
 

@@ -5,9 +5,9 @@ A model of N million parameters that reads T megabytes of text, of which U are d
     k (a N^-p + T'^-q) + c    bits per byte, with T' = U (1 + r (1 - exp(-(T / U - 1) / r))) for T > U, else T:
 
 what is read again counts less, and in the end nothing (Hoffmann et al. 2022, arXiv 2203.15556; Muennighoff et al. 2023,
-arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs of docs/study.md
-("The size") by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the fewest bits, given
-how much this machine reads in the time, which it measures (:mod:`weft.training.throughput`).
+arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs of
+docs/research/model-size.md by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the
+fewest bits, given how much this machine reads in the time, which it measures (:mod:`weft.training.throughput`).
 
 How often the text is then read says how much weight decay and dropout keep a model from learning it by heart; how much
 is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or on the command line
@@ -202,7 +202,7 @@ def batch_size_for(tokens: float, sequence_length: int) -> int:
 
 
 def rate_for(tokens: float) -> float:
-    """Return the learning rate of a run over ``tokens`` (docs/study.md, "The learning rate of short runs")."""
+    """Return the learning rate of a run over ``tokens`` (docs/research/learning-rate.md)."""
     wanted: float = MOST_RATE * (MOST_RATE_UP_TO / tokens) ** 0.5
     return round(min(MOST_RATE, max(DEFAULTS.optimizer.learning_rate, wanted)), 4)
 
@@ -210,15 +210,15 @@ def rate_for(tokens: float) -> float:
 def decay_for(epochs: float, steps: float, rate: float) -> float:
     """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
-    What decay takes in one pass, ``rate * decay * steps / epochs``, is in proportion to the passes (docs/study.md,
-    "Many passes"): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find too.
+    What decay takes in one epoch, ``rate * decay * steps / epochs``, is in proportion to the epochs
+    (docs/research/epochs.md): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find.
     """
     wanted = DECAY_PER_PASS * epochs / (rate * steps / epochs)
     return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)
 
 
 def dropout_for(epochs: float) -> float:
-    """Return the dropout for a text that is read ``epochs`` times, beside the decay (docs/study.md, "Many passes")."""
+    """Return the dropout for a text that is read ``epochs`` times, beside the decay (docs/research/epochs.md)."""
     if epochs < DROPOUT_FROM:
         return 0.0
     return round(min(MOST_DROPOUT, DROPOUT_PER_PASS * epochs), 2)

@@ -87,11 +87,11 @@ class OptimizerConfig(FrozenConfig):
     are the kinds of matrices that Muon trains; AdamW trains the rest, with ``betas``.
     """
 
-    name: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/study.md, "What decided"
-    muon_takes: tuple[MuonTakes, ...] = ("matrices", "blocks", "tensors")  # docs/efficiency.md, "What Muon takes"
+    name: Literal["muon", "normuon", "adamw"] = "normuon"  # docs/research/largest-gains.md
+    muon_takes: tuple[MuonTakes, ...] = ("matrices", "blocks", "tensors")  # docs/research/muon-parameters.md
     learning_rate: Rate = 4e-3
     weight_decay: Weight = 0.1
-    betas: tuple[Below1, Below1] = (0.9, 0.99)  # docs/study.md, "What decided"
+    betas: tuple[Below1, Below1] = (0.9, 0.99)  # docs/research/largest-gains.md
     momentum: Below1 = 0.95  # of Muon
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)  # infinite: nothing is clipped
 

@@ -234,6 +234,6 @@ def test_the_key_of_0_1_0_is_read(tmp_path):
 def test_a_baseline_learns_from_no_teacher(recipe, tmp_path):
     train(recipe(), tmp_path / "teacher")
     values = recipe()
-    values["training"] = values["training"] | {"teacher": {"run": str(tmp_path / "teacher")}}
-    with pytest.raises(UserError, match="leave out training.teacher, or"):
+    values["training"] = values["training"] | {"methods": {"distillation": {"run": str(tmp_path / "teacher")}}}
+    with pytest.raises(UserError, match="leave out training.methods.distillation.run, or"):
         train(values, tmp_path / "run")

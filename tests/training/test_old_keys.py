@@ -16,6 +16,8 @@ from weft.training.recipe import Recipe, load_recipe, make_recipe, parse_setting
 # A value for each old key, and what a recipe has to say beside it.
 VALUES: dict[str, Any] = {
     "model.peer": "llama",
+    "model.attention.memory": 64,
+    "model.qrnn.window": 2,
     "training.lanes": 3,
     "training.length": 64,
     "training.accumulation": 2,
@@ -37,6 +39,11 @@ VALUES: dict[str, Any] = {
     "training.checkpoint_every": 5,
     "training.log_every": 7,
     "training.tensorboard": True,
+    "training.ema": 0.5,
+    "training.guide": {"until": 0.25, "skip": True},
+    "training.teacher": {"run": "runs/first", "weight": 0.5, "temperature": 2.0, "hidden": 0.25},
+    "training.only": "auxiliary",
+    "training.ngrams_rate": 0.5,
 }
 BESIDE = {"training.init_block": {"training": {"start": {"run": "runs/first"}}}}
 
@@ -73,7 +80,7 @@ def test_an_old_key_is_read_from_values_from_a_file_and_from_a_setting(tmp_path,
         recipes.append(make_recipe(beside, parse_settings([f"{old}={value}"])))
     for recipe in recipes:
         assert value_at(recipe, new) == value
-        assert new in recipe.given()
+        assert any(new == key or new.startswith(f"{key}.") for key in recipe.given())
     assert len(from_values) == len(from_file) == len(from_setting) == 1
     assert from_values[0].filename == __file__  # the warning is about the line that gave the key
     assert issubclass(OldKeyWarning, FutureWarning)
@@ -111,7 +118,7 @@ def test_what_an_earlier_version_wrote_is_read_without_a_word(tmp_path):
     recipe = make_recipe(load_recipe(path))  # a warning would be an error here
     assert (recipe.training.batch.batch_size, recipe.training.schedule.shape) == (4, "cosine")
     assert recipe.training.start.run is None
-    assert renamed(written, warn=False)["training"]["start"] == {}
+    assert "start" not in renamed(written, warn=False)["training"]  # an empty section would count as given
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path, corpus):

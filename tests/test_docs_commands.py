@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from benchmarks.efficiency.questions import QUESTIONS
+from benchmarks.study.equal_time import CANDIDATES
 
 from weft.cli import app
 from weft.experiments.plan import load_variants
@@ -17,17 +19,18 @@ from weft.training.recipe import make_recipe, parse_settings
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-WORDS = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:torchrun .*-m |accelerate launch .*-m )?(weft .*)$")
+WEFT = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:torchrun .*-m |accelerate launch .*-m )?(weft .*)$")
+BENCHMARK = re.compile(r"^python -m benchmarks\.(efficiency .*|study\.equal_time tune .*)$")
 
 
-def page_commands(page: Path) -> list[str]:
-    """The ``weft`` commands of a page's blocks, but for those of an old revision."""
+def page_commands(page: Path, kind: re.Pattern[str] = WEFT) -> list[str]:
+    """The commands of a page's blocks, ``weft``'s by default, but for those of an old revision."""
     text = page.read_text(encoding="utf-8")
     found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     shell = [block for language, block in found if language in ("", "sh")]
     blocks = [block.replace("\\\n", " ") for block in shell if "git checkout" not in block]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [match[1] for line in lines if (match := WORDS.match(line))]
+    return [match[1] for line in lines if (match := kind.match(line))]
 
 
 def recipe_commands(path: Path) -> list[str]:
@@ -65,6 +68,16 @@ def test_the_recipes_of_studies_use_the_keys_of_today(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_variants(path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_contenders_that_a_page_names_are_there(page):
+    for command in page_commands(page, BENCHMARK):
+        words = shlex.split(command)
+        known = CANDIDATES if words[0] == "study.equal_time" else QUESTIONS[words[1]]
+        for option in ("--only", "--candidates"):
+            if option in words:
+                assert set(words[words.index(option) + 1].split(";")) <= known.keys()
 
 
 def test_commands_that_cannot_be_read_are_found():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 # Transformer-XL's (kimiyoung/transformer-xl, Dai et al. 2019): post-norm, LayerNorm, ReLU, relative positions, biased
 # feed-forwards and softmax, N(0, 0.02) everywhere, dropout also after the activation.
 PRESETS: dict[str, dict[str, Any]] = {
-    "modern": {"block_gates": True, "token_shift": True},  # docs/study.md, "What decided"
+    "modern": {"block_gates": True, "token_shift": True},  # docs/research/largest-gains.md, token-shift.md
     "classic": {
         "norm": "layer",
         "norm_placement": "post",
@@ -82,7 +82,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 def default_pairs(parameters: float) -> int:
     """Return the depth rule's number of Transformer pairs for a budget of ``parameters``.
 
-    From 3 pairs at 1M and 2M (docs/study.md, "Blocks, and how many": the hybrid at 1M with three seeds, at 2M, and the
-    Transformer at 1M, with one) to Transformer-XL's 12 at 41M. Between them (5 at 5M, 7 at 10M) it is a guess.
+    From 3 pairs at 1M and 2M (docs/research/depth.md: the hybrid at 1M with three seeds, at 2M, and the Transformer at
+    1M, with one) to Transformer-XL's 12 at 41M. Between them (5 at 5M, 7 at 10M) it is a guess.
     """
     return max(2, round(12 * math.pow(parameters / 41e6, 0.42)))

@@ -20,7 +20,7 @@ class QRNNConfig(RecurrentConfig):
     """Quasi-recurrent layer (Bradbury et al. 2017, arXiv 1611.01576)."""
 
     kind: Literal["qrnn"] = "qrnn"
-    # Positions that a gate reads. Beside token shift more are of no use: docs/study.md, "What decided".
+    # Positions that a gate reads. Beside token shift more are of no use: docs/research/token-shift.md.
     kernel_size: int = Field(default=1, gt=0, le=1024)
 
 

@@ -28,7 +28,7 @@ class RecurrentConfig(BlockConfig):
     pooling: Literal["f", "fo", "ifo"] = "fo"
     zoneout: Below1 = 0.0
     output_projection: bool = True
-    forget_bias: Literal["classic", "spread"] = "classic"  # at one half: docs/study.md, "Inside a QRNN block"
+    forget_bias: Literal["classic", "spread"] = "classic"  # at one half: docs/research/forget-gates.md
     maps: MapConfig = MapConfig()
 
     map_roles: ClassVar[Mapping[str, str]] = {"maps": "qrnn"}

@@ -76,7 +76,7 @@ def test_the_budget_is_met_in_plausible_proportions(parameters, vocab_size):
 def test_what_cannot_be_built_is_told():
     with pytest.raises(UserError, match="No llama of 2 layers has 1,000"):
         sized(parameters=1000, vocab_size=258)
-    with pytest.raises(UserError, match="'model.baseline' is 'gpt': choose from llama"):
+    with pytest.raises(UserError, match="There is no model.baseline 'gpt': choose from llama"):
         make_recipe({"model": {"baseline": "gpt", "parameters": 1_000_000}})
 
 

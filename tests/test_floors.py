@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # The rooms of src/weft, folders and modules, from low to high. A room may import what stands before it.
 FLOORS = (
     "errors words waiting launch signals version",
-    "files plain_yaml pattern numbers settings architectures config arguments",
+    "files plain_yaml numbers settings kinds pattern architectures config arguments model_recipe draft older",
     "ops data layers memory blocks",
     "model sizing description language_model pretrained",
     "baselines records",
@@ -32,7 +32,10 @@ FLOORS = (
 ROOMS = " ".join(FLOORS).split()
 
 # Circles of modules that are known: the module, whom it should not import, and why it does.
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {
+    ("weft.kinds", "weft.config"): "what is registered is named by its type",
+    ("weft.kinds", "weft.blocks.base"): "what is registered is named by its type",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -93,7 +96,7 @@ def test_imports_go_down_only():
     climbs = []
     for module, targets in graph().items():
         for target in targets:
-            if height[room_of(target)] > height[room_of(module)]:
+            if height[room_of(target)] > height[room_of(module)] and (module, target) not in KNOWN:
                 climbs.append(f"{module} imports {target}")
     assert not climbs, "\n".join(sorted(climbs))
 

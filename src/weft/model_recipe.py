@@ -19,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from weft.baselines import BASELINES
 from weft.config import MapConfig, NGramsConfig, Shell
 from weft.kinds import BlockSpec, kind_named, kinds, known_kinds
 from weft.numbers import Parameters, Place
@@ -125,13 +124,6 @@ class ModelRecipe(OpenShell):
             if value:
                 checked[key] = check_values(value, spec.config, where=f"model.{key}")
         return checked
-
-    @field_validator("baseline")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        if name is not None and name not in BASELINES:
-            raise ValueError(f"choose from {', '.join(BASELINES)}")
-        return name
 
     @field_validator("parameters", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, cast
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from weft.baselines import BASELINES
 from weft.config import merge
 from weft.data import DataConfig
 from weft.data.config import AUTO_OF_0_1_0
@@ -20,7 +21,7 @@ from weft.model_recipe import ModelRecipe
 from weft.numbers import Below1, Count, Minutes, Place, Rate, Seed, Share, Steps, Tokens, Weight
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
-from weft.settings import FrozenConfig, rename, renamed, warn_of_old_keys
+from weft.settings import FrozenConfig, WrongSettingError, rename, renamed, warn_of_old_keys
 from weft.training.methods import MethodConfig, parse_methods
 from weft.version import __version__
 
@@ -214,6 +215,14 @@ class Recipe(FrozenConfig):
     model: ModelRecipe = ModelRecipe()
     data: DataConfig = DataConfig(sources=())
     training: TrainingConfig = TrainingConfig()
+
+    @field_validator("model")
+    @classmethod
+    def _known_baseline(cls, model: ModelRecipe) -> ModelRecipe:
+        if model.baseline is not None and model.baseline not in BASELINES:
+            known = ", ".join(BASELINES)
+            raise WrongSettingError(f"There is no model.baseline '{model.baseline}': choose from {known}.")
+        return model
 
 
 def load_recipe(path: Path) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class BlockSpec:
 
     ``letter`` stands for it in patterns, ``name`` is the ``kind`` of its configuration and its section in recipes, and
     ``title`` is what people call it. ``block`` is made as ``block(config, shell)`` from its own configuration and the
-    model's. ``stretches`` are the widths that sizing may change.
+    model's. ``stretches`` are the widths that sizing may change. ``tag`` is what the model card calls a model with
+    such blocks (None: as the kind is named; "" for a kind that mixes no tokens); one with several tags is a hybrid.
     """
 
     letter: str
@@ -51,6 +52,7 @@ class BlockSpec:
     config: type[BlockConfig]
     block: type[Block]
     stretches: tuple[Stretch, ...] = ()
+    tag: str | None = None
 
 
 def register(spec: BlockSpec) -> BlockSpec:

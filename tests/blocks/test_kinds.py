@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
+
 import pytest
 import torch
+import yaml
 
 import weft
 from tests.blocks import toy
@@ -15,6 +20,8 @@ from weft.layers.state import tensors
 from weft.model import build
 from weft.pattern import expand
 from weft.pretrained import load_config, load_model
+from weft.reports.run.card import write_card
+from weft.reports.run.finish import finish_run
 from weft.sizing import count_parameters, sized
 from weft.training.recipe import make_recipe
 from weft.training.run import saved_recipe, train
@@ -80,6 +87,28 @@ def test_it_trains_resumes_bit_for_bit_and_writes(tiny, tmp_path):
         second, state = model(tokens[:, 5:], state)
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
     assert len(tensors(state)) == len(tensors(end))
+
+
+def test_its_run_has_a_report_and_a_card(tiny, tmp_path):
+    run = tmp_path / "run"
+    train(tiny(model={"pattern": "mfa"}, training={"steps": 2, "logging": {"samples": 0}}), run)
+    html = finish_run(run).read_text(encoding="utf-8")
+    assert '<b class="k-m">running mean</b>' in html
+    assert re.search(r'<i class="k-m"></i>running mean \d+ %', html)
+    assert re.search(r'title="running mean: [\d,]+"', html)
+    _, matter, body = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(matter)["tags"] == ["weft", "small-language-model", "transformer", "mean", "hybrid"]
+    assert "| 0 | mean | mean of 48 |" in body
+
+
+@pytest.mark.parametrize(("tag", "tags"), [("", ["transformer"]), ("my-mean", ["transformer", "my-mean", "hybrid"])])
+def test_a_kind_says_its_tag(tmp_path, tag, tags):
+    kinds.unregister(toy.SPEC.letter)
+    kinds.register(dataclasses.replace(toy.SPEC, tag=tag))
+    config = sized("mfa", parameters=60_000, vocab_size=300).model_dump(mode="json")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "weft", **config}))
+    matter = write_card(tmp_path).read_text(encoding="utf-8").split("---\n", 2)[1]
+    assert yaml.safe_load(matter)["tags"] == ["weft", "small-language-model", *tags]
 
 
 @pytest.mark.parametrize(

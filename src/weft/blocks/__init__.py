@@ -19,6 +19,7 @@ register(
         config=AttentionConfig,
         block=AttentionBlock,
         stretches=(Stretch(width="head_dim", order=2),),
+        tag="transformer",
     )
 )
 register(
@@ -29,6 +30,7 @@ register(
         config=FeedForwardConfig,
         block=FeedForwardBlock,
         stretches=(Stretch(width="inner_size"),),
+        tag="",
     )
 )
 register(
@@ -52,6 +54,7 @@ register(
             Stretch(width="cell_size"),
             Stretch(width="attention_size", order=1, maps=("attention_maps", "maps")),
         ),
+        tag="attention-qrnn",
     )
 )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import string
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -331,3 +333,23 @@ def test_importing_is_light():
     code = "import sys, weft.reports.run.report; print({'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("scheme", "place"), [("light", 0), ("dark", 1)])
+def test_every_kind_of_block_has_a_colour_on_light_and_dark_paper(scheme, place):
+    css = files("weft.reports").joinpath("report.css").read_text(encoding="utf-8")
+    root = re.findall(r":root {(.*?)}", css, re.DOTALL)[place]
+    colours = dict(re.findall(r"(--\w+): (#[0-9a-f]{6});", root))
+    for part in (*string.ascii_lowercase, "embedding", "softmax"):
+        (variable,) = re.findall(rf"\.k-{part}\b[^{{}}]*{{ --kind: var\((--\w+)\)", css)
+        assert contrast(colours[variable], colours["--paper"]) >= 3, f"{part} on {scheme} paper"
+
+
+def contrast(one, other):
+    """Return the contrast of two colours, as WCAG 2 defines it; 3 is asked of what is no text."""
+    lights = []
+    for colour in (one, other):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,15 @@ import yaml
 
 from weft.files import write_atomic
 from weft.records import RunRecords, finite, read_run, section
-from weft.reports.run.words import PARTS, compressors, compressors_note, figure_cell, parts, shown_figures, split_rule
+from weft.reports.run.words import (
+    compressors,
+    compressors_note,
+    evaluations,
+    figure_cell,
+    parts,
+    shown_figures,
+    split_rule,
+)
 from weft.words import count, duration
 
 if TYPE_CHECKING:
@@ -56,16 +63,19 @@ def render_card(run: RunRecords) -> str:
     )
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections if text)
     card = f"---\n{_front_matter(run)}---\n\n# {_line(run.name)}\n\n{_summary(run)}\n\n{body}\n"
+    # A lone surrogate, which JSON may hold, cannot be written as UTF-8.
     return card.encode("utf-8", "replace").decode()
 
 
 def _front_matter(run: RunRecords) -> str:
     known = _known(run)
-    license_ = {"license": known["license"]} if "license" in known else _UNKNOWN_LICENSE
     matter: dict[str, Any] = {"library_name": "weft", "pipeline_tag": "text-generation"}
     if "language" in known:
         matter["language"] = known["language"]
-    matter |= license_
+    if "license" in known:
+        matter["license"] = known["license"]
+    else:
+        matter |= _UNKNOWN_LICENSE
     matter["tags"] = _tags(run)
     return yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
 
@@ -73,19 +83,34 @@ def _front_matter(run: RunRecords) -> str:
 def _known(run: RunRecords) -> dict[str, str]:
     """Return language and licence where all of the training text comes with the package."""
     names = set(_sources(run))
-    return dict(_BUNDLED[names.pop()]) if len(names) == 1 and names <= set(_BUNDLED) else {}
+    if len(names) != 1:
+        return {}
+    return dict(_BUNDLED.get(names.pop(), {}))
 
 
 def _sources(run: RunRecords) -> list[str]:
     given = section(run.recipe, "data").get("sources", [])
-    return [str(source) for source in (given if isinstance(given, list) else [given])]
+    if not isinstance(given, list):
+        given = [given]
+    return [str(source) for source in given]
 
 
 def _tags(run: RunRecords) -> list[str]:
-    names = {"a": "transformer", "q": "qrnn", "x": "attention-qrnn"}
-    kinds = {row.letter for row in _blocks(run)}
-    hybrid = ["hybrid"] if len(kinds & set("aqx")) > 1 else []
-    return ["weft", "small-language-model", *(name for kind, name in names.items() if kind in kinds), *hybrid]
+    """Return the tags of the Hub: those of the kinds of blocks, and ``hybrid`` where there are several."""
+    base = ["weft", "small-language-model"]
+    used = {row.letter for row in _blocks(run)}
+    if not used:
+        return base
+    from weft.kinds import kinds  # which loads torch
+
+    found = []
+    for letter, spec in kinds().items():
+        tag = spec.name.replace("_", "-") if spec.tag is None else spec.tag
+        if letter in used and tag:
+            found.append(tag)
+    if len(found) > 1:
+        found.append("hybrid")
+    return [*base, *found]
 
 
 def _blocks(run: RunRecords) -> tuple[BlockRow, ...]:
@@ -98,19 +123,33 @@ def _blocks(run: RunRecords) -> tuple[BlockRow, ...]:
 
 
 def _summary(run: RunRecords) -> str:
+    """Return the first sentences: how large it is, where it comes from, how good it is."""
+    said = "A small language model"
     parameters = finite(run.results.get("parameters"))
-    size = f" of {count(parameters)} parameters" if parameters else ""
-    seconds, tokens = finite(run.results.get("training_seconds")), finite(run.results.get("training_tokens"))
-    trained = f" on {count(tokens)} tokens in {duration(seconds)}" if seconds and tokens else ""
-    bits = finite(section(run.results, "test").get("bits_per_byte"))
-    score = f" It needs **{bits:.4f} bits per byte** of the held-out test text." if bits is not None else ""
+    if parameters:
+        said += f" of {count(parameters)} parameters"
+
+    # What it began with. A run that another taught is not called "from scratch" either.
     training = section(run.recipe, "training")
     origin = section(training, "start").get("run")
     teacher = section(section(training, "methods"), "distillation").get("run")
-    begun = "trained" if origin or teacher else "trained from scratch"
-    begun += f" from the run {Path(str(origin)).name}" if origin else ""
-    taught = f", with the run {Path(str(teacher)).name} as its teacher" if teacher else ""
-    return f"A small language model{size}, {begun}{trained} with Weft{taught}.{score}"
+    said += ", trained" if origin or teacher else ", trained from scratch"
+    if origin:
+        said += f" from the run {Path(str(origin)).name}"
+
+    seconds = finite(run.results.get("training_seconds"))
+    tokens = finite(run.results.get("training_tokens"))
+    if seconds and tokens:
+        said += f" on {count(tokens)} tokens in {duration(seconds)}"
+    said += " with Weft"
+    if teacher:
+        said += f", with the run {Path(str(teacher)).name} as its teacher"
+    said += "."
+
+    bits = finite(section(run.results, "test").get("bits_per_byte"))
+    if bits is not None:
+        said += f" It needs **{bits:.4f} bits per byte** of the held-out test text."
+    return said
 
 
 def _architecture(run: RunRecords) -> str:
@@ -129,47 +168,55 @@ def _architecture(run: RunRecords) -> str:
         "|---:|---|---|---:|",
     ]
     for row in described.blocks:
-        own = f"{row.parameters:,}" if row.shared_with is None else f"those of block {row.shared_with}"
-        lines.append(f"| {row.position} | {row.kind.replace('_', '-')} | {row.shape} | {own} |")
+        kind = row.kind.replace("_", "-")
+        own = f"{row.parameters:,}"
+        if row.shared_with is not None:
+            own = f"those of block {row.shared_with}"
+        lines.append(f"| {row.position} | {kind} | {row.shape} | {own} |")
     return "\n".join(lines)
 
 
 def _data(run: RunRecords) -> str:
+    """Say what it was trained on, a paragraph each; what the recipe does not tell is left out."""
+    paragraphs = []
     summary = run.recipe.get("prepared")
+    if summary:
+        paragraphs.append(f"{_line(str(summary))}.")
     names = ", ".join(f"`{_line(Path(source).name)}`" for source in _sources(run))
-    known = _LICENSES.get(_known(run).get("license", ""), "not recorded; see where the text came from")
-    return "\n\n".join(
-        filter(
-            None,
-            (
-                f"{_line(str(summary))}." if summary else "",
-                f"Sources: {names}." if names else "",
-                _parts_table(run),
-                _line(split_rule(run.recipe)),
-                f"The licence of the model's text is that of its training data: {known}.",
-            ),
-        )
-    )
+    if names:
+        paragraphs.append(f"Sources: {names}.")
+    paragraphs.append(_parts_table(run))
+    paragraphs.append(_line(split_rule(run.recipe)))
+    license_ = _LICENSES.get(_known(run).get("license", ""), "not recorded; see where the text came from")
+    paragraphs.append(f"The licence of the model's text is that of its training data: {license_}.")
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _parts_table(run: RunRecords) -> str:
     """Return how large training, validation and test text are; '' where the recipe does not tell."""
     rows = [f"| {part.name} | {' | '.join(part.cells())} |" for part in parts(run.recipe)]
-    return "\n".join(["| | documents | bytes | tokens |", "|---|---:|---:|---:|", *rows]) if rows else ""
+    if not rows:
+        return ""
+    return "\n".join(["| | documents | bytes | tokens |", "|---|---:|---:|---:|", *rows])
 
 
 def _training(run: RunRecords) -> str:
     """Say in a sentence how it was trained; what a run does not tell is left out."""
-    training, model = section(run.recipe, "training"), section(run.recipe, "model")
-    optimizer, batch = section(training, "optimizer"), section(training, "batch")
+    training = section(run.recipe, "training")
+    optimizer = section(training, "optimizer")
     if not optimizer.get("name"):
         return ""
     values = {
         "learning rate": optimizer.get("learning_rate"),
         "weight decay": optimizer.get("weight_decay"),
-        "dropout": model.get("dropout") or 0.0,
+        "dropout": section(run.recipe, "model").get("dropout") or 0.0,
     }
-    told = [f"{name} {value:g}" for name, given in values.items() if (value := finite(given)) is not None]
+    told = []
+    for name, given in values.items():
+        value = finite(given)
+        if value is not None:
+            told.append(f"{name} {value:g}")
+    batch = section(training, "batch")
     batch_size = finite(batch.get("batch_size"))
     length = finite(batch.get("sequence_length"))
     if batch_size and length:
@@ -179,16 +226,20 @@ def _training(run: RunRecords) -> str:
 
 
 def _figures(run: RunRecords) -> str:
-    taken = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
-    return "\n\n".join(filter(None, (_table(taken), _compressors_table(run))))
+    tables = (_metrics_table(run), _compressors_table(run))
+    return "\n\n".join(table for table in tables if table)
 
 
-def _table(taken: list[tuple[str, Any]]) -> str:
+def _metrics_table(run: RunRecords) -> str:
+    """Return a column for each evaluation, a row for each metric; '' where nothing was evaluated."""
+    taken = evaluations(run.results)
     if not taken:
         return ""
-    lines = ["| | " + " | ".join(name for name, _ in taken) + " |", "|---" + "|---:" * len(taken) + "|"]
+    heads = " | ".join(name for name, _ in taken)
+    lines = [f"| | {heads} |", "|---" + "|---:" * len(taken) + "|"]
     for key, name, digits, _ in shown_figures(taken):
-        lines.append(f"| {name} | " + " | ".join(figure_cell(values, key, digits) for _, values in taken) + " |")
+        cells = " | ".join(figure_cell(values, key, digits) for _, values in taken)
+        lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
 
 
@@ -214,20 +265,19 @@ def _usage(run: RunRecords) -> str:
 
 
 def _limits(run: RunRecords) -> str:
-    return "\n".join(f"- {limit}" for limit in _limit_lines(run))
-
-
-def _limit_lines(run: RunRecords) -> Iterator[str]:
-    yield "It continues text. It was not taught to follow instructions or to be harmless."
-    yield "It knows what its training data says, with its errors and biases, and states falsehoods fluently."
-    yield "A small model trained on little data can repeat passages of that data word for word."
+    limits = [
+        "It continues text. It was not taught to follow instructions or to be harmless.",
+        "It knows what its training data says, with its errors and biases, and states falsehoods fluently.",
+        "A small model trained on little data can repeat passages of that data word for word.",
+    ]
     windows = sorted({row.window for row in _blocks(run) if row.window})
     if len(windows) == 1:
-        yield f"Its attention reaches {windows[0]:,} tokens back in each block."
+        limits.append(f"Its attention reaches {windows[0]:,} tokens back in each block.")
     elif windows:
-        yield f"Its attention reaches {windows[0]:,} to {windows[-1]:,} tokens back, by block."
+        limits.append(f"Its attention reaches {windows[0]:,} to {windows[-1]:,} tokens back, by block.")
     if not section(run.results, "test"):
-        yield "It has not been tested on held-out text."
+        limits.append("It has not been tested on held-out text.")
+    return "\n".join(f"- {limit}" for limit in limits)
 
 
 def _line(text: str) -> str:

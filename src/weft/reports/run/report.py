@@ -11,7 +11,15 @@ from weft.data.config import CLOSED
 from weft.files import write_atomic
 from weft.records import REPORT, Event, RunRecords, finite, read_run, section
 from weft.reports.page import page, text
-from weft.reports.run.words import PARTS, compressors, compressors_note, figure_cell, parts, shown_figures, split_rule
+from weft.reports.run.words import (
+    compressors,
+    compressors_note,
+    evaluations,
+    figure_cell,
+    parts,
+    shown_figures,
+    split_rule,
+)
 from weft.reports.sharing import shareable
 from weft.words import count, duration, valid_text
 
@@ -31,7 +39,8 @@ def write_report(run: Path) -> Path:
 
 def command_name(run: Path) -> str:
     """Return how to name the run in a command, without telling the folders of this machine."""
-    return shlex.quote(run.name if run.is_absolute() or run.name == "" else run.as_posix()) or "RUN"
+    name = run.name if run.is_absolute() or run.name == "" else run.as_posix()
+    return shlex.quote(name) or "RUN"
 
 
 def render_run(run: RunRecords, command: str) -> str:
@@ -51,20 +60,26 @@ def render_run(run: RunRecords, command: str) -> str:
 
 
 def _subtitle(run: RunRecords) -> str:
-    pattern = run.config.pattern if run.config else None
+    said = []
+    if run.config and run.config.pattern:
+        said.append(f"<code>{text(run.config.pattern)}</code>")
+    prepared = run.recipe.get("prepared")
+    if prepared:
+        said.append(text(prepared))
     version = run.recipe.get("weft_version")
     revision = run.recipe.get("git_revision")
-    parts = [
-        f"<code>{text(pattern)}</code>" if pattern else "",
-        text(run.recipe.get("prepared") or ""),
-        f"Weft {text(version)}" + (f" ({text(str(revision)[:10])})" if revision else "") if version else "",
-    ]
-    return f"<p>{' · '.join(part for part in parts if part)}</p>"
+    if version and revision:
+        said.append(f"Weft {text(version)} ({text(str(revision)[:10])})")
+    elif version:
+        said.append(f"Weft {text(version)}")
+    return f"<p>{' · '.join(said)}</p>"
 
 
 def _headline(run: RunRecords) -> str:
-    tiles = "".join(f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in _tiles(run) if value)
-    return f"{_score(run)}{f'<dl class=tiles>{tiles}</dl>' if tiles else ''}"
+    tiles = "".join(f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in _tiles(run))
+    if not tiles:
+        return _score(run)
+    return f"{_score(run)}<dl class=tiles>{tiles}</dl>"
 
 
 def _score(run: RunRecords) -> str:
@@ -77,9 +92,9 @@ def _score(run: RunRecords) -> str:
         bits = float(run.best["bits_per_byte"])
         note = f"{_meaning(bits)} The best of the validations so far, at step {run.best['step']:,}; no test yet."
         return _big(bits, "bits per byte on the validation text", note)
-    bits_now = finite(run.train[-1].get("bits_per_byte")) if run.train else None
-    if bits_now is not None:
-        return _big(bits_now, "bits per byte on the training text", "The last step so far; nothing was validated yet.")
+    now = finite(_last_training(run).get("bits_per_byte"))
+    if now is not None:
+        return _big(now, "bits per byte on the training text", "The last step so far; nothing was validated yet.")
     return "<p>Nothing has been measured yet: this page fills as the run goes on.</p>"
 
 
@@ -87,72 +102,101 @@ def _big(bits: float, name: str, note: str) -> str:
     return f'<p class="score"><strong>{bits:.3f}</strong> {name}</p><p class="note">{note}</p>'
 
 
+def _last_training(run: RunRecords) -> Event:
+    """Return the last event of training; empty before the first."""
+    return run.train[-1] if run.train else {}
+
+
 def _meaning(bits: float) -> str:
-    smaller = f": {8 / bits:.1f} times less" if 0 < bits < 8 else ""
-    needs = f"The model needs {bits:.2f} bits for each byte of text that it was not trained on"
-    return f"{needs}, where a plain file takes 8{smaller}."
+    said = (
+        f"The model needs {bits:.2f} bits for each byte of text that it was not trained on, where a plain file takes 8"
+    )
+    if 0 < bits < 8:
+        said += f": {8 / bits:.1f} times less"
+    return f"{said}."
 
 
 def _known_lines(test: Mapping[str, Any]) -> str:
     """Say how much of the test text stands in the training text too, where some does."""
-    repeated, size = finite(test.get("repeated_bytes")), finite(test.get("bytes"))
+    repeated = finite(test.get("repeated_bytes"))
+    size = finite(test.get("bytes"))
     if not repeated or not size:
         return ""
+    said = f" But {repeated / size:.1%} of its bytes are in lines that the training text has too"
     new = finite(test.get("bits_per_byte_new"))
-    without = f"; the rest needs {new:.2f}" if new is not None else ""
-    return f" But {repeated / size:.1%} of its bytes are in lines that the training text has too{without}."
+    if new is not None:
+        said += f"; the rest needs {new:.2f}"
+    return f"{said}."
 
 
 def _comparison(run: RunRecords, test: float) -> str:
     """Draw the test figure beside those of compressors; best first."""
+    bars = [("this model", test, "own")]
     others = compressors(run.results)
+    bars += [(name, bits, "other") for name, bits in others.items()]
     adaptive = finite(section(run.results, "test_adaptive").get("bits_per_byte"))
-    bars = [("this model", test, "own")] + [(name, bits, "other") for name, bits in others.items()]
     if adaptive is not None:
         bars.append(("this model, learning as it reads", adaptive, "own"))
     if len(bars) == 1:
         return ""
-    most = max(bits for _, bits, _ in bars)
-    rows = "".join(
-        f'<li class="{kind}"><span>{text(name)}</span>'
-        f'<span class="bar"><i style="width:{100 * bits / most:.1f}%"></i></span><b>{bits:.3f}</b></li>'
-        for name, bits, kind in sorted(bars, key=lambda bar: bar[1])
-    )
-    note = f'<p class="note">Shorter is better. {text(compressors_note(run.results))}</p>'
-    return f'<ul class="compare">{rows}</ul>{note if others else ""}'
+
+    bars.sort(key=lambda bar: bar[1])
+    most = bars[-1][1]
+    rows = ""
+    for name, bits, kind in bars:
+        share = 100 * bits / most
+        rows += (
+            f'<li class="{kind}"><span>{text(name)}</span>'
+            f'<span class="bar"><i style="width:{share:.1f}%"></i></span><b>{bits:.3f}</b></li>'
+        )
+    drawn = f'<ul class="compare">{rows}</ul>'
+    if others:
+        drawn += f'<p class="note">Shorter is better. {text(compressors_note(run.results))}</p>'
+    return drawn
 
 
 def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
+    """Yield the figures under the score with their names; a run that goes on has those of its last step."""
     results = run.results
-    last: Event = run.train[-1] if run.train else {}
-    seconds = finite(results.get("training_seconds")) or finite(last.get("seconds"))
-    tokens = finite(results.get("training_tokens")) or finite(last.get("tokens"))
-    speed = finite(results.get("tokens_per_second")) or finite(last.get("tokens_per_second"))
+    last = _last_training(run)
     parameters = finite(results.get("parameters"))
+    if parameters:
+        yield "parameters", count(parameters)
+    seconds = finite(results.get("training_seconds")) or finite(last.get("seconds"))
+    if seconds:
+        yield "training time", duration(seconds)
+    tokens = finite(results.get("training_tokens")) or finite(last.get("tokens"))
+    if tokens:
+        yield "training tokens", count(tokens)
+    speed = finite(results.get("tokens_per_second")) or finite(last.get("tokens_per_second"))
+    if speed:
+        yield "tokens per second", count(speed)
+    # With other tokenizers the figure says more about how a language writes its words than about the model.
     words = finite(section(results, "test").get("perplexity_per_word"))
-    yield "parameters", count(parameters) if parameters else ""
-    yield "training time", duration(seconds) if seconds else ""
-    yield "training tokens", count(tokens) if tokens else ""
-    yield "tokens per second", count(speed) if speed else ""
-    closed = section(run.recipe, "data").get("tokenizer") == CLOSED  # elsewhere it depends on how a language writes
-    yield "perplexity per word", f"{words:,.1f}" if words and closed else ""
+    if words and section(run.recipe, "data").get("tokenizer") == CLOSED:
+        yield "perplexity per word", f"{words:,.1f}"
 
 
 def _training(run: RunRecords) -> str:
     from weft.reports.run.plots import loss_plot, series_plot
 
-    wide, narrow = loss_plot(run, 860), loss_plot(run, 400)
-    small = [
-        series_plot(run, key, label)
-        for key, label in (
-            ("learning_rate", "learning rate"),
-            ("tokens_per_second", "tokens per second"),
-            ("gradient_norm", "gradient norm"),
-        )
-    ]
-    plots = "".join(f"<figure>{plot}</figure>" for plot in small if plot)
-    loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
-    return loss + (f'<div class="plots">{plots}</div>' if plots else "")
+    drawn = ""
+    # Text in a plot shrinks with it, so there is a plot for narrow pages; the style sheet shows one of the two.
+    wide = loss_plot(run, 860)
+    if wide:
+        drawn += f'<figure class="wide">{wide}</figure><figure class="narrow">{loss_plot(run, 400)}</figure>'
+    plots = ""
+    for key, label in (
+        ("learning_rate", "learning rate"),
+        ("tokens_per_second", "tokens per second"),
+        ("gradient_norm", "gradient norm"),
+    ):
+        plot = series_plot(run, key, label)
+        if plot:
+            plots += f"<figure>{plot}</figure>"
+    if plots:
+        drawn += f'<div class="plots">{plots}</div>'
+    return drawn
 
 
 def _text_parts(run: RunRecords) -> str:
@@ -162,15 +206,22 @@ def _text_parts(run: RunRecords) -> str:
         return ""
     names = ("documents", "bytes", "tokens")
     heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-    body = "".join(f'<tr><th scope="row">{part.name}</th>{_labelled(names, part.cells())}</tr>' for part in told)
+    body = ""
+    for part in told:
+        body += f'<tr><th scope="row">{part.name}</th>{_labelled(names, part.cells())}</tr>'
+    table = _table(heads, body)
     rule = split_rule(run.recipe)
-    return _table(heads, body) + (f'<p class="note">{text(rule)}</p>' if rule else "")
+    if rule:
+        table += f'<p class="note">{text(rule)}</p>'
+    return table
 
 
 def _chosen(run: RunRecords) -> str:
     """Say what nobody gave, and why it is as it is."""
-    lines = run.recipe.get("chosen") or ()
-    return "".join(f"<p>{text(line)}</p>" for line in lines) if isinstance(lines, list) else ""
+    lines = run.recipe.get("chosen")
+    if not isinstance(lines, list):
+        return ""
+    return "".join(f"<p>{text(line)}</p>" for line in lines)
 
 
 def _model(run: RunRecords) -> str:
@@ -186,7 +237,8 @@ def _samples(run: RunRecords) -> str:
     by_step: dict[int, list[Event]] = {}
     for event in run.samples:
         by_step.setdefault(event["step"], []).append(event)
-    return "".join(_samples_of(step, by_step[step], run) for step in _spread(sorted(by_step), SAMPLED_STEPS))
+    shown = _spread(sorted(by_step), SAMPLED_STEPS)
+    return "".join(_samples_of(step, by_step[step], run) for step in shown)
 
 
 def _spread(steps: list[int], most: int) -> list[int]:
@@ -197,31 +249,34 @@ def _spread(steps: list[int], most: int) -> list[int]:
 
 
 def _samples_of(step: int, samples: Iterable[Event], run: RunRecords) -> str:
-    bits = [finite(event.get("bits_per_byte")) for event in run.validation if event["step"] <= step]
-    known = f" · last validation {bits[-1]:.3f} bits per byte" if bits and bits[-1] is not None else ""
+    heading = f"step {step:,}"
+    validated = [event for event in run.validation if event["step"] <= step]
+    bits = finite(validated[-1].get("bits_per_byte")) if validated else None
+    if bits is not None:
+        heading += f" · last validation {bits:.3f} bits per byte"
     texts = "".join(_sample(event) for event in samples)
-    return f'<article class="samples"><h3>step {step:,}{known}</h3>{texts}</article>'
+    return f'<article class="samples"><h3>{heading}</h3>{texts}</article>'
 
 
 def _sample(event: Event) -> str:
-    prompt, written = valid_text(str(event.get("prompt") or "")), valid_text(str(event.get("text") or ""))
-    written = written.removeprefix(prompt)
+    prompt = valid_text(str(event.get("prompt") or ""))
+    written = valid_text(str(event.get("text") or "")).removeprefix(prompt)
     if len(written) > SAMPLE_CHARACTERS:
         written = written[:SAMPLE_CHARACTERS] + " …"
     return f'<p class="sample" dir="auto"><b>{text(prompt)}</b>{text(written)}</p>'
 
 
 def _figures(run: RunRecords) -> str:
-    taken = [(name, section(run.results, key)) for key, name in PARTS if section(run.results, key)]
+    taken = evaluations(run.results)
     if not taken:
         return ""
     names = [name for name, _ in taken]
-    rows = []
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = ""
     for key, name, digits, words in shown_figures(taken):
         cells = _labelled(names, [figure_cell(figures, key, digits) for _, figures in taken])
-        rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="plain">{words}</td></tr>')
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return _table(f"{heads}<td></td>", "".join(rows))
+        rows += f'<tr><th scope="row">{name}</th>{cells}<td class="plain">{words}</td></tr>'
+    return _table(f"{heads}<td></td>", rows)
 
 
 def _labelled(names: Sequence[str], cells: Sequence[str]) -> str:

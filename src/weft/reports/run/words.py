@@ -53,9 +53,24 @@ PARTS = (
 )
 
 
+def evaluations(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the evaluations that ``results.json`` holds, each with its name."""
+    found = []
+    for key, name in PARTS:
+        metrics = section(results, key)
+        if metrics:
+            found.append((name, metrics))
+    return found
+
+
 def shown_figures(taken: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str, int, str]]:
     """Return the rows of :data:`FIGURES` that one of the parts has, and those that every part should have."""
-    return [row for row in FIGURES if row[0] not in OPTIONAL or any(row[0] in figures for _, figures in taken)]
+    shown = []
+    for row in FIGURES:
+        key = row[0]
+        if key not in OPTIONAL or any(key in figures for _, figures in taken):
+            shown.append(row)
+    return shown
 
 
 def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:
@@ -69,20 +84,30 @@ def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:
 def compressors(results: Mapping[str, Any]) -> dict[str, float]:
     """Return the compressors' bits per byte, by name."""
     given = results.get("baselines")
-    pairs = given.items() if isinstance(given, Mapping) else ()
-    return {str(name): value for name, raw in pairs if (value := finite(raw)) is not None}
+    if not isinstance(given, Mapping):
+        return {}
+    found = {}
+    for name, bits in given.items():
+        value = finite(bits)
+        if value is not None:
+            found[str(name)] = value
+    return found
 
 
 def compressors_note(results: Mapping[str, Any]) -> str:
     """Return what must be known of the compressors' figures; '' where there is nothing to say."""
     about = section(results, "baselines_about")
-    primed = finite(about.get("primed_bytes"))
-    notes = about.get("notes")
-    said = [str(note) for note in notes] if isinstance(notes, list) else []
+    said = []
     if compressors(results):
-        read = "" if primed == 0 else "has read the training text, and "
-        learns = f"Each compressor {read}goes on learning from the test text while it packs it"
-        said.insert(0, f"{learns}; the model does so only where it is said.")
+        # Only a zero says that they began with the test text.
+        read = "" if finite(about.get("primed_bytes")) == 0 else "has read the training text, and "
+        said.append(
+            f"Each compressor {read}goes on learning from the test text while it packs it; "
+            "the model does so only where it is said."
+        )
+    notes = about.get("notes")
+    if isinstance(notes, list):
+        said += [str(note) for note in notes]
     return " ".join(said)
 
 
@@ -107,7 +132,9 @@ def parts(recipe: Mapping[str, Any]) -> list[Part]:
     found = []
     for key, name in (("train", "training"), ("validation", "validation"), ("test", "test")):
         told = section(recipe, "text", key)
-        documents, size, tokens = (finite(told.get(what)) for what in ("documents", "bytes", "tokens"))
+        documents = finite(told.get("documents"))
+        size = finite(told.get("bytes"))
+        tokens = finite(told.get("tokens"))
         if documents is not None and size is not None and tokens is not None:
             found.append(Part(name, documents, size, tokens, told.get("estimated") is True))
     return found
@@ -119,6 +146,11 @@ def split_rule(recipe: Mapping[str, Any]) -> str:
     It is '' where the recipe does not tell.
     """
     rule = section(recipe, "text").get("rule")
+    if not rule:
+        return ""
+    on_one_line = " ".join(str(rule).split())
+    said = [f"How it was cut: {on_one_line}."]
     remarks = section(recipe, "text").get("remarks")
-    told = [str(remark) for remark in remarks] if isinstance(remarks, list) else []
-    return " ".join([f"How it was cut: {' '.join(str(rule).split())}.", *told]) if rule else ""
+    if isinstance(remarks, list):
+        said += [str(remark) for remark in remarks]
+    return " ".join(said)

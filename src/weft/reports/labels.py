@@ -63,23 +63,29 @@ def spread(places: Floats, gap: float, low: float, high: float) -> Floats:
     They stay between ``low`` and ``high`` where there is room; where there is none, they share it evenly.
     """
     count = len(places)
+    if count == 0:
+        return places
     gap = min(gap, (high - low) / max(count - 1, 1))
     steps = gap * np.arange(count)
+    # Less the steps, places that are far enough apart are places that do not fall.
     level = _ascending(places - steps)
-    moved: Floats = np.clip(level, low, max(low, high - steps[-1] if count else high)) + steps
+    moved: Floats = np.clip(level, low, max(low, high - steps[-1])) + steps
     return moved
 
 
 def _ascending(values: Floats) -> Floats:
     """Return the closest values that never fall (isotonic regression by pooling neighbours)."""
-    pools: list[tuple[float, int]] = []
+    pools: list[tuple[float, int]] = []  # mean and size of each
     for value in values:
-        mean, size = float(value), 1
+        mean = float(value)
+        size = 1
         while pools and pools[-1][0] > mean:
             before, more = pools.pop()
-            mean, size = (mean * size + before * more) / (size + more), size + more
+            mean = (mean * size + before * more) / (size + more)
+            size += more
         pools.append((mean, size))
-    return np.array([mean for mean, size in pools for _ in range(size)])
+    means = [mean for mean, _ in pools]
+    return np.repeat(means, [size for _, size in pools])
 
 
 def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
@@ -120,14 +126,17 @@ def label_points(
     """
     _settle(axes)
     cast("Figure", axes.figure).set_layout_engine("none")
-    scale = 72 / axes.figure.dpi
+    scale = 72 / axes.figure.dpi  # from pixels to points
     points = [tuple(scale * axes.transData.transform((label.x, label.y))) for label in labels]
     sizes = [_size(axes, label.text) for label in labels]
     frame = _Box(*(scale * value for value in axes.bbox.extents))
     corners = [tuple(scale * axes.transData.transform(corner)) for corner in line]
     boxes = _arrange(points, sizes, frame, corners)
     for label, (x, y), box in zip(labels, points, boxes, strict=True):
-        away = max(box.left - x, x - box.right, box.bottom - y, y - box.top) > 2 * _MARKER
+        # A label that had to go far is tied to its point by a line.
+        line_to_point = None
+        if max(box.left - x, x - box.right, box.bottom - y, y - box.top) > 2 * _MARKER:
+            line_to_point = {"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 4}
         axes.annotate(
             label.text,
             (label.x, label.y),
@@ -136,7 +145,7 @@ def label_points(
             va="center",
             color=label.color,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 4} if away else None,
+            arrowprops=line_to_point,
         )
     return [(box.left, box.bottom, box.right, box.top) for box in boxes]
 
@@ -177,6 +186,7 @@ def _arrange(
             for rank, box in enumerate(boxes):
                 covered = sum(box.overlap(other) for other in others)
                 outside = box.area - box.overlap(frame)
+                # In squares of points: a label that is cut off is worse than one that lies on another.
                 costs.append(10 * covered + 30 * outside + rank)
             chosen[index] = boxes[int(np.argmin(costs))]
     return chosen
@@ -184,7 +194,8 @@ def _arrange(
 
 def _candidates(point: tuple[float, ...], size: tuple[float, float]) -> list[_Box]:
     """Return boxes of ``size`` around ``point``, the most natural first."""
-    (x, y), (width, height) = point, size
+    x, y = point
+    width, height = size
     sides = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
     boxes = []
     for distance, (right, up) in product((8.0, 13.0, 20.0, 30.0, 42.0, 56.0), sides):

@@ -12,7 +12,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def page(title: str, subtitle: str, sections: Iterable[tuple[str, str]]) -> str:
     """Return the page; ``sections`` are headings (plain, or '') and HTML, those without HTML are left out."""
-    body = "".join(f"<section>{f'<h2>{name}</h2>' if name else ''}{html}</section>" for name, html in sections if html)
+    body = ""
+    for name, html in sections:
+        if html:
+            heading = f"<h2>{name}</h2>" if name else ""
+            body += f"<section>{heading}{html}</section>"
     style = files("weft.reports").joinpath("report.css").read_text(encoding="utf-8")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)} - Weft</title>'

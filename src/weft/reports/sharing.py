@@ -16,8 +16,13 @@ _PLACE = re.compile(r"(?<![\w.~*:/])[~/][^\s'\"]*/([^\s'\"/]+)")  # within a sen
 
 def shareable(recipe: Mapping[str, Any]) -> str:
     """Return the text of a run's recipe as others may see it: of absolute places the last part; "" where it is none."""
-    shown = {key: without_places(value) for key, value in recipe.items() if key not in _PRIVATE}
-    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) if shown else ""
+    shown = {}
+    for key, value in recipe.items():
+        if key not in _PRIVATE:
+            shown[key] = without_places(value)
+    if not shown:
+        return ""
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
 
 def without_places(value: Any) -> Any:
@@ -30,6 +35,7 @@ def without_places(value: Any) -> Any:
 
 
 def _without_place(text: str) -> str:
+    """Return ``text`` with the last part of the place that it is, or of those that it mentions."""
     scheme = _SCHEME.match(text)
     start = scheme.end() if scheme else 0
     place = PurePath(text[start:])

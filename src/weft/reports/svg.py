@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+# Stand-ins for colours, which nothing else in a picture has: matplotlib knows no CSS variables.
 INK, MUTED, GRID, TRAIN, VALIDATION, PAPER = (f"#0a0b{n:02x}" for n in range(1, 7))
 SERIES = tuple(f"#0a0c{n:02x}" for n in range(9))  # one colour for each thing that is compared
 WORDS = tuple(f"#0a0d{n:02x}" for n in range(9))  # the same, closer to ink: for text

@@ -126,8 +126,11 @@ def curve_plot(study: StudyRecords, by: str, width: int, height: int = 350) -> s
 
 def _final(lines: Sequence[_Line]) -> str:
     """Say in words where the lines end, for those who cannot see them."""
-    ends = sorted((float(line.y[-1]), line.contender.label) for line in lines if line.role == "first")
-    return "at the end " + ", ".join(f"{name} {bits:.3f}" for bits, name in ends)
+    ends = []
+    for line in lines:
+        if line.role == "first":
+            ends.append((float(line.y[-1]), line.contender.label))
+    return "at the end " + ", ".join(f"{name} {bits:.3f}" for bits, name in sorted(ends))
 
 
 def _lines(study: StudyRecords, by: str) -> list[_Line]:
@@ -223,8 +226,8 @@ def rate_plot(study: StudyRecords, width: int, columns: int) -> str:
         panel.grid(axis="y", color=GRID, lw=0.6)
         undress(panel)
     _frame_panels(list(panels.flat), shown, columns)
-    said = "; ".join(f"{one.label} best at {rate_words(one.rate)}" for one in shown if one.rate)
-    return to_svg(figure, f"rates{width}", f"Validation bits per byte against the learning rate. {said}")
+    best = "; ".join(f"{one.label} best at {rate_words(one.rate)}" for one in shown if one.rate)
+    return to_svg(figure, f"rates{width}", f"Validation bits per byte against the learning rate. {best}")
 
 
 def _panels(width: int, rows: int, columns: int) -> tuple[Figure, Any]:
@@ -266,7 +269,8 @@ def _draw_rates(panel: Axes, contender: Contender, style: Style, lw: float) -> N
     panel.plot(rates, first, color=style.color, lw=lw, marker=style.marker, ms=style.marker_size(4))
     if not style.marker:
         return
-    x, y = [], []
+    x = []
+    y = []
     for rate in rates:
         others = found[rate][1:]
         x += [rate] * len(others)
@@ -280,10 +284,12 @@ def _draw_rates(panel: Axes, contender: Contender, style: Style, lw: float) -> N
 
 def _mark_failed(panel: Axes, contender: Contender) -> None:
     """Put a cross at the top where a training run failed."""
-    failed = {finite(trial.get("learning_rate")) for trial in contender.trials if trial.get("status") == "failed"}
+    failed = set()
+    for trial in contender.trials:
+        rate = finite(trial.get("learning_rate"))
+        if trial.get("status") == "failed" and rate is not None:
+            failed.add(rate)
     for rate in failed:
-        if rate is None:
-            continue
         panel.plot([rate], [0.94], "x", color=INK, ms=6, mew=1.4, transform=panel.get_xaxis_transform())
         panel.annotate(
             "failed",

@@ -32,6 +32,7 @@ def result_plot(study: StudyRecords, width: int) -> str:
         _draw_seeds(axes, place, one, styles(study)[one.name])
     reach = max(max(everything) - min(everything), 0.02)
     middle = (max(everything) + min(everything)) / 2
+    # The means are written at the right, so there is more room.
     axes.set_xlim(middle - 0.58 * reach, middle + 0.66 * reach)
     _break_axis(axes)
     said = ", ".join(f"{one.label} {one.mean():.3f}" for one in shown)
@@ -39,15 +40,17 @@ def result_plot(study: StudyRecords, width: int) -> str:
 
 
 def _draw_seeds(axes: Axes, place: int, one: Contender, style: Style) -> None:
+    """Draw a marker for each seed, from the first above to the last below, so that none hides another."""
+    bits = one.bits
     mean = one.mean() or 0.0
-    axes.plot([min(one.bits), max(one.bits)], [place, place], color=style.color, lw=1.2, solid_capstyle="butt")
-    aside = place + np.linspace(-0.16, 0.16, len(one.bits)) if len(one.bits) > 1 else np.array([place])
-    axes.plot(one.bits, aside, ls="", marker=style.marker, ms=style.marker_size(5.5), color=style.color, alpha=0.85)
-    if len(one.bits) > 1:
+    axes.plot([min(bits), max(bits)], [place, place], color=style.color, lw=1.2, solid_capstyle="butt")
+    aside = np.array([place])
+    if len(bits) > 1:
+        aside = place + np.linspace(-0.16, 0.16, len(bits))
+    axes.plot(bits, aside, ls="", marker=style.marker, ms=style.marker_size(5.5), color=style.color, alpha=0.85)
+    if len(bits) > 1:
         axes.plot([mean, mean], [place - 0.4, place + 0.4], color=INK, lw=1.2)
-    axes.annotate(
-        f"{mean:.3f}", (max(one.bits), place), xytext=(8, 0), textcoords="offset points", va="center", color=INK
-    )
+    _beside(axes, max(bits), place, f"{mean:.3f}", gap=8)
 
 
 def _break_axis(axes: Axes) -> None:
@@ -66,7 +69,8 @@ def parameter_plot(study: StudyRecords, width: int) -> str:
     said = []
     for place, one in enumerate(shown):
         color = styles(study)[one.name].color
-        whole, body = one.mean("parameters") or 0.0, one.mean("body_parameters") or 0.0
+        whole = one.mean("parameters") or 0.0
+        body = one.mean("body_parameters") or 0.0
         axes.barh(place, body, color=color, height=0.62)
         axes.barh(place, whole - body, left=body, color=color, height=0.62, alpha=0.35)
         words = f"{count(body)} / {count(whole)}" if body else count(whole)
@@ -135,8 +139,8 @@ def _size_axis(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_ylim()
-    few = high / low < 200
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    marks = (1, 2, 5) if high / low < 200 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=marks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda held, _: size(held).replace(".0 ", " ")))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", which="minor", left=False)
@@ -178,7 +182,9 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
 def _draw_frontier(axes: Axes, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Draw the border of what was reached as a staircase (at least this fast, at most this many bits); return it."""
     x, y = np.array(points).T
-    left, top = axes.get_xlim()[0], axes.get_ylim()[1]
+    left = axes.get_xlim()[0]
+    top = axes.get_ylim()[1]
+    # From point to point to the right and then up: each corner has the speed of one and the bits of the next.
     xs = np.concatenate([[left], np.repeat(x, 2)])
     ys = np.concatenate([np.repeat(y, 2), [top]])
     axes.plot(xs, ys, color=MUTED, lw=1.1, ls="--", zorder=1)
@@ -219,8 +225,9 @@ def _rows(shown: Sequence[Contender], width: int, title: str, extra: int = 0) ->
     return axes
 
 
-def _beside(axes: Axes, x: float, place: int, words: str) -> None:
-    axes.annotate(words, (x, place), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
+def _beside(axes: Axes, x: float, place: int, words: str, gap: int = 5) -> None:
+    """Write to the right of ``x`` in the row ``place``."""
+    axes.annotate(words, (x, place), xytext=(gap, 0), textcoords="offset points", va="center", color=INK)
 
 
 def _count(axes: Axes) -> None:

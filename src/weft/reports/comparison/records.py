@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,7 @@ def study_records(name: str, results: object, curves: object = ()) -> StudyRecor
     for row in rows:
         if row.get("kind") in ("baseline", "peer"):
             of_others.add(str(row["architecture"]))
+    # What has rows or trials without being planned comes too: a plan that cannot be read hides no figures.
     contenders = []
     for one in dict.fromkeys([*planned, *(str(event["architecture"]) for event in (*rows, *trials))]):
         contender = _contender(one, one in of_others, rows, trials)
@@ -170,9 +171,14 @@ def _rank(contender: Contender) -> tuple[bool, float]:
 
 
 def _contender(name: str, is_baseline: bool, rows: Iterable[Event], trials: Iterable[Event]) -> Contender:
-    own = sorted((row for row in rows if row["architecture"] == name), key=_by_seed)
-    tried = sorted((trial for trial in trials if trial["architecture"] == name), key=_by_rate)
-    return Contender(name=name, is_baseline=is_baseline, rows=tuple(own), trials=tuple(tried))
+    own = [row for row in rows if row["architecture"] == name]
+    tried = [trial for trial in trials if trial["architecture"] == name]
+    return Contender(
+        name=name,
+        is_baseline=is_baseline,
+        rows=tuple(sorted(own, key=_by_seed)),
+        trials=tuple(sorted(tried, key=_by_rate)),
+    )
 
 
 def _by_seed(event: Event) -> float:
@@ -185,12 +191,19 @@ def _by_rate(event: Event) -> tuple[float, float]:
 
 def _of_architectures(events: object) -> list[Event]:
     """Return those of ``events`` that say which architecture they are of."""
-    given = events if isinstance(events, list | tuple) else []
-    return [event for event in given if isinstance(event, Mapping) and isinstance(event.get("architecture"), str)]
+    found = []
+    for event in _list(events):
+        if isinstance(event, Mapping) and isinstance(event.get("architecture"), str):
+            found.append(event)
+    return found
 
 
 def _names(value: object) -> list[str]:
-    return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else []
+    return [name for name in _list(value) if isinstance(name, str)]
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _json(path: Path) -> object:

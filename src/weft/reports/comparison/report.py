@@ -12,6 +12,7 @@ from weft.reports.comparison.table import (
     EDGE_NOTE,
     KEY,
     TRIAL_HEADINGS,
+    TRIAL_WORDS,
     Column,
     all_trials,
     any_edge,
@@ -24,9 +25,13 @@ from weft.reports.comparison.table import (
 from weft.reports.comparison.words import budget, command, facts, finding, notes
 from weft.reports.page import page, text
 
-_WIDE, _NARROW, _HALF = 700, 400, 345  # widths of plots in SVG units, in which text has 10
+# Widths of plots in SVG units, in which text has 10.
+_WIDE = 700
+_NARROW = 400
+_HALF = 345
 _MOST_IN_HALF = 10  # architectures, whose names find room in half the width
-_TRAINING, _GENERATION = "training_tokens_per_second", "generation_tokens_per_second"
+_TRAINING = "training_tokens_per_second"
+_GENERATION = "generation_tokens_per_second"
 
 
 def write_comparison(folder: Path) -> Path:
@@ -56,14 +61,10 @@ def render_comparison(study: StudyRecords) -> str:
 
 
 def _subtitle(study: StudyRecords) -> str:
-    held = budget(study)
-    parts = [
-        "Comparison of architectures",
-        facts(study).get("corpus", ""),
-        held,
-        facts(study).get("versions"),
-    ]
-    return f"<p>{' · '.join(text(part) for part in parts if part)}</p>"
+    known = facts(study)
+    parts = ["Comparison of architectures", known.get("corpus"), budget(study), known.get("versions")]
+    said = " · ".join(text(part) for part in parts if part)
+    return f"<p>{said}</p>"
 
 
 def _headline(study: StudyRecords) -> str:
@@ -113,14 +114,14 @@ def _rates(study: StudyRecords) -> str:
 def _pareto(study: StudyRecords) -> str:
     from weft.reports.comparison.plots import pareto_plot
 
-    plots = []
-    for key, name in ((_GENERATION, "generation"), (_TRAINING, "training")):
-        if len(study.measured) > _MOST_IN_HALF:
+    speeds = ((_GENERATION, "generation"), (_TRAINING, "training"))
+    if len(study.measured) > _MOST_IN_HALF:
+        shown = ""
+        for key, name in speeds:
             wide = pareto_plot(study, key, name, _WIDE, 360)
-            plots.append(_responsive(wide, pareto_plot(study, key, name, _NARROW)))
-        else:
-            plots.append(pareto_plot(study, key, name, _HALF))
-    shown = "".join(plots) if len(study.measured) > _MOST_IN_HALF else _pairs(plots)
+            shown += _responsive(wide, pareto_plot(study, key, name, _NARROW))
+    else:
+        shown = _pairs([pareto_plot(study, key, name, _HALF) for key, name in speeds])
     note = "The dashed stairs are the frontier: nothing measured is both faster and better than what stands on it."
     return _noted(shown, note)
 
@@ -147,9 +148,8 @@ def _trials(study: StudyRecords) -> str:
         rows.append((kind, (one.label, *trial_cells(trial, one))))
     if not rows:
         return ""
-    words = [True, *[False] * (len(TRIAL_HEADINGS) - 1), True]
     note = '<p class="note">Those in bold count in the result.</p>'
-    return note + _grid(("architecture", *TRIAL_HEADINGS), words, rows)
+    return note + _grid(("architecture", *TRIAL_HEADINGS), TRIAL_WORDS, rows)
 
 
 def _method(study: StudyRecords) -> str:
@@ -189,6 +189,7 @@ def _grid(headings: Sequence[str], words: Sequence[bool], rows: Sequence[tuple[s
 
 
 def _side(heading: str, words: bool) -> str:
+    """Return the class of a column's cells."""
     if heading == KEY:
         return ' class="key"'
     return ' class="words"' if words else ""

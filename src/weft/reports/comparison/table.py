@@ -28,7 +28,9 @@ class Column(NamedTuple):
 
 def quality_columns(study: StudyRecords) -> list[Column]:
     """Return the columns that say what was compared and how well it did."""
-    best = study.measured[0].mean() if study.measured else None
+    best = None
+    if study.measured:
+        best = study.measured[0].mean()
 
     def behind(one: Contender) -> str:
         mean = one.mean()
@@ -73,6 +75,8 @@ def terminal_columns(study: StudyRecords) -> list[Column]:
 
 
 TRIAL_HEADINGS = ("learning rate", "seed", "validation bits per byte", KEY, "tokens", "seconds", "")
+# Which columns hold words: the architecture, which stands before them, and the last, which says how it went.
+TRIAL_WORDS = (True, *[False] * (len(TRIAL_HEADINGS) - 1), True)
 
 
 def trial_cells(trial: Event, contender: Contender) -> tuple[str, ...]:
@@ -91,8 +95,11 @@ def trial_cells(trial: Event, contender: Contender) -> tuple[str, ...]:
 
 def is_chosen(trial: Event, contender: Contender) -> bool:
     """Return whether a training run is one of those that the contender is judged by."""
-    rate, seed = finite(trial.get("learning_rate")), finite(trial.get("seed"))
-    return any((finite(row.get("learning_rate")), finite(row.get("seed"))) == (rate, seed) for row in contender.rows)
+    return any(_rate_and_seed(row) == _rate_and_seed(trial) for row in contender.rows)
+
+
+def _rate_and_seed(event: Event) -> tuple[float | None, float | None]:
+    return finite(event.get("learning_rate")), finite(event.get("seed"))
 
 
 def _standing(trial: Event, contender: Contender) -> str:
@@ -139,7 +146,9 @@ def markdown(study: StudyRecords) -> str:
     again = command(study)
     if again:
         parts += ["Again, with the same texts:", f"```sh\n{again}\n```"]
-    return "\n\n".join(part for part in parts if part).encode("utf-8", "replace").decode() + "\n"
+    whole = "\n\n".join(part for part in parts if part)
+    # A lone surrogate, which JSON may hold, cannot be written as UTF-8.
+    return whole.encode("utf-8", "replace").decode() + "\n"
 
 
 def any_edge(study: StudyRecords) -> bool:
@@ -158,15 +167,20 @@ def _grid(columns: Sequence[Column], contenders: Sequence[Contender]) -> str:
         cells = []
         for column in columns:
             cell = column.cell(one)
-            is_code = column.heading == "pattern" and cell != DASH
-            cells.append(f"`{_line(cell)}`" if is_code else _line(cell))
+            shown = _line(cell)
+            if column.heading == "pattern" and cell != DASH:
+                shown = f"`{shown}`"
+            cells.append(shown)
         rows.append(cells)
     return _table([column.heading for column in columns], [column.words for column in columns], rows)
 
 
 def _trials(study: StudyRecords) -> str:
-    rows = [[_line(text) for text in (one.label, *trial_cells(trial, one))] for one, trial in all_trials(study)]
-    return _table(("architecture", *TRIAL_HEADINGS), [True, *[False] * (len(TRIAL_HEADINGS) - 1), True], rows)
+    rows = []
+    for one, trial in all_trials(study):
+        cells = (one.label, *trial_cells(trial, one))
+        rows.append([_line(cell) for cell in cells])
+    return _table(("architecture", *TRIAL_HEADINGS), TRIAL_WORDS, rows)
 
 
 def all_trials(study: StudyRecords) -> Iterator[tuple[Contender, Event]]:
@@ -177,8 +191,13 @@ def all_trials(study: StudyRecords) -> Iterator[tuple[Contender, Event]]:
 
 
 def _table(headings: Sequence[str], words: Sequence[bool], rows: Sequence[Sequence[str]]) -> str:
-    rule = "|".join("---" if left else "---:" for left in words)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, *rows)).replace("\n", f"\n|{rule}|\n", 1)
+    """Return a Markdown table; ``words`` says which columns hold words and stand at the left."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (headings, *rows)]
+    rule = "|"
+    for left in words:
+        rule += "---|" if left else "---:|"
+    lines.insert(1, rule)
+    return "\n".join(lines)
 
 
 def _line(text: str) -> str:

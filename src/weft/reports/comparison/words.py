@@ -28,32 +28,37 @@ def finding(study: StudyRecords) -> str:
     measured = study.measured
     if not measured:
         return "Nothing has been measured yet: this page fills as the study goes on."
-    done = f"So far ({len(measured)} of {len(study.planned)} done), " if study.missing else ""
-    best, bits = measured[0], measured[0].mean() or 0.0
+    said = ""
+    if study.missing:
+        said = f"So far ({len(measured)} of {len(study.planned)} done), "
+    best = measured[0]
+    bits = best.mean() or 0.0
     if len(measured) == 1:
-        return f"{done}{best.label} needs {bits:.3f} bits per byte; there is nothing yet to compare it with."
+        return f"{said}{best.label} needs {bits:.3f} bits per byte; there is nothing yet to compare it with."
+
     second = measured[1]
     behind = (second.mean() or 0.0) - bits
     if round(behind, 3) == 0:
-        lead = f"{best.label} and {second.label} are level at {bits:.3f} bits per byte"
+        said += f"{best.label} and {second.label} are level at {bits:.3f} bits per byte"
     else:
-        distance = f"{percent(behind / bits)} behind ({behind:.3f})" if bits > 0 else f"{behind:.3f} behind"
-        lead = f"{best.label} is best at {bits:.3f} bits per byte; the next, {second.label}, is {distance}"
-    return f"{done}{lead}{_against_noise(best, second, behind)}{_against_edges(measured)}."
+        said += f"{best.label} is best at {bits:.3f} bits per byte; the next, {second.label}, is "
+        said += f"{percent(behind / bits)} behind ({behind:.3f})" if bits > 0 else f"{behind:.3f} behind"
+    return f"{said}{_against_noise(best, second, behind)}{_against_edges(measured)}."
 
 
 def _against_noise(best: Contender, second: Contender, behind: float) -> str:
     """Say how the gap stands to the spread of the seeds, where there is one to speak of."""
-    fewest = min(len(best.bits), len(second.bits))
-    if fewest < 2:
-        which = "one seed each" if max(len(best.bits), len(second.bits)) < 2 else "one seed of one of them"
+    seeds = sorted((len(best.bits), len(second.bits)))
+    if seeds[0] < 2:
+        which = "one seed each" if seeds[1] < 2 else "one seed of one of them"
         return f"; with {which}, nothing can be said about noise"
     spread = max(max(one.bits) - min(one.bits) for one in (best, second))
     if max(best.bits) >= min(second.bits):
         return f", but their seeds overlap (they differ by up to {spread:.3f}), so the order of the two may be chance"
-    relation = "more than" if behind > spread else "no more than"
-    chance = "" if behind > spread else ", so the order of the two may be chance"
-    return f", {relation} the {spread:.3f} by which seeds of one architecture differ{chance}"
+    differ = f"the {spread:.3f} by which seeds of one architecture differ"
+    if behind > spread:
+        return f", more than {differ}"
+    return f", no more than {differ}, so the order of the two may be chance"
 
 
 def _against_edges(measured: Sequence[Contender]) -> str:
@@ -71,40 +76,45 @@ def _against_edges(measured: Sequence[Contender]) -> str:
 
 def _edge_words(contenders: Sequence[Contender]) -> str:
     """Return 'the largest tried for a, b and the smallest tried for c'; '' where no best rate is at the edge."""
-    sides = {side: [one.name for one in contenders if edge(one) == side] for side in ("largest", "smallest")}
-    return " and ".join(f"the {side} tried for {', '.join(names)}" for side, names in sides.items() if names)
+    said = []
+    for side in ("largest", "smallest"):
+        names = [one.name for one in contenders if edge(one) == side]
+        if names:
+            said.append(f"the {side} tried for {', '.join(names)}")
+    return " and ".join(said)
 
 
 def notes(study: StudyRecords) -> list[str]:
     """Return what must be borne in mind with the finding, a sentence or two each."""
-    return [note for note in _notes(study) if note]
-
-
-def _notes(study: StudyRecords) -> Iterator[str]:
     measured = study.measured
+    said = []
     if study.missing:
-        yield f"Without a figure so far: {', '.join(study.missing)}."
+        said.append(f"Without a figure so far: {', '.join(study.missing)}.")
     if measured:
-        yield _seeds(measured)
-        yield _baselines(measured)
-        yield _edges(measured)
-        yield _sizes(measured)
-        yield _unequal(study)
-        yield _unsteady(study)
+        said.append(_seeds(measured))
+        said.append(_baselines(measured))
+        said.append(_edges(measured))
+        said.append(_sizes(measured))
+        said.append(_unequal(study))
+        said.append(_unsteady(study))
     failed = [trial for trial in study.trials if trial.get("status") == "failed"]
     if failed:
         runs = "training run" if len(study.trials) == 1 else "training runs"
-        yield f"Failed: {len(failed)} of {len(study.trials)} {runs}; the last table says which, and why."
+        said.append(f"Failed: {len(failed)} of {len(study.trials)} {runs}; the last table says which, and why.")
+    return [note for note in said if note]
 
 
 def _seeds(measured: Sequence[Contender]) -> str:
     most = max(len(one.bits) for one in measured)
     if most < 2:
         return "Every figure is of one seed: small differences may be chance."
-    names = [one.name for one in measured if len(one.bits) < most]
-    fewer = f" Fewer seeds: {', '.join(names)}." if names else ""
-    rough = " So few seeds show less than the whole of the noise." if most < 5 else ""
-    return f"Metrics are means over up to {most} seeds, each shown.{rough}{fewer}"
+    said = f"Metrics are means over up to {most} seeds, each shown."
+    if most < 5:
+        said += " So few seeds show less than the whole of the noise."
+    fewer = [one.name for one in measured if len(one.bits) < most]
+    if fewer:
+        said += f" Fewer seeds: {', '.join(fewer)}."
+    return said
 
 
 def _baselines(measured: Sequence[Contender]) -> str:
@@ -150,7 +160,8 @@ def _sizes(measured: Sequence[Contender]) -> str:
 def _unequal(study: StudyRecords) -> str:
     """Say what equal time (or equal text) leaves unequal."""
     by_time = _by_time(study)
-    found = _least_and_most(study.measured, "tokens" if by_time else "seconds")
+    unequal = "tokens" if by_time else "seconds"
+    found = _least_and_most(study.measured, unequal)
     if found is None:
         return ""
     (first, least), (last, most) = found
@@ -186,12 +197,14 @@ def _unsteady(study: StudyRecords) -> str:
         return ""
     read: dict[str, list[float]] = {}
     for trial in study.trials:
-        if (tokens := finite(trial.get("tokens"))) and trial.get("status") != "failed":
+        tokens = finite(trial.get("tokens"))
+        if tokens and trial.get("status") != "failed":
             read.setdefault(str(trial.get("architecture")), []).append(tokens)
     if not read:
         return ""
     name = max(read, key=lambda name: max(read[name]) / min(read[name]))
-    least, most = min(read[name]), max(read[name])
+    least = min(read[name])
+    most = max(read[name])
     if most <= (1 + _UNSTEADY) * least:
         return ""
     return (
@@ -204,7 +217,7 @@ def facts(study: StudyRecords) -> dict[str, str]:
     """Return what was held equal and what it ran on, by name; what is not known is left out."""
     settings = study.settings
     machine = section(study.results, "machine")
-    # What is shown only where it is known.
+    # What is shown only where it is known: each of these is None otherwise, and falls out at the end.
     parameters = finite(settings.get("parameters"))
     vocabulary = finite(settings.get("vocab_size"))
     top = finite(settings.get("top"))
@@ -235,10 +248,10 @@ def _versions(study: StudyRecords) -> str:
     revision = study.results.get("git_revision")
     torch = section(study.results, "machine").get("torch")
     parts = []
-    if version:
-        parts.append(f"Weft {version}")
     if version and revision:
-        parts[0] += f" ({str(revision)[:10]})"
+        parts.append(f"Weft {version} ({str(revision)[:10]})")
+    elif version:
+        parts.append(f"Weft {version}")
     if torch:
         parts.append(f"torch {torch}")
     return ", ".join(parts)
@@ -300,7 +313,9 @@ def _values(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
             yield from _values(value, f"{before}{key}.")
         elif value is not None:
             shown = without_places(value)
-            yield f"{before}{key}", shown if isinstance(shown, str) else json.dumps(shown)
+            if not isinstance(shown, str):
+                shown = json.dumps(shown)
+            yield f"{before}{key}", shown
 
 
 def _whole(value: object) -> str:
@@ -309,8 +324,12 @@ def _whole(value: object) -> str:
 
 
 def _counted(values: Any, key: str) -> str:
+    """Return '4 cores', '1 core'; '' where it is not known."""
     known = finite(values.get(key))
-    return "" if known is None else f"{known:.0f} {key if known != 1 else key[:-1]}"
+    if known is None:
+        return ""
+    unit = key.removesuffix("s") if known == 1 else key
+    return f"{known:.0f} {unit}"
 
 
 def _list(value: object) -> list[str]:
@@ -318,8 +337,14 @@ def _list(value: object) -> list[str]:
 
 
 def _numbers(value: object) -> list[float]:
-    given = value if isinstance(value, list) else []
-    return [known for part in given if (known := finite(part)) is not None]
+    if not isinstance(value, list):
+        return []
+    found = []
+    for part in value:
+        known = finite(part)
+        if known is not None:
+            found.append(known)
+    return found
 
 
 def rate_words(rate: float) -> str:
@@ -335,22 +360,32 @@ def spread(contender: Contender) -> str:
     bits = contender.bits
     if len(bits) < 2:
         return "one seed" if bits else "–"
-    deviation = f" (± {statistics.stdev(bits):.4f})" if len(bits) >= SEEDS_FOR_DEVIATION else ""
-    return f"{min(bits):.4f}–{max(bits):.4f}{deviation}"
+    said = f"{min(bits):.4f}–{max(bits):.4f}"
+    if len(bits) >= SEEDS_FOR_DEVIATION:
+        said += f" (± {statistics.stdev(bits):.4f})"
+    return said
 
 
 def context(length: int) -> str:
     """Return a length of context in thousands of 1,024: 1k, 16k, 64k."""
-    return f"{length // 1024}k" if length >= 1024 and length % 1024 == 0 else f"{length:,}"
+    whole = length >= 1024 and length % 1024 == 0
+    return f"{length // 1024}k" if whole else f"{length:,}"
 
 
 def percent(share: float) -> str:
     """Return a share in percent with two figures where it is small: 0.42 %, 2.3 %, 14 %."""
     value = 100 * share
-    return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %" if value >= 0.995 else f"{value:.2f} %"
+    # The limits are those from which on rounding gives one digit more before the point.
+    if value >= 9.95:
+        return f"{value:.0f} %"
+    if value >= 0.995:
+        return f"{value:.1f} %"
+    return f"{value:.2f} %"
 
 
 def ordinal(place: int) -> str:
     """Return 1st, 2nd, 3rd, 4th, ..."""
-    ending = "th" if 10 <= place % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    if 10 <= place % 100 <= 20:
+        return f"{place}th"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
     return f"{place}{ending}"

@@ -108,12 +108,9 @@ def _last_training(run: RunRecords) -> Event:
 
 
 def _meaning(bits: float) -> str:
-    said = (
-        f"The model needs {bits:.2f} bits for each byte of text that it was not trained on, where a plain file takes 8"
-    )
-    if 0 < bits < 8:
-        said += f": {8 / bits:.1f} times less"
-    return f"{said}."
+    needs = f"The model needs {bits:.2f} bits for each byte of text that it was not trained on"
+    smaller = f": {8 / bits:.1f} times less" if 0 < bits < 8 else ""
+    return f"{needs}, where a plain file takes 8{smaller}."
 
 
 def _known_lines(test: Mapping[str, Any]) -> str:

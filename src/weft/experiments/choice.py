@@ -37,4 +37,8 @@ def leaders(plan: Plan, finished: Finished) -> list[str]:
 def chosen(plan: Plan, finished: Finished) -> list[Trial]:
     """Return the trials at the best learning rates, which are the rows of the comparison."""
     best = {contender: best_rate(plan, finished, contender) for contender in plan.contenders}
-    return [t for t, outcome in finished.items() if outcome.result and t.learning_rate == best[t.contender]]
+    found = []
+    for trial, outcome in finished.items():
+        if outcome.result and trial.learning_rate == best[trial.contender]:
+            found.append(trial)
+    return found

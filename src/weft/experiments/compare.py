@@ -62,22 +62,29 @@ class Study:
     def _run(self, overwrite: bool) -> None:
         check_folder(self.plan, self.folder, overwrite=overwrite)
         first = self.plan.seeds[0]
-        trials = [Trial(c, rate, first) for c in self.plan.contenders for rate in self.plan.learning_rates]
+        trials = []
+        for contender in self.plan.contenders:
+            trials += [Trial(contender, rate, first) for rate in self.plan.learning_rates]
         self.summary = self._prepare(self._recipe(trials[0]).data).summary
         self._tell_sizes()  # before anything is trained or replaced
-        if overwrite:  # the folder stays, as it is held; the plan goes last, as it says what the rest is
+        if overwrite:
+            # The folder itself stays, as it is held. The plan goes last: it says what the rest is, for the next time
+            # where this is killed.
             for path in sorted(self.folder.iterdir(), key=lambda path: path.name == PLAN):
                 remove(path)
         self._go_on()
         save_plan(self.plan, self.folder)
         try:
             self._train(trials)
-            # The best rate of each contender that leads, from the other seeds.
+            # The contenders that lead, each at its best rate, from the other seeds.
             finished = self.finished()
-            best = {contender: best_rate(self.plan, finished, contender) for contender in self.plan.contenders}
-            names = leaders(self.plan, finished)
-            self._train([Trial(name, best[name], seed) for name in names for seed in self.plan.seeds[1:]])
-            self._measure()
+            more = []
+            for contender in leaders(self.plan, finished):
+                rate = best_rate(self.plan, finished, contender)
+                more += [Trial(contender, rate, seed) for seed in self.plan.seeds[1:]]
+            self._train(more)
+            runs = [(t.contender, self.runner.run_of(t.name)) for t in chosen(self.plan, self.finished())]
+            measure_generation(runs, self.runner.threads, self.listener.message)
         finally:
             self._write()
 
@@ -94,10 +101,6 @@ class Study:
         """Write what there is so far."""
         session = Session(self.summary, self.runner.threads, time.monotonic() - self._began)
         write_results(self.folder, self.plan, self.finished(), session)
-
-    def _measure(self) -> None:
-        runs = [(t.contender, self.runner.run_of(t.name)) for t in chosen(self.plan, self.finished())]
-        measure_generation(runs, self.runner.threads, self.listener.message)
 
     def _prepare(self, data: DataConfig) -> PreparedData:
         """Return the text as ``data`` wants it, read once."""

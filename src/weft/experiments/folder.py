@@ -61,11 +61,15 @@ def _saved_values(path: Path) -> Mapping[str, Any]:
 
 
 def _check_same(before: Plan, now: Plan, study: Path) -> None:
-    old, new = (flat(_fixed(plan)) for plan in (before, now))
+    """Raise UserError where ``now`` changes what ``before`` began with; more contenders, rates and seeds are none."""
+    old = flat(_fixed(before))
+    new = flat(_fixed(now))
+    # A variant that both have must be the same.
     for name in before.variants.keys() & now.variants.keys():
         old |= flat(before.variants[name], f"{name}.")
         new |= flat(now.variants[name], f"{name}.")
-    if changed := [key for key in old | new if old.get(key) != new.get(key)]:
+    changed = [key for key in old | new if old.get(key) != new.get(key)]
+    if changed:
         told = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in changed)
         raise UserError(
             f"'{study}' holds a comparison with other {told}; give the values that it began with to go on, or "
@@ -75,9 +79,10 @@ def _check_same(before: Plan, now: Plan, study: Path) -> None:
 
 def _fixed(plan: Plan) -> dict[str, Any]:
     """Return what may not change when a study goes on, as a user gives it."""
-    values = plan.model_dump(mode="json", exclude={"base", *GROWING})
-    data = DataConfig.parse(plan.base.get("data", {}), where="data").model_dump(mode="json")  # where texts/ is texts
-    return {key: value for key, value in values.items() if value is not None} | plan.base | {"data": data}
+    fixed = plan.model_dump(mode="json", exclude={"base", *GROWING}, exclude_none=True)
+    # With every value, so that one that is given as it is anyway is no change, nor 'texts/' for 'texts'.
+    data = DataConfig.parse(plan.base.get("data", {}), where="data")
+    return fixed | plan.base | {"data": data.model_dump(mode="json")}
 
 
 def read_results(folder: Path) -> dict[str, Any]:

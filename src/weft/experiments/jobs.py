@@ -19,7 +19,8 @@ from weft.signals import SIGNALS, stop_signals
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0  # that an interrupted run has to save itself
-STOPPED = {code: number for number in SIGNALS for code in (-number, 128 + number)}  # by exit code
+# The signal that an exit code tells of: Python says it as a negative number, a shell adds 128.
+STOPPED = {-number: number for number in SIGNALS} | {128 + number: number for number in SIGNALS}
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Job:
             lines = (self.run / METRICS).read_bytes().rstrip().split(b"\n")
         except OSError:
             return {}
+        # The last line may be half written, and a few of other events may stand behind the one that is wanted.
         for line in reversed(lines[-10:]):
             record = json_object(line) or {}
             if record.get("event") == "train":
@@ -71,8 +73,10 @@ class Job:
             why = " (memory may have run out)" if code == -signal.SIGKILL else ""
             return f"Ended by {signal.Signals(-code).name}{why}; the log is '{self.log_path}'."
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().split("\n")
-        said = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-        return said[-1] if said else lines[-1] or f"Ended with exit code {code} and without a word."
+        for line in reversed(lines):
+            if line.startswith("Error: "):
+                return line.removeprefix("Error: ")
+        return lines[-1] or f"Ended with exit code {code} and without a word."
 
 
 def run_jobs(
@@ -83,7 +87,8 @@ def run_jobs(
     A signal to stop, to us or to a job, stops all: the running jobs save themselves, then :class:`Interrupted` is
     raised.
     """
-    waiting, running = list(jobs), list[Job]()
+    waiting = list(jobs)
+    running: list[Job] = []
     with stop_signals() as received:
         try:
             while (waiting or running) and not received:
@@ -110,6 +115,7 @@ def check_stopped(received: Sequence[int]) -> None:
 
 
 def _over(running: list[Job]) -> Iterator[tuple[Job, int]]:
+    """Yield the jobs that have ended, with their exit codes."""
     for job in list(running):
         assert job.process is not None
         code = job.process.poll()
@@ -119,6 +125,7 @@ def _over(running: list[Job]) -> Iterator[tuple[Job, int]]:
 
 
 def _stop(running: list[Job]) -> None:
+    """Ask all jobs to stop, wait until they have saved themselves, and kill those that take too long."""
     for job in running:
         assert job.process is not None
         job.process.terminate()  # not SIGINT, which a shell lets its background jobs ignore

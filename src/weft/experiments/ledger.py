@@ -23,7 +23,9 @@ class Ledger:
 
     def __init__(self, path: Path, told: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        saved: dict[str, Any] = {}
+        if path.is_file():
+            saved = json.loads(path.read_text(encoding="utf-8"))
         self.told: dict[str, Any] = {"runs": {}, **saved, **(told or {})}
 
     @property
@@ -68,7 +70,10 @@ class Ledger:
             outcome = runner.outcome(folder)
             if outcome is not None:
                 ended(folder, outcome)
-        waiting = {folder: recipes[name] for folder, name in folders.items() if name not in self.runs}
+        waiting = {}
+        for folder, name in folders.items():
+            if name not in self.runs:
+                waiting[folder] = recipes[name]
         runner.train(waiting, ended)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -73,8 +74,9 @@ class Plan(FrozenConfig):
             raise ValueError("there is nothing to compare: name architectures")
         if not self.learning_rates:
             raise ValueError("a comparison needs a learning rate: give learning_rates")
-        if unknown := [name for name in self.baselines if name not in BASELINES]:
-            raise ValueError(f"there is no baseline '{unknown[0]}': choose from {', '.join(BASELINES)}")
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise ValueError(f"there is no baseline '{name}': choose from {', '.join(BASELINES)}")
         for architecture in self.architectures:
             if architecture in BASELINES:
                 raise ValueError(f"'{architecture}' is a baseline: name it in baselines, not in architectures")
@@ -96,17 +98,15 @@ class Plan(FrozenConfig):
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Every trial that may be trained: each contender with each learning rate and seed."""
-        return tuple(
-            Trial(contender, rate, seed)
-            for contender in self.contenders
-            for rate in self.learning_rates
-            for seed in self.seeds
-        )
+        every = product(self.contenders, self.learning_rates, self.seeds)
+        return tuple(Trial(contender, rate, seed) for contender, rate, seed in every)
 
     @property
     def budget(self) -> dict[str, float]:
         """The budget of every run, as a recipe has it."""
-        return {"minutes": self.minutes} if self.minutes is not None else {"tokens": self.tokens or 0}
+        if self.minutes is not None:
+            return {"minutes": self.minutes}
+        return {"tokens": self.tokens or 0}
 
 
 class Trial(NamedTuple):
@@ -141,7 +141,7 @@ def recipe_of(plan: Plan, trial: Trial) -> Recipe:
     training["optimizer"] = {"learning_rate": trial.learning_rate}
     base = dict(plan.base)
     if trial.contender in plan.baselines:
-        base["model"] = {}
+        base["model"] = {}  # settings of Weft's blocks, which it does not have
         training["batch"] = _long_segments(TrainingConfig.parse(base.get("training", {}), where="training"))
     recipe = make_recipe(base, change, {"model": model, "training": training})
     return Recipe.parse(recipe.model_dump())  # with every value as given: a comparison turns no dial
@@ -157,7 +157,9 @@ def _long_segments(training: TrainingConfig) -> dict[str, int]:
     """Return the batch of a step of exactly the same size, in segments of a baseline's context or nearly so."""
     step = training.batch.batch_size * training.batch.sequence_length
     most = max(training.batch.sequence_length, min(CONTEXT, step))
-    length = next(length for length in range(most, 0, -1) if step % length == 0)
+    length = most
+    while step % length != 0:  # 1 divides every step
+        length -= 1
     return {"batch_size": step // length, "sequence_length": length}
 
 
@@ -180,7 +182,9 @@ def base_values(recipe: Path | None, settings: Mapping[str, Any], sources: Seque
         _check_undecided(settings, "the settings", section, keys)
         values[section] = _without(values.get(section) or {}, keys)
     values = merge(values, settings)
-    return merge(values, {"data": {"sources": list(sources)}}) if sources else values
+    if sources:
+        values = merge(values, {"data": {"sources": list(sources)}})
+    return values
 
 
 def _check_undecided(values: Mapping[str, Any], where: str, section: str, keys: Iterable[str]) -> None:

@@ -49,7 +49,10 @@ def write_results(folder: Path, plan: Plan, finished: Finished, session: Session
         "trials": [_trial(trial, outcome, folder) for trial, outcome in finished.items()],
     }
     write_atomic(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    curves = [_curve(trial, outcome.run, trial in rows) for trial, outcome in finished.items() if outcome.result]
+    curves = []
+    for trial, outcome in finished.items():
+        if outcome.result:
+            curves.append(_curve(trial, outcome.run, trial in rows))
     write_atomic(folder / CURVES, json.dumps(curves) + "\n")
 
 
@@ -74,9 +77,11 @@ def measure_generation(runs: Iterable[tuple[str, Path]], threads: int, message: 
 
 
 def _settings(plan: Plan, finished: Finished, corpus: str) -> dict[str, Any]:
-    # The tokenizer as it was made, which the recipe of any run tells.
+    """Return what the study was asked for, and the tokenizer as it was made, which the recipe of any run tells."""
+    data: Mapping[str, Any] = {}
     done = [outcome.run for outcome in finished.values() if outcome.result]
-    data: Mapping[str, Any] = read_run(done[0]).recipe.get("data", {}) if done else {}
+    if done:
+        data = read_run(done[0]).recipe.get("data", {})
     return {
         "sources": list(plan.base.get("data", {}).get("sources", [])),
         "architectures": list(plan.architectures),
@@ -96,7 +101,9 @@ def _settings(plan: Plan, finished: Finished, corpus: str) -> dict[str, Any]:
 
 
 def _row(plan: Plan, trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
-    run, result = outcome.run, outcome.result
+    """Return what a trial at a best rate has come to."""
+    run = outcome.run
+    result = outcome.result
     assert result is not None, "a row is of a trial that has ended well"
     rates = sorted(plan.learning_rates)
     return {
@@ -120,6 +127,7 @@ def _row(plan: Plan, trial: Trial, outcome: Outcome, folder: Path) -> dict[str, 
 
 
 def _trial(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Return how any trial ended; every key is there, whether it ended well or not."""
     result = outcome.result
     told = {
         "architecture": trial.contender,
@@ -193,10 +201,13 @@ def _shape(run: Path) -> dict[str, Any]:
 
 def machine(threads: int) -> dict[str, Any]:
     """Return what the runs were trained on."""
+    device = "cpu"
+    if torch.accelerator.is_available():
+        device = str(torch.accelerator.current_accelerator() or "cpu")
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "device": str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu",
+        "device": device,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": threads,
@@ -209,5 +220,7 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -82,8 +82,8 @@ def describe_model(model: WeftModel) -> Description:
     """Describe a model that is there, by its blocks; see :func:`describe`."""
     config = model.config
     rows = _rows(model)
-    parameters, body = model.parameter_count, model.body_parameter_count
-
+    parameters = model.parameter_count
+    body = model.body_parameter_count
     return Description(
         pattern=config.pattern,
         vocab_size=config.vocab_size,
@@ -105,15 +105,15 @@ def _full_after(state: Callable[[int], int]) -> int | None:
     """Return the fewest tokens after which the bytes of ``state``, which never fall, are the most that they will be."""
     largest = state(_ENDLESS)
     if state(_ENDLESS // 2) < largest:
-        return None
+        return None  # it still grows
     return bisect_left(range(_ENDLESS), largest, lo=1, key=state)
 
 
 def _rows(model: WeftModel) -> tuple[BlockRow, ...]:
     """Ask the block of each application."""
-    first: dict[int, int] = {}
+    first: dict[int, int] = {}  # the position at which each own block is applied first
     rows: list[BlockRow] = []
-    counted: set[int] = set()
+    counted: set[int] = set()  # by identity: different blocks may share a tensor
     for position, number in enumerate(model.schedule):
         block = model.own_blocks[number]
         spec = kind_of(block.config)
@@ -139,15 +139,11 @@ def embedding_shape(config: ModelConfig) -> str:
     """Return the sizes of the embedding in a few words."""
     if config.adaptive is None:
         return f"{config.vocab_size} x {config.hidden_size}{_ngrams(config)}"
-    clusters = ", ".join(
-        f"{last - first} x {width}"
-        for (first, last), width in zip(
-            pairwise((0, *config.adaptive.cutoffs, config.vocab_size)),
-            widths(config.hidden_size, config.adaptive),
-            strict=True,
-        )
-    )
-    return f"adaptive: {clusters}"
+    bounds = pairwise((0, *config.adaptive.cutoffs, config.vocab_size))
+    clusters = []
+    for (first, last), width in zip(bounds, widths(config.hidden_size, config.adaptive), strict=True):
+        clusters.append(f"{last - first} x {width}")
+    return f"adaptive: {', '.join(clusters)}"
 
 
 def _ngrams(config: ModelConfig) -> str:

@@ -131,9 +131,12 @@ def study_listener(console: Console) -> StudyListener:
         last[0] = time.monotonic()
         for job in jobs:
             record = job.progress()
+            told = "starting"
+            if "step" in record:
+                told = f"step {record['step']}, {record.get('seconds', 0):.0f} s"
             bits = record.get("bits_per_byte")
-            told = f"step {record['step']}, {record.get('seconds', 0):.0f} s" if "step" in record else "starting"
-            told += f", training {bits:.3f} bits per byte" if isinstance(bits, float) else ""
+            if isinstance(bits, float):
+                told += f", training {bits:.3f} bits per byte"
             lines.message(f"[{done + 1} of {total}] {job.name}: {told}")
 
     return StudyListener(lines.message, tick)
@@ -142,24 +145,28 @@ def study_listener(console: Console) -> StudyListener:
 def describe_status(status: Status) -> str:
     """Return a run's standing in one line."""
     left = status.seconds * (1 - status.done) / max(status.done, 1e-9)
-    validation = "" if math.isnan(status.validation) else f", validation {status.validation:.3f}"
-    return (
-        f"step {status.step}, {status.tokens_per_second:,.0f} tokens/s, {clock(left)} left, "
-        f"bits per byte: training {status.train:.3f}{validation}"
-    )
+    said = f"step {status.step}, {status.tokens_per_second:,.0f} tokens/s, {clock(left)} left, "
+    said += f"bits per byte: training {status.train:.3f}"
+    if not math.isnan(status.validation):  # before the first one
+        said += f", validation {status.validation:.3f}"
+    return said
 
 
 def describe_scoring(text: str, progress: Far) -> str:
     """Return how far the scoring of ``text`` is in one line."""
-    left = "" if math.isnan(progress.seconds_left) else f", {clock(progress.seconds_left)} left"
-    return f"scoring {text}: {progress.share:.0%}{left}"
+    said = f"scoring {text}: {progress.share:.0%}"
+    if not math.isnan(progress.seconds_left):
+        said += f", {clock(progress.seconds_left)} left"
+    return said
 
 
 def clock(seconds: float) -> str:
     """Return minutes and seconds (and hours where there are any)."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}"
 
 
 def metrics_table(metrics: Metrics, title: str) -> Table:
@@ -168,7 +175,8 @@ def metrics_table(metrics: Metrics, title: str) -> Table:
     table.add_column(justify="left")
     table.add_column(justify="right")
     for key, value in metrics.to_json().items():
-        table.add_row(FIGURES[key], "-" if value is None else metric_text(value))
+        shown = "-" if value is None else metric_text(value)
+        table.add_row(FIGURES[key], shown)
     return table
 
 
@@ -185,7 +193,9 @@ def print_beside(console: Console, packed: Packed, title: str, frozen: float, ad
     table.add_column("")
     table.add_column("bits per byte", justify="right")
     table.add_column("")
-    rows = [(name, bits, "adapts to the text as it codes it") for name, bits in packed.bits_per_byte.items()]
+    rows = []
+    for name, bits in packed.bits_per_byte.items():
+        rows.append((name, bits, "adapts to the text as it codes it"))
     rows.append(("weft, frozen weights", frozen, "does not adapt"))
     if adaptive is not None:
         rows.append(("weft, dynamic evaluation", adaptive, "adapts to the text as it reads it"))
@@ -214,9 +224,11 @@ def description_table(described: Description) -> Table:
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     table.add_row("", "embedding", described.embedding_shape, f"{described.embedding_parameters:,}", "")
     for row in described.blocks:
-        shared = row.shared_with is not None
-        parameters = f"as block {row.shared_with}" if shared else f"{row.parameters:,}"
+        parameters = f"{row.parameters:,}"
+        if row.shared_with is not None:
+            parameters = f"as block {row.shared_with}"
         table.add_row(str(row.position), row.kind, row.shape, parameters, f"{row.flops:,}")
+    # The rest of the operations: the softmax, with the maps of an adaptive embedding in and out.
     softmax = described.flops_per_token - sum(row.flops for row in described.blocks)
     table.add_row("", "softmax", "", "", f"{softmax:,}")
     return table
@@ -234,8 +246,10 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
     for column in columns:
         table.add_column(column.heading, justify="left" if column.words else "right")
     for place, one in enumerate(compared.contenders):
-        cells = (Text(text) for text in (one.label, *(column.cell(one) for column in columns)))
-        table.add_row(*cells, style="bold" if place == 0 and one.bits else None)
+        cells = [Text(one.label)]  # not plain strings: rich would take brackets for markup
+        cells += [Text(column.cell(one)) for column in columns]
+        is_best = place == 0 and one.bits
+        table.add_row(*cells, style="bold" if is_best else None)
     return table
 
 

@@ -144,13 +144,13 @@ class Study:
         waiting = {trial.name: trial for trial in trials if self.runner.outcome(trial.name) is None}
         if len(waiting) < len(trials):
             self.listener.message(f"{len(trials) - len(waiting)} of {len(trials)} runs are done already.")
-        done = 0
+        done = 0  # of those that are trained now
 
         def ended(name: str, outcome: Outcome) -> None:
             nonlocal done
             done += 1
             self.listener.message(_told(waiting[name], outcome))
-            self._write()
+            self._write()  # so that a study can be looked at, and loses nothing when it is killed
 
         def tick(jobs: list[Job]) -> None:
             self.listener.tick(jobs, done, len(waiting))

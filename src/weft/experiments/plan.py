@@ -68,6 +68,7 @@ class Plan(FrozenConfig):
             raise ValueError("a comparison needs a budget: give minutes or tokens")
         if self.minutes is not None and self.tokens is not None:
             raise ValueError("a comparison needs one budget: keep minutes or tokens")
+        # Runs that share the machine slow each other down, and not all alike.
         if self.jobs > 1 and self.minutes is not None:
             raise ValueError("side by side, equal minutes are not equal: give tokens with jobs above 1")
         if not self.contenders:
@@ -77,6 +78,7 @@ class Plan(FrozenConfig):
         for name in self.baselines:
             if name not in BASELINES:
                 raise ValueError(f"there is no baseline '{name}': choose from {', '.join(BASELINES)}")
+        # Whatever cannot be trained is found here, before any text is read.
         for architecture in self.architectures:
             if architecture in BASELINES:
                 raise ValueError(f"'{architecture}' is a baseline: name it in baselines, not in architectures")

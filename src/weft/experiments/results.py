@@ -61,6 +61,7 @@ def measure_generation(runs: Iterable[tuple[str, Path]], threads: int, message: 
 
     Raises Interrupted when a signal to stop came.
     """
+    # As many threads as each run trained with, whatever this process has.
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -53,6 +53,7 @@ class Runner:
     def outcome(self, name: str) -> Outcome | None:
         """Return how a trial ended; None where it has not, or where its results are damaged: then it is resumed."""
         run = self.run_of(name)
+        # Results come before a failure: a run that failed and was then resumed by hand has both.
         if name not in self._results and (run / RESULTS).is_file():
             with suppress(DamagedError):
                 self._results[name] = read_result(run)
@@ -81,6 +82,7 @@ class Runner:
         def record(job: Job, code: int) -> None:
             outcome = self.outcome(job.name)
             if outcome is None:
+                # It left no results: the failure is written down, so that it is not tried again each time.
                 outcome = Outcome(job.run, failure=job.complaint(code))
                 job.run.mkdir(parents=True, exist_ok=True)
                 write_atomic(job.run / FAILED, f"{outcome.failure}\n")

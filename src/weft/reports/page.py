@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 
+# What may not stand in HTML, and lone surrogates, which cannot be written as UTF-8.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 

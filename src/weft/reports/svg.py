@@ -111,12 +111,16 @@ def to_svg(figure: Figure, salt: str, title: str) -> str:
 
 def _inline(svg: str, title: str) -> str:
     """Make an SVG file fit to stand in a page: no prologue, no clashing names, the page's colours, font."""
+    # What a file needs and an element of a page does not.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", svg)
+    # Without a size it takes the width of its place, and scales.
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # Groups have the same names in every plot; what is referred to has names with a salt of its own.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href", "href")
+    # The style sheet of the page decides on joints and fonts.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
     svg = re.sub(r"(font: [\d.]+px )[^;\"]*", r"\1sans-serif", svg)  # as older versions of matplotlib write it

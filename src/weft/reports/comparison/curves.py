@@ -64,6 +64,7 @@ def styles(study: StudyRecords) -> dict[str, Style]:
             found[one.name] = Style(INK, INK, _BASELINE_MARKERS[next_marker % len(_BASELINE_MARKERS)])
             next_marker += 1
             continue
+        # Colour and marker by the same slot: nine colours and ten markers make ninety different pairs.
         if one.name in named:
             slot = named.index(one.name)
         else:

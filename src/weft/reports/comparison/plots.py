@@ -71,6 +71,7 @@ def parameter_plot(study: StudyRecords, width: int) -> str:
         color = styles(study)[one.name].color
         whole = one.mean("parameters") or 0.0
         body = one.mean("body_parameters") or 0.0
+        # The embedding's share stands behind the rest in the same colour, lighter.
         axes.barh(place, body, color=color, height=0.62)
         axes.barh(place, whole - body, left=body, color=color, height=0.62, alpha=0.35)
         words = f"{count(body)} / {count(whole)}" if body else count(whole)
@@ -196,7 +197,7 @@ def _stretch(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     x, y = np.array(points).T
-    margin = 0.14 * max(float(np.ptp(y)), 0.01)
+    margin = 0.14 * max(float(np.ptp(y)), 0.01)  # also where all are equally good
     axes.set_ylim(float(y.min()) - margin, float(y.max()) + margin)
     if x.max() > _WIDE * x.min():
         axes.set_xscale("log")

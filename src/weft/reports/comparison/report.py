@@ -154,7 +154,9 @@ def _trials(study: StudyRecords) -> str:
 
 def _method(study: StudyRecords) -> str:
     said = ""
-    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts(study).items())
+    rows = ""
+    for name, value in facts(study).items():
+        rows += f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
     if rows:
         said += f"<dl class=facts>{rows}</dl>"
     again = command(study)
@@ -196,13 +198,18 @@ def _side(heading: str, words: bool) -> str:
 
 
 def _cells(cells: Sequence[str], attributes: Sequence[str]) -> str:
-    rest = "".join(f"<td{own}>{text(cell)}</td>" for cell, own in zip(cells[1:], attributes[1:], strict=True))
-    return f'<th scope="row">{text(cells[0])}</th>{rest}'
+    """Return the cells of a row; the first one is its heading."""
+    row = f'<th scope="row">{text(cells[0])}</th>'
+    for cell, own in zip(cells[1:], attributes[1:], strict=True):
+        row += f"<td{own}>{text(cell)}</td>"
+    return row
 
 
 def _responsive(wide: str, narrow: str) -> str:
     """Return a plot in two widths, of which the style sheet shows the one that fits."""
-    return f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>' if wide else ""
+    if not wide:
+        return ""
+    return f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>'
 
 
 def _pairs(plots: Sequence[str]) -> str:

@@ -54,6 +54,7 @@ def _against_noise(best: Contender, second: Contender, behind: float) -> str:
         return f"; with {which}, nothing can be said about noise"
     spread = max(max(one.bits) - min(one.bits) for one in (best, second))
     if max(best.bits) >= min(second.bits):
+        # A seed of the second is as good as one of the best.
         return f", but their seeds overlap (they differ by up to {spread:.3f}), so the order of the two may be chance"
     differ = f"the {spread:.3f} by which seeds of one architecture differ"
     if behind > spread:
@@ -146,6 +147,7 @@ def edge(contender: Contender) -> str:
         return ""
     if len(rates) < 2:
         return "only"
+    # Records may call a rate in the middle an edge: that is neither side.
     return {rates[0]: "smallest", rates[-1]: "largest"}.get(contender.rate, "")
 
 
@@ -286,7 +288,7 @@ def command(study: StudyRecords) -> str:
         parts += ["--variants", f"{study.name}/variants.yaml"]
     for name in study.baselines:
         parts += ["--baseline", name]
-    # With what.
+    # With what; what the study did not say is left out, so that the command's defaults hold.
     options = {
         "parameters": _whole(settings.get("parameters")),
         "minutes": "" if minutes is None else f"{minutes:g}",

@@ -64,23 +64,33 @@ class DataConfig(FrozenConfig):
     @classmethod
     def _one_is_a_tuple(cls, value: Any) -> Any:
         """Let a recipe say ``sources: corpus.txt`` where there is only one; ``texts/`` is ``texts``."""
-        names = (value,) if isinstance(value, str) else value
-        if not isinstance(names, tuple | list):
-            return names
-        return tuple(name.rstrip("/") or name if isinstance(name, str) else name for name in names)
+        if isinstance(value, str):
+            value = (value,)
+        if not isinstance(value, tuple | list):
+            return value  # pydantic says what is wrong with it
+        names: list[Any] = []
+        for name in value:
+            if isinstance(name, str):
+                name = name.rstrip("/") or name  # "/" itself stays
+            names.append(name)
+        return tuple(names)
 
     @field_validator("split", mode="before")
     @classmethod
     def _older_name(cls, value: Any) -> Any:
         """Read ``lines``, as ``tail`` was once called."""
-        return "tail" if value == "lines" else value
+        if value == "lines":
+            return "tail"
+        return value
 
     @property
     def tokenizer_kind(self) -> TokenizerKind:
         """The kind of tokenizer to train; ``auto`` is that of a published corpus, else ``bpe``."""
         if self.tokenizer != "auto":
             return self.tokenizer
-        return self.published.tokenizer if self.published else "bpe"
+        if self.published:
+            return self.published.tokenizer
+        return "bpe"
 
     @property
     def unify(self) -> Unify:
@@ -90,7 +100,9 @@ class DataConfig(FrozenConfig):
     @property
     def published(self) -> PublishedCorpus | None:
         """The published corpus that the only source names, if it names one."""
-        return PUBLISHED.get(self.sources[0]) if len(self.sources) == 1 else None
+        if len(self.sources) != 1:
+            return None
+        return PUBLISHED.get(self.sources[0])
 
     @property
     def bundled(self) -> bool:
@@ -102,7 +114,9 @@ class DataConfig(FrozenConfig):
         """The bytes from which on a training document is cut; 0 where none is."""
         if self.longest_document is not None:
             return self.longest_document
-        return 0 if self.published else LONGEST_DOCUMENT
+        if self.published:  # its published figures are of uncut text
+            return 0
+        return LONGEST_DOCUMENT
 
     @property
     def streamed(self) -> bool:
@@ -126,7 +140,10 @@ class DataConfig(FrozenConfig):
             raise ValueError(f"{corpus.name} is scored as published: leave out normalize and line_ends, or {alone}")
         if self.validation or self.test:
             raise ValueError(f"{corpus.name} has published validation and test parts: leave yours out, or {alone}")
-        if self.split not in ("auto", "bytes" if corpus.cuts else "auto"):
+        published_splits = ["auto"]
+        if corpus.cuts:  # at bytes, which "bytes" may as well say
+            published_splits.append("bytes")
+        if self.split not in published_splits:
             raise ValueError(f"{corpus.name} is split as published, not by {self.split}: leave split out, or {alone}")
         if corpus.cuts and self.tokenizer_kind != corpus.tokenizer:
             raise ValueError(

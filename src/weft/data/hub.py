@@ -64,19 +64,18 @@ def parse_source(source: str, text_key: str = "text") -> HubSource:
     options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
     known = [field.name for field in fields(HubSource) if field.name != "name"]
     for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"there is {', '.join(known)}."
-            raise UserError(f"A source {HUB}... has no option '{option}': {hint}")
+        if option in known:
+            continue
+        hint = f"there is {', '.join(known)}."
+        if near := difflib.get_close_matches(option, known, n=1, cutoff=0.5):
+            hint = f"did you mean '{near[0]}'?"
+        raise UserError(f"A source {HUB}... has no option '{option}': {hint}")
     if "held_out" in options:
-        options["held_out"] = _number(options["held_out"])
-    return HubSource(name=name, **({"column": text_key} | options))
+        from weft.pattern import parse_count
 
-
-def _number(text: str) -> int:
-    from weft.pattern import parse_count
-
-    return parse_count(text)
+        options["held_out"] = parse_count(options["held_out"])
+    options.setdefault("column", text_key)
+    return HubSource(name=name, **options)
 
 
 class HubDataset:
@@ -97,7 +96,11 @@ class HubDataset:
         asked: str | None = getattr(self.source, part)
         if asked is not None and asked not in self._splits:
             raise UserError(self._no_split(asked))
-        return asked or (part if part in self._splits and part != self.source.split else None)
+        if asked:
+            return asked
+        if part in self._splits and part != self.source.split:
+            return part
+        return None
 
     def texts(self, split: str, position: dict[str, Any] | None = None) -> HubTexts:
         """Return the texts of a split, from a place that :meth:`HubTexts.mark` gave."""
@@ -106,25 +109,32 @@ class HubDataset:
     def rows(self, split: str) -> int | None:
         """Return the number of records of a split, where the dataset tells it."""
         described = self._splits[split].info.splits
-        told = described[split].num_examples if described and split in described else 0
-        return told or None
+        if not described or split not in described:
+            return None
+        return described[split].num_examples or None
 
     @cached_property
     def file_bytes(self) -> int:
         """The size of the dataset's files, where they are on this machine; else 0."""
-        return sum(path.stat().st_size for path in map(Path, self._local_files))
-
-    @property
-    def _local_files(self) -> list[str]:
-        return [file for files in self._files.values() for file, *_ in files if Path(file).is_file()]
+        size = 0
+        for files in self._files.values():
+            for file, *_ in files:
+                if Path(file).is_file():
+                    size += Path(file).stat().st_size
+        return size
 
     def fingerprint(self, *, dates: bool) -> str:
         """Return a string that changes with the files: names on the hub and revisions, local sizes and ``dates``."""
-        described = {
-            split: [[Path(file).stat().st_size, told if dates else ""] if Path(file).is_file() else [file, told]
-                    for file, *told in files]
-            for split, files in self._files.items()
-        }  # fmt: skip
+        described: dict[str, list[list[Any]]] = {}
+        for split, files in self._files.items():
+            described[split] = []
+            for file, *version in files:
+                if not Path(file).is_file():
+                    described[split].append([file, version])
+                elif dates:
+                    described[split].append([Path(file).stat().st_size, version])
+                else:  # a copy of the files is the same text, wherever it lies and whenever it was made
+                    described[split].append([Path(file).stat().st_size, ""])
         return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _no_split(self, name: str) -> str:
@@ -139,7 +149,7 @@ class HubTexts(Iterator[str]):
     ) -> None:
         self._source = source
         self._unify = unify
-        self._dataset = copy.deepcopy(dataset)
+        self._dataset = copy.deepcopy(dataset)  # which keeps the place that it has read to: each reading has its own
         if position:
             self._dataset.load_state_dict(position)
         self._records: Iterator[dict[str, Any]] = iter(self._dataset)
@@ -193,13 +203,13 @@ def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, 
         if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
             return _saved(datasets, path)
         builder = _builder(datasets, source, path)
-        splits = dict(builder.as_streaming_dataset())
-        found = builder.config.data_files or {}
-        files = {
-            str(split): [(str(file), *map(str, told)) for file, told in zip(names, names.origin_metadata, strict=False)]
-            for split, names in found.items()
-        }
-        return {str(split): dataset for split, dataset in splits.items()}, files
+        splits = {str(split): dataset for split, dataset in builder.as_streaming_dataset().items()}
+        files: dict[str, list[tuple[str, ...]]] = {}
+        for split, names in (builder.config.data_files or {}).items():
+            # Its metadata is the library's: a revision of the hub, an entity tag, or the date of a local file.
+            versions = zip(names, names.origin_metadata, strict=False)
+            files[str(split)] = [(str(file), *map(str, version)) for file, version in versions]
+        return splits, files
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds, also plain ValueError and RuntimeError
@@ -212,23 +222,30 @@ def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, 
 def _saved(datasets: Any, path: Path) -> tuple[dict[str, Any], dict[str, list[tuple[str, ...]]]]:
     """Open what ``save_to_disk`` wrote; its files are mapped into memory, not copied."""
     loaded = datasets.load_from_disk(str(path))
-    named = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
-    files: dict[str, list[tuple[str, ...]]] = {
-        str(name): [(file["filename"], str(Path(file["filename"]).stat().st_mtime_ns)) for file in dataset.cache_files]
-        for name, dataset in named.items()
-    }
-    return {name: dataset.to_iterable_dataset() for name, dataset in named.items()}, files
+    named = {"train": loaded}
+    if isinstance(loaded, datasets.DatasetDict):
+        named = dict(loaded)
+    splits: dict[str, Any] = {}
+    files: dict[str, list[tuple[str, ...]]] = {}
+    for name, dataset in named.items():
+        splits[name] = dataset.to_iterable_dataset()
+        names = [file["filename"] for file in dataset.cache_files]
+        files[str(name)] = [(file, str(Path(file).stat().st_mtime_ns)) for file in names]
+    return splits, files
 
 
 def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
-    local = path.exists() or glob.has_magic(source.name) or source.name[0] in "/.~"
+    """Return the library's builder for a folder, a dataset of the hub, or data files."""
+    is_pattern = glob.has_magic(source.name) and not path.exists()
     if path.is_dir():
         for file in json_files(path):
             require_flat(file)
-    if path.is_dir() or not local:
-        name = str(path.resolve()) if local else source.name
-        return datasets.load_dataset_builder(name, source.config, revision=None if local else source.revision)
-    found = sorted(glob.glob(str(path))) if glob.has_magic(source.name) and not path.exists() else [str(path)]  # noqa: PTH207
+        return datasets.load_dataset_builder(str(path.resolve()), source.config, revision=None)
+    if not (path.exists() or is_pattern or source.name[0] in "/.~"):  # which is no path here
+        return datasets.load_dataset_builder(source.name, source.config, revision=source.revision)
+    found = [str(path)]
+    if is_pattern:
+        found = sorted(glob.glob(str(path)))  # noqa: PTH207
     if not found or not Path(found[0]).exists():
         raise UserError(f"There is no '{source.name}': give {HUB} the path of data files, or owner/name of the hub.")
     for file in map(Path, found):
@@ -237,10 +254,14 @@ def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
     suffixes = [suffix for suffix in Path(found[0]).suffixes if suffix in _BUILDERS]
     if not suffixes:
         raise UserError(f"'{found[0]}' is none of {', '.join(_BUILDERS)}: give plain text as a source without '{HUB}'.")
-    settings = {"sep": "\t"} if suffixes[-1] == ".tsv" else {}
+    suffix = suffixes[-1]  # "text.json.csv" is a table
+    settings = {"sep": "\t"} if suffix == ".tsv" else {}
     files = [str(Path(file).resolve()) for file in found]
-    return datasets.load_dataset_builder(_BUILDERS[suffixes[-1]], data_files=files, **settings)
+    return datasets.load_dataset_builder(_BUILDERS[suffix], data_files=files, **settings)
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[0].rstrip(".")

@@ -62,12 +62,16 @@ class TokenizedSplit:
     @cached_property
     def ends(self) -> NDArray[np.bool_]:
         """Which of the documents (n) end where the text ends, and not at a cut."""
-        return np.ones(self.documents, dtype=np.bool_) if self.cut is None else ~self.cut
+        if self.cut is None:
+            return np.ones(self.documents, dtype=np.bool_)
+        return ~self.cut
 
     @property
     def begun_documents(self) -> int:
         """The number of documents, a cut one counted once; at least one."""
-        return self.documents if self.continues is None else max(1, int((~self.continues).sum()))
+        if self.continues is None:
+            return self.documents
+        return max(1, int((~self.continues).sum()))
 
     @property
     def ending_documents(self) -> int:
@@ -120,10 +124,12 @@ class PreparedData:
         told: dict[str, Any] = {"rule": self.rule, "remarks": list(self.remarks)}
         for name in ("train", "validation", "test"):
             split: TokenizedSplit | StreamedSplit = getattr(self, name)
-            documents = split.documents if isinstance(split, StreamedSplit) else split.begun_documents
-            told[name] = {"documents": documents, "bytes": split.bytes, "tokens": split.scored_tokens}
+            told[name] = {"documents": 0, "bytes": split.bytes, "tokens": split.scored_tokens}
             if isinstance(split, StreamedSplit):
+                told[name]["documents"] = split.documents
                 told[name]["estimated"] = True
+            else:
+                told[name]["documents"] = split.begun_documents
         return told
 
 
@@ -142,12 +148,19 @@ def write_split(
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
-    offsets, position, counter = array("q"), 0, _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
-    continues, cut = array("B"), array("B")
-    unknown, watch = tokenizer.unknown_id, FormWatch()
+    unknown = tokenizer.unknown_id
+    counter = _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
+    watch = FormWatch()
+    # One entry a document; arrays of bare numbers, as there may be millions of them.
+    offsets = array("q")
+    continues = array("B")
+    cut = array("B")
+    position = 0  # in tokens
     with ExitStack() as files:
         stream = files.enter_context((folder / f"{name}.tokens").open("wb"))
-        marks = files.enter_context((folder / f"{name}.repeated").open("wb")) if repeats else None
+        marks = None
+        if repeats:
+            marks = files.enter_context((folder / f"{name}.repeated").open("wb"))
         for piece, ids in tokenizer.encode_stream(tokenizer.cut(watch.passing(fragments))):
             if piece.first:
                 offsets.append(position)
@@ -157,7 +170,7 @@ def write_split(
                 stream.write(boundary)
             stream.write(ids.astype(dtype).tobytes())
             position += len(ids)
-            cut[-1] |= piece.cut
+            cut[-1] |= piece.cut  # only the last piece of a document says so
             counter.add(piece, 0 if unknown is None else int((ids == unknown).sum()))
             if repeats and marks:
                 if piece.first:
@@ -184,6 +197,9 @@ def write_split(
 def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
     """Return a split that :func:`write_split` wrote and told of; its tokens stay on the disk."""
     marks = folder / f"{name}.repeated"
+    repeated = None
+    if marks.exists():
+        repeated = np.fromfile(marks, dtype=np.bool_)
     return TokenizedSplit(
         tokens=np.memmap(folder / f"{name}.tokens", dtype=told["dtype"], mode="r"),
         offsets=np.fromfile(folder / f"{name}.offsets", dtype=np.int64),
@@ -193,7 +209,7 @@ def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
         unknown_words=told.get("unknown"),
         continues=np.fromfile(folder / f"{name}.continues", dtype=np.bool_),
         cut=np.fromfile(folder / f"{name}.cut", dtype=np.bool_),
-        repeated=np.fromfile(marks, dtype=np.bool_) if marks.exists() else None,
+        repeated=repeated,
         repeated_bytes=told["repeated_bytes"],
         form=Form.from_json(told.get("form")),
     )
@@ -215,22 +231,24 @@ class _Counter:
             text = piece.data.decode()
         except UnicodeDecodeError:
             self._is_text = False
-        if self._is_text:
-            self.characters += len(text)
-            # A word may go on from the piece before where that was cut without a line end.
-            goes_on = self._in_word and not piece.first and not text[0].isspace()
-            words = text.split()
-            self.words += len(words) - goes_on + (text.count("\n") if self._line_ends else 0)
-            self.unknown += unknown - words.count(UNKNOWN_WORD) if unknown else 0
-            self._in_word = not text[-1].isspace()
+        if not self._is_text:
+            return
+        self.characters += len(text)
+        words = text.split()
+        self.words += len(words)
+        # A word may go on from the piece before where that was cut without a line end.
+        if self._in_word and not piece.first and not text[0].isspace():
+            self.words -= 1
+        self._in_word = not text[-1].isspace()
+        if self._line_ends:
+            self.words += text.count("\n")
+        if unknown:  # else there is no <unk> to look for
+            self.unknown += unknown - words.count(UNKNOWN_WORD)
 
     def told(self) -> dict[str, int | None]:
-        text = self._is_text
-        return {
-            "bytes": self.bytes,
-            "characters": self.characters if text else None,
-            "words": self.words if text else None,
-        }
+        if not self._is_text:
+            return {"bytes": self.bytes, "characters": None, "words": None}
+        return {"bytes": self.bytes, "characters": self.characters, "words": self.words}
 
 
 def form_remarks(train: TokenizedSplit | StreamedSplit, validation: TokenizedSplit, test: TokenizedSplit) -> list[str]:
@@ -239,13 +257,15 @@ def form_remarks(train: TokenizedSplit | StreamedSplit, validation: TokenizedSpl
         return []
     told = train.form.remarks()
     for name, part in (("validation text", validation), ("test text", test)):
-        told += part.form.unlike(train.form, name) if part.form else []
+        if part.form:
+            told += part.form.unlike(train.form, name)
     return told
 
 
 def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return what the cache entry depends on besides the files."""
     settings = {**values, "format": FORMAT_VERSION}
+    # Two tokenizers of one kind and size may have learned other pieces: the hash tells them apart.
     if tokenizer:
         settings.update(tokenizer=tokenizer.kind, vocab_size=tokenizer.vocab_size)
         settings["tokenizer_hash"] = hashlib.blake2b(tokenizer.to_json().encode()).hexdigest()
@@ -254,9 +274,16 @@ def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[
 
 def summarize(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> str:
     """Return one line for people on splits that :func:`write_split` wrote."""
-    documents, size, stored = (sum(split[name] for split in splits) for name in ("whole_documents", "bytes", "tokens"))
-    tokens = stored - sum(split["documents"] for split in splits)
-    if unknown := sum(split.get("unknown") or 0 for split in splits):
+    documents = 0
+    size = 0
+    tokens = 0
+    unknown = 0
+    for split in splits:
+        documents += split["whole_documents"]
+        size += split["bytes"]
+        tokens += split["tokens"] - split["documents"]  # boundaries, one for each document or piece, are no text
+        unknown += split.get("unknown") or 0
+    if unknown:
         rule = f"{rule}; {unknown:,} words outside the vocabulary are read as {UNKNOWN_WORD}"
     plural = "" if documents == 1 else "s"
     return (

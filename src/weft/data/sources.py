@@ -22,7 +22,8 @@ from weft.errors import UserError
 RECORD_SUFFIXES = (".jsonl", ".ndjson")
 TEXT_SUFFIXES = (".txt", *RECORD_SUFFIXES)
 LARGE_BYTES = 1 << 25  # of such a file a few places are looked at before it is read through
-GLANCES, GLANCE_BYTES = 32, 1 << 12
+GLANCES = 32
+GLANCE_BYTES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class SourceFile:
         if self.member:
             return ZIP
         suffix = self.path.suffix.lower()
-        return suffix if suffix in COMPRESSIONS else ""
+        if suffix in COMPRESSIONS:
+            return suffix
+        return ""
 
     @property
     def inner_suffix(self) -> str:
@@ -61,12 +64,17 @@ class SourceFile:
     @property
     def delimiter(self) -> str:
         """What stands between the cells of a table, or "" where the file is none."""
-        return "" if self.unify.verbatim else TABLES.get(self.inner_suffix, "")
+        if self.unify.verbatim:
+            return ""
+        return TABLES.get(self.inner_suffix, "")
 
     @property
     def is_seekable(self) -> bool:
         """Whether the text lies on the disk as it is read, so that reading can begin anywhere."""
-        return not (self.compression or self.delimiter or (self.unify.changes and not self.is_jsonl))
+        if self.compression or self.delimiter:
+            return False
+        # Of JSONL the records' texts are unified once they are parsed; the bytes of the file stay as they are.
+        return self.is_jsonl or not self.unify.changes
 
 
 def resolve_sources(names: Sequence[str], unify: Unify = AS_IT_IS) -> tuple[SourceFile, ...]:
@@ -79,6 +87,7 @@ def resolve_sources(names: Sequence[str], unify: Unify = AS_IT_IS) -> tuple[Sour
     """
     if not names or not all(names):
         raise UserError("No text was given: name at least one file, folder or pattern such as 'corpus/*.txt'.")
+    # Keyed by the real path, so that a file which two names (or a link) lead to is read once.
     found: dict[Path, SourceFile] = {}
     for name in names:
         for path in _expand(name):
@@ -91,7 +100,9 @@ def _expand(name: str) -> list[Path]:
     try:
         files = _find(name)
     except (OSError, RuntimeError) as error:  # a name that is too long, or a '~user' whom nobody knows
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+        reason = str(error).rstrip(".")
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         return _no_files(f"{words.short(name)} cannot be looked up ({reason})")
     for file in files:
         require_file(file)
@@ -119,10 +130,17 @@ def _find(name: str) -> list[Path]:
         return [path]
     if not glob.has_magic(name):
         return _no_files(f"There is no file or folder {words.short(name)}")
-    parts = path.relative_to(path.anchor).parts
-    parts = tuple(part for part, after in zip(parts, (*parts[1:], ""), strict=True) if not part == after == "**")
-    matches = sorted(set(_matches(Path(path.anchor), parts)))
-    files = [file for match in matches for file in (_in_folder(match) if match.is_dir() else [match])]
+    # "**/**" matches what "**" matches, but would walk each folder once for every way to get there.
+    parts: list[str] = []
+    for part in path.relative_to(path.anchor).parts:
+        if part != "**" or parts[-1:] != ["**"]:
+            parts.append(part)
+    files: list[Path] = []
+    for match in sorted(set(_matches(Path(path.anchor), parts))):
+        if match.is_dir():
+            files.extend(_in_folder(match))
+        else:
+            files.append(match)
     return files or _no_files(f"Nothing matches {words.short(name)}")
 
 
@@ -134,13 +152,14 @@ def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     if not parts:
         yield folder
         return
-    first, rest = parts[0], parts[1:]
+    first = parts[0]
+    rest = parts[1:]
     if not glob.has_magic(first):
         if os.path.lexists(folder / first):
             yield from _matches(folder / first, rest)
         return
     if first == "**":
-        yield from _matches(folder, rest)
+        yield from _matches(folder, rest)  # it may stand for no folder at all
     try:
         children = list(folder.iterdir())
     except OSError:  # no folder, or one that is closed to us
@@ -148,23 +167,20 @@ def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     for child in children:
         if child.name.startswith(".") and not first.startswith("."):
             continue
-        if first != "**":
-            found = _matches(child, rest) if fnmatch.fnmatchcase(child.name, first) else iter(())
-        elif child.is_dir() and not child.is_symlink():
-            found = _matches(child, parts)
-        else:
-            found = _matches(child, rest)
-        yield from found
+        if first == "**" and child.is_dir() and not child.is_symlink():
+            yield from _matches(child, parts)
+        elif first == "**" or fnmatch.fnmatchcase(child.name, first):
+            yield from _matches(child, rest)
 
 
 def _bundled(name: str) -> list[Path]:
     """Return the corpus of this name that comes with the package."""
     folder = Path(__file__).parents[1] / "corpora"
     path = folder / f"{name}.txt.xz"
-    if name and path.parent == folder and path.is_file():
+    if name and path.parent == folder and path.is_file():  # a name with slashes would lead out of the folder
         return [path]
-    known = ", ".join(BUNDLED + found.name.removesuffix(".txt.xz") for found in sorted(folder.glob("*.txt.xz")))
-    raise UserError(f"There is no bundled corpus '{name}': there is {known}.")
+    known = [BUNDLED + found.name.removesuffix(".txt.xz") for found in sorted(folder.glob("*.txt.xz"))]
+    raise UserError(f"There is no bundled corpus '{name}': there is {', '.join(known)}.")
 
 
 def _no_files(what: str) -> list[Path]:
@@ -173,32 +189,46 @@ def _no_files(what: str) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Return the text files under ``folder`` that are not empty, sorted."""
-    named = [path for path in _visible(folder) if SourceFile(path).inner_suffix in TEXT_SUFFIXES]
-    return [path for path in named if not _is_empty_text(path)]
+    files: list[Path] = []
+    for path in _visible(folder):
+        if SourceFile(path).inner_suffix in TEXT_SUFFIXES and not _is_empty_text(path):
+            files.append(path)
+    return files
 
 
 def _visible(folder: Path) -> list[Path]:
     """Return all files under ``folder`` that are not hidden, sorted; links to folders are not followed."""
     files: list[Path] = []
     for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]  # in place: os.walk goes by this list
         files.extend(Path(root) / name for name in names if not name.startswith("."))
     return sorted(files)
 
 
 def _no_text_in(folder: Path) -> str:
-    others = _visible(folder)
-    there = f"; it has {_by_suffix(others)}, which are taken where they are named" if others else ""
+    there = ""
+    if others := _visible(folder):
+        there = f"; it has {_by_suffix(others)}, which are taken where they are named"
     return f"The folder '{folder}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst){there}"
 
 
 def left_out(names: Sequence[str]) -> str:
     """Say in a sentence which files of the folders among ``names`` are not read; "" where there are none."""
-    folders = [path for name in names if name and (path := Path(name).expanduser()).is_dir()]
-    taken = {file.path.resolve() for file in resolve_sources(names)} if folders else set()
-    others = [path for folder in folders for path in _visible(folder) if path.resolve() not in taken]
-    empty = [path for path in others if _is_empty_text(path)]
-    unread = [path for path in others if path not in empty]
+    paths = [Path(name).expanduser() for name in names if name]
+    folders = [path for path in paths if path.is_dir()]
+    if not folders:
+        return ""
+    taken = {file.path.resolve() for file in resolve_sources(names)}
+    empty: list[Path] = []
+    unread: list[Path] = []
+    for folder in folders:
+        for path in _visible(folder):
+            if path.resolve() in taken:
+                continue
+            if _is_empty_text(path):
+                empty.append(path)
+            else:
+                unread.append(path)
     told = []
     if unread:
         told.append(
@@ -212,7 +242,10 @@ def left_out(names: Sequence[str]) -> str:
 
 def _some(files: Sequence[Path]) -> str:
     """Name a few files."""
-    return ", ".join(path.name for path in files[:3]) + (", ..." if len(files) > 3 else "")
+    names = [path.name for path in files[:3]]
+    if len(files) > 3:
+        names.append("...")
+    return ", ".join(names)
 
 
 def _is_empty_text(path: Path) -> bool:
@@ -223,9 +256,14 @@ def _is_empty_text(path: Path) -> bool:
 def _by_suffix(files: Sequence[Path]) -> str:
     """Count files by what their names end in, the most frequent first."""
     counts = Counter(file.suffix.lower() or "without a suffix" for file in files)
-    told = [f"{count:,} {suffix}" for suffix, count in counts.most_common(4)]
-    rest = len(files) - sum(count for _, count in counts.most_common(4))
-    return ", ".join([*told, *[f"{rest:,} others"] * bool(rest)])
+    told = []
+    rest = len(files)
+    for suffix, count in counts.most_common(4):
+        told.append(f"{count:,} {suffix}")
+        rest -= count
+    if rest:
+        told.append(f"{rest:,} others")
+    return ", ".join(told)
 
 
 def read_raw(file: SourceFile, start: int = 0) -> Iterator[bytes]:
@@ -249,10 +287,13 @@ def read_blocks(file: SourceFile, start: int = 0, stop: int | None = None) -> It
     The text is what is decompressed, without a byte-order mark at its start, in the form that is asked for; that of a
     table is its rows as JSON records.
     """
-    if file.is_seekable:
-        yield from _window(read_raw(file, start + _mark_bytes(file)), 0, None if stop is None else stop - start)
-    else:
+    if not file.is_seekable:
         yield from _window(_converted(file), start, stop)
+        return
+    # Positions count from behind the byte-order mark, which is no text.
+    blocks = read_raw(file, start + _mark_bytes(file))
+    length = None if stop is None else stop - start
+    yield from _window(blocks, 0, length)
 
 
 def text_size(file: SourceFile) -> int:
@@ -264,8 +305,11 @@ def text_size(file: SourceFile) -> int:
 
 def _converted(file: SourceFile) -> Iterator[bytes]:
     """Yield the text of a file in which it does not lie as it is."""
-    raw = decompressed(file.path, file.compression, file.member) if file.compression else read_raw(file)
-    blocks = raw if file.unify.verbatim else _without_mark(raw)
+    blocks = read_raw(file)
+    if file.compression:
+        blocks = decompressed(file.path, file.compression, file.member)
+    if not file.unify.verbatim:
+        blocks = _without_mark(blocks)
     if not file.is_jsonl:
         return file.unify.blocks(blocks)
     if not file.delimiter:
@@ -286,7 +330,7 @@ def _mark_bytes(file: SourceFile) -> int:
 
 def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Drop the byte-order mark at the start of a text."""
-    start = b""
+    start = b""  # the first blocks, as a decompressor may give the mark's three bytes one by one
     for block in blocks:
         start += block
         if len(start) >= len(MARK):
@@ -318,7 +362,9 @@ def checked(file: SourceFile, blocks: Iterator[bytes], *, any_bytes: bool) -> It
     strict = not any_bytes or file.is_jsonl
     if strict and not file.compression:
         _glance(file)
-    position, tail, blank = 0, b"", True
+    position = 0
+    tail = b""  # the beginning of a character that goes on in the next block
+    blank = True
     for block in blocks:
         if strict:
             if not position and (name := encoding_of(block)):
@@ -366,9 +412,11 @@ def _binary(file: SourceFile, offset: int) -> UserError:
 
 
 def _other_encoding(file: SourceFile, name: str) -> UserError:
-    copy = file.path.with_name(f"{file.path.stem}-utf8{file.path.suffix}")
-    hint = f"such as by: iconv -f {name} -t UTF-8 '{file.path}' > '{copy}'"
-    return UserError(f"'{file.path}' is {name}, not UTF-8: convert it{'' if file.compression else f', {hint}'}.")
+    hint = ""
+    if not file.compression:  # iconv reads no compressed file
+        copy = file.path.with_name(f"{file.path.stem}-utf8{file.path.suffix}")
+        hint = f", such as by: iconv -f {name} -t UTF-8 '{file.path}' > '{copy}'"
+    return UserError(f"'{file.path}' is {name}, not UTF-8: convert it{hint}.")
 
 
 def _undecodable(file: SourceFile, offset: int) -> UserError:

@@ -27,7 +27,9 @@ from weft.errors import UserError
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 DOCUMENTS_FOR_SPLIT = 200
-FOLD, VALIDATION_FOLD, TEST_FOLD = 20, 7, 13
+FOLD = 20  # of this many documents or blocks, one is for validation and one for test: 90 %, 5 %, 5 %
+VALIDATION_FOLD = 7
+TEST_FOLD = 13
 CUTS_PERCENT = (90, 95)
 _RULES: dict[SplitRule, str] = {
     "documents": "documents (by a hash of what they say)",
@@ -70,7 +72,8 @@ class Corpus:
             self.given["validation"] = resolve_sources(config.validation, config.unify)
         if config.test:
             self.given["test"] = resolve_sources(config.test, config.unify)
-        held_out = {file.path.resolve() for files in self.given.values() for file in files}
+        # A folder may hold its own validation or test file: what is scored is not trained on.
+        held_out = {file.path.resolve() for file in chain(*self.given.values())}
         sources = resolve_sources(config.sources, config.unify)
         self.sources = tuple(file for file in sources if file.path.resolve() not in held_out)
         self._config = config
@@ -86,16 +89,17 @@ class Corpus:
         folds = {file: self._check(file, layout) for file in self.sources}
         for file in chain(*self.given.values()):
             self._check(file, layout)
+        many = sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT  # folds have a byte for each document
         if config.split == AUTO_OF_0_1_0:
-            many = sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT
             return _Plan("numbered" if many else "tail", layout, folds)
         if config.split != "auto":
             return _Plan(config.split, layout, folds)
         if config.bundled:
             return _Plan("numbered", layout, folds)
-        if sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT:
+        if many:
             return _Plan("documents", layout, folds)
         if shape := self._list_of_sentences():
+            # Its lines are the documents, so the folds above, which are of the whole file, no longer hold.
             layout = Layout(LINE_SEPARATOR, config.text_key)
             folds = {file: _folds(file, read_blocks(file), layout) for file in self.sources}
             return _Plan("documents", layout, folds, shape)
@@ -117,7 +121,10 @@ class Corpus:
 
     def groups(self) -> dict[str, tuple[SourceFile, ...]]:
         """Return all files, by what they are for."""
-        return {"sources": self.sources, **{str(name): files for name, files in self.given.items()}}
+        groups = {"sources": self.sources}
+        for name, files in self.given.items():
+            groups[name] = files
+        return groups
 
     def describe_rule(self) -> str:
         """Say in a few words how the text is split."""
@@ -134,24 +141,32 @@ class Corpus:
     def fragments(self, split: SplitName) -> Iterator[Fragment]:
         """Yield the documents of one split, in fragments; UserError where there are none."""
         rule = self.rule
+        found = self._given(split) if split in self.given else self._ruled(split, rule)
         empty = True
-        for fragment in self._given(split) if split in self.given else self._ruled(split, rule):
+        for fragment in found:
             empty = False
             yield fragment
-        if empty:
-            alike = ", or all its documents are equal," if rule == "documents" else ""
-            raise UserError(
-                self._uncut()
-                or f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
-                "or files of their own with --validation and --test."
-            )
+        if not empty:
+            return
+        if uncut := self._uncut():
+            raise UserError(uncut)
+        alike = ", or all its documents are equal," if rule == "documents" else ""
+        raise UserError(
+            f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
+            "or files of their own with --validation and --test."
+        )
 
     def _uncut(self) -> str:
         """Say which file has no lines to be cut at; "" where all have, or need none."""
         if self.rule == "bytes":
             return ""
-        files = (file for file in self.sources if not file.is_jsonl)
-        return next(filter(None, (why_uncut(str(f.path), next(read_blocks(f), b"")) for f in files)), "")
+        for file in self.sources:
+            if file.is_jsonl:
+                continue
+            beginning = next(read_blocks(file), b"")
+            if why := why_uncut(str(file.path), beginning):
+                return why
+        return ""
 
     def require_all_splits(self) -> None:
         """Raise UserError unless every split has a document."""
@@ -170,7 +185,9 @@ class Corpus:
         if self._config.document_separator != DEFAULT_SEPARATOR or any(file.is_jsonl for file in self.sources):
             return None
         shapes = [shape_of(read_blocks(file)) for file in self.sources]
-        return shapes[0] if all(shape.is_list for shape in shapes) else None
+        if all(shape.is_list for shape in shapes):
+            return shapes[0]
+        return None
 
     def _given(self, split: SplitName) -> Iterator[Fragment]:
         for file in self.given[split]:
@@ -198,10 +215,10 @@ class Corpus:
 
     def _dealt(self, split: SplitName, rule: SplitRule) -> Iterator[Fragment]:
         """Yield the documents that are dealt to ``split``, each whole."""
-        number = -1
+        number = -1  # of the document over all sources
         for file in self.sources:
             folds = self._plan.folds[file]
-            place = -1
+            place = -1  # of the document in this file
             for fragment in read_fragments(file, read_blocks(file), self.layout):
                 number += fragment.first
                 place += fragment.first
@@ -221,7 +238,7 @@ class Corpus:
             natural = _split_of_fold(index % FOLD) if rule == "blocks" else SPLITS[index]
             if self._owner(natural) != split or start == stop:
                 continue
-            if ranges and ranges[-1][1] == start:
+            if ranges and ranges[-1][1] == start:  # blocks side by side are one text: no document ends between them
                 start = ranges.pop()[0]
             ranges.append((start, stop))
         return ranges
@@ -314,5 +331,8 @@ def _line_end(file: SourceFile, position: int, size: int) -> int:
 
 def _character_start(file: SourceFile, position: int) -> int:
     """Return ``position`` moved forward to where a UTF-8 character begins."""
-    following = b"".join(read_blocks(file, position, position + 4))
-    return position + next((i for i, byte in enumerate(following) if byte & 0xC0 != 0x80), len(following))
+    following = b"".join(read_blocks(file, position, position + 4))  # no character has more than four bytes
+    for offset, byte in enumerate(following):
+        if byte & 0xC0 != 0x80:  # 10xxxxxx goes on with a character, all else begins one
+            return position + offset
+    return position + len(following)

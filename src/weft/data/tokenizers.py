@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     import tokenizers
     from numpy.typing import NDArray
 
-BOUNDARY, PADDING = "<|boundary|>", "<|padding|>"
-NUM_BYTES, NUM_SPECIAL = 256, 2
+BOUNDARY = "<|boundary|>"
+PADDING = "<|padding|>"
+NUM_BYTES = 256
+NUM_SPECIAL = 2
 MIN_VOCAB_SIZE = NUM_BYTES + NUM_SPECIAL
 BATCH_BYTES = 1 << 20
 UNKNOWN_WORD = "<unk>"  # of the closed vocabulary
@@ -77,7 +79,9 @@ class Tokenizer:
     @property
     def unknown_id(self) -> int | None:
         """The id of every word that is not in a closed vocabulary; None where nothing is unknown."""
-        found: int | None = self.backend.token_to_id(UNKNOWN_WORD) if self.kind == CLOSED else None
+        if self.kind != CLOSED:
+            return None
+        found: int | None = self.backend.token_to_id(UNKNOWN_WORD)
         return found
 
     def cut(self, fragments: Iterable[Fragment]) -> Iterator[Fragment]:
@@ -97,9 +101,12 @@ class Tokenizer:
         """Return the ids of ``data`` (T); UnicodeDecodeError if not UTF-8 and the kind not ``bytes``."""
         if self.kind == "bytes":
             return _byte_ids(data)
-        pieces = self.cut([Fragment(True, data)]) if len(data) > PIECE_BYTES else [Fragment(True, data)]
-        ids = [ids for _, ids in self.encode_stream(pieces)]
-        return np.concatenate(ids) if ids else np.zeros(0, np.int32)
+        pieces: Iterable[Fragment] = [Fragment(True, data)]
+        if len(data) > PIECE_BYTES:
+            pieces = self.cut(pieces)
+        ids = [np.zeros(0, np.int32)]  # an empty text has no pieces, and there must be something to join
+        ids += [ids_of_piece for _, ids_of_piece in self.encode_stream(pieces)]
+        return np.concatenate(ids)
 
     def encode_stream(self, pieces: Iterable[Fragment]) -> Iterator[tuple[Fragment, NDArray[np.int32]]]:
         """Yield each piece with its ids, encoding about 1 MiB at a time on all cores."""
@@ -118,7 +125,7 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int] | NDArray[Any]) -> bytes:
         """Return the bytes that ``ids`` stand for, special tokens dropped."""
         if self.kind == "bytes":
-            array = np.fromiter(ids, np.int64) if not isinstance(ids, np.ndarray) else ids
+            array = ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64)
             return bytes(array[array < NUM_BYTES].astype(np.uint8).tobytes())
         return b"".join(map(self.token_bytes, ids))
 
@@ -132,18 +139,15 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
+        table = [b""] * self.vocab_size  # special tokens have no bytes
+        vocabulary = self.backend.get_vocab(with_added_tokens=False)
         if self.kind == CLOSED:
-            return self._word_bytes()
+            for word, token_id in vocabulary.items():
+                table[token_id] = b" \n" if word == LINE_END_WORD else f" {word}".encode()
+            return table
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        table = [b""] * self.vocab_size
-        for token, token_id in self.backend.get_vocab(with_added_tokens=False).items():
+        for token, token_id in vocabulary.items():
             table[token_id] = bytes(byte_of[character] for character in token)
-        return table
-
-    def _word_bytes(self) -> list[bytes]:
-        table = [b""] * self.vocab_size
-        for word, token_id in self.backend.get_vocab(with_added_tokens=False).items():
-            table[token_id] = b" \n" if word == LINE_END_WORD else f" {word}".encode()
         return table
 
     def to_json(self) -> str:
@@ -198,7 +202,9 @@ class Tokenizer:
             raise UserError(
                 f"'{folder}' has no readable tokenizer.json and tokenizer_config.json: give a folder that Weft saved."
             ) from None
-        kind: Any = config.get("weft_kind") if isinstance(config, dict) else None
+        kind: Any = None
+        if isinstance(config, dict):
+            kind = config.get("weft_kind")
         if kind not in get_args(TokenizerKind):
             raise UserError(f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved.")
         try:
@@ -229,18 +235,21 @@ def _fault(kind: TokenizerKind, backend: tokenizers.Tokenizer) -> str | None:
     if missing := [token for token in (BOUNDARY, PADDING) if token not in ids]:
         return f"it has no {missing[0]}"
     if kind == CLOSED:
-        return None if UNKNOWN_WORD in ids else f"it has no {UNKNOWN_WORD}"
-    if any(ids.get(character) != byte for byte, character in enumerate(byte_characters())):
+        if UNKNOWN_WORD in ids:
+            return None
+        return f"it has no {UNKNOWN_WORD}"
+    # Of all other kinds: ids 0..255 are the bytes, every token is made of bytes, and a text comes back exactly.
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    if any(ids.get(character) != byte for character, byte in byte_of.items()):
         return "its first 256 tokens are not the bytes"
     pieces = backend.get_vocab(with_added_tokens=False)
-    if not set("".join(pieces.keys() - {BOUNDARY, PADDING})) <= set(byte_characters()):
+    if not set("".join(pieces.keys() - {BOUNDARY, PADDING})) <= byte_of.keys():
         return "a token of it is not spelled in bytes"
     try:
-        spelled = backend.encode(_PROBE, add_special_tokens=False).tokens
+        spelled = "".join(backend.encode(_PROBE, add_special_tokens=False).tokens)
     except Exception:  # such as that of a unigram model that meets what it does not know
         return "it cannot encode a text"
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    if bytes(byte_of.get(character, 0) for token in spelled for character in token) != _PROBE.encode():
+    if bytes(byte_of.get(character, 0) for character in spelled) != _PROBE.encode():
         return "it does not give a text back as it was"
     return None
 
@@ -278,8 +287,15 @@ def pre_tokenizer(pattern: str | None, longest: int | None = None) -> tokenizers
 def byte_characters() -> list[str]:
     """Return the printable character that stands for each byte (the spelling of GPT-2's tokenizer)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(NUM_BYTES)]
+    characters: list[str] = []
+    spare = 0x100  # bytes without a printable character take those from U+0100 on, one after another
+    for byte in range(NUM_BYTES):
+        if byte in printable:
+            characters.append(chr(byte))
+        else:
+            characters.append(chr(spare))
+            spare += 1
+    return characters
 
 
 @contextmanager
@@ -316,6 +332,7 @@ def _batched(pieces: Iterable[Fragment]) -> Iterator[list[Fragment]]:
         size += len(piece.data)
         if size >= BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch = []
+            size = 0
     if batch:
         yield batch

@@ -22,17 +22,23 @@ def block_borders(file: SourceFile, size: int) -> tuple[int, ...]:
     else to the next line end. JSONL has no blank lines. A line longer than a block leaves the next one empty.
     """
     count = min(MOST_BLOCKS, max(LEAST_BLOCKS, size // LEAST_BLOCK_BYTES))
-    look = 0 if file.is_jsonl else min(size // count // 4, LONGEST_LOOK)
+    look = 0  # bytes in which a blank line is searched for
+    if not file.is_jsonl:
+        look = min(size // count // 4, LONGEST_LOOK)
     forward = Forward(read_blocks(file))
     borders = [0]
     for index in range(1, count):
         target = size * index // count
-        if target <= borders[-1]:
+        if target <= borders[-1]:  # a long line moved the last border beyond this place
             borders.append(borders[-1])
             continue
         before = target - 1  # a block that begins at a line's beginning needs no move
         blank = _BLANK_LINES.search(forward.peek(before, look))
-        borders.append(before + blank.end() if blank else forward.line_end(before))
+        if blank:
+            borders.append(before + blank.end())
+        else:
+            borders.append(forward.line_end(before))
+
     return (*(min(border, size) for border in borders), size)
 
 
@@ -62,7 +68,9 @@ class Forward:
 
     def window(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes [start, stop)."""
-        while start < stop and (data := self.peek(start, 1) and self._data[start - self._start :][: stop - start]):
+        while start < stop and self.peek(start, 1):
+            offset = start - self._start
+            data = self._data[offset : offset + stop - start]  # all that is there, as much as is asked for
             yield data
             start += len(data)
 
@@ -71,7 +79,7 @@ class Forward:
         block = next(self._blocks, None)
         if block is None:
             return False
-        past = min(max(position - self._start, 0), len(self._data))
+        past = min(max(position - self._start, 0), len(self._data))  # what is not needed any more
         self._data = self._data[past:] + block
         self._start += past
         return True

@@ -20,7 +20,9 @@ from weft.files import cache_dir
 META = "meta.json"
 _KEY = re.compile("[0-9a-f]{32}")
 # clear_cache() deletes these only; their names are ours alone, since WEFT_CACHE may point to any folder.
-_ENTRIES, _DOWNLOADS, _KERNELS = "weft-prepared", "weft-downloads", "weft-kernels"
+_ENTRIES = "weft-prepared"
+_DOWNLOADS = "weft-downloads"
+_KERNELS = "weft-kernels"
 
 
 def downloads_dir() -> Path:
@@ -40,20 +42,20 @@ def clear_cache() -> int:
 
 def content_key(settings: dict[str, Any], groups: Mapping[str, Iterable[SourceFile]]) -> str:
     """Return a key that depends on ``settings`` and the contents and formats (not the names) of the files."""
-    described = {name: [_describe(file) for file in files] for name, files in groups.items()}
+    described: dict[str, list[list[str]]] = {}
+    for name, files in groups.items():
+        described[name] = [[file.compression, kind_of(file), content_hash(file)] for file in files]
     text = json.dumps([settings, described], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _describe(file: SourceFile) -> list[str]:
-    return [file.compression, kind_of(file), content_hash(file)]
 
 
 def kind_of(file: SourceFile) -> str:
     """Return how a file is read once it is decompressed."""
     if file.delimiter:
         return file.inner_suffix
-    return "jsonl" if file.is_jsonl else "text"
+    if file.is_jsonl:
+        return "jsonl"
+    return "text"
 
 
 def content_hash(file: SourceFile) -> str:
@@ -104,6 +106,7 @@ def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dic
 
 
 def _build(entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    """Build an entry beside its place, and move it there in one step: what is half built is never found."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=entry.parent))
     try:
@@ -133,18 +136,22 @@ def _intact(entry: Path) -> dict[str, Any] | None:
         told: dict[str, Any] = meta["told"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return told if whole else None
+    if not whole:
+        return None
+    return told
 
 
 def _checksums(folder: Path) -> dict[str, list[int]]:
-    files = (path for path in sorted(folder.iterdir()) if path.name != META)
-    return {path.name: _checksum(path) for path in files}
-
-
-def _checksum(path: Path) -> list[int]:
-    """Return the size and CRC-32 of a file."""
-    crc, size = 0, 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return [size, crc]
+    """Return the size and CRC-32 of each file of an entry, but for ``META``, which holds them."""
+    checksums: dict[str, list[int]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name == META:
+            continue
+        crc = 0
+        size = 0
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+                size += len(block)
+        checksums[path.name] = [size, crc]
+    return checksums

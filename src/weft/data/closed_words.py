@@ -35,8 +35,10 @@ def train_closed_words(documents: Iterable[bytes], vocab_size: int | None = None
     least = 1 if UNKNOWN_WORD in counts else RARE
     always = (UNKNOWN_WORD, LINE_END_WORD)
     apart = {*always, BOUNDARY, PADDING}  # a text that spells the special tokens is text
+    most = None
+    if vocab_size is not None:
+        most = vocab_size - NUM_SPECIAL - len(always)
     words = [word for word, count in counts.items() if count >= least and word not in apart]
-    most = None if vocab_size is None else vocab_size - NUM_SPECIAL - len(always)
     chosen = sorted(words, key=lambda word: (-counts[word], word))[:most]
     if exact and most is not None and len(chosen) < most:
         size = len(chosen) + len(always) + NUM_SPECIAL
@@ -63,6 +65,7 @@ def assemble_closed(words: list[str]) -> Tokenizer:
 
 
 def _count(documents: Iterable[bytes]) -> Counter[str]:
+    """Count the words of ``documents``, their line ends as ``<eos>``."""
     counts: Counter[str] = Counter({LINE_END_WORD: 0})
     for piece in cut_pieces((Fragment(True, document) for document in documents), between_words=True):
         text = piece.data.decode()

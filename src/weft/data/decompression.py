@@ -25,6 +25,7 @@ def decompressed(path: Path, compression: str, member: str = "") -> Iterator[byt
     import zipfile
     import zlib
 
+    # What the libraries raise where a file is damaged, each in its own way.
     damage: tuple[type[Exception], ...] = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
     if compression == ".zst":
         damage = (*damage, _zstandard().ZstdError)
@@ -33,7 +34,7 @@ def decompressed(path: Path, compression: str, member: str = "") -> Iterator[byt
     except UserError:
         raise
     except damage as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own; a library's has no number
             raise UserError(f"Cannot read '{path}' ({error.strerror}): check the file and its permissions.") from None
         what = str(error).rstrip(".") or "it ends too early"
         raise UserError(f"'{path}' is damaged ({what}): fetch or compress it again.") from None
@@ -66,7 +67,8 @@ def _zst(path: Path) -> Iterator[bytes]:
     for block in _blocks(path.open("rb")):
         rest = block
         while rest:
-            frame = make() if frame.eof else frame
+            if frame.eof:
+                frame = make()
             yield frame.decompress(rest)
             rest = frame.unused_data
     if not frame.eof:

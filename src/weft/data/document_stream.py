@@ -40,6 +40,8 @@ class _Document(NamedTuple):
 
 
 class _Read(NamedTuple):
+    """A document that has become tokens, its boundary first."""
+
     place: _Place
     tokens: NDArray[np.int32]
     ends: bool
@@ -69,17 +71,24 @@ class _Lane:
 
     def first(self, block: int) -> _Place:
         """Return the document that the lane stands in, or will when ``block`` is dealt."""
-        waiting = self.read[0].place if self.read else self.texts[0].place if self.texts else _Place(block, 0)
-        return waiting if self.read or self.texts else max(waiting, self.begin)
+        if self.read:
+            return self.read[0].place
+        if self.texts:
+            return self.texts[0].place
+        # Nothing waits. After a resume ``begin`` may still lie ahead of what is dealt again.
+        return max(_Place(block, 0), self.begin)
 
     def peek(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the next ``count`` tokens, and which of them come right behind a document that was cut."""
-        parts, start, missing = [], self.offset, count
+        parts = []
+        start = self.offset
+        missing = count
         behind_a_cut = np.zeros(count, dtype=np.bool_)
         for document in self.read:
             part = document.tokens[start : start + missing]
             parts.append(part)
-            start, missing = 0, missing - len(part)
+            start = 0
+            missing -= len(part)
             if not missing:
                 break
             behind_a_cut[count - missing] = not document.ends
@@ -123,7 +132,10 @@ class DocumentStream(Iterator[Segment]):
     ) -> None:
         assert 0 <= rank < world_size
         assert min(lanes, length) > 0
-        self._split, self._tokenizer, self._length, self._seed = split, tokenizer, length, seed
+        self._split = split
+        self._tokenizer = tokenizer
+        self._length = length
+        self._seed = seed
         self._predict_boundary = predict_boundary
         self._boundary = np.array([tokenizer.boundary_id], np.int32)
         total = lanes * world_size
@@ -132,9 +144,12 @@ class DocumentStream(Iterator[Segment]):
         for lane in range(rank * lanes, (rank + 1) * lanes):
             block, number, offset = cursors.get(str(lane), (begin.block, 0, 0))
             self._own[lane] = _Lane(_Place(block, number), offset)
-        self._block, self._epoch, self._loads_G = begin.block, begin.epoch, list(begin.loads_G)
+        self._block = begin.block  # the number of the next block
+        self._epoch = begin.epoch
+        self._loads_G = list(begin.loads_G)  # the bytes that each lane was given, less those that all were given
         self._reader = split.read(begin.place)
         self._marks: deque[_Mark] = deque([begin])
+        # The blocks that were being read are dealt again; what the lanes were done with is left out.
         while state and self._block < state["dealt"]:
             self._deal()
 
@@ -156,7 +171,8 @@ class DocumentStream(Iterator[Segment]):
         for lane in self._own.values():
             lane.advance(self._length)
         self._forget()
-        inputs_BT, targets_BT = np.ascontiguousarray(tokens[:, :-1]), tokens[:, 1:].copy()
+        inputs_BT = np.ascontiguousarray(tokens[:, :-1])
+        targets_BT = tokens[:, 1:].copy()
         passed_over = targets_BT == self._tokenizer.boundary_id
         if self._predict_boundary:
             passed_over &= np.stack([cut for _, cut in peeked])[:, 1:]
@@ -184,6 +200,7 @@ class DocumentStream(Iterator[Segment]):
 
     def _deal(self) -> None:
         """Read a block and deal it, long documents in pieces; at the end of the text begin again."""
+        # Read the next block, of this pass over the text or of the next one.
         documents = self._reader.block()
         if not documents:
             if not self._reader.read_bytes:
@@ -193,18 +210,24 @@ class DocumentStream(Iterator[Segment]):
             documents = self._reader.block()
         whole = (Fragment(True, document) for document in documents)
         pieces = list(cut_documents(whole, self._split.cut_above))
+
+        # Deal each document to the lane with the fewest bytes, the first of equals. Every rank deals to all lanes, so
+        # that all ranks agree, but keeps the documents of its own lanes alone.
         heap = [(load, lane) for lane, load in enumerate(self._loads_G)]
         heapq.heapify(heap)
         numbers_G = [0] * len(self._loads_G)
         order = np.random.default_rng((self._seed, self._block)).permutation(len(pieces))
         for index in order:
-            data, ends = pieces[index].data, not pieces[index].cut
+            data = pieces[index].data
             load, lane = heapq.heappop(heap)
             heapq.heappush(heap, (load + len(data), lane))
             place = _Place(self._block, numbers_G[lane])
             numbers_G[lane] += 1
-            if (own := self._own.get(lane)) and place >= own.begin:
-                own.texts.append(_Document(place, data, ends))
+            own = self._own.get(lane)
+            if own and place >= own.begin:
+                own.texts.append(_Document(place, data, ends=not pieces[index].cut))
+
+        # Remember where the next block begins, to deal from there again when a run is resumed.
         least = heap[0][0]  # only differences matter
         self._loads_G = [load - least for load, _ in sorted(heap, key=lambda entry: entry[1])]
         self._block += 1
@@ -219,11 +242,11 @@ class DocumentStream(Iterator[Segment]):
 
 def join_document_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the state of all lanes of all ranks: the earliest block that one of them needs, every lane's place."""
-    cursors = {lane: cursor for state in states for lane, cursor in state["cursors"].items()}
-    return {"mark": min((state["mark"] for state in states), key=lambda mark: mark[0])} | {
-        "dealt": states[0]["dealt"],
-        "cursors": cursors,
-    }
+    mark = min((state["mark"] for state in states), key=lambda mark: _Mark(*mark).block)
+    cursors: dict[str, list[int]] = {}
+    for state in states:
+        cursors.update(state["cursors"])
+    return {"mark": mark, "dealt": states[0]["dealt"], "cursors": cursors}
 
 
 def _begin(state: dict[str, Any] | None, lanes: int) -> tuple[_Mark, dict[str, list[int]]]:
@@ -233,4 +256,4 @@ def _begin(state: dict[str, Any] | None, lanes: int) -> tuple[_Mark, dict[str, l
     mark = _Mark(*state["mark"])
     if len(mark.loads_G) == lanes:
         return mark, state["cursors"]
-    return mark._replace(loads_G=[0] * lanes), {}
+    return mark._replace(loads_G=[0] * lanes), {}  # another G: nobody's place means anything any more

@@ -25,6 +25,7 @@ from weft.data.nesting import json_files, require_flat
 from weft.data.sources import require_file
 from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
+from weft.pattern import parse_count
 
 HELD_OUT_BYTES = 2_000_000
 _BUILDERS = {
@@ -71,8 +72,6 @@ def parse_source(source: str, text_key: str = "text") -> HubSource:
             hint = f"did you mean '{near[0]}'?"
         raise UserError(f"A source {HUB}... has no option '{option}': {hint}")
     if "held_out" in options:
-        from weft.pattern import parse_count
-
         options["held_out"] = parse_count(options["held_out"])
     options.setdefault("column", text_key)
     return HubSource(name=name, **options)

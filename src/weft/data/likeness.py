@@ -30,6 +30,7 @@ def remark_on_likeness(train: TokenizedSplit, validation: TokenizedSplit, test: 
     for name, split in (("validation", validation), ("test", test)):
         if split.scored_tokens < LEAST_TOKENS:
             continue
+        # How much dearer a byte of this part is than one of the training text, under the training text's code.
         ratio = _bits_per_byte(split, _counts(split, vocabulary), bits_V) / usual
         if ratio > TOLERANCE or ratio < 1 / TOLERANCE:
             remarks.append(
@@ -51,7 +52,7 @@ def _counts(split: TokenizedSplit, vocabulary: int) -> NDArray[np.int64]:
     for start in range(0, len(split.tokens), COUNTED_TOKENS):
         counts += np.bincount(split.tokens[start : start + COUNTED_TOKENS], minlength=vocabulary)
     boundaries: Any = split.tokens[split.offsets[:-1]]
-    counts[boundaries] = 0
+    counts[boundaries] = 0  # every document's first token is the same one
     return counts
 
 

@@ -31,7 +31,10 @@ _SHORTEST_WORD = 4  # shorter ones are mostly formulas
 
 def script_of(letter: str) -> Script | None:
     """Return the script of a letter; None for one of another script, and for all that is no letter."""
-    return next((script for script in SCRIPTS if _script(script).match(letter)), None)
+    for script in SCRIPTS:
+        if _script(script).match(letter):
+            return script
+    return None
 
 
 @cache
@@ -65,21 +68,30 @@ def strangers(text: str, letters: Counter[str]) -> Counter[tuple[str, Script]]:
     for letter, count in letters.items():
         if script := script_of(letter):
             by_script[script] += count
-    if len(by_script) < 2:
+    if len(by_script) < 2:  # one script alone cannot mix, and most texts are of one
         return found
-    for word in _mixed_words(text, by_script.most_common(1)[0][0]):
-        scripts = Counter(script for letter in word if (script := script_of(letter)))
-        (host, most), *_ = scripts.most_common(1)
+    main = by_script.most_common(1)[0][0]
+    for word in _mixed_words(text, main):
+        scripts = Counter[Script]()
+        for letter in word:
+            if script := script_of(letter):
+                scripts[script] += 1
+        host, most = scripts.most_common(1)[0]
         others = [letter for letter in word if script_of(letter) not in (host, None)]
-        if scripts.total() >= _SHORTEST_WORD and most > len(others) and all(counterparts(x, host) for x in others):
+        if scripts.total() < _SHORTEST_WORD or most <= len(others):
+            continue
+        if all(counterparts(letter, host) for letter in others):
             found.update((letter, host) for letter in others)
     return found
 
 
 def _mixed_words(text: str, main: Script) -> Iterator[str]:
     """Yield the words in which a letter of another script stands beside one of ``main``."""
-    inside, word_letters = _script(main), _word_letters()
-    end = 0
+    # Letters of the scripts that the text has less of are searched for, and the word around each is taken: fewer places
+    # than words, so that a large text is soon looked through.
+    inside = _script(main)
+    word_letters = _word_letters()
+    end = 0  # of the last word, which may have several such letters
     for match in _others(main).finditer(text):
         start = match.start()
         beside = text[start - 1 : start] + text[match.end() : match.end() + 1]
@@ -95,7 +107,8 @@ def _mixed_words(text: str, main: Script) -> Iterator[str]:
 
 @cache
 def _others(main: Script) -> re.Pattern[str]:
-    return re.compile(f"[{''.join(letters for script, letters in _RANGES.items() if script != main)}]+")
+    ranges = [letters for script, letters in _RANGES.items() if script != main]
+    return re.compile(f"[{''.join(ranges)}]+")
 
 
 @cache

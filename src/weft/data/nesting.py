@@ -21,6 +21,7 @@ def require_flat(path: Path) -> None:
     if file.inner_suffix not in JSON_SUFFIXES:
         return
     for number, line in enumerate(lines_of(read_blocks(file)), start=1):
+        # Counting brackets is quick, and hardly any line has so many that their depth has to be looked at.
         if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth(line) > MAX_NESTING:
             raise UserError(f"Line {number} of '{path}' nests more than {MAX_NESTING} deep: leave it out.")
 

@@ -49,11 +49,16 @@ def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragme
         return
     longest = _PATIENCE * length
     find_cut = partial(_find_cut, shortest=length, longest=longest, line_end=_LINE_END, at_blanks=True)
-    before: Fragment | None = None
+    before: Fragment | None = None  # held back until it is known whether its document goes on
     for piece in _cut(fragments, find_cut):
+        if piece.first:
+            if before is not None:
+                yield before
+            before = piece
+            continue
         if before is not None:
-            yield before if piece.first else before._replace(cut=True)
-        before = piece if piece.first else piece._replace(first=True, continues=True)
+            yield before._replace(cut=True)
+        before = piece._replace(first=True, continues=True)
     if before is not None:
         yield before
 
@@ -67,14 +72,18 @@ def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -
         if fragment.first:
             if rest:
                 yield Fragment(first, rest, continues)
-            first, continues, rest = True, fragment.continues, b""
+            first = True
+            continues = fragment.continues
+            rest = b""
         data = rest + fragment.data
         start = 0
         while cut := find_cut(data, start):
             yield Fragment(first, data[start:cut], continues)
-            first, continues, start = False, False, cut
+            first = False
+            continues = False
+            start = cut
         rest = data[start:]
-        if fragment.cut:
+        if fragment.cut:  # the document ends with this fragment, and only its last piece may say that it was cut
             yield Fragment(first, rest, continues, cut=True)
             rest = b""
     if rest:
@@ -85,17 +94,22 @@ def _find_cut(
     data: bytes, start: int, *, shortest: int, longest: int, line_end: re.Pattern[bytes], at_blanks: bool
 ) -> int:
     """Return where the piece that begins at ``start`` ends, or 0 where that is not known yet."""
+    # At the first line end that is far enough, ...
     limit = start + longest
     match = line_end.search(data, start + shortest - 1, limit)
     if match:
         return match.end()
     if len(data) <= limit:
         return 0
+    # ... else after the last blank, where that will do, ...
     if at_blanks:
         blank = max(data.rfind(byte, start + shortest - 1, limit) for byte in _BLANKS)
         if blank < 0 and shortest == PIECE_BYTES:  # of words that are encoded, none may be cut
             blank = max(data.rfind(byte, start, limit) for byte in _BLANKS)
         if blank >= 0:
             return blank + 1
-    back = next((i for i in range(4) if data[limit - i] & 0xC0 != 0x80), 0)
-    return limit - back
+    # ... else there, or at the last beginning of a UTF-8 character before (its other bytes are 10xxxxxx, up to three).
+    for back in range(4):
+        if data[limit - back] & 0xC0 != 0x80:
+            return limit - back
+    return limit  # this is no UTF-8

@@ -40,7 +40,7 @@ class Repeats:
             return marked
         sizes = self._bytes_of_token[ids]
         assert sizes.sum() == len(piece.data), "the tokens are the bytes of the piece"
-        begins = np.cumsum(sizes) - sizes
+        begins = np.cumsum(sizes) - sizes  # the byte at which each token begins
         start = 0
         for line in piece.data.split(b"\n"):
             stop = start + len(line) + 1
@@ -59,7 +59,12 @@ def repeated_lines(held_out: Iterable[Fragment], training: Iterable[Fragment]) -
     The hashes are Python's, which are others in another process. Memory is that of the hashes of ``held_out``.
     """
     wanted = {hash(line) for line in _counted(held_out)}
-    return frozenset(found for line in _lines(training) if (found := hash(line)) in wanted)
+    found: set[int] = set()
+    for line in _lines(training):
+        line_hash = hash(line)
+        if line_hash in wanted:
+            found.add(line_hash)
+    return frozenset(found)
 
 
 def remark_on_repeats(name: str, lines: int, share: float) -> list[str]:
@@ -75,7 +80,7 @@ def remark_on_repeats(name: str, lines: int, share: float) -> list[str]:
 def _counted(pieces: Iterable[Fragment]) -> Iterator[bytes]:
     """Yield the lines of ``pieces`` that count."""
     for piece in pieces:
-        alone = piece.first and b"\n" not in piece.data
+        alone = piece.first and b"\n" not in piece.data  # a document of one line, which counts however short it is
         for line in _lines([piece]):
             if line and (len(line) >= LEAST_BYTES or alone):
                 yield line

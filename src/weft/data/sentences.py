@@ -94,13 +94,14 @@ def shape_of(blocks: Iterable[bytes]) -> Shape:
     if not filled:
         return Shape(0, 0.0, 0, 0, 0.0, 0.0, None)
     lengths = sorted(map(len, filled))
+    inner_ends = sum(len(_INNER_END.findall(line)) for line in filled)
     return Shape(
         lines=len(filled),
         empty=1 - len(filled) / len(lines),
         median=lengths[len(lengths) // 2],
         long=lengths[len(lengths) * 95 // 100],
         ending=sum(map(_ends_a_sentence, filled)) / len(filled),
-        inner_ends=sum(len(_INNER_END.findall(line)) for line in filled) / len(filled),
+        inner_ends=inner_ends / len(filled),
         cohesion=_cohesion(filled),
     )
 
@@ -111,7 +112,9 @@ def _cohesion(lines: Sequence[str]) -> float | None:
     if len(words) <= max(FAR):
         return None
     far = sum(_shared(words, distance) for distance in FAR) / len(FAR)
-    return _shared(words, 1) / far if far else None
+    if not far:
+        return None
+    return _shared(words, 1) / far
 
 
 def _shared(words: Sequence[frozenset[str]], distance: int) -> float:
@@ -133,6 +136,8 @@ def _sampled_lines(blocks: Iterable[bytes]) -> list[str]:
         elif last and len(block) <= SAMPLED_BYTES:
             whole.append(last)
         kept.append([line.decode(errors="replace") for line in whole[: MOST_SAMPLED // LEAST_BLOCKS]])
+        # Too many: every other block is dropped, and from here on only every other one is looked at, so that the sample
+        # stays spread over the file, however long that is.
         if len(kept) > 1 and sum(map(len, kept)) > MOST_SAMPLED:
             kept = kept[::2]
             stride *= 2
@@ -140,7 +145,8 @@ def _sampled_lines(blocks: Iterable[bytes]) -> list[str]:
 
 
 def _ends_a_sentence(text: str) -> bool:
+    """Tell whether a line ends with a full stop, a question mark or the like, of any script."""
     text = text.rstrip(_CLOSING)
     if not text or text[-1] in _NO_END:
         return bool(_ARMENIAN.search(text))
-    return unicodedata.category(text[-1]) == "Po"
+    return unicodedata.category(text[-1]) == "Po"  # other punctuation: no brackets, quotation marks or dashes

@@ -79,13 +79,15 @@ class DocumentReader:
         documents: list[bytes] = []
         size = 0
         for text in self._texts:
-            number, self._document = self._document, self._document + 1
+            number = self._document
+            self._document += 1
             if number >= self._held.get(number % FOLD, 0):
                 documents.append(text.encode())
                 size += len(documents[-1])
             if len(documents) == BLOCK_DOCUMENTS or size >= BLOCK_BYTES:
                 break
         self._bytes += size
+        # Marked once a block and not at every document, as telling the place takes the library a moment.
         self.place = {"position": self._texts.mark(), "document": self._document, "bytes": self._bytes}
         return documents
 
@@ -111,32 +113,32 @@ def read_beginning(dataset: HubDataset, parts: Iterable[SplitName]) -> Beginning
     held_out: dict[SplitName, list[bytes]] = {part: [] for part in wanted.values()}
     sizes = dict.fromkeys(wanted, 0)
     sample: list[bytes] = []
-    sampled, held, whole = 0, {}, True
+    sampled = 0
+    held: dict[int, int] = {}
+    whole = True
     for number, text in enumerate(dataset.texts(dataset.source.split)):
-        document, fold = text.encode(), number % FOLD
+        document = text.encode()
+        fold = number % FOLD
         if fold in wanted and sizes[fold] < limit:
             held_out[wanted[fold]].append(document)
             sizes[fold] += len(document)
-            held[fold] = number + 1
+            held[fold] = number + 1  # from this one on the fold's documents are training text
         elif sampled < SAMPLE_BYTES:
             sample.append(document)
             sampled += len(document)
         if sampled >= SAMPLE_BYTES and all(size >= limit for size in sizes.values()):
             whole = False
             break
-    _require(dataset.source.name, held_out, sample)
-    return Beginning(held_out, held, sample, whole)
-
-
-def _require(name: str, held_out: dict[SplitName, list[bytes]], sample: list[bytes]) -> None:
+    name = dataset.source.name
     for part, documents in held_out.items():
         if not documents:
             raise UserError(
-                f"The dataset '{name}' has no {part} split and too few documents to hold some out: give more text, or "
-                "files of their own with --validation and --test."
+                f"The dataset '{name}' has no {part} split and too few documents to hold some out: give more text, "
+                "or files of their own with --validation and --test."
             )
     if not sample:
         raise UserError(f"The dataset '{name}' has no text to train on: check its column and split.")
+    return Beginning(held_out, held, sample, whole)
 
 
 def own_split(dataset: HubDataset, split: str) -> Iterator[Fragment]:
@@ -154,9 +156,11 @@ def own_split(dataset: HubDataset, split: str) -> Iterator[Fragment]:
 
 def estimate(dataset: HubDataset, beginning: Beginning) -> tuple[int, int]:
     """Return about how many bytes and documents one pass over the training text has."""
-    size, documents = sum(map(len, beginning.sample)), len(beginning.sample)
+    size = sum(map(len, beginning.sample))
+    documents = len(beginning.sample)
     if beginning.whole:
         return size, documents
+    # The dataset may say how many records it has, else its files' size is taken for that of their text.
     if rows := dataset.rows(dataset.source.split):
         return round(size / documents * rows), rows
     total = max(size, dataset.file_bytes)
@@ -168,5 +172,6 @@ def sample_identity(dataset: HubDataset, beginning: Beginning, tokenizer: str) -
     digest = hashlib.blake2b(digest_size=16)
     told = (dataset.source.split, dataset.source.column, sorted(beginning.held.items()), tokenizer)
     for part in (repr(told).encode(), dataset.fingerprint(dates=False).encode(), *beginning.sample):
+        # The lengths keep texts apart that are the same one behind another, but cut elsewhere.
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()

@@ -61,12 +61,19 @@ class TokenStream(Iterator[Segment]):
                 f"{len(split.tokens):,} training tokens make at most {most} lanes of {length} tokens, not "
                 f"{lanes * world_size}: use a smaller batch, shorter segments or more text."
             )
-        self._split, self._lanes, self._length, self._seed = split, lanes, length, seed
-        self._boundary_id, self._predict_boundary = boundary_id, predict_boundary
+        self._split = split
+        self._lanes = lanes
+        self._length = length
+        self._seed = seed
+        self._boundary_id = boundary_id
+        self._predict_boundary = predict_boundary
         self._lane_length = len(split.tokens) // (lanes * world_size)
         self._first_lane = rank * lanes
         self.segments_per_epoch = self._lane_length // length
-        self._epoch, self._segment = StreamState(*state) if state else (0, 0)
+        self._epoch = 0
+        self._segment = 0
+        if state:
+            self._epoch, self._segment = StreamState(*state)
         self._shuffle()
 
     @property
@@ -83,7 +90,8 @@ class TokenStream(Iterator[Segment]):
         segment = self._gather(self._segment)
         self._segment += 1
         if self._segment == self.segments_per_epoch:
-            self._epoch, self._segment = self._epoch + 1, 0
+            self._epoch += 1
+            self._segment = 0
             self._shuffle()
         return segment
 
@@ -92,13 +100,14 @@ class TokenStream(Iterator[Segment]):
         random = np.random.default_rng((self._seed, self._epoch))
         order = random.permutation(self._split.documents)
         lengths = np.diff(self._split.offsets)[order]
-        self._ends = np.cumsum(lengths)
+        self._ends = np.cumsum(lengths)  # of the documents in the shuffled text
         self._cut = ~self._split.ends[order]
         # From a position in the shuffled text to one in the stored text, for each document.
         self._shift = self._split.offsets[order] - (self._ends - lengths)
         self._rotation = int(random.integers(len(self._split.tokens)))
 
     def _gather(self, index: int) -> Segment:
+        """Return segment ``index`` of each lane."""
         lanes = self._first_lane + np.arange(self._lanes)
         starts_B = lanes * self._lane_length + index * self._length
         positions = starts_B[:, None] + np.arange(self._length + 1)
@@ -107,7 +116,8 @@ class TokenStream(Iterator[Segment]):
         targets_BT = tokens[:, 1:].copy()
         reset_BT = inputs_BT == self._boundary_id
         if index == 0:
-            reset_BT[:, 0] = True
+            reset_BT[:, 0] = True  # what stands before it is another lane's
+        # At the end of the text the next token would be that of its beginning, where the rotation has gone round.
         targets_BT[positions[:, 1:] == len(self._split.tokens)] = IGNORED
         passed_over = targets_BT == self._boundary_id
         if self._predict_boundary:

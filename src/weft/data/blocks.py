@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from weft.data.sources import SourceFile, read_blocks
+from weft.data.sources import SourceFile
+from weft.data.text_blocks import read_blocks
 
 MOST_BLOCKS = 100
 LEAST_BLOCKS = 20  # one validation block and one test block
@@ -17,9 +18,10 @@ _BLANK_LINES = re.compile(rb"\n(?:\r?\n)+")
 def block_borders(file: SourceFile, size: int) -> tuple[int, ...]:
     """Return where the blocks of a file of ``size`` (decompressed) bytes begin, and at last its end.
 
-    There are :data:`MOST_BLOCKS`, fewer where each would be smaller than :data:`LEAST_BLOCK_BYTES`. Block i begins at
-    floor(size * i / blocks), moved forward behind the next blank line, if there is one within a quarter of a block,
-    else to the next line end. JSONL has no blank lines. A line longer than a block leaves the next one empty.
+    There are :data:`MOST_BLOCKS`, fewer where each would be smaller than :data:`LEAST_BLOCK_BYTES`. Block i
+    begins at floor(size * i / blocks), moved forward behind the next blank line, if there is one within a
+    quarter of a block, else to the next line end. JSONL has no blank lines. A line longer than a block
+    leaves the next one empty.
     """
     count = min(MOST_BLOCKS, max(LEAST_BLOCKS, size // LEAST_BLOCK_BYTES))
     look = 0  # bytes in which a blank line is searched for
@@ -38,7 +40,6 @@ def block_borders(file: SourceFile, size: int) -> tuple[int, ...]:
             borders.append(before + blank.end())
         else:
             borders.append(forward.line_end(before))
-
     return (*(min(border, size) for border in borders), size)
 
 

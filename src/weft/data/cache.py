@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from weft.data.sources import SourceFile, read_raw
+from weft.data.sources import SourceFile
+from weft.data.text_blocks import read_raw
 from weft.errors import UserError
 from weft.files import cache_dir
 
@@ -34,7 +35,9 @@ def clear_cache() -> int:
     """Delete all prepared corpora, downloads and machine code kept here; return the bytes that were freed."""
     freed = 0
     for folder in (cache_dir() / _ENTRIES, downloads_dir(), cache_dir() / _KERNELS):
-        freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for path in folder.rglob("*"):
+            if path.is_file():
+                freed += path.stat().st_size
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
     return freed
@@ -81,7 +84,9 @@ def kept(key: str) -> tuple[Path, dict[str, Any]] | None:
         return None
     entry = cache_dir() / _ENTRIES / key
     told = _intact(entry)
-    return None if told is None else (entry, told)
+    if told is None:
+        return None
+    return entry, told
 
 
 def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:

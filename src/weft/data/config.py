@@ -29,21 +29,20 @@ class DataConfig(FrozenConfig):
 
     ``sources``, ``validation`` and ``test`` are files, folders or globs. Given ``validation`` or ``test``
     files replace that split, and whatever the split rule would have held out for it is trained on.
-    ``document_separator`` parts the documents of a text file ("" makes each file one document);
-    ``text_key`` names the text in a JSONL record, or the column of a table; ``vocab_size`` includes the two special
-    tokens.
-    ``normalize`` and ``line_ends`` write every text that is read in one way (:mod:`weft.data.unify`): what is scored,
-    and every byte that is counted, is then of that form. ``verbatim`` reads every file but ``.jsonl`` as plain text,
-    byte-order marks included, as runs of earlier versions did.
-    ``split`` is one of the rules of :class:`weft.data.splits.Corpus`; "auto" is what suits the text, and a run's recipe
-    then says which that was.
-    Training documents of more than ``longest_document`` bytes are cut into pieces of about that size at line ends, each
-    of which begins with the boundary token, so that the model learns how a text begins; 0 cuts nothing. Where it is
-    None, it is :data:`LONGEST_DOCUMENT`, or 0 for a published corpus, whose figures are of uncut text.
+    ``document_separator`` parts the documents of a text file ("" makes each file one document); ``text_key``
+    names the text in a JSONL record, or the column of a table; ``vocab_size`` includes the two special
+    tokens. ``normalize`` and ``line_ends`` write every text that is read in one way
+    (:mod:`weft.data.unify`): what is scored, and every byte that is counted, is then of that form.
+    ``verbatim`` reads every file but ``.jsonl`` as plain text, byte-order marks included, as runs of earlier
+    versions did. ``split`` is one of the rules of :class:`weft.data.splits.Corpus`; "auto" is what suits the
+    text, and a run's recipe then says which that was. Training documents of more than ``longest_document``
+    bytes are cut into pieces of about that size at line ends, each of which begins with the boundary token,
+    so that the model learns how a text begins; 0 cuts nothing. Where it is None, it is
+    :data:`LONGEST_DOCUMENT`, or 0 for a published corpus, whose figures are of uncut text.
 
-    Two kinds of source stand alone: the name of a published corpus (:data:`weft.data.published.PUBLISHED`; ``path``
-    is where its file, archive or folder is, for those who have it), and ``hf:...``, a dataset that streams
-    (:mod:`weft.data.hub`).
+    Two kinds of source stand alone: the name of a published corpus (:data:`weft.data.published.PUBLISHED`;
+    ``path`` is where its file, archive or folder is, for those who have it), and ``hf:...``, a dataset that
+    streams (:mod:`weft.data.hub`).
     """
 
     sources: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from weft.data.documents import Fragment
+from weft.data.documents import whole_documents
 from weft.data.pieces import cut_documents
 from weft.data.segments import IGNORED, Segment
 from weft.data.streamed import StreamedSplit
@@ -104,17 +104,19 @@ class _Lane:
 class DocumentStream(Iterator[Segment]):
     """Segments of ``lanes`` lanes of a training text that streams, without end.
 
-    The documents come in blocks of some thousand, each put in an order of its own (by ``seed`` and the block's number)
-    and dealt to G = ``world_size * lanes`` lanes: each document to the lane that was given the fewest bytes so far. So
-    what a lane reads depends on G and the seed, not on how the lanes are spread over processes, and a process makes
-    tokens only of its own lanes' documents. A lane reads whole documents one after another, each behind its boundary;
-    a segment is its next T tokens, so that state can be carried from one to the next.
+    The documents come in blocks of some thousand, each put in an order of its own (by ``seed`` and the
+    block's number) and dealt to G = ``world_size * lanes`` lanes: each document to the lane that was given
+    the fewest bytes so far. So what a lane reads depends on G and the seed, not on how the lanes are spread
+    over processes, and a process makes tokens only of its own lanes' documents. A lane reads whole documents
+    one after another, each behind its boundary; a segment is its next T tokens, so that state can be carried
+    from one to the next.
 
-    The target is the next token of the lane; -100 where that is a boundary, unless ``predict_boundary``: then the
-    boundary behind each document that ends, and is not cut there, is a target. ``reset`` marks boundaries. ``state``
-    goes on where :attr:`state` was, or those of all ranks joined (:func:`weft.data.stream.join_states`), which is
-    needed where lanes change their rank. With another G, the blocks that were being read are dealt anew. Only blocks
-    that are not wholly used are read again when a state is taken up.
+    The target is the next token of the lane; -100 where that is a boundary, unless ``predict_boundary``:
+    then the boundary behind each document that ends, and is not cut there, is a target. ``reset`` marks
+    boundaries. ``state`` goes on where :attr:`state` was, or those of all ranks joined
+    (:func:`weft.data.stream.join_states`), which is needed where lanes change their rank. With another G,
+    the blocks that were being read are dealt anew. Only blocks that are not wholly used are read again when
+    a state is taken up.
     """
 
     def __init__(
@@ -156,7 +158,10 @@ class DocumentStream(Iterator[Segment]):
     @property
     def state(self) -> dict[str, Any]:
         """Where this rank's lanes stand, as plain JSON."""
-        cursors = {str(lane): [*own.first(self._block), own.offset] for lane, own in self._own.items()}
+        cursors: dict[str, list[int]] = {}
+        for lane, own in self._own.items():
+            block, number = own.first(self._block)
+            cursors[str(lane)] = [block, number, own.offset]
         return {"mark": list(self._marks[0]), "dealt": self._block, "cursors": cursors}
 
     @property
@@ -190,7 +195,7 @@ class DocumentStream(Iterator[Segment]):
         """Make tokens of the next document of each of ``lanes``, together."""
         documents = [lane.texts.popleft() for lane in lanes]
         parts: list[list[NDArray[np.int32]]] = []
-        pieces = self._tokenizer.cut(Fragment(True, document.data) for document in documents)
+        pieces = self._tokenizer.cut(whole_documents(document.data for document in documents))
         for piece, ids in self._tokenizer.encode_stream(pieces):
             if piece.first:
                 parts.append([self._boundary])
@@ -208,11 +213,10 @@ class DocumentStream(Iterator[Segment]):
             self._epoch += 1
             self._reader = self._split.read()
             documents = self._reader.block()
-        whole = (Fragment(True, document) for document in documents)
-        pieces = list(cut_documents(whole, self._split.cut_above))
+        pieces = list(cut_documents(whole_documents(documents), self._split.cut_above))
 
-        # Deal each document to the lane with the fewest bytes, the first of equals. Every rank deals to all lanes, so
-        # that all ranks agree, but keeps the documents of its own lanes alone.
+        # Deal each document to the lane with the fewest bytes, the first of equals. Every rank deals to all
+        # lanes, so that all ranks agree, but keeps the documents of its own lanes alone.
         heap = [(load, lane) for lane, load in enumerate(self._loads_G)]
         heapq.heapify(heap)
         numbers_G = [0] * len(self._loads_G)
@@ -229,7 +233,10 @@ class DocumentStream(Iterator[Segment]):
 
         # Remember where the next block begins, to deal from there again when a run is resumed.
         least = heap[0][0]  # only differences matter
-        self._loads_G = [load - least for load, _ in sorted(heap, key=lambda entry: entry[1])]
+        loads_G = [0] * len(heap)
+        for load, lane in heap:
+            loads_G[lane] = load - least
+        self._loads_G = loads_G
         self._block += 1
         self._marks.append(_Mark(self._block, self._epoch, self._reader.place, self._loads_G))
 

@@ -21,8 +21,9 @@ LONGEST_NAME = 40
 class Fragment(NamedTuple):
     """A part of a document, of a few MiB at most; ``first`` where the document begins.
 
-    ``continues``, which only a first part has, says that this begins amid a document, at a cut. ``cut``, which only a
-    last part has, says that the document does not end here: it goes on in another piece, or in another split.
+    ``continues``, which only a first part has, says that this begins amid a document, at a cut. ``cut``,
+    which only a last part has, says that the document does not end here: it goes on in another piece, or in
+    another split.
     """
 
     first: bool
@@ -44,6 +45,12 @@ def read_fragments(file: SourceFile, blocks: Iterable[bytes], layout: Layout) ->
     if file.is_jsonl:
         return _records(file, blocks, layout.text_key)
     return split_documents(blocks, file.unify.text(layout.document_separator))
+
+
+def whole_documents(documents: Iterable[bytes]) -> Iterator[Fragment]:
+    """Yield documents that are there whole, each as one fragment."""
+    for document in documents:
+        yield Fragment(True, document)
 
 
 def join_fragments(fragments: Iterable[Fragment]) -> Iterator[bytes]:

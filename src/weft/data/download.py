@@ -59,10 +59,10 @@ def download(
 ) -> Path:
     """Return ``target``, fetched from the first of ``urls`` (mirrors) that gives it, unless it is there.
 
-    What has come stays in ``target.part`` when the connection ends, and the next call asks only for the rest. The
-    file takes its name in one step, after its checksum (``md5:...``) agrees and ``verify`` has raised no UserError;
-    else it is dropped and the next mirror asked. Several processes may call at once: one fetches, the others wait.
-    UserError says what failed at every mirror, or how the checksum differs.
+    What has come stays in ``target.part`` when the connection ends, and the next call asks only for the
+    rest. The file takes its name in one step, after its checksum (``md5:...``) agrees and ``verify`` has
+    raised no UserError; else it is dropped and the next mirror asked. Several processes may call at once:
+    one fetches, the others wait. UserError says what failed at every mirror, or how the checksum differs.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

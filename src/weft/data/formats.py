@@ -48,7 +48,8 @@ _LONG_LINE = 1000  # bytes; a shorter text is just short
 def require_text(path: str, suffix: str, *, any_bytes: bool) -> None:
     """Raise UserError where a file's suffix says that its text is wrapped in something else.
 
-    ``any_bytes`` takes packed files as they are, but no markup: that is rarely meant, and hard to see afterwards.
+    ``any_bytes`` takes packed files as they are, but no markup: that is rarely meant, and hard to see
+    afterwards.
     """
     what = _MARKUP.get(suffix)
     if what is None and not any_bytes:
@@ -78,7 +79,8 @@ def encoding_of(start: bytes) -> str | None:
             text = sample.decode(name)
         except UnicodeDecodeError:
             continue
-        # Binary data may decode as well, but is neither mostly printable nor, where it is not ASCII, in words.
+        # Binary data may decode as well, but is neither mostly printable nor, where it is not ASCII, in
+        # words.
         readable = sum(character.isprintable() or character.isspace() for character in text)
         if "\0" not in text and readable >= 0.9 * len(text) and (text.isascii() or " " in text):
             return name
@@ -100,8 +102,9 @@ def why_uncut(path: str, start: bytes) -> str:
 def table_records(path: str, blocks: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
     """Yield the rows of a table, whose first line names the columns, as lines of JSON records, in blocks.
 
-    With commas, cells may be in quotes, as spreadsheets write them; with tabs, a quote is a letter like others. The
-    blocks are known to be UTF-8. Raises UserError for a row that has not as many cells as there are columns.
+    With commas, cells may be in quotes, as spreadsheets write them; with tabs, a quote is a letter like
+    others. The blocks are known to be UTF-8. Raises UserError for a row that has not as many cells as there
+    are columns.
     """
     csv.field_size_limit(LONGEST_CELL)  # of the whole process; its own is shorter than many a text
     lines = _lines(blocks)

@@ -1,6 +1,7 @@
 """The form that a text has: line ends, letters and marks composed or not, letters that look like others.
 
-None of these can be seen, and each is another token to a model. So they are counted, told, and kept with a run.
+None of these can be seen, and each is another token to a model. So they are counted, told, and kept with a
+run.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _CODES = max(map(ord, look_alikes())) + 1
 class Form:
     """What is counted of a text.
 
-    ``lf``, ``crlf`` and ``cr`` are line ends; ``composed`` and ``decomposed`` are marks that are one character with
-    their letter, and that could be; ``inner_marks`` byte-order marks within the text. ``letters`` counts those that
-    look like one of another script, ``strangers`` those of them that stand in words of that other script (by letter
-    and script, such as "ε Latin").
+    ``lf``, ``crlf`` and ``cr`` are line ends; ``composed`` and ``decomposed`` are marks that are one
+    character with their letter, and that could be; ``inner_marks`` byte-order marks within the text.
+    ``letters`` counts those that look like one of another script, ``strangers`` those of them that stand in
+    words of that other script (by letter and script, such as "ε Latin").
     """
 
     lf: int = 0
@@ -82,7 +83,7 @@ class Form:
 
     def facts(self) -> list[str]:
         """Say what of a text is not of one form, a line each."""
-        return [f"{what}." for what, _ in self._findings()]
+        return [f"{what}." for what, _advice in self._findings()]
 
     def _findings(self) -> Iterator[tuple[str, str]]:
         """Yield what is not of one form, with what to do about it."""
@@ -258,8 +259,8 @@ class FormWatch:
         histogram = _histogram(text)
         self._letters += histogram
         self._counts["inner_marks"] += text.count(BYTE_ORDER_MARK)
-        # Composing makes a letter and its mark one character; what the text gets shorter by are marks that stand apart,
-        # and what it gets longer by when taken apart are those that are one with their letter.
+        # Composing makes a letter and its mark one character; what the text gets shorter by are marks that
+        # stand apart, and what it gets longer by when taken apart are those that are one with their letter.
         composed = text
         if not unicodedata.is_normalized("NFC", text):
             composed = unicodedata.normalize("NFC", text)

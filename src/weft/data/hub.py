@@ -1,8 +1,8 @@
 """Hugging Face datasets as sources of text that streams: ``hf:NAME?option=value&...``.
 
-NAME is a dataset of the hub (``owner/name``) or a path: what ``save_to_disk`` wrote, a folder of data files, or
-parquet, arrow, csv, tsv, json or jsonl files (a glob works). What exists on the disk is a path. No code of a dataset is
-ever run.
+NAME is a dataset of the hub (``owner/name``) or a path: what ``save_to_disk`` wrote, a folder of data files,
+or parquet, arrow, csv, tsv, json or jsonl files (a glob works). What exists on the disk is a path. No code
+of a dataset is ever run.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ _BUILDERS = {
 class HubSource:
     """A source ``hf:...``, taken apart.
 
-    ``split`` is what is trained on; ``validation`` and ``test`` name the dataset's own splits (by default those of
-    these names, where it has them); ``column`` holds the text; ``held_out`` bounds the bytes of each held-out part
-    (None: a split of the dataset's own is taken whole, else 2,000,000 bytes of documents).
+    ``split`` is what is trained on; ``validation`` and ``test`` name the dataset's own splits (by default
+    those of these names, where it has them); ``column`` holds the text; ``held_out`` bounds the bytes of
+    each held-out part (None: a split of the dataset's own is taken whole, else 2,000,000 bytes of
+    documents).
     """
 
     name: str
@@ -152,7 +153,8 @@ class HubTexts(Iterator[str]):
         if position:
             self._dataset.load_state_dict(position)
         self._records: Iterator[dict[str, Any]] = iter(self._dataset)
-        # Closed at the latest when the interpreter ends, while the library's modules are still there to close it with.
+        # Closed at the latest when the interpreter ends, while the library's modules are still there to close
+        # it with.
         weakref.finalize(self, self._records.close)  # type: ignore[attr-defined]
 
     def mark(self) -> dict[str, Any]:
@@ -199,13 +201,14 @@ def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, 
         raise UserError(f"Sources {HUB}... need the package datasets: pip install 'weft-lm[data]'.") from None
     try:
         path = Path(source.name).expanduser()
-        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             return _saved(datasets, path)
         builder = _builder(datasets, source, path)
         splits = {str(split): dataset for split, dataset in builder.as_streaming_dataset().items()}
         files: dict[str, list[tuple[str, ...]]] = {}
         for split, names in (builder.config.data_files or {}).items():
-            # Its metadata is the library's: a revision of the hub, an entity tag, or the date of a local file.
+            # Its metadata is the library's: a revision of the hub, an entity tag, or the date of a local
+            # file.
             versions = zip(names, names.origin_metadata, strict=False)
             files[str(split)] = [(str(file), *map(str, version)) for file, version in versions]
         return splits, files
@@ -228,8 +231,10 @@ def _saved(datasets: Any, path: Path) -> tuple[dict[str, Any], dict[str, list[tu
     files: dict[str, list[tuple[str, ...]]] = {}
     for name, dataset in named.items():
         splits[name] = dataset.to_iterable_dataset()
-        names = [file["filename"] for file in dataset.cache_files]
-        files[str(name)] = [(file, str(Path(file).stat().st_mtime_ns)) for file in names]
+        files[str(name)] = []
+        for file in dataset.cache_files:
+            date = Path(file["filename"]).stat().st_mtime_ns
+            files[str(name)].append((file["filename"], str(date)))
     return splits, files
 
 
@@ -250,10 +255,12 @@ def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
     for file in map(Path, found):
         require_file(file)
         require_flat(file)
-    suffixes = [suffix for suffix in Path(found[0]).suffixes if suffix in _BUILDERS]
-    if not suffixes:
+    suffix = ""
+    for part in Path(found[0]).suffixes:  # the last that is known: "text.json.csv" is a table, "text.csv.gz" too
+        if part in _BUILDERS:
+            suffix = part
+    if not suffix:
         raise UserError(f"'{found[0]}' is none of {', '.join(_BUILDERS)}: give plain text as a source without '{HUB}'.")
-    suffix = suffixes[-1]  # "text.json.csv" is a table
     settings = {"sep": "\t"} if suffix == ".tsv" else {}
     files = [str(Path(file).resolve()) for file in found]
     return datasets.load_dataset_builder(_BUILDERS[suffix], data_files=files, **settings)

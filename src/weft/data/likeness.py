@@ -1,7 +1,8 @@
 """How unlike the training text the held-out text is, told before anything is trained.
 
-A text in another alphabet, or of another kind, costs more under the training text's frequencies of tokens alone, by
-about as much as it will cost a model. H(p, q) = -sum p log2 q, with q of the training text, one added to each count.
+A text in another alphabet, or of another kind, costs more under the training text's frequencies of tokens
+alone, by about as much as it will cost a model. H(p, q) = -sum p log2 q, with q of the training text, one
+added to each count.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def remark_on_likeness(train: TokenizedSplit, validation: TokenizedSplit, test: 
     for name, split in (("validation", validation), ("test", test)):
         if split.scored_tokens < LEAST_TOKENS:
             continue
-        # How much dearer a byte of this part is than one of the training text, under the training text's code.
+        # How much dearer a byte of this part is than one of the training text, under the training text's
+        # code.
         ratio = _bits_per_byte(split, _counts(split, vocabulary), bits_V) / usual
         if ratio > TOLERANCE or ratio < 1 / TOLERANCE:
             remarks.append(

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from weft.data.documents import lines_of
-from weft.data.sources import SourceFile, read_blocks
+from weft.data.sources import SourceFile
+from weft.data.text_blocks import read_blocks
 from weft.errors import UserError
 
 MAX_NESTING = 64  # what the library itself can take up into its tables
@@ -39,4 +40,8 @@ def json_files(path: Path) -> Iterable[Path]:
     """Return the files of JSON in a folder of data files, or ``path`` itself where it is a file."""
     if not path.is_dir():
         return [path]
-    return [file for file in sorted(path.rglob("*.json*")) if file.is_file() and not file.name.startswith(".")]
+    files: list[Path] = []
+    for file in sorted(path.rglob("*.json*")):
+        if file.is_file() and not file.name.startswith("."):
+            files.append(file)
+    return files

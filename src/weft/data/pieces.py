@@ -25,8 +25,8 @@ def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) ->
 
     A piece ends after the first line end from 64 KiB on that is not followed by white space (in none of our
     tokenizers does a token span that place); where there is none before 1 MiB, it ends there, or at the last
-    beginning of a UTF-8 character before it. ``between_words`` is for tokenizers that cut at white space and nowhere
-    else: any line end will do, and where there is none the piece ends after the last blank.
+    beginning of a UTF-8 character before it. ``between_words`` is for tokenizers that cut at white space and
+    nowhere else: any line end will do, and where there is none the piece ends after the last blank.
     """
     find_cut = partial(
         _find_cut,
@@ -41,8 +41,9 @@ def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) ->
 def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragment]:
     """Yield documents of about ``length`` bytes at most: longer ones are cut, and each piece is a document of its own.
 
-    A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or where no line
-    ends for long after the last blank. What ends there is ``cut``, what begins there ``continues``.
+    A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or
+    where no line ends for long after the last blank. What ends there is ``cut``, what begins there
+    ``continues``.
     """
     if not length:
         yield from fragments
@@ -108,7 +109,8 @@ def _find_cut(
             blank = max(data.rfind(byte, start, limit) for byte in _BLANKS)
         if blank >= 0:
             return blank + 1
-    # ... else there, or at the last beginning of a UTF-8 character before (its other bytes are 10xxxxxx, up to three).
+    # ... else there, or at the last beginning of a UTF-8 character before (its other bytes are 10xxxxxx, up
+    # to three).
     for back in range(4):
         if data[limit - back] & 0xC0 != 0x80:
             return limit - back

@@ -119,8 +119,8 @@ def _build(
         tell(f"Training the tokenizer ({config.tokenizer_kind}).")
         tokenizer = _train(corpus, config)
         tokenizer.save(folder)
-    # Tokens are matched to lines by their bytes, which those of a closed vocabulary do not keep; and a published corpus
-    # is scored as it was published.
+    # Tokens are matched to lines by their bytes, which those of a closed vocabulary do not keep; and a
+    # published corpus is scored as it was published.
     repeated = None
     if isinstance(corpus, Corpus) and tokenizer.kind != CLOSED:
         held_out = chain(corpus.fragments("validation"), corpus.fragments("test"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.data.cache import cached, content_key
 from weft.data.config import CLOSED, HUB, DataConfig, SplitName
-from weft.data.documents import Fragment, Layout
+from weft.data.documents import Fragment, Layout, whole_documents
 from weft.data.forms import Form, FormWatch
 from weft.data.hub import HubDataset, parse_source
 from weft.data.prepared import (
@@ -44,8 +44,8 @@ Progress = Callable[[str], None]
 def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Progress) -> PreparedData:
     """Open the dataset; make tokenizer, validation and test, or find them in the cache.
 
-    The cache is keyed by the dataset's files (names and revisions on the hub; sizes and dates here). The training text
-    is never written anywhere.
+    The cache is keyed by the dataset's files (names and revisions on the hub; sizes and dates here). The
+    training text is never written anywhere.
     """
     tell("Opening the dataset.")
     dataset = HubDataset(parse_source(config.sources[0], config.text_key), config.unify)
@@ -107,8 +107,8 @@ def _build(
     tell: Progress,
 ) -> dict[str, Any]:
     """Fill an entry of the cache."""
-    # A held-out part is, in this order: files that were given, a split of the dataset's own, or documents of the
-    # training split.
+    # A held-out part is, in this order: files that were given, a split of the dataset's own, or documents of
+    # the training split.
     own: dict[SplitName, str] = {}
     taken: list[SplitName] = []
     for part in FOLDS:
@@ -135,10 +135,10 @@ def _build(
         elif part in own:
             fragments = own_split(dataset, own[part])
         else:
-            fragments = (Fragment(True, document) for document in beginning.held_out[part])
+            fragments = whole_documents(beginning.held_out[part])
         told[part] = write_split(folder, part, fragments, tokenizer)
     watch = FormWatch()
-    for _ in watch.passing(Fragment(True, document) for document in beginning.sample):
+    for _ in watch.passing(whole_documents(beginning.sample)):
         pass
     form = watch.form()
     length = f"{size:,} bytes" if beginning.whole else f"about {size:,} bytes"
@@ -170,14 +170,14 @@ def _train(beginning: Beginning, size: int, config: DataConfig) -> Tokenizer:
 
 def _tokens_per_byte(beginning: Beginning, tokenizer: Tokenizer) -> float:
     """Return the tokens that a byte of the first documents makes, boundaries not counted."""
-    documents: list[Fragment] = []
+    documents: list[bytes] = []
     size = 0
     for document in beginning.sample:
-        documents.append(Fragment(True, document))
+        documents.append(document)
         size += len(document)
         if size >= MEASURED_BYTES:
             break
     tokens = 0
-    for _, ids in tokenizer.encode_stream(tokenizer.cut(documents)):
+    for _, ids in tokenizer.encode_stream(tokenizer.cut(whole_documents(documents))):
         tokens += len(ids)
     return tokens / size

@@ -31,15 +31,15 @@ FORMAT_VERSION = 4
 class TokenizedSplit:
     """Documents as token ids, back to back, each a boundary token followed by its own.
 
-    ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1): document i
-    is ``tokens[offsets[i]:offsets[i + 1]]``. ``bytes`` counts the documents without separators;
-    ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
-    corpora whose published figure counts line ends, and over closed words, ``words`` counts each line end as one more.
-    ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown).
-    ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, and ``cut`` (n) which do
-    not end, as they go on in another piece or another split (None: none is). ``repeated`` (as ``tokens``) tells which
-    tokens are of lines that stand in the training text too, and ``repeated_bytes`` is what they come to (None where
-    that is not known). ``form`` is the form of the text (None where that is not known).
+    ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1): document
+    i is ``tokens[offsets[i]:offsets[i + 1]]``. ``bytes`` counts the documents without separators;
+    ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On corpora
+    whose published figure counts line ends, and over closed words, ``words`` counts each line end as one
+    more. ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown). ``continues`` (n)
+    tells which documents are pieces that begin amid a document, at a cut, and ``cut`` (n) which do not end,
+    as they go on in another piece or another split (None: none is). ``repeated`` (as ``tokens``) tells which
+    tokens are of lines that stand in the training text too, and ``repeated_bytes`` is what they come to
+    (None where that is not known). ``form`` is the form of the text (None where that is not known).
     """
 
     tokens: NDArray[Any]
@@ -101,9 +101,10 @@ class TokenizedSplit:
 class PreparedData:
     """A corpus that is ready to train on; ``summary`` is one line for people.
 
-    ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of "auto" it
-    is split the same way again. ``remarks`` are sentences on what about the text may make the figures misleading.
-    ``key`` names the entry of the cache, and ``rule`` says in words how the text was cut into the three parts.
+    ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of
+    "auto" it is split the same way again. ``remarks`` are sentences on what about the text may make the
+    figures misleading. ``key`` names the entry of the cache, and ``rule`` says in words how the text was cut
+    into the three parts.
     """
 
     tokenizer: Tokenizer
@@ -144,7 +145,8 @@ def write_split(
 ) -> dict[str, Any]:
     """Write the tokens and offsets of one split as they come; return what is to be told of it.
 
-    ``line_ends`` counts each line end as a word; ``repeats`` marks the tokens of lines that stand in the training text.
+    ``line_ends`` counts each line end as a word; ``repeats`` marks the tokens of lines that stand in the
+    training text.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
@@ -183,9 +185,9 @@ def write_split(
     form = watch.form()
     return {
         "dtype": np.dtype(dtype).name,
-        "documents": len(offsets) - 1,
-        "whole_documents": len(continues) - sum(continues),
-        "tokens": position,
+        "documents": len(offsets) - 1,  # pieces of a cut one counted each
+        "whole_documents": len(continues) - sum(continues),  # a cut one counted once
+        "tokens": position,  # boundaries among them
         "form": None if form is None else form.to_json(),
         **counter.told(),
         "unknown": None if unknown is None else counter.unknown,

@@ -13,7 +13,8 @@ from weft.data.config import DataConfig, SplitName
 from weft.data.documents import Fragment, whole_document
 from weft.data.download import Progress, check_file, download
 from weft.data.published import PublishedCorpus, PublishedFile
-from weft.data.sources import SourceFile, checked, read_blocks, require_file
+from weft.data.sources import SourceFile, require_file
+from weft.data.text_blocks import checked, read_blocks
 from weft.errors import UserError
 
 _ORDER: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}
@@ -22,8 +23,9 @@ _ORDER: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}
 class PublishedText:
     """The splits of a published corpus, each one document; it is read as :class:`weft.data.splits.Corpus` is.
 
-    The files are those at ``config.path``, else of the corpus's name in the present folder, else downloaded. They are
-    checked when :meth:`require_all_splits` is called, for size, checksum and number of words as far as those are known.
+    The files are those at ``config.path``, else of the corpus's name in the present folder, else downloaded.
+    They are checked when :meth:`require_all_splits` is called, for size, checksum and number of words as far
+    as those are known.
     """
 
     def __init__(self, config: DataConfig, *, any_bytes: bool, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """What a run remembers of its texts, so that others are not taken for them: files, form, and the cache's entry.
 
-Names are as they were given and, of the files in a folder or of a pattern, relative to it: where on a machine the texts
-lie is kept in the run's recipe alone.
+Names are as they were given and, of the files in a folder or of a pattern, relative to it: where on a
+machine the texts lie is kept in the run's recipe alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _Files = dict[str, tuple[str, int, str]]  # by its name: how it is read, its byt
 class TextRecord:
     """The texts of a run.
 
-    ``files`` are those of each source, by group, in the order in which these were given; ``stream`` tells a text that
-    streams from others; ``prepared`` and ``tokenizer`` name what the cache may still have.
+    ``files`` are those of each source, by group, in the order in which these were given; ``stream`` tells a
+    text that streams from others; ``prepared`` and ``tokenizer`` name what the cache may still have.
     """
 
     files: Mapping[str, Sequence[_Files]]
@@ -182,7 +182,10 @@ def _base(name: str) -> Path:
 
 def _in_order(sources: Iterable[_Files]) -> list[tuple[str, int, str]]:
     """Return what is read, one file after another: names do not matter, where they leave the order as it is."""
-    return [told for files in sources for told in files.values()]
+    told: list[tuple[str, int, str]] = []
+    for files in sources:
+        told.extend(files.values())
+    return told
 
 
 def _differences(before: _Files, now: _Files) -> list[str]:
@@ -191,8 +194,13 @@ def _differences(before: _Files, now: _Files) -> list[str]:
         return ["nothing is there any more"]
     renamed: list[str] = []
     gone: list[str] = []
-    added = [name for name in now if name not in before]
-    changed = [name for name in now if name in before and before[name] != now[name]]
+    added: list[str] = []
+    changed: list[str] = []
+    for name, told in now.items():
+        if name not in before:
+            added.append(name)
+        elif before[name] != told:
+            changed.append(name)
     for name, told in before.items():
         if name in now:
             continue
@@ -204,12 +212,10 @@ def _differences(before: _Files, now: _Files) -> list[str]:
                 break
         else:
             gone.append(name)
-    return [
-        *renamed,
-        *(f"{name} is gone" for name in gone),
-        *(f"{name} was added" for name in added),
-        *(f"{name} has changed" for name in changed),
-    ]
+    lines = renamed
+    for names, what in ((gone, "is gone"), (added, "was added"), (changed, "has changed")):
+        lines += [f"{name} {what}" for name in names]
+    return lines
 
 
 # Where the texts are

@@ -1,6 +1,7 @@
 """Lines of the held-out text that stand in the training text too: what a model may have learned by heart.
 
-A line counts where it is long enough to be no accident, or where it is a document of its own (a list of sentences).
+A line counts where it is long enough to be no accident, or where it is a document of its own (a list of
+sentences).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Repeats:
 def repeated_lines(held_out: Iterable[Fragment], training: Iterable[Fragment]) -> frozenset[int]:
     """Return the hashes of the lines of ``held_out`` that ``training`` has too; both are the pieces of documents.
 
-    The hashes are Python's, which are others in another process. Memory is that of the hashes of ``held_out``.
+    The hashes are Python's, which are others in another process. Memory is that of the hashes of
+    ``held_out``.
     """
     wanted = {hash(line) for line in _counted(held_out)}
     found: set[int] = set()

@@ -22,7 +22,8 @@ from weft.data.documents import (
 from weft.data.formats import why_uncut
 from weft.data.published_corpus import PublishedText
 from weft.data.sentences import Shape, shape_of
-from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources, text_size
+from weft.data.sources import SourceFile, resolve_sources
+from weft.data.text_blocks import checked, read_blocks, text_size
 from weft.errors import UserError
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -47,18 +48,19 @@ class Corpus:
     when the first document is asked for. ``any_bytes`` says that the tokenizer takes any bytes, so that text
     need not be UTF-8.
 
-    The rules, for what is not given in files of its own, where fold i is validation if i mod 20 is 7, test if it is 13,
-    and else training:
+    The rules, for what is not given in files of its own, where fold i is validation if i mod 20 is 7, test
+    if it is 13, and else training:
 
-    - ``documents``: a document's fold is a hash of its content, so that equal ones fall on one side and a new file
-      moves no other document. The rule of ``auto`` from 200 documents on, and where all files are lists of sentences
-      (:mod:`weft.data.sentences`), whose lines are then the documents.
-    - ``blocks``: each file is cut into a hundred blocks of lines (:mod:`weft.data.blocks`), a block's fold is its
-      number. The rule of ``auto`` for everything else.
-    - ``numbered``: a document's fold is its number, from 0 over all sources in order. The split of the bundled corpus.
+    - ``documents``: a document's fold is a hash of its content, so that equal ones fall on one side and a
+      new file moves no other document. The rule of ``auto`` from 200 documents on, and where all files are
+      lists of sentences (:mod:`weft.data.sentences`), whose lines are then the documents.
+    - ``blocks``: each file is cut into a hundred blocks of lines (:mod:`weft.data.blocks`), a block's fold
+      is its number. The rule of ``auto`` for everything else.
+    - ``numbered``: a document's fold is its number, from 0 over all sources in order. The split of the
+      bundled corpus.
     - ``tail``: of each file of n (decompressed) bytes, [0, 90%) is training, [90%, 95%) validation and the
-      rest test; p% is at floor(n * p / 100), moved forward to the next line end unless it is at one. Right for text in
-      order of time.
+      rest test; p% is at floor(n * p / 100), moved forward to the next line end unless it is at one. Right
+      for text in order of time.
     - ``bytes``: the same without moving, and each part is one document, separators and all. Unless
       ``any_bytes``, a cut inside a UTF-8 character is moved forward to the end of that character.
 
@@ -74,8 +76,11 @@ class Corpus:
             self.given["test"] = resolve_sources(config.test, config.unify)
         # A folder may hold its own validation or test file: what is scored is not trained on.
         held_out = {file.path.resolve() for file in chain(*self.given.values())}
-        sources = resolve_sources(config.sources, config.unify)
-        self.sources = tuple(file for file in sources if file.path.resolve() not in held_out)
+        sources: list[SourceFile] = []
+        for file in resolve_sources(config.sources, config.unify):
+            if file.path.resolve() not in held_out:
+                sources.append(file)
+        self.sources = tuple(sources)
         self._config = config
         self._borders_of: dict[tuple[SourceFile, SplitRule], tuple[int, ...]] = {}
         if not self.sources:
@@ -135,8 +140,10 @@ class Corpus:
             lines = "each line is a document; "
         if len(self.given) == 2:
             return f"{lines}validation and test given"
-        names = "".join(f", {name} given" for name in self.given)
-        return f"{lines}split by {_RULES[self.rule]}{names}"
+        rule = f"{lines}split by {_RULES[self.rule]}"
+        for name in self.given:
+            rule += f", {name} given"
+        return rule
 
     def fragments(self, split: SplitName) -> Iterator[Fragment]:
         """Yield the documents of one split, in fragments; UserError where there are none."""
@@ -184,10 +191,13 @@ class Corpus:
         """Return the shape of a file where all of them are lists of sentences, and nobody said what parts documents."""
         if self._config.document_separator != DEFAULT_SEPARATOR or any(file.is_jsonl for file in self.sources):
             return None
-        shapes = [shape_of(read_blocks(file)) for file in self.sources]
-        if all(shape.is_list for shape in shapes):
-            return shapes[0]
-        return None
+        shapes: list[Shape] = []
+        for file in self.sources:
+            shape = shape_of(read_blocks(file))
+            if not shape.is_list:
+                return None
+            shapes.append(shape)
+        return shapes[0]
 
     def _given(self, split: SplitName) -> Iterator[Fragment]:
         for file in self.given[split]:

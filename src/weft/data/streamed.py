@@ -24,10 +24,10 @@ FOLDS: dict[SplitName, int] = {"validation": VALIDATION_FOLD, "test": TEST_FOLD}
 class StreamedSplit:
     """Documents that are read, and made into tokens, while they are trained on.
 
-    ``held`` tells for a fold (document number modulo 20) the first document that is not held out any more. ``bytes``
-    and ``documents`` are those of one pass, *estimated* from the beginning unless that was all; ``tokens_per_byte``
-    is that of the beginning. ``identity`` changes when the text does, as far as its beginning, the files' sizes and the
-    hub's revision tell. ``form`` is the form of the beginning.
+    ``held`` tells for a fold (document number modulo 20) the first document that is not held out any more.
+    ``bytes`` and ``documents`` are those of one pass, *estimated* from the beginning unless that was all;
+    ``tokens_per_byte`` is that of the beginning. ``identity`` changes when the text does, as far as its
+    beginning, the files' sizes and the hub's revision tell. ``form`` is the form of the beginning.
     """
 
     dataset: HubDataset
@@ -105,13 +105,16 @@ class Beginning:
 def read_beginning(dataset: HubDataset, parts: Iterable[SplitName]) -> Beginning:
     """Read as many documents as the held-out ``parts`` and the tokenizer's sample need.
 
-    Document i, from 0, is validation where i mod 20 is 7 and test where it is 13, while that part has fewer than
-    ``held_out`` bytes; all others, and all later ones, are training text.
+    Document i, from 0, is validation where i mod 20 is 7 and test where it is 13, while that part has fewer
+    than ``held_out`` bytes; all others, and all later ones, are training text.
     """
     limit = dataset.source.held_out or HELD_OUT_BYTES
-    wanted = {FOLDS[part]: part for part in parts}
-    held_out: dict[SplitName, list[bytes]] = {part: [] for part in wanted.values()}
-    sizes = dict.fromkeys(wanted, 0)
+    wanted: dict[int, SplitName] = {}
+    held_out: dict[SplitName, list[bytes]] = {}
+    for part in parts:
+        wanted[FOLDS[part]] = part
+        held_out[part] = []
+    sizes = dict.fromkeys(wanted, 0)  # of what is held out, by fold
     sample: list[bytes] = []
     sampled = 0
     held: dict[int, int] = {}

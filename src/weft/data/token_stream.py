@@ -35,9 +35,10 @@ class TokenStream(Iterator[Segment]):
     than T tokens, waits for another epoch.
 
     The target is the next token of the text; -100 at the very end and where that is a boundary, unless
-    ``predict_boundary``: then the boundary behind each document that ends, and is not cut there, is a target.
-    ``reset`` marks boundaries and the first token of a lane in an epoch. ``state`` goes on where :attr:`state` of
-    another stream with the same arguments was. Raises UserError where the text is too short.
+    ``predict_boundary``: then the boundary behind each document that ends, and is not cut there, is a
+    target. ``reset`` marks boundaries and the first token of a lane in an epoch. ``state`` goes on where
+    :attr:`state` of another stream with the same arguments was. Raises UserError where the text is too
+    short.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class TokenStream(Iterator[Segment]):
         reset_BT = inputs_BT == self._boundary_id
         if index == 0:
             reset_BT[:, 0] = True  # what stands before it is another lane's
-        # At the end of the text the next token would be that of its beginning, where the rotation has gone round.
+        # At the end of the text the next token would be that of its beginning, where the rotation has gone
+        # round.
         targets_BT[positions[:, 1:] == len(self._split.tokens)] = IGNORED
         passed_over = targets_BT == self._boundary_id
         if self._predict_boundary:

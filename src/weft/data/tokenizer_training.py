@@ -109,12 +109,13 @@ def _train_unigram(documents: Iterable[bytes], pieces: int) -> Tokenizer:
     vocabulary = [*byte_characters(), *candidates]
     scores = np.zeros(len(vocabulary))  # log-probabilities, at first all alike
     while True:
-        # Two rounds of EM: segment all words (E), then take the counts of the pieces as their frequencies (M). Each
-        # piece costs 1.0 more than its score says, which favours segmentations into few pieces.
+        # Two rounds of EM: segment all words (E), then take the counts of the pieces as their frequencies
+        # (M). Each piece costs 1.0 more than its score says, which favours segmentations into few pieces.
         for _ in range(2):
             frequencies = _segment_counts(vocabulary, scores - 1.0, words, counts)
             scores = np.log((frequencies + 0.5) / frequencies.sum())
-        # Then drop the pieces that are needed least, a share of them at a time, until as many are left as asked.
+        # Then drop the pieces that are needed least, a share of them at a time, until as many are left as
+        # asked.
         excess = len(vocabulary) - NUM_BYTES - pieces
         if excess <= 0:
             return assemble("unigram", _unigram(vocabulary, scores))

@@ -2,7 +2,8 @@
 
 Whatever the kind, ids 0..255 are the bytes themselves (in Hugging Face's printable spelling of bytes), the
 pieces that were learned follow, and the two special tokens come last. The exception is ``closed-words``
-(:mod:`weft.data.closed_words`), which exists because published perplexities are over a closed vocabulary of words.
+(:mod:`weft.data.closed_words`), which exists because published perplexities are over a closed vocabulary of
+words.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ PATTERNS: dict[TokenizerKind, str | None] = {
 class Tokenizer:
     """Text to token ids and back, exactly, for any Unicode text (kind ``bytes``: for any bytes).
 
-    Kind ``closed-words`` keeps neither spacing nor unknown words: what comes back has a space before each word and
-    each line end, as the WikiText files have.
+    Kind ``closed-words`` keeps neither spacing nor unknown words: what comes back has a space before each
+    word and each line end, as the WikiText files have.
 
     ``backend`` is a ``tokenizers.Tokenizer`` of the family described above; :func:`train_tokenizer` and
     :meth:`load` make them. The special tokens never come out of :meth:`encode`: a text that spells them is
@@ -145,7 +146,7 @@ class Tokenizer:
             for word, token_id in vocabulary.items():
                 table[token_id] = b" \n" if word == LINE_END_WORD else f" {word}".encode()
             return table
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        byte_of = bytes_of_characters()
         for token, token_id in vocabulary.items():
             table[token_id] = bytes(byte_of[character] for character in token)
         return table
@@ -157,8 +158,8 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well.
 
-        There, as with any other model, a text that spells a special token holds that token: templates of chats and
-        trainers write the end of a text so. Weft's own reading stays :meth:`encode`.
+        There, as with any other model, a text that spells a special token holds that token: templates of
+        chats and trainers write the end of a text so. Weft's own reading stays :meth:`encode`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,8 +239,9 @@ def _fault(kind: TokenizerKind, backend: tokenizers.Tokenizer) -> str | None:
         if UNKNOWN_WORD in ids:
             return None
         return f"it has no {UNKNOWN_WORD}"
-    # Of all other kinds: ids 0..255 are the bytes, every token is made of bytes, and a text comes back exactly.
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    # Of all other kinds: ids 0..255 are the bytes, every token is made of bytes, and a text comes back
+    # exactly.
+    byte_of = bytes_of_characters()
     if any(ids.get(character) != byte for character, byte in byte_of.items()):
         return "its first 256 tokens are not the bytes"
     pieces = backend.get_vocab(with_added_tokens=False)
@@ -264,9 +266,16 @@ def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizer(PATTERNS[kind])
     backend.decoder = tokenizers.decoders.ByteLevel()
-    special = [tokenizers.AddedToken(token, special=True, normalized=False) for token in (BOUNDARY, PADDING)]
-    backend.add_special_tokens(special)
+    add_special_tokens(backend)
     return Tokenizer(kind, backend)
+
+
+def add_special_tokens(backend: tokenizers.Tokenizer) -> None:
+    """Give ``backend`` the two special tokens, whose ids come behind those of its model."""
+    from tokenizers import AddedToken
+
+    special = [AddedToken(token, special=True, normalized=False) for token in (BOUNDARY, PADDING)]
+    backend.add_special_tokens(special)
 
 
 def pre_tokenizer(pattern: str | None, longest: int | None = None) -> tokenizers.pre_tokenizers.PreTokenizer:
@@ -296,6 +305,11 @@ def byte_characters() -> list[str]:
             characters.append(chr(spare))
             spare += 1
     return characters
+
+
+def bytes_of_characters() -> dict[str, int]:
+    """Return the byte that each character stands for: :func:`byte_characters` the other way round."""
+    return {character: byte for byte, character in enumerate(byte_characters())}
 
 
 @contextmanager

@@ -22,9 +22,9 @@ _FIRST_MARK = 0x300  # no character before it ever joins the one before itself
 class Unify:
     """What is made one in a text; nothing, unless it is asked for.
 
-    ``normalize`` composes letters and their marks (Unicode's normalization form C); bytes that are no UTF-8 stay as
-    they are. ``line_ends`` writes ``\\r\\n`` and a lone ``\\r`` as ``\\n``. ``verbatim`` takes a byte-order mark for
-    text, and every file but ``.jsonl`` for plain text.
+    ``normalize`` composes letters and their marks (Unicode's normalization form C); bytes that are no UTF-8
+    stay as they are. ``line_ends`` writes ``\\r\\n`` and a lone ``\\r`` as ``\\n``. ``verbatim`` takes a
+    byte-order mark for text, and every file but ``.jsonl`` for plain text.
     """
 
     normalize: Literal["nfc"] | None = None
@@ -88,7 +88,8 @@ def _line_feeds(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _composed(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a text with its letters composed."""
-    # Bytes that are no UTF-8 pass as half surrogates, which no normalization touches, and are written as they were.
+    # Bytes that are no UTF-8 pass as half surrogates, which no normalization touches, and are written as they
+    # were.
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     held = ""  # what may still be joined with the beginning of the next block
     for block in blocks:

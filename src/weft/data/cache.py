@@ -65,13 +65,15 @@ def content_hash(file: SourceFile) -> str:
     """Return a hash of a file as it lies on the disk; a process reads it once as long as nobody has written to it."""
     try:
         told = file.path.stat()
-    except OSError:
+    except OSError:  # reading it says what is wrong
         return _content_hash(file.path, ())
+    # What changes when somebody writes to a file; these are the key of what this process has read already.
     return _content_hash(file.path, (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns))
 
 
 @lru_cache(maxsize=1 << 16)
 def _content_hash(path: Path, _version: tuple[int, ...]) -> str:
+    # ``_version`` is there for the lru_cache: another version of the file is read again.
     digest = hashlib.blake2b(digest_size=32)
     for block in read_raw(SourceFile(path)):
         digest.update(block)
@@ -97,7 +99,7 @@ def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dic
     """
     entry = cache_dir() / _ENTRIES / key
     meta = _intact(entry)
-    if meta is None:
+    if meta is None:  # it was never built, or somebody has deleted or damaged a part of it
         try:
             _build(entry, build)
         except OSError as error:
@@ -128,7 +130,7 @@ def _move(folder: Path, entry: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
     try:
         folder.rename(entry)
-    except OSError:
+    except OSError:  # another process was first, which does no harm if its entry is whole: the key is of the content
         if _intact(entry) is None:
             raise
 

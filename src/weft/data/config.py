@@ -20,25 +20,29 @@ DEFAULT_SEPARATOR = "\n\n\n"
 AUTO_OF_0_1_0: Final = "auto-0.1.0"  # by number from 200 documents on, else the tail: where no recipe says which
 LINE_SEPARATOR = "\n"  # each line is a document
 LONGEST_DOCUMENT = 1024  # bytes, some hundred tokens: docs/research/beginnings.md
-HUB = "hf:"
-BUNDLED = "weft:"
+HUB = "hf:"  # begins the name of a dataset that streams
+BUNDLED = "weft:"  # begins the name of a corpus that comes with the package
 
 
 class DataConfig(FrozenConfig):
     """Where the text is and what becomes of it, before any model is thought of.
 
-    ``sources``, ``validation`` and ``test`` are files, folders or globs. Given ``validation`` or ``test``
-    files replace that split, and whatever the split rule would have held out for it is trained on.
-    ``document_separator`` parts the documents of a text file ("" makes each file one document); ``text_key``
-    names the text in a JSONL record, or the column of a table; ``vocab_size`` includes the two special
-    tokens. ``normalize`` and ``line_ends`` write every text that is read in one way
-    (:mod:`weft.data.unify`): what is scored, and every byte that is counted, is then of that form.
-    ``verbatim`` reads every file but ``.jsonl`` as plain text, byte-order marks included, as runs of earlier
-    versions did. ``split`` is one of the rules of :class:`weft.data.splits.Corpus`; "auto" is what suits the
-    text, and a run's recipe then says which that was. Training documents of more than ``longest_document``
-    bytes are cut into pieces of about that size at line ends, each of which begins with the boundary token,
-    so that the model learns how a text begins; 0 cuts nothing. Where it is None, it is
-    :data:`LONGEST_DOCUMENT`, or 0 for a published corpus, whose figures are of uncut text.
+    - ``sources``, ``validation``, ``test``: files, folders or globs. Given ``validation`` or ``test`` files
+      replace that split, and whatever the split rule would have held out for it is trained on.
+    - ``document_separator`` parts the documents of a text file; with "" each file is one document.
+    - ``text_key`` names the text in a JSONL record, or the column of a table.
+    - ``normalize`` and ``line_ends`` write every text that is read in one way (:mod:`weft.data.unify`): what
+      is scored, and every byte that is counted, is then of that form.
+    - ``verbatim`` reads every file but ``.jsonl`` as plain text, byte-order marks included, as runs of
+      earlier versions did.
+    - ``split`` is one of the rules of :class:`weft.data.splits.Corpus`; "auto" is what suits the text, and a
+      run's recipe then says which that was.
+    - ``longest_document``: training documents of more bytes are cut into pieces of about that size at line
+      ends, each of which begins with the boundary token, so that the model learns how a text begins; 0 cuts
+      nothing. None is :data:`LONGEST_DOCUMENT`, or 0 for a published corpus, whose published numbers are of
+      uncut text.
+    - ``tokenizer`` is a kind of tokenizer; "auto" is that of a published corpus, else "bpe".
+    - ``vocab_size`` includes the two special tokens.
 
     Two kinds of source stand alone: the name of a published corpus (:data:`weft.data.published.PUBLISHED`;
     ``path`` is where its file, archive or folder is, for those who have it), and ``hf:...``, a dataset that

@@ -102,11 +102,12 @@ def split_documents(blocks: Iterable[bytes], separator: str) -> Iterator[Fragmen
     first = True
     rest = b""
     for block in blocks:
+        # What stands behind the last separator may go on in the next block, and so may a separator.
         *complete, rest = _pattern(separator).split(rest + block)
         for part in complete:
             yield from _ending(first, part, strip)
             first = True
-        if len(rest) > BLOCK_BYTES:
+        if len(rest) > BLOCK_BYTES:  # a long document goes on in fragments, so that memory stays bounded
             fragment, rest = _unfinished(first, rest, strip, longest)
             if fragment.data:
                 yield fragment
@@ -142,6 +143,7 @@ def _ending(first: bool, data: bytes, strip: bytes) -> Iterator[Fragment]:
 
 def _unfinished(first: bool, data: bytes, strip: bytes, longest: int) -> tuple[Fragment, bytes]:
     """Cut what surely belongs to a long document from what may be the beginning of a separator."""
+    # Line ends at the end may turn out to be the document's last, which are stripped.
     keep = min(len(data.rstrip(strip)), len(data) - longest)
     head = data[:keep]
     if first:
@@ -166,7 +168,7 @@ def lines_of(blocks: Iterable[bytes]) -> Iterator[bytes]:
         for line in complete:
             yield b"".join([*parts, line])
             parts = []
-        parts.append(rest)
+        parts.append(rest)  # joined once the line ends: adding up a long one block by block would be quadratic
     yield b"".join(parts)
 
 

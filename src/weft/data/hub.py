@@ -173,7 +173,7 @@ class HubTexts(Iterator[str]):
                     f"Reading the dataset '{self._source.name}' failed ({_first_line(error)}): look at it and at the "
                     "connection, then go on (a run goes on with --resume)."
                 ) from error
-            if text := self._text(record):
+            if text := self._text(record):  # empty records are no documents
                 return text
 
     def _text(self, record: dict[str, Any]) -> str:
@@ -242,6 +242,7 @@ def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
     """Return the library's builder for a folder, a dataset of the hub, or data files."""
     is_pattern = glob.has_magic(source.name) and not path.exists()
     if path.is_dir():
+        # The library's reader of JSON ends the whole process at a line that nests too deep.
         for file in json_files(path):
             require_flat(file)
         return datasets.load_dataset_builder(str(path.resolve()), source.config, revision=None)

@@ -58,6 +58,7 @@ def prepare(
 
     # Find the entry of the cache by all that it depends on, names and places of files left out, or build it.
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
+    # None is the same as the number that it stands for, and a bundled corpus has a split of its own.
     settings |= {"longest_document": config.cut_above, "bundled": config.bundled}
     if config.published:
         settings["published"] = config.published.name

@@ -31,15 +31,18 @@ FORMAT_VERSION = 4
 class TokenizedSplit:
     """Documents as token ids, back to back, each a boundary token followed by its own.
 
-    ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1): document
-    i is ``tokens[offsets[i]:offsets[i + 1]]``. ``bytes`` counts the documents without separators;
-    ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On corpora
-    whose published figure counts line ends, and over closed words, ``words`` counts each line end as one
-    more. ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown). ``continues`` (n)
-    tells which documents are pieces that begin amid a document, at a cut, and ``cut`` (n) which do not end,
-    as they go on in another piece or another split (None: none is). ``repeated`` (as ``tokens``) tells which
-    tokens are of lines that stand in the training text too, and ``repeated_bytes`` is what they come to
-    (None where that is not known). ``form`` is the form of the text (None where that is not known).
+    - ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1):
+      document i is ``tokens[offsets[i]:offsets[i + 1]]``.
+    - ``bytes`` counts the documents without separators.
+    - ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
+      corpora whose published numbers count line ends, and over closed words, ``words`` counts each line end
+      as one more.
+    - ``unknown_words`` were read as ``<unk>``; None where nothing can be unknown.
+    - ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, and ``cut``
+      (n) which do not end, as they go on in another piece or another split. None: none is.
+    - ``repeated`` (as ``tokens``) tells which tokens are of lines that stand in the training text too, None
+      where that is not known, and ``repeated_bytes`` is what they come to.
+    - ``form`` is the form of the text, None where that is not known.
     """
 
     tokens: NDArray[Any]
@@ -149,7 +152,7 @@ def write_split(
     training text.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
+    boundary = np.array([tokenizer.boundary_id], dtype).tobytes()  # written before each document
     unknown = tokenizer.unknown_id
     counter = _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
     watch = FormWatch()

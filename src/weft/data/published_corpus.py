@@ -52,6 +52,7 @@ class PublishedText:
             return find_files(self.corpus, Path(self._path).expanduser())
         if here := self._here():
             return here
+        # What was downloaded before is taken as it is; else it is checked as it comes.
         archive = download(
             self.corpus.urls,
             downloads_dir() / self.corpus.name / self.corpus.archive,
@@ -152,7 +153,7 @@ def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
         rest = "the others are there" if found else f"give --path the folder or archive of {corpus.name}"
         raise UserError(f"The folder '{path}' has no {', '.join(missing)}: {rest}.")
     require_file(path)
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):  # by its content: the name may be any
         return [SourceFile(path, _in_archive(path, corpus, file.name)) for file in corpus.files]
     if len(corpus.files) > 1:
         raise UserError(f"'{path}' is one file, but {corpus.name} has {names}: give --path their folder or archive.")
@@ -179,6 +180,8 @@ def _in_archive(path: Path, corpus: PublishedCorpus, name: str) -> str:
 
 def check_published(corpus: PublishedCorpus, expected: PublishedFile, file: SourceFile, *, any_bytes: bool) -> None:
     """Raise UserError unless ``file`` has the published size and checksum, as far as they are known."""
+    # The file is read once for its checksum, its size and whether it is text; without a checksum, any
+    # algorithm will do.
     algorithm, _, digest = (expected.checksum or "md5:").partition(":")
     summer = hashlib.new(algorithm, usedforsecurity=False)
     size = 0

@@ -45,7 +45,7 @@ class Repeats:
         start = 0
         for line in piece.data.split(b"\n"):
             stop = start + len(line) + 1
-            if hash(line.strip()) in self._repeated:
+            if hash(line.strip()) in self._repeated:  # a token that reaches over a border counts where it begins
                 first, end = np.searchsorted(begins, [start, stop])
                 marked[first:end] = True
                 self.lines += 1

@@ -24,10 +24,13 @@ FOLDS: dict[SplitName, int] = {"validation": VALIDATION_FOLD, "test": TEST_FOLD}
 class StreamedSplit:
     """Documents that are read, and made into tokens, while they are trained on.
 
-    ``held`` tells for a fold (document number modulo 20) the first document that is not held out any more.
-    ``bytes`` and ``documents`` are those of one pass, *estimated* from the beginning unless that was all;
-    ``tokens_per_byte`` is that of the beginning. ``identity`` changes when the text does, as far as its
-    beginning, the files' sizes and the hub's revision tell. ``form`` is the form of the beginning.
+    - ``held`` tells for a fold (document number modulo 20) the first document that is not held out any more.
+    - ``bytes`` and ``documents`` are those of one pass, *estimated* from the beginning unless that was all;
+      ``tokens_per_byte`` is that of the beginning.
+    - ``identity`` changes when the text does, as far as its beginning, the files' sizes and the hub's
+      revision tell.
+    - ``cut_above``: documents of more bytes are cut, as :class:`weft.data.DataConfig` says; 0 cuts none.
+    - ``form`` is the form of the beginning.
     """
 
     dataset: HubDataset

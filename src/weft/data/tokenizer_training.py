@@ -37,7 +37,7 @@ def default_vocab_size(training_bytes: int) -> int:
 
     A thousandth of the bytes, rounded to a power of two (on a log scale), from 512 to 8192: 2 MB give 2048.
     """
-    exponent = round(math.log2(max(training_bytes, 1000) / 1000))
+    exponent = round(math.log2(max(training_bytes, 1000) / 1000))  # not below 0, as it is a shift
     return min(max(1 << exponent, 512), 8192)
 
 

@@ -1,6 +1,9 @@
 """Training segments from documents that are read as they are needed: shuffled, dealt to lanes, resumable to the token.
 
-Legend: B lanes of this rank, G lanes of all ranks, T tokens of a segment.
+A lane is a row of the batch from one step to the next: it reads the documents that are dealt to it.
+
+Legend: B lanes of this rank (its batch size), G lanes of all ranks, T tokens of a segment (the sequence
+length).
 """
 
 from __future__ import annotations
@@ -102,14 +105,14 @@ class _Lane:
 
 
 class DocumentStream(Iterator[Segment]):
-    """Segments of ``lanes`` lanes of a training text that streams, without end.
+    """Segments of ``batch_size`` lanes of a training text that streams, without end.
 
     The documents come in blocks of some thousand, each put in an order of its own (by ``seed`` and the
-    block's number) and dealt to G = ``world_size * lanes`` lanes: each document to the lane that was given
-    the fewest bytes so far. So what a lane reads depends on G and the seed, not on how the lanes are spread
-    over processes, and a process makes tokens only of its own lanes' documents. A lane reads whole documents
-    one after another, each behind its boundary; a segment is its next T tokens, so that state can be carried
-    from one to the next.
+    block's number) and dealt to G = ``world_size * batch_size`` lanes: each document to the lane that was
+    given the fewest bytes so far. So what a lane reads depends on G and the seed, not on how the lanes are
+    spread over processes, and a process makes tokens only of its own lanes' documents. A lane reads whole
+    documents one after another, each behind its boundary; a segment is its next T tokens, so that state can
+    be carried from one to the next.
 
     The target is the next token of the lane; -100 where that is a boundary, unless ``predict_boundary``:
     then the boundary behind each document that ends, and is not cut there, is a target. ``reset`` marks
@@ -124,8 +127,8 @@ class DocumentStream(Iterator[Segment]):
         split: StreamedSplit,
         tokenizer: Tokenizer,
         *,
-        lanes: int,
-        length: int,
+        batch_size: int,
+        sequence_length: int,
         seed: int,
         predict_boundary: bool = False,
         rank: int = 0,
@@ -133,17 +136,17 @@ class DocumentStream(Iterator[Segment]):
         state: dict[str, Any] | None = None,
     ) -> None:
         assert 0 <= rank < world_size
-        assert min(lanes, length) > 0
+        assert min(batch_size, sequence_length) > 0
         self._split = split
         self._tokenizer = tokenizer
-        self._length = length
+        self._sequence_length = sequence_length
         self._seed = seed
         self._predict_boundary = predict_boundary
         self._boundary = np.array([tokenizer.boundary_id], np.int32)
-        total = lanes * world_size
+        total = batch_size * world_size
         begin, cursors = _begin(state, total)
         self._own: dict[int, _Lane] = {}
-        for lane in range(rank * lanes, (rank + 1) * lanes):
+        for lane in range(rank * batch_size, (rank + 1) * batch_size):
             block, number, offset = cursors.get(str(lane), (begin.block, 0, 0))
             self._own[lane] = _Lane(_Place(block, number), offset)
         self._block = begin.block  # the number of the next block
@@ -171,10 +174,10 @@ class DocumentStream(Iterator[Segment]):
 
     def __next__(self) -> Segment:
         self._fill()
-        peeked = [lane.peek(self._length + 1) for lane in self._own.values()]
+        peeked = [lane.peek(self._sequence_length + 1) for lane in self._own.values()]
         tokens = np.stack([read for read, _ in peeked])
         for lane in self._own.values():
-            lane.advance(self._length)
+            lane.advance(self._sequence_length)
         self._forget()
         inputs_BT = np.ascontiguousarray(tokens[:, :-1])
         targets_BT = tokens[:, 1:].copy()
@@ -186,7 +189,7 @@ class DocumentStream(Iterator[Segment]):
 
     def _fill(self) -> None:
         """Make every lane hold a segment and the token after it."""
-        while short := [lane for lane in self._own.values() if lane.available <= self._length]:
+        while short := [lane for lane in self._own.values() if lane.available <= self._sequence_length]:
             while not all(lane.texts for lane in short):
                 self._deal()
             self._read(short)

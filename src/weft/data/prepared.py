@@ -91,9 +91,9 @@ class TokenizedSplit:
         """A string that is another for another text or tokenizer."""
         return f"{len(self.tokens)}-{self.documents}-{zlib.crc32(np.ascontiguousarray(self.tokens).data):08x}"
 
-    def lanes_that_fit(self, length: int) -> int:
-        """Return how many lanes of ``length`` tokens the split can fill; 0 if not one."""
-        return len(self.tokens) // length
+    def lanes_that_fit(self, sequence_length: int) -> int:
+        """Return how many lanes of ``sequence_length`` tokens the split can fill; 0 if not one."""
+        return len(self.tokens) // sequence_length
 
     def document(self, index: int) -> NDArray[Any]:
         """Return the tokens of one document, the boundary first."""

@@ -263,12 +263,15 @@ class Corpus:
         size = text_size(file)
         if rule == "blocks":
             return block_borders(file, size)
-        cuts = [size * percent // 100 for percent in CUTS_PERCENT]
-        if rule == "tail" or file.is_jsonl:
-            cuts = [_line_end(file, cut, size) for cut in cuts]
-        elif not self.any_bytes:
-            cuts = [_character_start(file, cut) for cut in cuts]
-        return (0, *cuts, size)
+        borders = [0]
+        for percent in CUTS_PERCENT:
+            cut = size * percent // 100
+            if rule == "tail" or file.is_jsonl:
+                cut = _line_end(file, cut, size)
+            elif not self.any_bytes:
+                cut = _character_start(file, cut)
+            borders.append(cut)
+        return (*borders, size)
 
 
 class _Plan(NamedTuple):

@@ -52,9 +52,9 @@ class StreamedSplit:
         """The number of tokens that are text in one pass, boundaries not counted; estimated."""
         return max(1, round(self.bytes * self.tokens_per_byte))
 
-    def lanes_that_fit(self, length: int) -> int:
-        """Return how many lanes of ``length`` tokens one pass can fill, by the estimate."""
-        return (self.scored_tokens + self.documents) // length
+    def lanes_that_fit(self, sequence_length: int) -> int:
+        """Return how many lanes of ``sequence_length`` tokens one pass can fill, by the estimate."""
+        return (self.scored_tokens + self.documents) // sequence_length
 
     def read(self, place: dict[str, Any] | None = None) -> DocumentReader:
         """Return the training documents of one pass, from a :attr:`DocumentReader.place` on."""

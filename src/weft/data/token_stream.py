@@ -1,6 +1,8 @@
 """Training segments from a tokenized split: endless, shuffled, and resumable to the token.
 
-Legend: B lanes of this rank, T tokens of a segment.
+A lane is a row of the batch from one step to the next: it reads its part of the text from end to end.
+
+Legend: B lanes of this rank (its batch size), T tokens of a segment (the sequence length).
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ class StreamState(NamedTuple):
 
 
 class TokenStream(Iterator[Segment]):
-    """Segments of ``lanes`` contiguous lanes of the training text, without end.
+    """Segments of ``batch_size`` contiguous lanes of the training text, without end.
 
-    In every epoch the documents are put in a new order (by ``seed`` and the epoch), the whole is rotated by a
-    random amount (so that a corpus of one huge document also begins elsewhere) and cut into ``world_size *
-    lanes`` lanes of equal length; this ``rank`` reads ``lanes`` of them. Segment k of a lane is its tokens
-    [kT, (k + 1)T), so that state can be carried from one to the next; what is left at the end of a lane, less
-    than T tokens, waits for another epoch.
+    In every epoch the documents are put in a new order (by ``seed`` and the epoch), the whole is rotated by
+    a random amount (so that a corpus of one huge document also begins elsewhere) and cut into ``world_size *
+    batch_size`` lanes of equal length; this ``rank`` reads ``batch_size`` of them. Segment k of a lane is
+    its tokens [kT, (k + 1)T), so that state can be carried from one to the next; what is left at the end of
+    a lane, less than T tokens, waits for another epoch.
 
     The target is the next token of the text; -100 at the very end and where that is a boundary, unless
     ``predict_boundary``: then the boundary behind each document that ends, and is not cut there, is a
@@ -45,8 +47,8 @@ class TokenStream(Iterator[Segment]):
         self,
         split: TokenizedSplit,
         *,
-        lanes: int,
-        length: int,
+        batch_size: int,
+        sequence_length: int,
         seed: int,
         boundary_id: int,
         predict_boundary: bool = False,
@@ -55,22 +57,22 @@ class TokenStream(Iterator[Segment]):
         state: StreamState | None = None,
     ) -> None:
         assert 0 <= rank < world_size
-        assert min(lanes, length) > 0
-        most = split.lanes_that_fit(length)
-        if lanes * world_size > most:
+        assert min(batch_size, sequence_length) > 0
+        most = split.lanes_that_fit(sequence_length)
+        if batch_size * world_size > most:
             raise UserError(
-                f"{len(split.tokens):,} training tokens make at most {most} lanes of {length} tokens, not "
-                f"{lanes * world_size}: use a smaller batch, shorter segments or more text."
+                f"{len(split.tokens):,} training tokens make at most {most} lanes of {sequence_length} tokens, not "
+                f"{batch_size * world_size}: use a smaller batch, shorter segments or more text."
             )
         self._split = split
-        self._lanes = lanes
-        self._length = length
+        self._batch_size = batch_size
+        self._sequence_length = sequence_length
         self._seed = seed
         self._boundary_id = boundary_id
         self._predict_boundary = predict_boundary
-        self._lane_length = len(split.tokens) // (lanes * world_size)
-        self._first_lane = rank * lanes
-        self.segments_per_epoch = self._lane_length // length
+        self._lane_length = len(split.tokens) // (batch_size * world_size)
+        self._first_lane = rank * batch_size
+        self.segments_per_epoch = self._lane_length // sequence_length
         self._epoch = 0
         self._segment = 0
         if state:
@@ -109,9 +111,9 @@ class TokenStream(Iterator[Segment]):
 
     def _gather(self, index: int) -> Segment:
         """Return segment ``index`` of each lane."""
-        lanes = self._first_lane + np.arange(self._lanes)
-        starts_B = lanes * self._lane_length + index * self._length
-        positions = starts_B[:, None] + np.arange(self._length + 1)
+        lanes = self._first_lane + np.arange(self._batch_size)
+        starts_B = lanes * self._lane_length + index * self._sequence_length
+        positions = starts_B[:, None] + np.arange(self._sequence_length + 1)
         tokens, documents = self._read(positions)
         inputs_BT = tokens[:, :-1]
         targets_BT = tokens[:, 1:].copy()

@@ -87,7 +87,7 @@ class Forward:
 
 
 def read_ranges(file: SourceFile, ranges: Iterable[tuple[int, int]]) -> Iterator[Iterator[bytes]]:
-    """Yield the bytes of each of ``ranges``, which are in order; one that has to be converted is read through once."""
+    """Yield the bytes of each of ``ranges``, which are in order; a file to be converted is read through once."""
     if file.is_seekable:
         for start, stop in ranges:
             yield read_blocks(file, start, stop)

@@ -62,7 +62,7 @@ def kind_of(file: SourceFile) -> str:
 
 
 def content_hash(file: SourceFile) -> str:
-    """Return a hash of a file as it lies on the disk; a process reads it once as long as nobody has written to it."""
+    """Return a hash of a file as it lies on the disk; a process reads it once until somebody writes to it."""
     try:
         told = file.path.stat()
     except OSError:  # reading it says what is wrong
@@ -130,7 +130,8 @@ def _move(folder: Path, entry: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
     try:
         folder.rename(entry)
-    except OSError:  # another process was first, which does no harm if its entry is whole: the key is of the content
+    except OSError:
+        # Another process was first. If its entry is whole, it is as good as this one: the key is of the content.
         if _intact(entry) is None:
             raise
 

@@ -17,7 +17,8 @@ SplitName = Literal["train", "validation", "test"]
 SplitRule = Literal["documents", "numbered", "blocks", "tail", "bytes"]
 
 DEFAULT_SEPARATOR = "\n\n\n"
-AUTO_OF_0_1_0: Final = "auto-0.1.0"  # by number from 200 documents on, else the tail: where no recipe says which
+# By number from 200 documents on, else the tail: where no recipe says which.
+AUTO_OF_0_1_0: Final = "auto-0.1.0"
 LINE_SEPARATOR = "\n"  # each line is a document
 LONGEST_DOCUMENT = 1024  # bytes, some hundred tokens: docs/research/beginnings.md
 HUB = "hf:"  # begins the name of a dataset that streams

@@ -34,7 +34,8 @@ def decompressed(path: Path, compression: str, member: str = "") -> Iterator[byt
     except UserError:
         raise
     except damage as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's own; a library's has no number
+        # The system's own errors have a number, a library's have none.
+        if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"Cannot read '{path}' ({error.strerror}): check the file and its permissions.") from None
         what = str(error).rstrip(".") or "it ends too early"
         raise UserError(f"'{path}' is damaged ({what}): fetch or compress it again.") from None

@@ -1,4 +1,4 @@
-"""Training segments from documents that are read as they are needed: shuffled, dealt to lanes, resumable to the token.
+"""Training segments of documents that are read as needed: shuffled, dealt to lanes, resumable to the token.
 
 A lane is a row of the batch from one step to the next: it reads the documents that are dealt to it.
 
@@ -151,7 +151,8 @@ class DocumentStream(Iterator[Segment]):
             self._own[lane] = _Lane(_Place(block, number), offset)
         self._block = begin.block  # the number of the next block
         self._epoch = begin.epoch
-        self._loads_G = list(begin.loads_G)  # the bytes that each lane was given, less those that all were given
+        # The bytes that each lane was given, less those that all were given.
+        self._loads_G = list(begin.loads_G)
         self._reader = split.read(begin.place)
         self._marks: deque[_Mark] = deque([begin])
         # The blocks that were being read are dealt again; what the lanes were done with is left out.
@@ -169,7 +170,7 @@ class DocumentStream(Iterator[Segment]):
 
     @property
     def epoch(self) -> float:
-        """The number of passes over the text that have been dealt, with the part of the present one (estimated)."""
+        """The number of passes over the text that have been dealt, the part of the present one estimated."""
         return self._epoch + min(self._reader.read_bytes / max(self._split.bytes, 1), 1.0)
 
     def __next__(self) -> Segment:
@@ -251,7 +252,7 @@ class DocumentStream(Iterator[Segment]):
 
 
 def join_document_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the state of all lanes of all ranks: the earliest block that one of them needs, every lane's place."""
+    """Return the state of all ranks: the earliest block that a lane needs, and every lane's place."""
     mark = min((state["mark"] for state in states), key=lambda mark: _Mark(*mark).block)
     cursors: dict[str, list[int]] = {}
     for state in states:

@@ -168,7 +168,8 @@ def lines_of(blocks: Iterable[bytes]) -> Iterator[bytes]:
         for line in complete:
             yield b"".join([*parts, line])
             parts = []
-        parts.append(rest)  # joined once the line ends: adding up a long one block by block would be quadratic
+        # Joined once the line ends: adding up a long one block by block would be quadratic.
+        parts.append(rest)
     yield b"".join(parts)
 
 

@@ -172,7 +172,7 @@ def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
 
 
 def _copy(answer: Any, stream: IO[bytes], done: int, total: int | None, name: str, progress: Progress) -> None:
-    """Append the answer to ``stream``, which has ``done`` bytes of ``total``, and tell at times how far it is."""
+    """Append the answer to ``stream``, which has ``done`` bytes of ``total``; tell at times how far it is."""
     of = ""
     if total:
         of = f" of {total / 1e6:,.1f}"
@@ -187,7 +187,7 @@ def _copy(answer: Any, stream: IO[bytes], done: int, total: int | None, name: st
 
 
 def _continues(answer: Any, start: int) -> bool:
-    """Tell whether the answer begins where we stopped; a server without ranges sends the file from its start."""
+    """Tell whether the answer begins where we stopped; a server without ranges sends the whole file."""
     content_range = str(answer.headers.get("Content-Range", ""))
     return answer.status == 206 and content_range.startswith(f"bytes {start}-")
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 
 from weft.errors import UserError
 
-MARK = codecs.BOM_UTF8  # the byte-order mark: at a text's start it says how that is encoded, and is no letter of it
+# The byte-order mark: at the start of a text it says how that is encoded, and is no letter of it.
+MARK = codecs.BOM_UTF8
 TABLES = {".csv": ",", ".tsv": "\t"}  # by suffix, what stands between the cells
 LONGEST_CELL = 1 << 28
 BLOCK_BYTES = 1 << 20
@@ -63,7 +64,7 @@ def require_text(path: str, suffix: str, *, any_bytes: bool) -> None:
 
 
 def encoding_of(start: bytes) -> str | None:
-    """Return the encoding of two or four bytes a character that a file which begins with ``start`` is in, or None.
+    """Return the encoding, of two or four bytes a character, of a file that begins with ``start``, or None.
 
     A byte-order mark says so; without one, mostly NULs at every other place (or three of four places) do.
     """
@@ -88,7 +89,7 @@ def encoding_of(start: bytes) -> str | None:
 
 
 def why_uncut(path: str, start: bytes) -> str:
-    """Say why a text that begins with ``start`` has no line to cut it at, and what to do; "" where it has some."""
+    """Say why a text that begins with ``start`` has no line to cut it at, and what to do; "" where it has."""
     if len(start) < _LONG_LINE or start.count(b"\n") > 1:
         return ""
     if start.count(b"\r") > 1:

@@ -129,7 +129,7 @@ class Form:
             yield what, advice
 
     def _stranger_counts(self) -> Iterator[tuple[str, Script, int]]:
-        """Yield the letters in words of another script, that script, and how often, where that is not just a few."""
+        """Yield the letters in words of another script, that script, and how often, where these are not few."""
         for told, count in self.strangers.items():
             letter, _, name = told.partition(" ")
             for script in SCRIPTS:  # a name that is none of these comes from elsewhere
@@ -160,7 +160,7 @@ class Form:
             yield f"{here:.0%} {what}, of the training text's {there:.0%}"
 
     def _other(self, trained: Form) -> Iterator[tuple[str, str]]:
-        """Yield letters of this text with those that look like them and stand for them in the training text."""
+        """Yield letters of this text with the look-alikes that stand for them in the training text."""
         # This text has strangers where the training text has the letters that are meant.
         for letter, script, count in self._stranger_counts():
             meant = _most_frequent(counterparts(letter, script), trained.letters)

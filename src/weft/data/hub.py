@@ -92,7 +92,7 @@ class HubDataset:
             raise UserError(self._no_split(source.split))
 
     def held_out(self, part: str) -> str | None:
-        """Return the name of the split that serves as ``part`` (validation or test), or None where there is none."""
+        """Return the split that serves as ``part`` (validation or test), or None where there is none."""
         asked: str | None = getattr(self.source, part)
         if asked is not None and asked not in self._splits:
             raise UserError(self._no_split(asked))
@@ -124,7 +124,7 @@ class HubDataset:
         return size
 
     def fingerprint(self, *, dates: bool) -> str:
-        """Return a string that changes with the files: names on the hub and revisions, local sizes and ``dates``."""
+        """Return a string that changes with the files: hub names and revisions, local sizes and ``dates``."""
         described: dict[str, list[list[Any]]] = {}
         for split, files in self._files.items():
             described[split] = []
@@ -142,14 +142,15 @@ class HubDataset:
 
 
 class HubTexts(Iterator[str]):
-    """The texts of one split, one after another, from a place that :meth:`mark` gave; empty ones are passed over."""
+    """The texts of one split from a place that :meth:`mark` gave; empty ones are passed over."""
 
     def __init__(
         self, source: HubSource, dataset: Any, position: dict[str, Any] | None, unify: Unify = AS_IT_IS
     ) -> None:
         self._source = source
         self._unify = unify
-        self._dataset = copy.deepcopy(dataset)  # which keeps the place that it has read to: each reading has its own
+        # A dataset keeps the place that it was read to, so each reading has its own.
+        self._dataset = copy.deepcopy(dataset)
         if position:
             self._dataset.load_state_dict(position)
         self._records: Iterator[dict[str, Any]] = iter(self._dataset)
@@ -257,7 +258,8 @@ def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
         require_file(file)
         require_flat(file)
     suffix = ""
-    for part in Path(found[0]).suffixes:  # the last that is known: "text.json.csv" is a table, "text.csv.gz" too
+    # The last that is known: "text.json.csv" is a table, "text.csv.gz" too.
+    for part in Path(found[0]).suffixes:
         if part in _BUILDERS:
             suffix = part
     if not suffix:

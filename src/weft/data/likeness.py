@@ -22,7 +22,7 @@ LEAST_TOKENS = 1000  # of a part: the frequencies of fewer are chance
 
 
 def remark_on_likeness(train: TokenizedSplit, validation: TokenizedSplit, test: TokenizedSplit) -> list[str]:
-    """Return a sentence for each part of the held-out text that differs from the training text by more than 15 %."""
+    """Return a sentence for each held-out part that differs from the training text by more than 15 %."""
     vocabulary = int(max(split.tokens.max() for split in (train, validation, test))) + 1
     counts = _counts(train, vocabulary)
     bits_V = -np.log2((counts + 1) / (counts + 1).sum())

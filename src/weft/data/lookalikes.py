@@ -63,7 +63,7 @@ def counterparts(letter: str, script: Script) -> str:
 
 
 def strangers(text: str, letters: Counter[str]) -> Counter[tuple[str, Script]]:
-    """Count letters within words of another script in which they have a look-alike, by letter and the words' script.
+    """Count letters in words of a script in which they have a look-alike, by letter and the words' script.
 
     ``letters`` are the numbers of the table's letters in the text. A word counts from four letters on, where
     most are of one script and every other letter has a look-alike in it: formulas, units and names seldom

@@ -1,4 +1,4 @@
-"""How deep JSON nests, looked at before a library reads it that a deep line would end together with this process."""
+"""How deep JSON nests: a line too deep would end the library that reads it, and this process with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 def require_flat(path: Path) -> None:
-    """Raise UserError where ``path`` is a file of JSON with a line that nests more than ``MAX_NESTING`` deep."""
+    """Raise UserError where a line of a file of JSON nests more than ``MAX_NESTING`` deep."""
     file = SourceFile(path)
     if file.inner_suffix not in JSON_SUFFIXES:
         return

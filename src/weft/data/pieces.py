@@ -1,4 +1,4 @@
-"""Cutting long documents: into pieces that are encoded on their own, and into pieces that a model reads on their own.
+"""Cutting long documents: into pieces to encode on their own, and into pieces that a model reads as documents.
 
 The cuts depend on nothing but the document's bytes, so a document that streams by in blocks of any size gives
 the same pieces as one that is there whole.
@@ -21,7 +21,7 @@ _PATIENCE = 4  # how many times the asked length a document goes on where no lin
 
 
 def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) -> Iterator[Fragment]:
-    """Yield the pieces of each document that are encoded on their own, ``first`` being the one that begins it.
+    """Yield the pieces of documents that are encoded on their own; the one that begins a document is ``first``.
 
     A piece ends after the first line end from 64 KiB on that is not followed by white space (in none of our
     tokenizers does a token span that place); where there is none before 1 MiB, it ends there, or at the last
@@ -39,7 +39,7 @@ def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) ->
 
 
 def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragment]:
-    """Yield documents of about ``length`` bytes at most: longer ones are cut, and each piece is a document of its own.
+    """Yield documents of about ``length`` bytes at most: of longer ones each piece is a document of its own.
 
     A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or
     where no line ends for long after the last blank. What ends there is ``cut``, what begins there
@@ -65,7 +65,7 @@ def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragme
 
 
 def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -> Iterator[Fragment]:
-    """Yield the pieces of documents; ``find_cut`` tells where what begins at a place ends, 0 if that is unknown yet."""
+    """Yield the pieces of documents; ``find_cut`` tells where one that begins at a place ends, 0 if unknown yet."""
     first = True
     continues = False
     rest = b""
@@ -84,7 +84,8 @@ def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -
             continues = False
             start = cut
         rest = data[start:]
-        if fragment.cut:  # the document ends with this fragment, and only its last piece may say that it was cut
+        # The document ends with this fragment, and only its last piece may say that it was cut.
+        if fragment.cut:
             yield Fragment(first, rest, continues, cut=True)
             rest = b""
     if rest:

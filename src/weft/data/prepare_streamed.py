@@ -1,4 +1,4 @@
-"""Preparing a training text that streams: its held-out parts go through the cache, the rest stays where it is."""
+"""Preparing a training text that streams: held-out parts go through the cache, the rest stays where it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is ready to train on and to score: splits as token ids on the disk, and how they are written and opened."""
+"""What is ready to train on and to score: splits as token ids on the disk, how to write and to open them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class PreparedData:
     rule: str = ""
 
     def told(self) -> dict[str, Any]:
-        """Return, as plain data, how the text was cut, what may mislead, and each part's documents, bytes and tokens.
+        """Return, as plain data, the rule, the remarks, and each part's documents, bytes and tokens.
 
         Those of a training text that streams are estimates, and say so.
         """
@@ -230,7 +230,7 @@ class _Counter:
         self._in_word = False
 
     def add(self, piece: Fragment, unknown: int) -> None:
-        """Count a piece in which ``unknown`` words became ``<unk>``, those among them that were ``<unk>`` before."""
+        """Count a piece in which ``unknown`` words are ``<unk>``, with those that the text itself writes so."""
         self.bytes += len(piece.data)
         try:
             text = piece.data.decode()
@@ -257,7 +257,7 @@ class _Counter:
 
 
 def form_remarks(train: TokenizedSplit | StreamedSplit, validation: TokenizedSplit, test: TokenizedSplit) -> list[str]:
-    """Say what of the form of a corpus is not one: within the training text, and between that and the other parts."""
+    """Say where the form of a corpus differs: within the training text, and between that and the other parts."""
     if train.form is None:
         return []
     told = train.form.remarks()
@@ -286,7 +286,8 @@ def summarize(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> 
     for split in splits:
         documents += split["whole_documents"]
         size += split["bytes"]
-        tokens += split["tokens"] - split["documents"]  # boundaries, one for each document or piece, are no text
+        # Boundaries, one for each document or piece, are no text.
+        tokens += split["tokens"] - split["documents"]
         unknown += split.get("unknown") or 0
     if unknown:
         rule = f"{rule}; {unknown:,} words outside the vocabulary are read as {UNKNOWN_WORD}"

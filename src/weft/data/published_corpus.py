@@ -1,4 +1,4 @@
-"""Reading a published corpus: from its file, its archive or its folder, or fetched; checked, and cut as published."""
+"""Reading a published corpus from its file, archive or folder, or fetched; checked, and cut as published."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class PublishedText:
 
     def groups(self) -> dict[str, tuple[SourceFile, ...]]:
         """Return the files whose contents the cache depends on."""
-        distinct = {file.path: file for file in self.files}  # the members of one archive are one file of the disk
+        # The members of one archive are one file on the disk.
+        distinct = {file.path: file for file in self.files}
         return {self.corpus.name: tuple(distinct.values())}
 
     def describe_rule(self) -> str:
@@ -99,7 +100,7 @@ class PublishedText:
 
     @cached_property
     def _is_published_archive(self) -> bool:
-        """Whether the files are in an archive with the published checksum, which then holds for each of them."""
+        """Whether the files are in an archive with the published checksum, which holds for each of them."""
         checksum = self.corpus.archive_checksum
         archives = {file.path for file in self.files if file.member}
         if checksum is None or len(archives) != 1:
@@ -122,7 +123,7 @@ class PublishedText:
         return whole_document(read_blocks(self.files[0], starts[part], stops[part]))
 
     def require_words(self, split: SplitName, words: int | None) -> None:
-        """Raise UserError where a split has another number of words (line ends counted) than was published."""
+        """Raise UserError where a split has not the published number of words, line ends counted."""
         if self.corpus.cuts is not None:
             return  # one file, whose parts have no published numbers
         file = self.corpus.files[_ORDER[split]]
@@ -134,7 +135,7 @@ class PublishedText:
 
 
 def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
-    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or, of one file, that (also compressed)."""
+    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or, of one file, that one."""
     names = ", ".join(file.name for file in corpus.files)
     if not path.exists():
         raise UserError(f"There is no '{path}': give --path the file, archive or folder that has {names}.")

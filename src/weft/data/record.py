@@ -1,4 +1,4 @@
-"""What a run remembers of its texts, so that others are not taken for them: files, form, and the cache's entry.
+"""What a run remembers of its texts, to tell others from them: files, form, and the cache's entry.
 
 Names are as they were given and, of the files in a folder or of a pattern, relative to it: where on a
 machine the texts lie is kept in the run's recipe alone.
@@ -106,7 +106,7 @@ class TextRecord:
 
 
 def record(located: DataConfig, prepared: PreparedData) -> TextRecord:
-    """Return what is to be remembered of the texts that the names of ``located`` lead to, and ``prepared``."""
+    """Return what is to be remembered of ``prepared`` and the texts that ``located`` names."""
     train = prepared.train
     files: dict[str, list[_Files]] = {}
     for group, names in _given(located).items():
@@ -134,7 +134,7 @@ def _files_from(told: Mapping[str, Any]) -> _Files:
 
 
 def _given(data: DataConfig) -> dict[str, list[str]]:
-    """Return the sources that are files of one's own, by group: a published corpus and a dataset are checked apart."""
+    """Return the sources that are the user's files, by group; published corpora and datasets are checked apart."""
     groups: dict[str, list[str]] = {}
     for group in _GROUPS:
         names = getattr(data, group)
@@ -181,7 +181,7 @@ def _base(name: str) -> Path:
 
 
 def _in_order(sources: Iterable[_Files]) -> list[tuple[str, int, str]]:
-    """Return what is read, one file after another: names do not matter, where they leave the order as it is."""
+    """Return what is read, one file after another: names do not matter where they leave the order as it is."""
     told: list[tuple[str, int, str]] = []
     for files in sources:
         told.extend(files.values())

@@ -45,7 +45,8 @@ class Repeats:
         start = 0
         for line in piece.data.split(b"\n"):
             stop = start + len(line) + 1
-            if hash(line.strip()) in self._repeated:  # a token that reaches over a border counts where it begins
+            # A token that reaches over a border counts where it begins.
+            if hash(line.strip()) in self._repeated:
                 first, end = np.searchsorted(begins, [start, stop])
                 marked[first:end] = True
                 self.lines += 1
@@ -82,7 +83,8 @@ def remark_on_repeats(name: str, lines: int, share: float) -> list[str]:
 def _counted(pieces: Iterable[Fragment]) -> Iterator[bytes]:
     """Yield the lines of ``pieces`` that count."""
     for piece in pieces:
-        alone = piece.first and b"\n" not in piece.data  # a document of one line, which counts however short it is
+        # A document of one line, which counts however short it is.
+        alone = piece.first and b"\n" not in piece.data
         for line in _lines([piece]):
             if line and (len(line) >= LEAST_BYTES or alone):
                 yield line

@@ -50,7 +50,8 @@ class Shape(NamedTuple):
     long: int  # 95 % of the lines are not longer
     ending: float  # the share that ends as a sentence does
     inner_ends: float
-    cohesion: float | None  # words shared with the next line, over those shared with a far one; None without such
+    # Words shared with the next line, over those shared with a far one; None without such.
+    cohesion: float | None
 
     @property
     def is_list(self) -> bool:
@@ -108,7 +109,7 @@ def shape_of(blocks: Iterable[bytes]) -> Shape:
 
 
 def _cohesion(lines: Sequence[str]) -> float | None:
-    """Return the share of words that neighbouring lines have in common, over that of lines which are far apart."""
+    """Return the share of words that neighbouring lines have in common, over that of lines far apart."""
     words = [frozenset(line.split()) for line in lines]
     if len(words) <= max(FAR):
         return None
@@ -125,7 +126,7 @@ def _shared(words: Sequence[frozenset[str]], distance: int) -> float:
 
 
 def _sampled_lines(blocks: Iterable[bytes]) -> list[str]:
-    """Return the whole lines at the beginning of every n-th block; the last line of a short file is one too."""
+    """Return the whole lines at the beginning of every n-th block, also the last one of a short file."""
     kept: list[list[str]] = []
     stride = 1
     for number, block in enumerate(blocks):

@@ -198,7 +198,8 @@ def _visible(folder: Path) -> list[Path]:
     """Return all files under ``folder`` that are not hidden, sorted; links to folders are not followed."""
     files: list[Path] = []
     for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # in place: os.walk goes by this list
+        # In place: os.walk goes by this list.
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):
                 files.append(Path(root) / name)

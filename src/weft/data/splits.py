@@ -188,7 +188,7 @@ class Corpus:
         return folds
 
     def _list_of_sentences(self) -> Shape | None:
-        """Return the shape of a file where all of them are lists of sentences, and nobody said what parts documents."""
+        """Return the shape of a file where all are lists of sentences, and nobody said what parts documents."""
         if self._config.document_separator != DEFAULT_SEPARATOR or any(file.is_jsonl for file in self.sources):
             return None
         shapes: list[Shape] = []
@@ -248,7 +248,8 @@ class Corpus:
             natural = _split_of_fold(index % FOLD) if rule == "blocks" else SPLITS[index]
             if self._owner(natural) != split or start == stop:
                 continue
-            if ranges and ranges[-1][1] == start:  # blocks side by side are one text: no document ends between them
+            # Blocks side by side are read as one text, so that no document is cut between them.
+            if ranges and ranges[-1][1] == start:
                 start = ranges.pop()[0]
             ranges.append((start, stop))
         return ranges
@@ -302,7 +303,7 @@ def _folds(file: SourceFile, blocks: Iterable[bytes], layout: Layout) -> bytes:
 def open_corpus(
     config: DataConfig, *, any_bytes: bool, progress: Callable[[str], None] = lambda _: None
 ) -> Corpus | PublishedText:
-    """Return what reads the text of ``config``: its files, or a published corpus (fetched when it is read)."""
+    """Return what reads the text of ``config``: its files, or a published corpus, fetched when it is read."""
     if config.published:
         return PublishedText(config, any_bytes=any_bytes, progress=progress)
     return Corpus(config, any_bytes=any_bytes)

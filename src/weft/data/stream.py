@@ -53,7 +53,7 @@ def open_stream(
 
 
 def join_states(states: Sequence[Any]) -> Any:
-    """Return one state for all ranks, given those of each in order; any rank of any number of them can take it up."""
+    """Return one state for all ranks, given each one's in order; any rank of any number can take it up."""
     if not isinstance(states[0], dict):
         return states[0]  # of a TokenStream: all ranks stand at the same segment
     # Of a DocumentStream: each rank knows the places of its own lanes alone.

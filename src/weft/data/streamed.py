@@ -1,4 +1,4 @@
-"""A training text that streams: held-out parts and tokenizer are prepared, the rest is read as it is trained on."""
+"""A training text that streams: held-out parts and tokenizer are prepared, the rest is read in training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StreamedSplit:
 
 
 class DocumentReader:
-    """One pass over the training documents, block by block; ``place`` (plain JSON) is where the next block begins."""
+    """One pass over the training documents; ``place`` (plain JSON) is where the next block begins."""
 
     def __init__(self, dataset: HubDataset, held: dict[int, int], place: dict[str, Any] | None) -> None:
         place = place or {"position": None, "document": 0, "bytes": 0}
@@ -148,7 +148,7 @@ def read_beginning(dataset: HubDataset, parts: Iterable[SplitName]) -> Beginning
 
 
 def own_split(dataset: HubDataset, split: str) -> Iterator[Fragment]:
-    """Yield the documents of a split of the dataset's own, up to the ``held_out`` bytes where those are given."""
+    """Yield the documents of a split of the dataset's own, up to ``held_out`` bytes where that is given."""
     size = 0
     for text in dataset.texts(split):
         document = text.encode()
@@ -174,7 +174,7 @@ def estimate(dataset: HubDataset, beginning: Beginning) -> tuple[int, int]:
 
 
 def sample_identity(dataset: HubDataset, beginning: Beginning, tokenizer: str) -> str:
-    """Return a string that is another for another text, another choice of held-out parts or another tokenizer."""
+    """Return a string that is another for another text, tokenizer or choice of held-out parts."""
     digest = hashlib.blake2b(digest_size=16)
     told = (dataset.source.split, dataset.source.column, sorted(beginning.held.items()), tokenizer)
     for part in (repr(told).encode(), dataset.fingerprint(dates=False).encode(), *beginning.sample):

@@ -130,7 +130,7 @@ class TokenStream(Iterator[Segment]):
         return Segment(np.ascontiguousarray(inputs_BT), targets_BT, reset_BT)
 
     def _read(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the tokens of the shuffled and rotated text, without ever laying it out, and their documents."""
+        """Return tokens of the shuffled and rotated text, which is never laid out, and their documents."""
         rotated = (positions + self._rotation) % len(self._split.tokens)
         document = np.searchsorted(self._ends, rotated, side="right")
         tokens = self._split.tokens[rotated + self._shift[document]].astype(np.int64)

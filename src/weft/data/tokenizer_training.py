@@ -26,7 +26,8 @@ from weft.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LONGEST_WORD = 512  # characters of a piece that merges are learned from: the time for one grows with its square
+# Characters of a piece that merges are learned from: the time for one grows with its square.
+LONGEST_WORD = 512
 MIN_COUNT = 2  # what occurs once in the training text cannot be learned as a token of its own
 SEED_FACTOR = 4  # unigram: how many times the vocabulary there are candidates at first
 KEEP_SHARE = 0.7  # unigram: the share of candidates that survives each round

@@ -1,4 +1,4 @@
-"""One family of tokenizers, all over bytes, so that any text comes back exactly as it went in; and one exception.
+"""One family of tokenizers, all over bytes, so that any text comes back as it went in; and one exception.
 
 Whatever the kind, ids 0..255 are the bytes themselves (in Hugging Face's printable spelling of bytes), the
 pieces that were learned follow, and the two special tokens come last. The exception is ``closed-words``
@@ -135,7 +135,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token; none for a special one, and for a row that an embedding has beyond them."""
+        """Return the bytes of one token; none for a special one, and for an embedding's rows beyond the tokens."""
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     @cached_property
@@ -210,7 +210,8 @@ class Tokenizer:
             raise UserError(f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved.")
         try:
             backend = tokenizers.Tokenizer.from_str(text)
-            backend.post_processor = None  # what puts the boundary first is for Hugging Face: here the caller does
+            # It puts the boundary first, for Hugging Face; here the caller does.
+            backend.post_processor = None
             backend.no_truncation()
             backend.no_padding()
         except BaseException as error:  # the library raises plain Exception, and a panic of its own that is none
@@ -256,7 +257,8 @@ def _fault(kind: TokenizerKind, backend: tokenizers.Tokenizer) -> str | None:
     return None
 
 
-_PROBE = "A Line,  of 12 Ŋŋ é\u0301 字\r\n\tand <|boundary|>."  # which normalizers and other splitters would change
+# A text that normalizers and other splitters would change.
+_PROBE = "A Line,  of 12 Ŋŋ é\u0301 字\r\n\tand <|boundary|>."
 
 
 def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:

@@ -14,7 +14,8 @@ from functools import cache
 from typing import Literal
 
 BYTE_ORDER_MARK = "\ufeff"  # as a character; no letter of a text that begins with it
-LONGEST_RUN = 1 << 16  # characters in which no place to cut is found, as where marks pile up: cut there all the same
+# Characters in which no place to cut is found, as where marks pile up: cut there all the same.
+LONGEST_RUN = 1 << 16
 _FIRST_MARK = 0x300  # no character before it ever joins the one before itself
 
 

@@ -135,7 +135,7 @@ class PublishedText:
 
 
 def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
-    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or, of one file, that one."""
+    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or the one file, also compressed."""
     names = ", ".join(file.name for file in corpus.files)
     if not path.exists():
         raise UserError(f"There is no '{path}': give --path the file, archive or folder that has {names}.")

@@ -13,8 +13,9 @@ import pytest
 
 from weft.data import DataConfig, prepare, tokenize_sources, train_tokenizer
 from weft.data.formats import encoding_of
-from weft.data.sources import LARGE_BYTES, left_out, resolve_sources
+from weft.data.sources import left_out, resolve_sources
 from weft.data.splits import iter_documents
+from weft.data.text_blocks import LARGE_BYTES
 from weft.errors import UserError
 
 SENTENCES = [f'Satz {number}, mit "Komma"\nund Ümlaut' for number in range(300)]

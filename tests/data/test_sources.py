@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from weft.data.config import DataConfig
 from weft.data.documents import join_fragments, split_documents
-from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources
+from weft.data.sources import SourceFile, resolve_sources
 from weft.data.splits import iter_documents
+from weft.data.text_blocks import checked, read_blocks
 from weft.errors import UserError
 
 COMPRESS = {

@@ -27,7 +27,7 @@ def split_of(lengths: list[int]) -> TokenizedSplit:
 
 
 def stream_of(split: TokenizedSplit, **settings: Any) -> TokenStream:
-    return TokenStream(split, **{"lanes": 2, "length": 4, "seed": 1, "boundary_id": BOUNDARY, **settings})
+    return TokenStream(split, **{"batch_size": 2, "sequence_length": 4, "seed": 1, "boundary_id": BOUNDARY, **settings})
 
 
 def epoch_of(stream: TokenStream) -> list[Segment]:
@@ -56,7 +56,7 @@ def test_lanes_are_the_text_laid_out(
     lengths: list[int], lanes: int, length: int, predict_boundary: bool, seed: int
 ) -> None:
     split = split_of(lengths)
-    stream = stream_of(split, lanes=lanes, length=length, seed=seed, predict_boundary=predict_boundary)
+    stream = stream_of(split, batch_size=lanes, sequence_length=length, seed=seed, predict_boundary=predict_boundary)
     for epoch in range(2):
         text = np.array(laid_out(split, seed, epoch))
         following = np.append(text[1:], IGNORED)
@@ -75,7 +75,7 @@ def test_lanes_are_the_text_laid_out(
 
 
 def test_segments_are_ready_for_a_model() -> None:
-    segment = next(stream_of(split_of([50] * 4), lanes=3, length=5))
+    segment = next(stream_of(split_of([50] * 4), batch_size=3, sequence_length=5))
     for array, dtype in zip(segment, (np.int64, np.int64, np.bool_), strict=True):
         assert array.shape == (3, 5)
         assert array.dtype == dtype
@@ -115,8 +115,8 @@ def test_a_stream_goes_on_from_its_state_to_the_token(steps: int, seed: int) -> 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_the_ranks_together_are_one_process_with_all_lanes(world_size: int) -> None:
     split = split_of([40, 3, 25, 60, 11])
-    whole = stream_of(split, lanes=2 * world_size)
-    ranks = [stream_of(split, lanes=2, rank=rank, world_size=world_size) for rank in range(world_size)]
+    whole = stream_of(split, batch_size=2 * world_size)
+    ranks = [stream_of(split, batch_size=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     for _ in range(2 * whole.segments_per_epoch):
         parts = [next(stream) for stream in ranks]
         assert same(Segment(*map(np.concatenate, zip(*parts, strict=True))), next(whole))
@@ -133,13 +133,13 @@ def test_epochs_and_seeds_differ_and_repeat_exactly() -> None:
 
 
 def test_one_huge_document_begins_elsewhere_in_each_epoch() -> None:
-    stream = stream_of(split_of([5000]), lanes=1)
+    stream = stream_of(split_of([5000]), batch_size=1)
     starts = {int(epoch_of(stream)[0].inputs_BT[0, 0]) for _ in range(4)}
     assert len(starts) == 4
 
 
 def test_epoch_tells_how_far_it_is() -> None:
-    stream = stream_of(split_of([31]), lanes=1, length=4)
+    stream = stream_of(split_of([31]), batch_size=1, sequence_length=4)
     seen = [stream.epoch for _ in zip(range(9), stream, strict=False)]
     assert seen == [(i + 1) / 8 for i in range(9)]
 
@@ -148,7 +148,7 @@ def test_more_lanes_than_the_text_fills_is_an_error() -> None:
     split = split_of([30])
     most = split.lanes_that_fit(4)
     assert most == 7
-    next(stream_of(split, lanes=most))
+    next(stream_of(split, batch_size=most))
     with pytest.raises(UserError, match="at most 7 lanes of 4 tokens, not 8"):
-        stream_of(split, lanes=4, world_size=2)
+        stream_of(split, batch_size=4, world_size=2)
     assert split.lanes_that_fit(32) == 0

@@ -13,14 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from weft.data.sources import SourceFile, read_raw
+from weft.data.sources import SourceFile
+from weft.data.text_blocks import read_raw
 from weft.errors import UserError
 from weft.files import cache_dir
 
 META = "meta.json"
 _KEY = re.compile("[0-9a-f]{32}")
 # clear_cache() deletes these only; their names are ours alone, since WEFT_CACHE may point to any folder.
-_ENTRIES, _DOWNLOADS, _KERNELS = "weft-prepared", "weft-downloads", "weft-kernels"
+_ENTRIES = "weft-prepared"
+_DOWNLOADS = "weft-downloads"
+_KERNELS = "weft-kernels"
 
 
 def downloads_dir() -> Path:
@@ -32,7 +35,9 @@ def clear_cache() -> int:
     """Delete all prepared corpora, downloads and machine code kept here; return the bytes that were freed."""
     freed = 0
     for folder in (cache_dir() / _ENTRIES, downloads_dir(), cache_dir() / _KERNELS):
-        freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for path in folder.rglob("*"):
+            if path.is_file():
+                freed += path.stat().st_size
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
     return freed
@@ -40,33 +45,35 @@ def clear_cache() -> int:
 
 def content_key(settings: dict[str, Any], groups: Mapping[str, Iterable[SourceFile]]) -> str:
     """Return a key that depends on ``settings`` and the contents and formats (not the names) of the files."""
-    described = {name: [_describe(file) for file in files] for name, files in groups.items()}
+    described: dict[str, list[list[str]]] = {}
+    for name, files in groups.items():
+        described[name] = [[file.compression, kind_of(file), content_hash(file)] for file in files]
     text = json.dumps([settings, described], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _describe(file: SourceFile) -> list[str]:
-    return [file.compression, kind_of(file), content_hash(file)]
 
 
 def kind_of(file: SourceFile) -> str:
     """Return how a file is read once it is decompressed."""
     if file.delimiter:
         return file.inner_suffix
-    return "jsonl" if file.is_jsonl else "text"
+    if file.is_jsonl:
+        return "jsonl"
+    return "text"
 
 
 def content_hash(file: SourceFile) -> str:
-    """Return a hash of a file as it lies on the disk; a process reads it once as long as nobody has written to it."""
+    """Return a hash of a file as it lies on the disk; a process reads it once until somebody writes to it."""
     try:
         told = file.path.stat()
-    except OSError:
+    except OSError:  # reading it says what is wrong
         return _content_hash(file.path, ())
+    # What changes when somebody writes to a file; these are the key of what this process has read already.
     return _content_hash(file.path, (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns))
 
 
 @lru_cache(maxsize=1 << 16)
 def _content_hash(path: Path, _version: tuple[int, ...]) -> str:
+    # ``_version`` is there for the lru_cache: another version of the file is read again.
     digest = hashlib.blake2b(digest_size=32)
     for block in read_raw(SourceFile(path)):
         digest.update(block)
@@ -79,7 +86,9 @@ def kept(key: str) -> tuple[Path, dict[str, Any]] | None:
         return None
     entry = cache_dir() / _ENTRIES / key
     told = _intact(entry)
-    return None if told is None else (entry, told)
+    if told is None:
+        return None
+    return entry, told
 
 
 def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
@@ -90,7 +99,7 @@ def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dic
     """
     entry = cache_dir() / _ENTRIES / key
     meta = _intact(entry)
-    if meta is None:
+    if meta is None:  # it was never built, or somebody has deleted or damaged a part of it
         try:
             _build(entry, build)
         except OSError as error:
@@ -104,6 +113,7 @@ def cached(key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dic
 
 
 def _build(entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    """Build an entry beside its place, and move it there in one step: what is half built is never found."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=entry.parent))
     try:
@@ -121,6 +131,7 @@ def _move(folder: Path, entry: Path) -> None:
     try:
         folder.rename(entry)
     except OSError:
+        # Another process was first. If its entry is whole, it is as good as this one: the key is of the content.
         if _intact(entry) is None:
             raise
 
@@ -133,18 +144,22 @@ def _intact(entry: Path) -> dict[str, Any] | None:
         told: dict[str, Any] = meta["told"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return told if whole else None
+    if not whole:
+        return None
+    return told
 
 
 def _checksums(folder: Path) -> dict[str, list[int]]:
-    files = (path for path in sorted(folder.iterdir()) if path.name != META)
-    return {path.name: _checksum(path) for path in files}
-
-
-def _checksum(path: Path) -> list[int]:
-    """Return the size and CRC-32 of a file."""
-    crc, size = 0, 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return [size, crc]
+    """Return the size and CRC-32 of each file of an entry, but for ``META``, which holds them."""
+    checksums: dict[str, list[int]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name == META:
+            continue
+        crc = 0
+        size = 0
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+                size += len(block)
+        checksums[path.name] = [size, crc]
+    return checksums

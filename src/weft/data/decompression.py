@@ -25,6 +25,7 @@ def decompressed(path: Path, compression: str, member: str = "") -> Iterator[byt
     import zipfile
     import zlib
 
+    # What the libraries raise where a file is damaged, each in its own way.
     damage: tuple[type[Exception], ...] = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
     if compression == ".zst":
         damage = (*damage, _zstandard().ZstdError)
@@ -33,6 +34,7 @@ def decompressed(path: Path, compression: str, member: str = "") -> Iterator[byt
     except UserError:
         raise
     except damage as error:
+        # The system's own errors have a number, a library's have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"Cannot read '{path}' ({error.strerror}): check the file and its permissions.") from None
         what = str(error).rstrip(".") or "it ends too early"
@@ -66,7 +68,8 @@ def _zst(path: Path) -> Iterator[bytes]:
     for block in _blocks(path.open("rb")):
         rest = block
         while rest:
-            frame = make() if frame.eof else frame
+            if frame.eof:
+                frame = make()
             yield frame.decompress(rest)
             rest = frame.unused_data
     if not frame.eof:

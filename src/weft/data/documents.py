@@ -14,14 +14,16 @@ from weft.data.sources import SourceFile
 from weft.errors import UserError
 
 LINE_ENDS = b"\r\n"
-MOST_NAMES, LONGEST_NAME = 8, 40  # that a message tells of the keys of a record
+MOST_NAMES = 8  # that a message tells of the keys of a record
+LONGEST_NAME = 40
 
 
 class Fragment(NamedTuple):
     """A part of a document, of a few MiB at most; ``first`` where the document begins.
 
-    ``continues``, which only a first part has, says that this begins amid a document, at a cut. ``cut``, which only a
-    last part has, says that the document does not end here: it goes on in another piece, or in another split.
+    ``continues``, which only a first part has, says that this begins amid a document, at a cut. ``cut``,
+    which only a last part has, says that the document does not end here: it goes on in another piece, or in
+    another split.
     """
 
     first: bool
@@ -45,6 +47,12 @@ def read_fragments(file: SourceFile, blocks: Iterable[bytes], layout: Layout) ->
     return split_documents(blocks, file.unify.text(layout.document_separator))
 
 
+def whole_documents(documents: Iterable[bytes]) -> Iterator[Fragment]:
+    """Yield documents that are there whole, each as one fragment."""
+    for document in documents:
+        yield Fragment(True, document)
+
+
 def join_fragments(fragments: Iterable[Fragment]) -> Iterator[bytes]:
     """Yield whole documents."""
     parts: list[bytes] = []
@@ -65,12 +73,16 @@ def from_the_middle(fragments: Iterable[Fragment], *, begins: bool, ends: bool) 
     before: Fragment | None = None
     for fragment in fragments:
         if before is None:
-            before = fragment if begins else fragment._replace(continues=True)
+            before = fragment
+            if not begins:
+                before = fragment._replace(continues=True)
         else:
             yield before
             before = fragment
     if before is not None:
-        yield before if ends else before._replace(cut=True)
+        if not ends:
+            before = before._replace(cut=True)
+        yield before
 
 
 def split_documents(blocks: Iterable[bytes], separator: str) -> Iterator[Fragment]:
@@ -82,15 +94,20 @@ def split_documents(blocks: Iterable[bytes], separator: str) -> Iterator[Fragmen
     if not separator:
         yield from whole_document(blocks)
         return
-    strip = LINE_ENDS if not separator.strip("\n") else b""
-    longest = len(separator.encode()) * (2 if strip else 1)
-    first, rest = True, b""
+    strip = b""
+    longest = len(separator.encode())
+    if not separator.strip("\n"):  # only line ends
+        strip = LINE_ENDS
+        longest *= 2  # each may be "\r\n"
+    first = True
+    rest = b""
     for block in blocks:
+        # What stands behind the last separator may go on in the next block, and so may a separator.
         *complete, rest = _pattern(separator).split(rest + block)
         for part in complete:
             yield from _ending(first, part, strip)
             first = True
-        if len(rest) > BLOCK_BYTES:
+        if len(rest) > BLOCK_BYTES:  # a long document goes on in fragments, so that memory stays bounded
             fragment, rest = _unfinished(first, rest, strip, longest)
             if fragment.data:
                 yield fragment
@@ -117,17 +134,20 @@ def _pattern(separator: str) -> re.Pattern[bytes]:
 
 def _ending(first: bool, data: bytes, strip: bytes) -> Iterator[Fragment]:
     """Yield the last part of a document, or nothing where there is nothing."""
-    data = data.rstrip(strip) if strip else data
-    data = data.lstrip(strip) if strip and first else data
+    data = data.rstrip(strip)  # of b"" this takes nothing off
+    if first:
+        data = data.lstrip(strip)
     if data:
         yield Fragment(first, data)
 
 
 def _unfinished(first: bool, data: bytes, strip: bytes, longest: int) -> tuple[Fragment, bytes]:
     """Cut what surely belongs to a long document from what may be the beginning of a separator."""
-    keep = len(data.rstrip(strip)) if strip else len(data)
-    keep = min(keep, len(data) - longest)
-    head = data[:keep].lstrip(strip) if strip and first else data[:keep]
+    # Line ends at the end may turn out to be the document's last, which are stripped.
+    keep = min(len(data.rstrip(strip)), len(data) - longest)
+    head = data[:keep]
+    if first:
+        head = head.lstrip(strip)
     return Fragment(first, head), data[keep:]
 
 
@@ -148,18 +168,24 @@ def lines_of(blocks: Iterable[bytes]) -> Iterator[bytes]:
         for line in complete:
             yield b"".join([*parts, line])
             parts = []
+        # Joined once the line ends: adding up a long one block by block would be quadratic.
         parts.append(rest)
     yield b"".join(parts)
 
 
 def _record_text(file: SourceFile, number: int, line: bytes, text_key: str) -> bytes:
-    where = f"{'Record' if file.delimiter else 'Line'} {number} of '{file.path}'"
+    """Return the text under ``text_key``; UserError where there is none."""
+    unit = "Line"
+    what = "key"
+    if file.delimiter:  # a table: its rows come as records, and cells may hold line ends
+        unit = "Record"
+        what = "column"
+    where = f"{unit} {number} of '{file.path}'"
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise UserError(f"{where} is not JSON: a .jsonl file has one JSON record a line.") from None
     if not isinstance(record, dict) or text_key not in record:
-        what = "column" if file.delimiter else "key"
         raise UserError(
             f"{where} has no '{text_key}'{_keys(record)}: name the {what} that holds the text with --text-key."
         )
@@ -176,5 +202,11 @@ def _keys(record: object) -> str:
     """Say what a record has; "" where it is none."""
     if not isinstance(record, dict) or not record:
         return ""
-    names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in list(record)[:MOST_NAMES]]
-    return f", but {', '.join(names)}{', ...' if len(record) > MOST_NAMES else ''}"
+    names: list[str] = []
+    for name in list(record)[:MOST_NAMES]:
+        if len(name) > LONGEST_NAME:
+            name = f"{name[:LONGEST_NAME]}..."
+        names.append(name)
+    if len(record) > MOST_NAMES:
+        names.append("...")
+    return f", but {', '.join(names)}"

@@ -25,6 +25,7 @@ TIMEOUT_SECONDS = 30.0
 TRIES = 5  # of one mirror in a row that bring nothing new
 PAUSE_SECONDS = 1.0  # before another try; grows
 MESSAGE_SECONDS = 5.0
+TRANSIENT = (408, 429, 500, 502, 503, 504)  # answers of a server that may give the file a little later
 
 
 class _BrokenOff(Exception):  # noqa: N818 - not an error: the rest is asked for again
@@ -58,15 +59,17 @@ def download(
 ) -> Path:
     """Return ``target``, fetched from the first of ``urls`` (mirrors) that gives it, unless it is there.
 
-    What has come stays in ``target.part`` when the connection ends, and the next call asks only for the rest. The
-    file takes its name in one step, after its checksum (``md5:...``) agrees and ``verify`` has raised no UserError;
-    else it is dropped and the next mirror asked. Several processes may call at once: one fetches, the others wait.
-    UserError says what failed at every mirror, or how the checksum differs.
+    What has come stays in ``target.part`` when the connection ends, and the next call asks only for the
+    rest. The file takes its name in one step, after its checksum (``md5:...``) agrees and ``verify`` has
+    raised no UserError; else it is dropped and the next mirror asked. Several processes may call at once:
+    one fetches, the others wait. UserError says what failed at every mirror, or how the checksum differs.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(f"{target.name}.lock")):
-            return target if target.is_file() else _from_mirrors(urls, target, checksum, progress, verify)
+            if target.is_file():  # perhaps fetched by another process while this one waited
+                return target
+            return _from_mirrors(urls, target, checksum, progress, verify)
     except OSError as error:  # what the network raises does not come here
         raise UserError(
             f"Cannot write '{target.parent}' ({error.strerror or error}): make room there, or set WEFT_CACHE to "
@@ -91,10 +94,14 @@ def check_file(path: Path, checksum: str) -> str | None:
     algorithm, _, expected = checksum.partition(":")
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, algorithm).hexdigest()
-    return None if found == expected else f"{algorithm}:{found}"
+    if found == expected:
+        return None
+    return f"{algorithm}:{found}"
 
 
 def _fetch(url: str, target: Path, checksum: str | None, progress: Progress, verify: Verify) -> Path:
+    """Return ``target``, fetched from one mirror; WrongChecksumError where another file came."""
+    # Ask until all of it is there, or several tries in a row brought nothing.
     part = target.with_name(f"{target.name}.part")
     tries = 0
     while True:
@@ -104,15 +111,19 @@ def _fetch(url: str, target: Path, checksum: str | None, progress: Progress, ver
             break
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code not in (408, 429, 500, 502, 503, 504):
+            if error.code not in TRANSIENT:
                 raise
             reason: Exception = error
         except _NETWORK as error:
             reason = error
-        tries = 1 if _size(part) > before else tries + 1
+        if _size(part) > before:
+            tries = 0
+        tries += 1
         if tries >= TRIES:
             raise reason
         time.sleep(PAUSE_SECONDS * tries)
+
+    # It takes its name only when it is what was published; else nothing of it is kept to go on from.
     if checksum and (found := check_file(part, checksum)):
         _forget(part)
         raise WrongChecksumError(f"{url}: its checksum should be {checksum}, but is {found}")
@@ -129,18 +140,19 @@ def _fetch(url: str, target: Path, checksum: str | None, progress: Progress, ver
 
 def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
     """Ask for what is missing of ``part`` and append it; _BrokenOff where the answer ends too early."""
-    start, origin = _size(part), _origin(part)
+    start = _size(part)
+    origin = _origin(part)
     if start and (origin is None or origin.url != url):
         start = 0  # nobody knows what it is a part of
     headers = {"User-Agent": "weft", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if origin and origin.validator:
+        if origin and origin.validator:  # of a file that has changed since, the server then sends all
             headers["If-Range"] = origin.validator
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not start:
+        if error.code != 416 or not start:  # 416: there is nothing from ``start`` on
             raise
         error.close()
         if error.headers.get("Content-Range") == f"bytes */{start}":
@@ -160,34 +172,40 @@ def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
 
 
 def _copy(answer: Any, stream: IO[bytes], done: int, total: int | None, name: str, progress: Progress) -> None:
+    """Append the answer to ``stream``, which has ``done`` bytes of ``total``; tell at times how far it is."""
+    of = ""
+    if total:
+        of = f" of {total / 1e6:,.1f}"
     told = time.monotonic()
-    progress(_how_far(name, done, total))
+    progress(f"Downloading {name}: {done / 1e6:,.1f}{of} MB.")
     while block := answer.read(BLOCK_BYTES):
         stream.write(block)
         done += len(block)
         if time.monotonic() - told >= MESSAGE_SECONDS:
             told = time.monotonic()
-            progress(_how_far(name, done, total))
-
-
-def _how_far(name: str, done: int, total: int | None) -> str:
-    of = f" of {total / 1e6:,.1f}" if total else ""
-    return f"Downloading {name}: {done / 1e6:,.1f}{of} MB."
+            progress(f"Downloading {name}: {done / 1e6:,.1f}{of} MB.")
 
 
 def _continues(answer: Any, start: int) -> bool:
-    """Tell whether the answer begins where we stopped; a server without ranges sends the file from its start."""
-    return answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
+    """Tell whether the answer begins where we stopped; a server without ranges sends the whole file."""
+    content_range = str(answer.headers.get("Content-Range", ""))
+    return answer.status == 206 and content_range.startswith(f"bytes {start}-")
 
 
 def _expected(answer: Any, start: int) -> int | None:
+    """Return the bytes of the whole file, where the server says how many it sends."""
     length = answer.headers.get("Content-Length")
-    return start + int(length) if length and length.isdecimal() else None
+    if length and length.isdecimal():
+        return start + int(length)
+    return None
 
 
 def _validator(answer: Any) -> str:
+    """Return what tells this version of the file from others; weak tags (``W/``) do not tell bytes apart."""
     tag = str(answer.headers.get("ETag", ""))
-    return tag if tag and not tag.startswith("W/") else str(answer.headers.get("Last-Modified", ""))
+    if tag and not tag.startswith("W/"):
+        return tag
+    return str(answer.headers.get("Last-Modified", ""))
 
 
 def _remember(part: Path, origin: _Origin) -> None:
@@ -211,7 +229,9 @@ def _beside(part: Path) -> Path:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    if path.exists():
+        return path.stat().st_size
+    return 0
 
 
 @contextmanager
@@ -231,10 +251,9 @@ def _reason(error: Exception) -> str:
 
 
 def _all_failed(target: Path, failures: list[str]) -> str:
-    kept = _size(target.with_name(f"{target.name}.part"))
-    again = (
-        f"run again to go on after the {kept:,} bytes that came" if kept else "look at your connection and run again"
-    )
+    again = "look at your connection and run again"
+    if kept := _size(target.with_name(f"{target.name}.part")):
+        again = f"run again to go on after the {kept:,} bytes that came"
     return (
         f"{target.name} could not be downloaded ({'; '.join(failures)}): {again}, or get the file elsewhere and "
         "name it with --path."

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 
 from weft.errors import UserError
 
-MARK = (
-    codecs.BOM_UTF8
-)  # the byte-order mark: at the start of a text it says how that is encoded, and is no letter of it
+# The byte-order mark: at the start of a text it says how that is encoded, and is no letter of it.
+MARK = codecs.BOM_UTF8
 TABLES = {".csv": ",", ".tsv": "\t"}  # by suffix, what stands between the cells
 LONGEST_CELL = 1 << 28
 BLOCK_BYTES = 1 << 20
@@ -50,24 +49,30 @@ _LONG_LINE = 1000  # bytes; a shorter text is just short
 def require_text(path: str, suffix: str, *, any_bytes: bool) -> None:
     """Raise UserError where a file's suffix says that its text is wrapped in something else.
 
-    ``any_bytes`` takes packed files as they are, but no markup: that is rarely meant, and hard to see afterwards.
+    ``any_bytes`` takes packed files as they are, but no markup: that is rarely meant, and hard to see
+    afterwards.
     """
-    what = _MARKUP.get(suffix) or (None if any_bytes else _PACKED.get(suffix))
-    if what:
-        usual = "give its text as a .txt file"
-        markup = " (--set data.verbatim=true reads it with its markup)" if suffix in _MARKUP else ""
-        raise UserError(f"'{path}' is {what}, not plain text: {_HINTS.get(what, usual)}{markup}.")
+    what = _MARKUP.get(suffix)
+    if what is None and not any_bytes:
+        what = _PACKED.get(suffix)
+    if what is None:
+        return
+    hint = _HINTS.get(what, "give its text as a .txt file")
+    if suffix in _MARKUP:
+        hint += " (--set data.verbatim=true reads it with its markup)"
+    raise UserError(f"'{path}' is {what}, not plain text: {hint}.")
 
 
 def encoding_of(start: bytes) -> str | None:
-    """Return the encoding of two or four bytes a character that a file which begins with ``start`` is in, or None.
+    """Return the encoding, of two or four bytes a character, of a file that begins with ``start``, or None.
 
     A byte-order mark says so; without one, mostly NULs at every other place (or three of four places) do.
     """
     for mark, name in _MARKS:
         if start.startswith(mark):
             return name
-    sample = start[: len(start[:_GUESSED_FROM]) // 4 * 4]
+    whole = min(len(start), _GUESSED_FROM) // 4 * 4  # no character of two or four bytes is cut
+    sample = start[:whole]
     if len(sample) < 8 or b"\0" not in sample:
         return None
     for name in _GUESSED:
@@ -75,6 +80,8 @@ def encoding_of(start: bytes) -> str | None:
             text = sample.decode(name)
         except UnicodeDecodeError:
             continue
+        # Binary data may decode as well, but is neither mostly printable nor, where it is not ASCII, in
+        # words.
         readable = sum(character.isprintable() or character.isspace() for character in text)
         if "\0" not in text and readable >= 0.9 * len(text) and (text.isascii() or " " in text):
             return name
@@ -82,7 +89,7 @@ def encoding_of(start: bytes) -> str | None:
 
 
 def why_uncut(path: str, start: bytes) -> str:
-    """Say why a text that begins with ``start`` has no line to cut it at, and what to do; "" where it has some."""
+    """Say why a text that begins with ``start`` has no line to cut it at, and what to do; "" where it has."""
     if len(start) < _LONG_LINE or start.count(b"\n") > 1:
         return ""
     if start.count(b"\r") > 1:
@@ -96,21 +103,21 @@ def why_uncut(path: str, start: bytes) -> str:
 def table_records(path: str, blocks: Iterable[bytes], delimiter: str) -> Iterator[bytes]:
     """Yield the rows of a table, whose first line names the columns, as lines of JSON records, in blocks.
 
-    With commas, cells may be in quotes, as spreadsheets write them; with tabs, a quote is a letter like others. The
-    blocks are known to be UTF-8. Raises UserError for a row that has not as many cells as there are columns.
+    With commas, cells may be in quotes, as spreadsheets write them; with tabs, a quote is a letter like
+    others. The blocks are known to be UTF-8. Raises UserError for a row that has not as many cells as there
+    are columns.
     """
     csv.field_size_limit(LONGEST_CELL)  # of the whole process; its own is shorter than many a text
     lines = _lines(blocks)
-    rows = (
-        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if delimiter == "\t"
-        else csv.reader(lines, strict=True)
-    )
+    if delimiter == "\t":
+        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(lines, strict=True)
     columns: list[str] = []
     records: list[bytes] = []
     size = 0
     try:
-        for row in filter(None, rows):
+        for row in filter(None, rows):  # an empty line is no row
             if not columns:
                 columns = row
                 continue
@@ -119,11 +126,13 @@ def table_records(path: str, blocks: Iterable[bytes], delimiter: str) -> Iterato
                     f"Line {rows.line_num} of '{path}' has {len(row)} cells, but the first line names {len(columns)} "
                     "columns: put the line right."
                 )
-            records.append(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False).encode() + b"\n")
+            record = dict(zip(columns, row, strict=True))
+            records.append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             size += len(records[-1])
             if size >= BLOCK_BYTES:
                 yield b"".join(records)
-                records, size = [], 0
+                records = []
+                size = 0
     except csv.Error as error:
         raise UserError(f"Line {rows.line_num} of '{path}' cannot be read ({error}): put the line right.") from None
     if records:

@@ -1,6 +1,7 @@
 """The form that a text has: line ends, letters and marks composed or not, letters that look like others.
 
-None of these can be seen, and each is another token to a model. So they are counted, told, and kept with a run.
+None of these can be seen, and each is another token to a model. So they are counted, told, and kept with a
+run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _MOST_LETTERS = 3  # that are told
 _FEW = 3  # fewer are misprints
 _RARE = 1e-4  # a smaller share of a text is not worth a word
 _OTHER = 0.2  # where shares of two texts differ by more, these are of different forms
-_ABSENT, _PRESENT = 0.001, 0.01  # or where one has less than the first, and the other more than the second
+_ABSENT = 0.001  # or where one has a smaller share than this ...
+_PRESENT = 0.01  # ... and the other a greater one than this
 _CODES = max(map(ord, look_alikes())) + 1
 
 
@@ -32,10 +34,10 @@ _CODES = max(map(ord, look_alikes())) + 1
 class Form:
     """What is counted of a text.
 
-    ``lf``, ``crlf`` and ``cr`` are line ends; ``composed`` and ``decomposed`` are marks that are one character with
-    their letter, and that could be; ``inner_marks`` byte-order marks within the text. ``letters`` counts those that
-    look like one of another script, ``strangers`` those of them that stand in words of that other script (by letter
-    and script, such as "ε Latin").
+    ``lf``, ``crlf`` and ``cr`` are line ends; ``composed`` and ``decomposed`` are marks that are one
+    character with their letter, and that could be; ``inner_marks`` byte-order marks within the text.
+    ``letters`` counts those that look like one of another script, ``strangers`` those of them that stand in
+    words of that other script (by letter and script, such as "ε Latin").
     """
 
     lf: int = 0
@@ -56,12 +58,19 @@ class Form:
         """Return what :meth:`to_json` wrote; None for anything else."""
         if not isinstance(told, dict):
             return None
-        counts = {name: told.get(name, 0) for name in ("lf", "crlf", "cr", "composed", "decomposed", "inner_marks")}
-        tables = {name: told.get(name, {}) for name in ("letters", "strangers")}
-        if not all(isinstance(table, dict) for table in tables.values()):
+        values: dict[str, Any] = {}
+        numbers: list[Any] = []
+        for name in ("lf", "crlf", "cr", "composed", "decomposed", "inner_marks"):
+            values[name] = told.get(name, 0)
+            numbers.append(values[name])
+        for name in ("letters", "strangers"):
+            values[name] = told.get(name, {})
+            if not isinstance(values[name], dict):
+                return None
+            numbers.extend(values[name].values())
+        if not all(isinstance(number, int) for number in numbers):
             return None
-        numbers = [*counts.values(), *(count for table in tables.values() for count in table.values())]
-        return cls(**counts, **tables) if all(isinstance(number, int) for number in numbers) else None
+        return cls(**values)
 
     @property
     def lines(self) -> int:
@@ -74,14 +83,15 @@ class Form:
 
     def facts(self) -> list[str]:
         """Say what of a text is not of one form, a line each."""
-        return [f"{what}." for what, _ in self._findings()]
+        return [f"{what}." for what, _advice in self._findings()]
 
     def _findings(self) -> Iterator[tuple[str, str]]:
         """Yield what is not of one form, with what to do about it."""
         yield from self._line_ends()
         if self.decomposed >= max(_FEW, _RARE * (self.composed + self.decomposed)):
-            others = f", {self.composed:,} are one with them" if self.composed else ""
-            what = f"{self.decomposed:,} letters are apart from their marks (not NFC){others}"
+            what = f"{self.decomposed:,} letters are apart from their marks (not NFC)"
+            if self.composed:
+                what += f", {self.composed:,} are one with them"
             yield what, "--set data.normalize=nfc makes each one character, as most texts have them"
         if self.inner_marks:
             what = f"A byte-order mark (U+FEFF) stands within the text, {self.inner_marks:,} times"
@@ -92,64 +102,73 @@ class Form:
         others = self.crlf + self.cr
         if others < max(1, _RARE * self.lines):
             return
-        if max(self.crlf, self.cr) == self.lines:
-            what = f"All lines end in {'CR LF' if self.crlf else 'CR'}"
+        ends: list[str] = []
+        for name, count in (("LF", self.lf), ("CR LF", self.crlf), ("CR", self.cr)):
+            if count:
+                ends.append(f"{count:,} {name}")
+        if len(ends) > 1:
+            what = f"Line ends differ ({', '.join(ends)})"
         else:
-            counts = {"LF": self.lf, "CR LF": self.crlf, "CR": self.cr}
-            what = f"Line ends differ ({', '.join(f'{count:,} {name}' for name, count in counts.items() if count)})"
+            what = f"All lines end in {'CR LF' if self.crlf else 'CR'}"
         yield what, "a model learns to write them so; --set data.line_ends=lf reads every one as LF"
 
     def _strangers(self) -> Iterator[tuple[str, str]]:
-        told = []
+        told: list[tuple[int, str]] = []
         for letter, script, count in self._stranger_counts():
-            meant = max(counterparts(letter, script), key=lambda other: self.letters.get(other, 0))
+            meant = _most_frequent(counterparts(letter, script), self.letters)
             usual = self.letters.get(meant, 0)
             if usual >= _FEW and count >= _RARE * usual:
                 beside = f"beside {_named(meant)}, {usual:,} times"
                 told.append((count, f"{_named(letter)} stands in {script} words, {count:,} times, {beside}"))
         told.sort(reverse=True)
+        untold = len(told) - _MOST_LETTERS
         for number, (_, what) in enumerate(told[:_MOST_LETTERS], start=1):
-            last = number == _MOST_LETTERS < len(told)
-            others = f" (so do {len(told) - _MOST_LETTERS} others)" if last else ""
-            yield what, f"they look alike, but are two letters to a model; write them as one{others}"
+            advice = "they look alike, but are two letters to a model; write them as one"
+            if number == _MOST_LETTERS and untold > 0:
+                advice += f" (so do {untold} others)"
+            yield what, advice
 
     def _stranger_counts(self) -> Iterator[tuple[str, Script, int]]:
-        """Yield the letters in words of another script, that script, and how often, where that is not just a few."""
+        """Yield the letters in words of another script, that script, and how often, where these are not few."""
         for told, count in self.strangers.items():
             letter, _, name = told.partition(" ")
-            script = next((script for script in SCRIPTS if script == name), None)
-            if script and count >= _FEW and counterparts(letter, script):
-                yield letter, script, count
+            for script in SCRIPTS:  # a name that is none of these comes from elsewhere
+                if script == name and count >= _FEW and counterparts(letter, script):
+                    yield letter, script, count
 
     def unlike(self, trained: Form, name: str = "text") -> list[str]:
         """Say in what this form is another than that of the text that a model was trained on, a line each."""
         told = [*self._other_line_ends(trained, name), *self._other_marks(trained, name)]
-        told += [
-            f"This {name} has {other} where the training text has {usual}" for other, usual in self._other(trained)
-        ]
+        for other, usual in self._other(trained):
+            told.append(f"This {name} has {other} where the training text has {usual}")
         return [f"{line}: the figures are of the text as it is, this difference in them." for line in told]
 
     def _other_line_ends(self, trained: Form, name: str) -> Iterator[str]:
         if not (self.lines and trained.lines):
             return
         for key, ends in (("crlf", "CR LF"), ("cr", "CR")):
-            here, there = getattr(self, key) / self.lines, getattr(trained, key) / trained.lines
+            here = getattr(self, key) / self.lines
+            there = getattr(trained, key) / trained.lines
             if _differ(here, there):
                 yield f"{here:.0%} of the lines of this {name} end in {ends}, of the training text's {there:.0%}"
 
     def _other_marks(self, trained: Form, name: str) -> Iterator[str]:
-        here, there = _share(self.decomposed, self.composed), _share(trained.decomposed, trained.composed)
+        here = _share(self.decomposed, self.composed)
+        there = _share(trained.decomposed, trained.composed)
         if here is not None and there is not None and _differ(here, there):
             what = f"of the marks of this {name} are apart from their letters (not NFC)"
             yield f"{here:.0%} {what}, of the training text's {there:.0%}"
 
     def _other(self, trained: Form) -> Iterator[tuple[str, str]]:
-        """Yield letters of this text with those that look like them and stand for them in the training text."""
+        """Yield letters of this text with the look-alikes that stand for them in the training text."""
+        # This text has strangers where the training text has the letters that are meant.
         for letter, script, count in self._stranger_counts():
-            meant = max(counterparts(letter, script), key=lambda other: trained.letters.get(other, 0))
-            usual, before = trained.letters.get(meant, 0), trained.strangers.get(f"{letter} {script}", 0)
+            meant = _most_frequent(counterparts(letter, script), trained.letters)
+            usual = trained.letters.get(meant, 0)
+            before = trained.strangers.get(f"{letter} {script}", 0)
             if count > _OTHER * self.letters.get(meant, 0) and before < _OTHER * usual:
                 yield _named(letter), _named(meant)
+        # The other way round: the training text has strangers where this text has the letters that are meant.
         for letter, script, before in trained._stranger_counts():
             for meant in counterparts(letter, script):
                 count = self.letters.get(meant, 0)
@@ -158,13 +177,22 @@ class Form:
                     yield _named(meant), _named(letter)
 
 
+def _most_frequent(letters: str, counts: dict[str, int]) -> str:
+    """Return the one of ``letters`` that a text has most of, the first of equals."""
+    return max(letters, key=lambda letter: counts.get(letter, 0))
+
+
 def _differ(here: float, there: float) -> bool:
     """Tell whether two shares are those of texts of different forms."""
     return abs(here - there) > _OTHER or (min(here, there) < _ABSENT and max(here, there) > _PRESENT)
 
 
 def _share(part: int, rest: int) -> float | None:
-    return part / (part + rest) if part + rest >= _FEW else None
+    """Return ``part`` of the whole; None where that is too small for a share to mean anything."""
+    whole = part + rest
+    if whole < _FEW:
+        return None
+    return part / whole
 
 
 def _named(letter: str) -> str:
@@ -182,7 +210,7 @@ class FormWatch:
         self._size = 0
         self._held = ""  # a carriage return whose line feed may come
         self._counts: Counter[str] = Counter()
-        self._letters = np.zeros(_CODES, np.int64)
+        self._letters = np.zeros(_CODES, np.int64)  # by code point
         self._strangers: Counter[tuple[str, Script]] = Counter()
 
     def passing(self, fragments: Iterable[Fragment]) -> Iterator[Fragment]:
@@ -201,12 +229,14 @@ class FormWatch:
         self._count(last=True)
         if not self._is_text:
             return None
-        letters = {letter: int(count) for letter in look_alikes() if (count := self._letters[ord(letter)])}
         told = {f"{letter} {script}": count for (letter, script), count in self._strangers.items()}
-        return Form(**self._counts, letters=letters, strangers=told)
+        return Form(**self._counts, letters=dict(_table_letters(self._letters)), strangers=told)
 
     def _count(self, *, last: bool) -> None:
-        data, self._batch, self._size = b"".join(self._batch), [], 0
+        """Count what the batch has, and empty it; ``last`` where no text comes after it."""
+        data = b"".join(self._batch)
+        self._batch = []
+        self._size = 0
         if not self._is_text:
             return
         try:
@@ -216,11 +246,11 @@ class FormWatch:
             return
         self._held = "\r" if text.endswith("\r") and not last else ""
         text = text[: len(text) - len(self._held)]
-        crlf = text.count("\r\n")
+        crlf = text.count("\r\n")  # of which both letters are counted alone as well
         self._counts["crlf"] += crlf
         self._counts["cr"] += text.count("\r") - crlf
         self._counts["lf"] += text.count("\n") - crlf
-        if text.isascii():
+        if text.isascii():  # with neither marks nor letters of a second script
             self._letters[:128] += _histogram(text)[:128]
         else:
             self._count_letters(text)
@@ -229,11 +259,23 @@ class FormWatch:
         histogram = _histogram(text)
         self._letters += histogram
         self._counts["inner_marks"] += text.count(BYTE_ORDER_MARK)
-        composed = text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+        # Composing makes a letter and its mark one character; what the text gets shorter by are marks that
+        # stand apart, and what it gets longer by when taken apart are those that are one with their letter.
+        composed = text
+        if not unicodedata.is_normalized("NFC", text):
+            composed = unicodedata.normalize("NFC", text)
         self._counts["decomposed"] += max(0, len(text) - len(composed))
         self._counts["composed"] += max(0, len(unicodedata.normalize("NFD", text)) - len(text))
-        letters = Counter({letter: int(count) for letter in look_alikes() if (count := histogram[ord(letter)])})
-        self._strangers += strangers(text, letters)
+        self._strangers += strangers(text, _table_letters(histogram))
+
+
+def _table_letters(histogram: Any) -> Counter[str]:
+    """Return how often each letter occurs that looks like another, given the numbers of all code points."""
+    counts: Counter[str] = Counter()
+    for letter in look_alikes():
+        if count := histogram[ord(letter)]:
+            counts[letter] = int(count)
+    return counts
 
 
 def _histogram(text: str) -> Any:

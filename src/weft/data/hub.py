@@ -1,8 +1,8 @@
 """Hugging Face datasets as sources of text that streams: ``hf:NAME?option=value&...``.
 
-NAME is a dataset of the hub (``owner/name``) or a path: what ``save_to_disk`` wrote, a folder of data files, or
-parquet, arrow, csv, tsv, json or jsonl files (a glob works). What exists on the disk is a path. No code of a dataset is
-ever run.
+NAME is a dataset of the hub (``owner/name``) or a path: what ``save_to_disk`` wrote, a folder of data files,
+or parquet, arrow, csv, tsv, json or jsonl files (a glob works). What exists on the disk is a path. No code
+of a dataset is ever run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from weft.data.nesting import json_files, require_flat
 from weft.data.sources import require_file
 from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
+from weft.pattern import parse_count
 
 HELD_OUT_BYTES = 2_000_000
 _BUILDERS = {
@@ -41,9 +42,10 @@ _BUILDERS = {
 class HubSource:
     """A source ``hf:...``, taken apart.
 
-    ``split`` is what is trained on; ``validation`` and ``test`` name the dataset's own splits (by default those of
-    these names, where it has them); ``column`` holds the text; ``held_out`` bounds the bytes of each held-out part
-    (None: a split of the dataset's own is taken whole, else 2,000,000 bytes of documents).
+    ``split`` is what is trained on; ``validation`` and ``test`` name the dataset's own splits (by default
+    those of these names, where it has them); ``column`` holds the text; ``held_out`` bounds the bytes of
+    each held-out part (None: a split of the dataset's own is taken whole, else 2,000,000 bytes of
+    documents).
     """
 
     name: str
@@ -64,19 +66,16 @@ def parse_source(source: str, text_key: str = "text") -> HubSource:
     options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
     known = [field.name for field in fields(HubSource) if field.name != "name"]
     for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"there is {', '.join(known)}."
-            raise UserError(f"A source {HUB}... has no option '{option}': {hint}")
+        if option in known:
+            continue
+        hint = f"there is {', '.join(known)}."
+        if near := difflib.get_close_matches(option, known, n=1, cutoff=0.5):
+            hint = f"did you mean '{near[0]}'?"
+        raise UserError(f"A source {HUB}... has no option '{option}': {hint}")
     if "held_out" in options:
-        options["held_out"] = _number(options["held_out"])
-    return HubSource(name=name, **({"column": text_key} | options))
-
-
-def _number(text: str) -> int:
-    from weft.pattern import parse_count
-
-    return parse_count(text)
+        options["held_out"] = parse_count(options["held_out"])
+    options.setdefault("column", text_key)
+    return HubSource(name=name, **options)
 
 
 class HubDataset:
@@ -93,11 +92,15 @@ class HubDataset:
             raise UserError(self._no_split(source.split))
 
     def held_out(self, part: str) -> str | None:
-        """Return the name of the split that serves as ``part`` (validation or test), or None where there is none."""
+        """Return the split that serves as ``part`` (validation or test), or None where there is none."""
         asked: str | None = getattr(self.source, part)
         if asked is not None and asked not in self._splits:
             raise UserError(self._no_split(asked))
-        return asked or (part if part in self._splits and part != self.source.split else None)
+        if asked:
+            return asked
+        if part in self._splits and part != self.source.split:
+            return part
+        return None
 
     def texts(self, split: str, position: dict[str, Any] | None = None) -> HubTexts:
         """Return the texts of a split, from a place that :meth:`HubTexts.mark` gave."""
@@ -106,25 +109,32 @@ class HubDataset:
     def rows(self, split: str) -> int | None:
         """Return the number of records of a split, where the dataset tells it."""
         described = self._splits[split].info.splits
-        told = described[split].num_examples if described and split in described else 0
-        return told or None
+        if not described or split not in described:
+            return None
+        return described[split].num_examples or None
 
     @cached_property
     def file_bytes(self) -> int:
         """The size of the dataset's files, where they are on this machine; else 0."""
-        return sum(path.stat().st_size for path in map(Path, self._local_files))
-
-    @property
-    def _local_files(self) -> list[str]:
-        return [file for files in self._files.values() for file, *_ in files if Path(file).is_file()]
+        size = 0
+        for files in self._files.values():
+            for file, *_ in files:
+                if Path(file).is_file():
+                    size += Path(file).stat().st_size
+        return size
 
     def fingerprint(self, *, dates: bool) -> str:
-        """Return a string that changes with the files: names on the hub and revisions, local sizes and ``dates``."""
-        described = {
-            split: [[Path(file).stat().st_size, told if dates else ""] if Path(file).is_file() else [file, told]
-                    for file, *told in files]
-            for split, files in self._files.items()
-        }  # fmt: skip
+        """Return a string that changes with the files: hub names and revisions, local sizes and ``dates``."""
+        described: dict[str, list[list[Any]]] = {}
+        for split, files in self._files.items():
+            described[split] = []
+            for file, *version in files:
+                if not Path(file).is_file():
+                    described[split].append([file, version])
+                elif dates:
+                    described[split].append([Path(file).stat().st_size, version])
+                else:  # a copy of the files is the same text, wherever it lies and whenever it was made
+                    described[split].append([Path(file).stat().st_size, ""])
         return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _no_split(self, name: str) -> str:
@@ -132,18 +142,20 @@ class HubDataset:
 
 
 class HubTexts(Iterator[str]):
-    """The texts of one split, one after another, from a place that :meth:`mark` gave; empty ones are passed over."""
+    """The texts of one split from a place that :meth:`mark` gave; empty ones are passed over."""
 
     def __init__(
         self, source: HubSource, dataset: Any, position: dict[str, Any] | None, unify: Unify = AS_IT_IS
     ) -> None:
         self._source = source
         self._unify = unify
+        # A dataset keeps the place that it was read to, so each reading has its own.
         self._dataset = copy.deepcopy(dataset)
         if position:
             self._dataset.load_state_dict(position)
         self._records: Iterator[dict[str, Any]] = iter(self._dataset)
-        # Closed at the latest when the interpreter ends, while the library's modules are still there to close it with.
+        # Closed at the latest when the interpreter ends, while the library's modules are still there to close
+        # it with.
         weakref.finalize(self, self._records.close)  # type: ignore[attr-defined]
 
     def mark(self) -> dict[str, Any]:
@@ -162,7 +174,7 @@ class HubTexts(Iterator[str]):
                     f"Reading the dataset '{self._source.name}' failed ({_first_line(error)}): look at it and at the "
                     "connection, then go on (a run goes on with --resume)."
                 ) from error
-            if text := self._text(record):
+            if text := self._text(record):  # empty records are no documents
                 return text
 
     def _text(self, record: dict[str, Any]) -> str:
@@ -190,16 +202,17 @@ def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, 
         raise UserError(f"Sources {HUB}... need the package datasets: pip install 'weft-lm[data]'.") from None
     try:
         path = Path(source.name).expanduser()
-        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             return _saved(datasets, path)
         builder = _builder(datasets, source, path)
-        splits = dict(builder.as_streaming_dataset())
-        found = builder.config.data_files or {}
-        files = {
-            str(split): [(str(file), *map(str, told)) for file, told in zip(names, names.origin_metadata, strict=False)]
-            for split, names in found.items()
-        }
-        return {str(split): dataset for split, dataset in splits.items()}, files
+        splits = {str(split): dataset for split, dataset in builder.as_streaming_dataset().items()}
+        files: dict[str, list[tuple[str, ...]]] = {}
+        for split, names in (builder.config.data_files or {}).items():
+            # Its metadata is the library's: a revision of the hub, an entity tag, or the date of a local
+            # file.
+            versions = zip(names, names.origin_metadata, strict=False)
+            files[str(split)] = [(str(file), *map(str, version)) for file, version in versions]
+        return splits, files
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds, also plain ValueError and RuntimeError
@@ -212,35 +225,52 @@ def _open(source: HubSource) -> tuple[dict[str, Any], dict[str, list[tuple[str, 
 def _saved(datasets: Any, path: Path) -> tuple[dict[str, Any], dict[str, list[tuple[str, ...]]]]:
     """Open what ``save_to_disk`` wrote; its files are mapped into memory, not copied."""
     loaded = datasets.load_from_disk(str(path))
-    named = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
-    files: dict[str, list[tuple[str, ...]]] = {
-        str(name): [(file["filename"], str(Path(file["filename"]).stat().st_mtime_ns)) for file in dataset.cache_files]
-        for name, dataset in named.items()
-    }
-    return {name: dataset.to_iterable_dataset() for name, dataset in named.items()}, files
+    named = {"train": loaded}
+    if isinstance(loaded, datasets.DatasetDict):
+        named = dict(loaded)
+    splits: dict[str, Any] = {}
+    files: dict[str, list[tuple[str, ...]]] = {}
+    for name, dataset in named.items():
+        splits[name] = dataset.to_iterable_dataset()
+        files[str(name)] = []
+        for file in dataset.cache_files:
+            date = Path(file["filename"]).stat().st_mtime_ns
+            files[str(name)].append((file["filename"], str(date)))
+    return splits, files
 
 
 def _builder(datasets: Any, source: HubSource, path: Path) -> Any:
-    local = path.exists() or glob.has_magic(source.name) or source.name[0] in "/.~"
+    """Return the library's builder for a folder, a dataset of the hub, or data files."""
+    is_pattern = glob.has_magic(source.name) and not path.exists()
     if path.is_dir():
+        # The library's reader of JSON ends the whole process at a line that nests too deep.
         for file in json_files(path):
             require_flat(file)
-    if path.is_dir() or not local:
-        name = str(path.resolve()) if local else source.name
-        return datasets.load_dataset_builder(name, source.config, revision=None if local else source.revision)
-    found = sorted(glob.glob(str(path))) if glob.has_magic(source.name) and not path.exists() else [str(path)]  # noqa: PTH207
+        return datasets.load_dataset_builder(str(path.resolve()), source.config, revision=None)
+    if not (path.exists() or is_pattern or source.name[0] in "/.~"):  # which is no path here
+        return datasets.load_dataset_builder(source.name, source.config, revision=source.revision)
+    found = [str(path)]
+    if is_pattern:
+        found = sorted(glob.glob(str(path)))  # noqa: PTH207
     if not found or not Path(found[0]).exists():
         raise UserError(f"There is no '{source.name}': give {HUB} the path of data files, or owner/name of the hub.")
     for file in map(Path, found):
         require_file(file)
         require_flat(file)
-    suffixes = [suffix for suffix in Path(found[0]).suffixes if suffix in _BUILDERS]
-    if not suffixes:
+    suffix = ""
+    # The last that is known: "text.json.csv" is a table, "text.csv.gz" too.
+    for part in Path(found[0]).suffixes:
+        if part in _BUILDERS:
+            suffix = part
+    if not suffix:
         raise UserError(f"'{found[0]}' is none of {', '.join(_BUILDERS)}: give plain text as a source without '{HUB}'.")
-    settings = {"sep": "\t"} if suffixes[-1] == ".tsv" else {}
+    settings = {"sep": "\t"} if suffix == ".tsv" else {}
     files = [str(Path(file).resolve()) for file in found]
-    return datasets.load_dataset_builder(_BUILDERS[suffixes[-1]], data_files=files, **settings)
+    return datasets.load_dataset_builder(_BUILDERS[suffix], data_files=files, **settings)
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[0].rstrip(".")

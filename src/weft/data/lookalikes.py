@@ -1,7 +1,7 @@
 """Letters of two scripts that look alike, and where one stands in words of the other's script.
 
-Such a letter is another one to a model: Greek epsilon in a Kabyle text in which Latin open e is meant, Latin o in a
-Russian word. Text in several languages is no such case: what is looked at are words that mix scripts.
+Such a letter is another one to a model: Greek epsilon in a Kabyle text in which Latin open e is meant, Latin
+o in a Russian word. Text in several languages is no such case: what is looked at are words that mix scripts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _RANGES: dict[Script, str] = {
 }
 SCRIPTS: tuple[Script, ...] = get_args(Script)
 _MARKS = "\u0300-\u036f"
-# Each class is of letters that look the same in common fonts, after the confusables of Unicode's TS 39, with those that
-# alphabets of small languages have beside the basic ones. A letter is told from its look-alikes by its script alone.
+# Each class is of letters that look the same in common fonts, after the confusables of Unicode's TS 39, with
+# those that alphabets of small languages have beside the basic ones. A letter is told from its look-alikes by
+# its script alone.
 _CLASSES = """
 AАΑ BВΒ CС EЕΕ HНΗ IІΙӀ JЈ KКΚ MМΜ NΝ OОΟ PРΡ SЅ TТΤ XХΧ YΥҮ ZΖ ƐԐ ƏӘ ƟӨΘ ƩΣ
 aаα cс dԁ eе hһ iіι jј kκ lӏ oоο pрρ qԛ sѕ uυ vνѵ wԝ xхχ yуγ ɛεԑ əә ɵөθ ɣγ ɑα ɩι ʋυ ɸφ
@@ -31,7 +32,10 @@ _SHORTEST_WORD = 4  # shorter ones are mostly formulas
 
 def script_of(letter: str) -> Script | None:
     """Return the script of a letter; None for one of another script, and for all that is no letter."""
-    return next((script for script in SCRIPTS if _script(script).match(letter)), None)
+    for script in SCRIPTS:
+        if _script(script).match(letter):
+            return script
+    return None
 
 
 @cache
@@ -51,35 +55,49 @@ def look_alikes() -> dict[str, str]:
 
 def counterparts(letter: str, script: Script) -> str:
     """Return the letters of ``script`` that look like ``letter``."""
-    return "".join(other for other in look_alikes().get(letter, "") if script_of(other) == script)
+    found = ""
+    for other in look_alikes().get(letter, ""):
+        if script_of(other) == script:
+            found += other
+    return found
 
 
 def strangers(text: str, letters: Counter[str]) -> Counter[tuple[str, Script]]:
-    """Count letters within words of another script in which they have a look-alike, by letter and the words' script.
+    """Count letters in words of a script in which they have a look-alike, by letter and the words' script.
 
-    ``letters`` are the numbers of the table's letters in the text. A word counts from four letters on, where most are
-    of one script and every other letter has a look-alike in it: formulas, units and names seldom do.
+    ``letters`` are the numbers of the table's letters in the text. A word counts from four letters on, where
+    most are of one script and every other letter has a look-alike in it: formulas, units and names seldom
+    do.
     """
     found: Counter[tuple[str, Script]] = Counter()
     by_script = Counter[Script]()
     for letter, count in letters.items():
         if script := script_of(letter):
             by_script[script] += count
-    if len(by_script) < 2:
+    if len(by_script) < 2:  # one script alone cannot mix, and most texts are of one
         return found
-    for word in _mixed_words(text, by_script.most_common(1)[0][0]):
-        scripts = Counter(script for letter in word if (script := script_of(letter)))
-        (host, most), *_ = scripts.most_common(1)
+    main = by_script.most_common(1)[0][0]
+    for word in _mixed_words(text, main):
+        scripts = Counter[Script]()
+        for letter in word:
+            if script := script_of(letter):
+                scripts[script] += 1
+        host, most = scripts.most_common(1)[0]
         others = [letter for letter in word if script_of(letter) not in (host, None)]
-        if scripts.total() >= _SHORTEST_WORD and most > len(others) and all(counterparts(x, host) for x in others):
+        if scripts.total() < _SHORTEST_WORD or most <= len(others):
+            continue
+        if all(counterparts(letter, host) for letter in others):
             found.update((letter, host) for letter in others)
     return found
 
 
 def _mixed_words(text: str, main: Script) -> Iterator[str]:
     """Yield the words in which a letter of another script stands beside one of ``main``."""
-    inside, word_letters = _script(main), _word_letters()
-    end = 0
+    # Letters of the scripts that the text has less of are searched for, and the word around each is taken:
+    # fewer places than words, so that a large text is soon looked through.
+    inside = _script(main)
+    word_letters = _word_letters()
+    end = 0  # of the last word, which may have several such letters
     for match in _others(main).finditer(text):
         start = match.start()
         beside = text[start - 1 : start] + text[match.end() : match.end() + 1]
@@ -95,7 +113,8 @@ def _mixed_words(text: str, main: Script) -> Iterator[str]:
 
 @cache
 def _others(main: Script) -> re.Pattern[str]:
-    return re.compile(f"[{''.join(letters for script, letters in _RANGES.items() if script != main)}]+")
+    ranges = [letters for script, letters in _RANGES.items() if script != main]
+    return re.compile(f"[{''.join(ranges)}]+")
 
 
 @cache

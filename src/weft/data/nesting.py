@@ -1,4 +1,4 @@
-"""How deep JSON nests, looked at before a library reads it that a deep line would end together with this process."""
+"""How deep JSON nests: a line too deep would end the library that reads it, and this process with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from weft.data.documents import lines_of
-from weft.data.sources import SourceFile, read_blocks
+from weft.data.sources import SourceFile
+from weft.data.text_blocks import read_blocks
 from weft.errors import UserError
 
 MAX_NESTING = 64  # what the library itself can take up into its tables
@@ -16,11 +17,12 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 def require_flat(path: Path) -> None:
-    """Raise UserError where ``path`` is a file of JSON with a line that nests more than ``MAX_NESTING`` deep."""
+    """Raise UserError where a line of a file of JSON nests more than ``MAX_NESTING`` deep."""
     file = SourceFile(path)
     if file.inner_suffix not in JSON_SUFFIXES:
         return
     for number, line in enumerate(lines_of(read_blocks(file)), start=1):
+        # Counting brackets is quick, and hardly any line has so many that their depth has to be looked at.
         if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth(line) > MAX_NESTING:
             raise UserError(f"Line {number} of '{path}' nests more than {MAX_NESTING} deep: leave it out.")
 
@@ -38,4 +40,8 @@ def json_files(path: Path) -> Iterable[Path]:
     """Return the files of JSON in a folder of data files, or ``path`` itself where it is a file."""
     if not path.is_dir():
         return [path]
-    return [file for file in sorted(path.rglob("*.json*")) if file.is_file() and not file.name.startswith(".")]
+    files: list[Path] = []
+    for file in sorted(path.rglob("*.json*")):
+        if file.is_file() and not file.name.startswith("."):
+            files.append(file)
+    return files

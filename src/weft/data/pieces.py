@@ -1,4 +1,4 @@
-"""Cutting long documents: into pieces that are encoded on their own, and into pieces that a model reads on their own.
+"""Cutting long documents: into pieces to encode on their own, and into pieces that a model reads as documents.
 
 The cuts depend on nothing but the document's bytes, so a document that streams by in blocks of any size gives
 the same pieces as one that is there whole.
@@ -21,12 +21,12 @@ _PATIENCE = 4  # how many times the asked length a document goes on where no lin
 
 
 def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) -> Iterator[Fragment]:
-    """Yield the pieces of each document that are encoded on their own, ``first`` being the one that begins it.
+    """Yield the pieces of documents that are encoded on their own; the one that begins a document is ``first``.
 
     A piece ends after the first line end from 64 KiB on that is not followed by white space (in none of our
     tokenizers does a token span that place); where there is none before 1 MiB, it ends there, or at the last
-    beginning of a UTF-8 character before it. ``between_words`` is for tokenizers that cut at white space and nowhere
-    else: any line end will do, and where there is none the piece ends after the last blank.
+    beginning of a UTF-8 character before it. ``between_words`` is for tokenizers that cut at white space and
+    nowhere else: any line end will do, and where there is none the piece ends after the last blank.
     """
     find_cut = partial(
         _find_cut,
@@ -39,27 +39,33 @@ def cut_pieces(fragments: Iterable[Fragment], *, between_words: bool = False) ->
 
 
 def cut_documents(fragments: Iterable[Fragment], length: int) -> Iterator[Fragment]:
-    """Yield documents of about ``length`` bytes at most: longer ones are cut, and each piece is a document of its own.
+    """Yield documents of about ``length`` bytes at most: of longer ones each piece is a document of its own.
 
-    A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or where no line
-    ends for long after the last blank. What ends there is ``cut``, what begins there ``continues``.
+    A piece ends after the first line end from ``length`` bytes on that is not followed by white space, or
+    where no line ends for long after the last blank. What ends there is ``cut``, what begins there
+    ``continues``.
     """
     if not length:
         yield from fragments
         return
     longest = _PATIENCE * length
     find_cut = partial(_find_cut, shortest=length, longest=longest, line_end=_LINE_END, at_blanks=True)
-    before: Fragment | None = None
+    before: Fragment | None = None  # held back until it is known whether its document goes on
     for piece in _cut(fragments, find_cut):
+        if piece.first:
+            if before is not None:
+                yield before
+            before = piece
+            continue
         if before is not None:
-            yield before if piece.first else before._replace(cut=True)
-        before = piece if piece.first else piece._replace(first=True, continues=True)
+            yield before._replace(cut=True)
+        before = piece._replace(first=True, continues=True)
     if before is not None:
         yield before
 
 
 def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -> Iterator[Fragment]:
-    """Yield the pieces of documents; ``find_cut`` tells where what begins at a place ends, 0 if that is unknown yet."""
+    """Yield the pieces of documents; ``find_cut`` tells where one that begins at a place ends, 0 if unknown yet."""
     first = True
     continues = False
     rest = b""
@@ -67,13 +73,18 @@ def _cut(fragments: Iterable[Fragment], find_cut: Callable[[bytes, int], int]) -
         if fragment.first:
             if rest:
                 yield Fragment(first, rest, continues)
-            first, continues, rest = True, fragment.continues, b""
+            first = True
+            continues = fragment.continues
+            rest = b""
         data = rest + fragment.data
         start = 0
         while cut := find_cut(data, start):
             yield Fragment(first, data[start:cut], continues)
-            first, continues, start = False, False, cut
+            first = False
+            continues = False
+            start = cut
         rest = data[start:]
+        # The document ends with this fragment, and only its last piece may say that it was cut.
         if fragment.cut:
             yield Fragment(first, rest, continues, cut=True)
             rest = b""
@@ -85,17 +96,23 @@ def _find_cut(
     data: bytes, start: int, *, shortest: int, longest: int, line_end: re.Pattern[bytes], at_blanks: bool
 ) -> int:
     """Return where the piece that begins at ``start`` ends, or 0 where that is not known yet."""
+    # At the first line end that is far enough, ...
     limit = start + longest
     match = line_end.search(data, start + shortest - 1, limit)
     if match:
         return match.end()
     if len(data) <= limit:
         return 0
+    # ... else after the last blank, where that will do, ...
     if at_blanks:
         blank = max(data.rfind(byte, start + shortest - 1, limit) for byte in _BLANKS)
         if blank < 0 and shortest == PIECE_BYTES:  # of words that are encoded, none may be cut
             blank = max(data.rfind(byte, start, limit) for byte in _BLANKS)
         if blank >= 0:
             return blank + 1
-    back = next((i for i in range(4) if data[limit - i] & 0xC0 != 0x80), 0)
-    return limit - back
+    # ... else there, or at the last beginning of a UTF-8 character before (its other bytes are 10xxxxxx, up
+    # to three).
+    for back in range(4):
+        if data[limit - back] & 0xC0 != 0x80:
+            return limit - back
+    return limit  # this is no UTF-8

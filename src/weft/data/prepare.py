@@ -51,10 +51,14 @@ def prepare(
         return prepare_streamed(config, tokenizer, tell)
     kind = tokenizer.kind if tokenizer else config.tokenizer_kind
     corpus = open_corpus(config, any_bytes=kind == "bytes", progress=tell)
-    named = () if config.published else (*config.sources, *config.validation, *config.test)
-    if others := left_out(named):
-        tell(others)
+    if not config.published:
+        others = left_out((*config.sources, *config.validation, *config.test))
+        if others:
+            tell(others)
+
+    # Find the entry of the cache by all that it depends on, names and places of files left out, or build it.
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
+    # None is the same as the number that it stands for, and a bundled corpus has a split of its own.
     settings |= {"longest_document": config.cut_above, "bundled": config.bundled}
     if config.published:
         settings["published"] = config.published.name
@@ -63,6 +67,8 @@ def prepare(
     key = content_key(settings, corpus.groups())
     entry, told = cached(key, lambda folder: _build(folder, corpus, config, tokenizer, tell))
     train, validation, test = (open_split(entry, name, told[name]) for name in SPLITS)
+
+    # Tell what is in it, found or built.
     for line in form_remarks(train, validation, test):
         tell(line)
     tell(told["summary"])
@@ -114,6 +120,8 @@ def _build(
         tell(f"Training the tokenizer ({config.tokenizer_kind}).")
         tokenizer = _train(corpus, config)
         tokenizer.save(folder)
+    # Tokens are matched to lines by their bytes, which those of a closed vocabulary do not keep; and a
+    # published corpus is scored as it was published.
     repeated = None
     if isinstance(corpus, Corpus) and tokenizer.kind != CLOSED:
         held_out = chain(corpus.fragments("validation"), corpus.fragments("test"))
@@ -123,9 +131,11 @@ def _build(
         tell(f"Tokenizing the {split} split.")
         line_ends = isinstance(corpus, PublishedText) and corpus.counts_line_ends
         fragments = corpus.fragments(split)
+        repeats = None
         if split == "train":
             fragments = cut_documents(fragments, config.cut_above)
-        repeats = None if repeated is None or split == "train" else Repeats(repeated, tokenizer)
+        elif repeated is not None:
+            repeats = Repeats(repeated, tokenizer)
         told[split] = write_split(folder, split, fragments, tokenizer, line_ends=line_ends, repeats=repeats)
         if isinstance(corpus, PublishedText):
             corpus.require_words(split, told[split]["words"])
@@ -139,7 +149,7 @@ def _build(
 def _remarks(folder: Path, told: dict[str, Any]) -> list[str]:
     """Return sentences on what may make the figures of these splits misleading."""
     train, validation, test = (open_split(folder, name, told[name]) for name in SPLITS)
-    remarks = []
+    remarks: list[str] = []
     for name, split in (("validation", validation), ("test", test)):
         remarks += remark_on_repeats(name, told[name]["repeated_lines"], split.repeated_bytes / split.bytes)
     return [*remarks, *remark_on_likeness(train, validation, test)]
@@ -152,6 +162,7 @@ def _train(corpus: Corpus | PublishedText, config: DataConfig) -> Tokenizer:
     if kind == CLOSED:  # a vocabulary is that of the whole text, which is only counted
         pieces = cut_pieces(corpus.fragments("train"), between_words=True)
         return train_closed_words((piece.data for piece in pieces), config.vocab_size)
+    # The text is read once for its size, on which the stride of the sample and the vocabulary depend.
     size = sum(len(fragment.data) for fragment in corpus.fragments("train"))
     sample = _sample(corpus.fragments("train"), size)
     vocab_size = config.vocab_size or default_vocab_size(size)
@@ -160,7 +171,7 @@ def _train(corpus: Corpus | PublishedText, config: DataConfig) -> Tokenizer:
 
 def _sample(fragments: Iterable[Fragment], size: int) -> Iterator[bytes]:
     """Yield all pieces, or every n-th one so that 32 MB or a little less are left."""
-    stride = -(-size // SAMPLE_BYTES)
+    stride = -(-size // SAMPLE_BYTES)  # rounded up
     for index, piece in enumerate(cut_pieces(fragments)):
         if index % stride == 0:
             yield piece.data

@@ -1,8 +1,7 @@
-"""Preparing a training text that streams: its held-out parts go through the cache, the rest stays where it is."""
+"""Preparing a training text that streams: held-out parts go through the cache, the rest stays where it is."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from weft.data.cache import cached, content_key
 from weft.data.config import CLOSED, HUB, DataConfig, SplitName
-from weft.data.documents import Fragment, Layout
+from weft.data.documents import Fragment, Layout, whole_documents
 from weft.data.forms import Form, FormWatch
 from weft.data.hub import HubDataset, parse_source
 from weft.data.prepared import (
@@ -45,12 +44,17 @@ Progress = Callable[[str], None]
 def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Progress) -> PreparedData:
     """Open the dataset; make tokenizer, validation and test, or find them in the cache.
 
-    The cache is keyed by the dataset's files (names and revisions on the hub; sizes and dates here). The training text
-    is never written anywhere.
+    The cache is keyed by the dataset's files (names and revisions on the hub; sizes and dates here). The
+    training text is never written anywhere.
     """
     tell("Opening the dataset.")
     dataset = HubDataset(parse_source(config.sources[0], config.text_key), config.unify)
-    given = {part: resolve_sources(files, config.unify) for part in FOLDS if (files := getattr(config, part))}
+    given: dict[SplitName, tuple[SourceFile, ...]] = {}
+    for part in FOLDS:
+        if files := getattr(config, part):
+            given[part] = resolve_sources(files, config.unify)
+
+    # Find the entry of the cache by all that it depends on, or build it.
     settings = cache_settings(config.model_dump(exclude={"sources", "path", "validation", "test"}), tokenizer)
     settings |= {"dataset": asdict(dataset.source), "files": dataset.fingerprint(dates=True)}
     settings["longest_document"] = config.cut_above
@@ -60,7 +64,7 @@ def prepare_streamed(config: DataConfig, tokenizer: Tokenizer | None, tell: Prog
     entry, told = cached(key, lambda folder: _build(folder, dataset, given, config, tokenizer, tell))
     train = StreamedSplit(
         dataset=dataset,
-        held={int(fold): stop for fold, stop in told["held"].items()},
+        held={int(fold): stop for fold, stop in told["held"].items()},  # JSON has made strings of the keys
         bytes=told["bytes"],
         documents=told["documents"],
         tokens_per_byte=told["tokens_per_byte"],
@@ -103,9 +107,19 @@ def _build(
     tell: Progress,
 ) -> dict[str, Any]:
     """Fill an entry of the cache."""
-    own = {part: name for part in FOLDS if part not in given and (name := dataset.held_out(part))}
+    # A held-out part is, in this order: files that were given, a split of the dataset's own, or documents of
+    # the training split.
+    own: dict[SplitName, str] = {}
+    taken: list[SplitName] = []
+    for part in FOLDS:
+        if part in given:
+            continue
+        if name := dataset.held_out(part):
+            own[part] = name
+        else:
+            taken.append(part)
     tell("Reading the first documents.")
-    beginning = read_beginning(dataset, [part for part in FOLDS if part not in given and part not in own])
+    beginning = read_beginning(dataset, taken)
     size, documents = estimate(dataset, beginning)
     if tokenizer is None:
         tell(f"Training the tokenizer ({config.tokenizer_kind}).")
@@ -121,13 +135,14 @@ def _build(
         elif part in own:
             fragments = own_split(dataset, own[part])
         else:
-            fragments = (Fragment(True, document) for document in beginning.held_out[part])
+            fragments = whole_documents(beginning.held_out[part])
         told[part] = write_split(folder, part, fragments, tokenizer)
     watch = FormWatch()
-    deque(watch.passing(Fragment(True, document) for document in beginning.sample), maxlen=0)
+    for _ in watch.passing(whole_documents(beginning.sample)):
+        pass
     form = watch.form()
-    about = "" if beginning.whole else "about "
-    rule = f"held out; the training text streams ({about}{size:,} bytes){config.unify.note()}"
+    length = f"{size:,} bytes" if beginning.whole else f"about {size:,} bytes"
+    rule = f"held out; the training text streams ({length}){config.unify.note()}"
     return told | {
         "held": beginning.held,
         "bytes": size,
@@ -155,11 +170,14 @@ def _train(beginning: Beginning, size: int, config: DataConfig) -> Tokenizer:
 
 def _tokens_per_byte(beginning: Beginning, tokenizer: Tokenizer) -> float:
     """Return the tokens that a byte of the first documents makes, boundaries not counted."""
-    documents: list[Fragment] = []
+    documents: list[bytes] = []
     size = 0
     for document in beginning.sample:
-        documents.append(Fragment(True, document))
+        documents.append(document)
         size += len(document)
         if size >= MEASURED_BYTES:
             break
-    return sum(len(ids) for _, ids in tokenizer.encode_stream(tokenizer.cut(documents))) / size
+    tokens = 0
+    for _, ids in tokenizer.encode_stream(tokenizer.cut(whole_documents(documents))):
+        tokens += len(ids)
+    return tokens / size

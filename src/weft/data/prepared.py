@@ -1,4 +1,4 @@
-"""What is ready to train on and to score: splits as token ids on the disk, and how they are written and opened."""
+"""What is ready to train on and to score: splits as token ids on the disk, how to write and to open them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ FORMAT_VERSION = 4
 class TokenizedSplit:
     """Documents as token ids, back to back, each a boundary token followed by its own.
 
-    ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1): document i
-    is ``tokens[offsets[i]:offsets[i + 1]]``. ``bytes`` counts the documents without separators;
-    ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
-    corpora whose published figure counts line ends, and over closed words, ``words`` counts each line end as one more.
-    ``unknown_words`` were read as ``<unk>`` (None where nothing can be unknown).
-    ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, and ``cut`` (n) which do
-    not end, as they go on in another piece or another split (None: none is). ``repeated`` (as ``tokens``) tells which
-    tokens are of lines that stand in the training text too, and ``repeated_bytes`` is what they come to (None where
-    that is not known). ``form`` is the form of the text (None where that is not known).
+    - ``tokens`` (uint16, or uint32 for more than 65,536 ids; memory-mapped) and ``offsets`` (n + 1):
+      document i is ``tokens[offsets[i]:offsets[i + 1]]``.
+    - ``bytes`` counts the documents without separators.
+    - ``characters`` and ``words`` (parts between white space) are None where the text is not UTF-8. On
+      corpora whose published numbers count line ends, and over closed words, ``words`` counts each line end
+      as one more.
+    - ``unknown_words`` were read as ``<unk>``; None where nothing can be unknown.
+    - ``continues`` (n) tells which documents are pieces that begin amid a document, at a cut, and ``cut``
+      (n) which do not end, as they go on in another piece or another split. None: none is.
+    - ``repeated`` (as ``tokens``) tells which tokens are of lines that stand in the training text too, None
+      where that is not known, and ``repeated_bytes`` is what they come to.
+    - ``form`` is the form of the text, None where that is not known.
     """
 
     tokens: NDArray[Any]
@@ -62,12 +65,16 @@ class TokenizedSplit:
     @cached_property
     def ends(self) -> NDArray[np.bool_]:
         """Which of the documents (n) end where the text ends, and not at a cut."""
-        return np.ones(self.documents, dtype=np.bool_) if self.cut is None else ~self.cut
+        if self.cut is None:
+            return np.ones(self.documents, dtype=np.bool_)
+        return ~self.cut
 
     @property
     def begun_documents(self) -> int:
         """The number of documents, a cut one counted once; at least one."""
-        return self.documents if self.continues is None else max(1, int((~self.continues).sum()))
+        if self.continues is None:
+            return self.documents
+        return max(1, int((~self.continues).sum()))
 
     @property
     def ending_documents(self) -> int:
@@ -84,9 +91,9 @@ class TokenizedSplit:
         """A string that is another for another text or tokenizer."""
         return f"{len(self.tokens)}-{self.documents}-{zlib.crc32(np.ascontiguousarray(self.tokens).data):08x}"
 
-    def lanes_that_fit(self, length: int) -> int:
-        """Return how many lanes of ``length`` tokens the split can fill; 0 if not one."""
-        return len(self.tokens) // length
+    def lanes_that_fit(self, sequence_length: int) -> int:
+        """Return how many lanes of ``sequence_length`` tokens the split can fill; 0 if not one."""
+        return len(self.tokens) // sequence_length
 
     def document(self, index: int) -> NDArray[Any]:
         """Return the tokens of one document, the boundary first."""
@@ -97,9 +104,10 @@ class TokenizedSplit:
 class PreparedData:
     """A corpus that is ready to train on; ``summary`` is one line for people.
 
-    ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of "auto" it
-    is split the same way again. ``remarks`` are sentences on what about the text may make the figures misleading.
-    ``key`` names the entry of the cache, and ``rule`` says in words how the text was cut into the three parts.
+    ``settled`` are the fields of :class:`weft.data.DataConfig` that the text decided: with these instead of
+    "auto" it is split the same way again. ``remarks`` are sentences on what about the text may make the
+    figures misleading. ``key`` names the entry of the cache, and ``rule`` says in words how the text was cut
+    into the three parts.
     """
 
     tokenizer: Tokenizer
@@ -113,17 +121,19 @@ class PreparedData:
     rule: str = ""
 
     def told(self) -> dict[str, Any]:
-        """Return, as plain data, how the text was cut, what may mislead, and each part's documents, bytes and tokens.
+        """Return, as plain data, the rule, the remarks, and each part's documents, bytes and tokens.
 
         Those of a training text that streams are estimates, and say so.
         """
         told: dict[str, Any] = {"rule": self.rule, "remarks": list(self.remarks)}
         for name in ("train", "validation", "test"):
             split: TokenizedSplit | StreamedSplit = getattr(self, name)
-            documents = split.documents if isinstance(split, StreamedSplit) else split.begun_documents
-            told[name] = {"documents": documents, "bytes": split.bytes, "tokens": split.scored_tokens}
+            told[name] = {"documents": 0, "bytes": split.bytes, "tokens": split.scored_tokens}
             if isinstance(split, StreamedSplit):
+                told[name]["documents"] = split.documents
                 told[name]["estimated"] = True
+            else:
+                told[name]["documents"] = split.begun_documents
         return told
 
 
@@ -138,16 +148,24 @@ def write_split(
 ) -> dict[str, Any]:
     """Write the tokens and offsets of one split as they come; return what is to be told of it.
 
-    ``line_ends`` counts each line end as a word; ``repeats`` marks the tokens of lines that stand in the training text.
+    ``line_ends`` counts each line end as a word; ``repeats`` marks the tokens of lines that stand in the
+    training text.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    boundary = np.array([tokenizer.boundary_id], dtype).tobytes()
-    offsets, position, counter = array("q"), 0, _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
-    continues, cut = array("B"), array("B")
-    unknown, watch = tokenizer.unknown_id, FormWatch()
+    boundary = np.array([tokenizer.boundary_id], dtype).tobytes()  # written before each document
+    unknown = tokenizer.unknown_id
+    counter = _Counter(line_ends=line_ends or tokenizer.kind == CLOSED)
+    watch = FormWatch()
+    # One entry a document; arrays of bare numbers, as there may be millions of them.
+    offsets = array("q")
+    continues = array("B")
+    cut = array("B")
+    position = 0  # in tokens
     with ExitStack() as files:
         stream = files.enter_context((folder / f"{name}.tokens").open("wb"))
-        marks = files.enter_context((folder / f"{name}.repeated").open("wb")) if repeats else None
+        marks = None
+        if repeats:
+            marks = files.enter_context((folder / f"{name}.repeated").open("wb"))
         for piece, ids in tokenizer.encode_stream(tokenizer.cut(watch.passing(fragments))):
             if piece.first:
                 offsets.append(position)
@@ -157,7 +175,7 @@ def write_split(
                 stream.write(boundary)
             stream.write(ids.astype(dtype).tobytes())
             position += len(ids)
-            cut[-1] |= piece.cut
+            cut[-1] |= piece.cut  # only the last piece of a document says so
             counter.add(piece, 0 if unknown is None else int((ids == unknown).sum()))
             if repeats and marks:
                 if piece.first:
@@ -170,9 +188,9 @@ def write_split(
     form = watch.form()
     return {
         "dtype": np.dtype(dtype).name,
-        "documents": len(offsets) - 1,
-        "whole_documents": len(continues) - sum(continues),
-        "tokens": position,
+        "documents": len(offsets) - 1,  # pieces of a cut one counted each
+        "whole_documents": len(continues) - sum(continues),  # a cut one counted once
+        "tokens": position,  # boundaries among them
         "form": None if form is None else form.to_json(),
         **counter.told(),
         "unknown": None if unknown is None else counter.unknown,
@@ -184,6 +202,9 @@ def write_split(
 def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
     """Return a split that :func:`write_split` wrote and told of; its tokens stay on the disk."""
     marks = folder / f"{name}.repeated"
+    repeated = None
+    if marks.exists():
+        repeated = np.fromfile(marks, dtype=np.bool_)
     return TokenizedSplit(
         tokens=np.memmap(folder / f"{name}.tokens", dtype=told["dtype"], mode="r"),
         offsets=np.fromfile(folder / f"{name}.offsets", dtype=np.int64),
@@ -193,7 +214,7 @@ def open_split(folder: Path, name: str, told: dict[str, Any]) -> TokenizedSplit:
         unknown_words=told.get("unknown"),
         continues=np.fromfile(folder / f"{name}.continues", dtype=np.bool_),
         cut=np.fromfile(folder / f"{name}.cut", dtype=np.bool_),
-        repeated=np.fromfile(marks, dtype=np.bool_) if marks.exists() else None,
+        repeated=repeated,
         repeated_bytes=told["repeated_bytes"],
         form=Form.from_json(told.get("form")),
     )
@@ -209,43 +230,47 @@ class _Counter:
         self._in_word = False
 
     def add(self, piece: Fragment, unknown: int) -> None:
-        """Count a piece in which ``unknown`` words became ``<unk>``, those among them that were ``<unk>`` before."""
+        """Count a piece in which ``unknown`` words are ``<unk>``, with those that the text itself writes so."""
         self.bytes += len(piece.data)
         try:
             text = piece.data.decode()
         except UnicodeDecodeError:
             self._is_text = False
-        if self._is_text:
-            self.characters += len(text)
-            # A word may go on from the piece before where that was cut without a line end.
-            goes_on = self._in_word and not piece.first and not text[0].isspace()
-            words = text.split()
-            self.words += len(words) - goes_on + (text.count("\n") if self._line_ends else 0)
-            self.unknown += unknown - words.count(UNKNOWN_WORD) if unknown else 0
-            self._in_word = not text[-1].isspace()
+        if not self._is_text:
+            return
+        self.characters += len(text)
+        words = text.split()
+        self.words += len(words)
+        # A word may go on from the piece before where that was cut without a line end.
+        if self._in_word and not piece.first and not text[0].isspace():
+            self.words -= 1
+        self._in_word = not text[-1].isspace()
+        if self._line_ends:
+            self.words += text.count("\n")
+        if unknown:  # else there is no <unk> to look for
+            self.unknown += unknown - words.count(UNKNOWN_WORD)
 
     def told(self) -> dict[str, int | None]:
-        text = self._is_text
-        return {
-            "bytes": self.bytes,
-            "characters": self.characters if text else None,
-            "words": self.words if text else None,
-        }
+        if not self._is_text:
+            return {"bytes": self.bytes, "characters": None, "words": None}
+        return {"bytes": self.bytes, "characters": self.characters, "words": self.words}
 
 
 def form_remarks(train: TokenizedSplit | StreamedSplit, validation: TokenizedSplit, test: TokenizedSplit) -> list[str]:
-    """Say what of the form of a corpus is not one: within the training text, and between that and the other parts."""
+    """Say where the form of a corpus differs: within the training text, and between that and the other parts."""
     if train.form is None:
         return []
     told = train.form.remarks()
     for name, part in (("validation text", validation), ("test text", test)):
-        told += part.form.unlike(train.form, name) if part.form else []
+        if part.form:
+            told += part.form.unlike(train.form, name)
     return told
 
 
 def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return what the cache entry depends on besides the files."""
     settings = {**values, "format": FORMAT_VERSION}
+    # Two tokenizers of one kind and size may have learned other pieces: the hash tells them apart.
     if tokenizer:
         settings.update(tokenizer=tokenizer.kind, vocab_size=tokenizer.vocab_size)
         settings["tokenizer_hash"] = hashlib.blake2b(tokenizer.to_json().encode()).hexdigest()
@@ -254,9 +279,17 @@ def cache_settings(values: dict[str, Any], tokenizer: Tokenizer | None) -> dict[
 
 def summarize(splits: list[dict[str, Any]], tokenizer: Tokenizer, rule: str) -> str:
     """Return one line for people on splits that :func:`write_split` wrote."""
-    documents, size, stored = (sum(split[name] for split in splits) for name in ("whole_documents", "bytes", "tokens"))
-    tokens = stored - sum(split["documents"] for split in splits)
-    if unknown := sum(split.get("unknown") or 0 for split in splits):
+    documents = 0
+    size = 0
+    tokens = 0
+    unknown = 0
+    for split in splits:
+        documents += split["whole_documents"]
+        size += split["bytes"]
+        # Boundaries, one for each document or piece, are no text.
+        tokens += split["tokens"] - split["documents"]
+        unknown += split.get("unknown") or 0
+    if unknown:
         rule = f"{rule}; {unknown:,} words outside the vocabulary are read as {UNKNOWN_WORD}"
     plural = "" if documents == 1 else "s"
     return (

@@ -1,6 +1,7 @@
 """The published corpora: where they are, how they are known, how they are cut, and what is reported on them.
 
-A checksum stands here only where its publisher or several independent projects state it; ``None`` is unverified.
+A checksum stands here only where its publisher or several independent projects state it; ``None`` is
+unverified.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ LINE_END_WORD = "<eos>"
 class PublishedFile:
     """One file of a corpus and how it is known again.
 
-    ``bytes`` is its exact size and ``checksum`` is written ``md5:...`` or ``sha256:...``; ``words`` counts the parts
-    between white space and one more for the end of every line. None is what nobody has stated for certain.
+    ``bytes`` is its exact size and ``checksum`` is written ``md5:...`` or ``sha256:...``; ``words`` counts
+    the parts between white space and one more for the end of every line. None is what nobody has stated for
+    certain.
     """
 
     name: str
@@ -29,9 +31,9 @@ class PublishedFile:
 class PublishedCorpus:
     """A corpus under its published name.
 
-    ``urls`` are mirrors of one archive (zip). ``cuts`` are the bytes where validation and test begin in a single
-    file; where it is None, the files are training, validation and test. ``vocabulary`` is the published number of
-    words, ``<unk>`` and ``<eos>`` among them.
+    ``urls`` are mirrors of one archive (zip). ``cuts`` are the bytes where validation and test begin in a
+    single file; where it is None, the files are training, validation and test. ``vocabulary`` is the
+    published number of words, ``<unk>`` and ``<eos>`` among them.
     """
 
     name: str

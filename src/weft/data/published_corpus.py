@@ -1,4 +1,4 @@
-"""Reading a published corpus: from its file, its archive or its folder, or fetched; checked, and cut as published."""
+"""Reading a published corpus from its file, archive or folder, or fetched; checked, and cut as published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from weft.data.config import DataConfig, SplitName
 from weft.data.documents import Fragment, whole_document
 from weft.data.download import Progress, check_file, download
 from weft.data.published import PublishedCorpus, PublishedFile
-from weft.data.sources import SourceFile, checked, read_blocks, require_file
+from weft.data.sources import SourceFile, require_file
+from weft.data.text_blocks import checked, read_blocks
 from weft.errors import UserError
 
 _ORDER: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}
@@ -22,14 +23,17 @@ _ORDER: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}
 class PublishedText:
     """The splits of a published corpus, each one document; it is read as :class:`weft.data.splits.Corpus` is.
 
-    The files are those at ``config.path``, else of the corpus's name in the present folder, else downloaded. They are
-    checked when :meth:`require_all_splits` is called, for size, checksum and number of words as far as those are known.
+    The files are those at ``config.path``, else of the corpus's name in the present folder, else downloaded.
+    They are checked when :meth:`require_all_splits` is called, for size, checksum and number of words as far
+    as those are known.
     """
 
     def __init__(self, config: DataConfig, *, any_bytes: bool, progress: Progress) -> None:
         assert config.published is not None
         self.corpus: PublishedCorpus = config.published
-        self.any_bytes, self._path, self._tell = any_bytes, config.path, progress
+        self.any_bytes = any_bytes
+        self._path = config.path
+        self._tell = progress
         if self.corpus.cuts and not any_bytes:
             raise UserError(
                 f"{self.corpus.name} is published over bytes, and this tokenizer is of another kind: give the path of "
@@ -44,16 +48,19 @@ class PublishedText:
     @cached_property
     def files(self) -> list[SourceFile]:
         """The corpus's files, in the order of the table; downloaded where they are not there."""
-        name = self.corpus.name
         if self._path:
             return find_files(self.corpus, Path(self._path).expanduser())
         if here := self._here():
             return here
-        target = downloads_dir() / name / self.corpus.archive
-        checksum, verify = self.corpus.archive_checksum, self._verify_archive
-        return find_files(
-            self.corpus, download(self.corpus.urls, target, checksum=checksum, progress=self._tell, verify=verify)
+        # What was downloaded before is taken as it is; else it is checked as it comes.
+        archive = download(
+            self.corpus.urls,
+            downloads_dir() / self.corpus.name / self.corpus.archive,
+            checksum=self.corpus.archive_checksum,
+            progress=self._tell,
+            verify=self._verify_archive,
         )
+        return find_files(self.corpus, archive)
 
     def _here(self) -> list[SourceFile]:
         """Return the files where something of the corpus's name in the present folder has them; else none."""
@@ -78,19 +85,27 @@ class PublishedText:
 
     def groups(self) -> dict[str, tuple[SourceFile, ...]]:
         """Return the files whose contents the cache depends on."""
+        # The members of one archive are one file on the disk.
         distinct = {file.path: file for file in self.files}
         return {self.corpus.name: tuple(distinct.values())}
 
     def describe_rule(self) -> str:
         """Say in a few words how the text is split and how sure it is that it is the text."""
-        unverified = [] if self._is_published_archive else [f.name for f in self.corpus.files if not f.checksum]
-        note = f"; unverified but for the number of words (no checksum is known): {', '.join(unverified)}"
-        return f"split as published{note if unverified else ''}"
+        rule = "split as published"
+        unverified = [file.name for file in self.corpus.files if not file.checksum]
+        if unverified and not self._is_published_archive:
+            names = ", ".join(unverified)
+            rule += f"; unverified but for the number of words (no checksum is known): {names}"
+        return rule
 
     @cached_property
     def _is_published_archive(self) -> bool:
-        checksum, paths = self.corpus.archive_checksum, {file.path for file in self.files if file.member}
-        return bool(checksum) and len(paths) == 1 and check_file(paths.pop(), checksum or "") is None
+        """Whether the files are in an archive with the published checksum, which holds for each of them."""
+        checksum = self.corpus.archive_checksum
+        archives = {file.path for file in self.files if file.member}
+        if checksum is None or len(archives) != 1:
+            return False
+        return check_file(archives.pop(), checksum) is None
 
     def require_all_splits(self) -> None:
         """Check every file; UserError names what was expected and what was found."""
@@ -102,37 +117,44 @@ class PublishedText:
         """Yield one split, which is one document, in fragments."""
         if self.corpus.cuts is None:
             return whole_document(read_blocks(self.files[_ORDER[split]]))
-        borders = (0, *self.corpus.cuts, None)
-        start, stop = borders[_ORDER[split]], borders[_ORDER[split] + 1]
-        return whole_document(read_blocks(self.files[0], start or 0, stop))
+        starts = (0, *self.corpus.cuts)
+        stops = (*self.corpus.cuts, None)  # the last part goes to the end of the file
+        part = _ORDER[split]
+        return whole_document(read_blocks(self.files[0], starts[part], stops[part]))
 
     def require_words(self, split: SplitName, words: int | None) -> None:
-        """Raise UserError where a split has another number of words (line ends counted) than was published."""
-        expected = self.corpus.files[_ORDER[split]].words if self.corpus.cuts is None else None
-        if expected is not None and words != expected:
-            name = self.corpus.files[_ORDER[split]].name
+        """Raise UserError where a split has not the published number of words, line ends counted."""
+        if self.corpus.cuts is not None:
+            return  # one file, whose parts have no published numbers
+        file = self.corpus.files[_ORDER[split]]
+        if file.words is not None and words != file.words:
             raise UserError(
-                f"'{name}' has {words or 0:,} words with its line ends, but that of {self.corpus.name} has "
-                f"{expected:,}: get the corpus again, or give the file itself as the source to use it as it is."
+                f"'{file.name}' has {words or 0:,} words with its line ends, but that of {self.corpus.name} has "
+                f"{file.words:,}: get the corpus again, or give the file itself as the source to use it as it is."
             )
 
 
 def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
-    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or, of one file, that (also compressed)."""
+    """Return the files of ``corpus`` in ``path``: a folder, a zip archive or the one file, also compressed."""
     names = ", ".join(file.name for file in corpus.files)
     if not path.exists():
         raise UserError(f"There is no '{path}': give --path the file, archive or folder that has {names}.")
     if path.is_dir():
-        found = [_in_folder(path, file.name) for file in corpus.files]
-        if all(found):
-            return [SourceFile(file) for file in found if file]
+        found: list[SourceFile] = []
+        missing: list[str] = []
+        for file in corpus.files:
+            if at := _in_folder(path, file.name):
+                found.append(SourceFile(at))
+            else:
+                missing.append(file.name)
+        if not missing:
+            return found
         if archive := _in_folder(path, corpus.archive):
             return find_files(corpus, archive)
-        missing = ", ".join(file.name for file, at in zip(corpus.files, found, strict=True) if not at)
-        rest = "the others are there" if any(found) else f"give --path the folder or archive of {corpus.name}"
-        raise UserError(f"The folder '{path}' has no {missing}: {rest}.")
+        rest = "the others are there" if found else f"give --path the folder or archive of {corpus.name}"
+        raise UserError(f"The folder '{path}' has no {', '.join(missing)}: {rest}.")
     require_file(path)
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):  # by its content: the name may be any
         return [SourceFile(path, _in_archive(path, corpus, file.name)) for file in corpus.files]
     if len(corpus.files) > 1:
         raise UserError(f"'{path}' is one file, but {corpus.name} has {names}: give --path their folder or archive.")
@@ -143,7 +165,10 @@ def _in_folder(folder: Path, name: str) -> Path | None:
     """Return the file of this name in the folder, else the first in one of its subfolders."""
     if (folder / name).is_file():
         return folder / name
-    return next((path for path in sorted(folder.rglob(name)) if path.is_file()), None)
+    for path in sorted(folder.rglob(name)):
+        if path.is_file():
+            return path
+    return None
 
 
 def _in_archive(path: Path, corpus: PublishedCorpus, name: str) -> str:
@@ -156,12 +181,15 @@ def _in_archive(path: Path, corpus: PublishedCorpus, name: str) -> str:
 
 def check_published(corpus: PublishedCorpus, expected: PublishedFile, file: SourceFile, *, any_bytes: bool) -> None:
     """Raise UserError unless ``file`` has the published size and checksum, as far as they are known."""
+    # The file is read once for its checksum, its size and whether it is text; without a checksum, any
+    # algorithm will do.
     algorithm, _, digest = (expected.checksum or "md5:").partition(":")
-    summer, size = hashlib.new(algorithm, usedforsecurity=False), 0
+    summer = hashlib.new(algorithm, usedforsecurity=False)
+    size = 0
     for block in checked(file, read_blocks(file), any_bytes=any_bytes):
         summer.update(block)
         size += len(block)
-    where = f"'{file.path}'" if not file.member else f"{file.member} in '{file.path}'"
+    where = f"{file.member} in '{file.path}'" if file.member else f"'{file.path}'"
     if expected.bytes is not None and size != expected.bytes:
         raise UserError(
             f"{where} has {size:,} bytes, but the published {expected.name} has exactly {expected.bytes:,}: get the "

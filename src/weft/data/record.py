@@ -1,7 +1,7 @@
-"""What a run remembers of its texts, so that others are not taken for them: files, form, and the cache's entry.
+"""What a run remembers of its texts, to tell others from them: files, form, and the cache's entry.
 
-Names are as they were given and, of the files in a folder or of a pattern, relative to it: where on a machine the texts
-lie is kept in the run's recipe alone.
+Names are as they were given and, of the files in a folder or of a pattern, relative to it: where on a
+machine the texts lie is kept in the run's recipe alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from weft.data.cache import content_hash, kept, kind_of
 from weft.data.config import BUNDLED, HUB, DataConfig
 from weft.data.forms import Form
 from weft.data.prepared import FORMAT_VERSION, PreparedData, TokenizedSplit, open_split
-from weft.data.sources import SourceFile, resolve_sources
+from weft.data.sources import resolve_sources
 from weft.data.streamed import StreamedSplit
 from weft.data.tokenizers import Tokenizer
 from weft.errors import UserError
@@ -33,8 +33,8 @@ _Files = dict[str, tuple[str, int, str]]  # by its name: how it is read, its byt
 class TextRecord:
     """The texts of a run.
 
-    ``files`` are those of each source, by group, in the order in which these were given; ``stream`` tells a text that
-    streams from others; ``prepared`` and ``tokenizer`` name what the cache may still have.
+    ``files`` are those of each source, by group, in the order in which these were given; ``stream`` tells a
+    text that streams from others; ``prepared`` and ``tokenizer`` name what the cache may still have.
     """
 
     files: Mapping[str, Sequence[_Files]]
@@ -58,13 +58,17 @@ class TextRecord:
     def from_json(cls, told: Any) -> TextRecord | None:
         """Return what :meth:`to_json` wrote; None for anything else."""
         try:
-            files = {str(group): [*map(_files_from, sources)] for group, sources in told["files"].items()}
+            files: dict[str, list[_Files]] = {}
+            for group, sources in told["files"].items():
+                files[str(group)] = [_files_from(source) for source in sources]
+            prepared = ""
+            if told["format"] == FORMAT_VERSION:  # what another version wrote into the cache is made anew
+                prepared = str(told["prepared"])
             return cls(
                 files=files,
                 stream=told["stream"] and str(told["stream"]),
                 form=Form.from_json(told["form"]),
-                # What another version wrote is made anew.
-                prepared=str(told["prepared"]) if told["format"] == FORMAT_VERSION else "",
+                prepared=prepared,
                 tokenizer=str(told["tokenizer"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -72,30 +76,43 @@ class TextRecord:
 
     def changes(self, data: DataConfig, located: DataConfig) -> list[str]:
         """Say what is not as it was; ``located`` has the names of ``data`` as they lead to the texts now."""
-        told = []
+        told: list[str] = []
         for group, given in _given(data).items():
-            before, now = self.files.get(group, ()), [_files_of(name) for name in _given(located)[group]]
+            before = self.files.get(group, ())
+            now = [_files_of(name) for name in _given(located)[group]]
             if _in_order(before) == _in_order(now):
                 continue
             for name, then, files in zip_longest(given, before, now):
-                if lines := _differences(then or {}, files or {}):
-                    more = f" and {len(lines) - _MOST_TOLD:,} more" if len(lines) > _MOST_TOLD else ""
-                    told.append(f"'{name}': {', '.join(lines[:_MOST_TOLD])}{more}")
+                lines = _differences(then or {}, files or {})
+                if not lines:
+                    continue
+                line = f"'{name}': {', '.join(lines[:_MOST_TOLD])}"
+                if len(lines) > _MOST_TOLD:
+                    line += f" and {len(lines) - _MOST_TOLD:,} more"
+                told.append(line)
         return told
 
     def split(self, name: str, tokenizer: Tokenizer) -> TokenizedSplit | None:
         """Return a split of the text as it was, where the cache still has it."""
-        entry = kept(self.prepared) if self.tokenizer == tokenizer_hash(tokenizer) else None
-        if entry is None or name not in entry[1]:
+        if self.tokenizer != tokenizer_hash(tokenizer):
             return None
-        return open_split(entry[0], name, entry[1][name])
+        entry = kept(self.prepared)
+        if entry is None:
+            return None
+        folder, told = entry
+        if name not in told:
+            return None
+        return open_split(folder, name, told[name])
 
 
 def record(located: DataConfig, prepared: PreparedData) -> TextRecord:
-    """Return what is to be remembered of the texts that the names of ``located`` lead to, and ``prepared``."""
+    """Return what is to be remembered of ``prepared`` and the texts that ``located`` names."""
     train = prepared.train
+    files: dict[str, list[_Files]] = {}
+    for group, names in _given(located).items():
+        files[group] = [_files_of(name) for name in names]
     return TextRecord(
-        files={group: [_files_of(name) for name in names] for group, names in _given(located).items()},
+        files=files,
         stream=train.identity if isinstance(train, StreamedSplit) else None,
         form=train.form,
         prepared=prepared.key,
@@ -110,11 +127,14 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
 
 def _files_from(told: Mapping[str, Any]) -> _Files:
     """Return the files of a source, as JSON has them."""
-    return {str(name): (str(kind), int(size), str(content)) for name, (kind, size, content) in told.items()}
+    files: _Files = {}
+    for name, (kind, size, content) in told.items():
+        files[str(name)] = (str(kind), int(size), str(content))
+    return files
 
 
 def _given(data: DataConfig) -> dict[str, list[str]]:
-    """Return the sources that are files of one's own, by group: a published corpus and a dataset are checked apart."""
+    """Return the sources that are the user's files, by group; published corpora and datasets are checked apart."""
     groups: dict[str, list[str]] = {}
     for group in _GROUPS:
         names = getattr(data, group)
@@ -131,7 +151,15 @@ def _files_of(name: str) -> _Files:
     except UserError:
         return {}
     base = _base(name)
-    return {_within(file, base): (_kind(file), file.path.stat().st_size, content_hash(file)) for file in found}
+    files: _Files = {}
+    for file in found:
+        try:
+            within = file.path.relative_to(base).as_posix()
+        except ValueError:  # a pattern whose beginning is written in another way than what it leads to
+            within = file.path.name
+        kind = f"{kind_of(file)}{file.compression}"
+        files[within] = (kind, file.path.stat().st_size, content_hash(file))
+    return files
 
 
 def _base(name: str) -> Path:
@@ -143,41 +171,51 @@ def _base(name: str) -> Path:
         return path
     if path.exists():
         return path.parent
-    parts = path.parts
-    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[:fixed])
-
-
-def _within(file: SourceFile, base: Path) -> str:
-    try:
-        return file.path.relative_to(base).as_posix()
-    except ValueError:  # a pattern whose beginning is written in another way than what it leads to
-        return file.path.name
-
-
-def _kind(file: SourceFile) -> str:
-    return f"{kind_of(file)}{file.compression}"
+    # A pattern: the folders before the first part with a wildcard.
+    fixed: list[str] = []
+    for part in path.parent.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
 
 
 def _in_order(sources: Iterable[_Files]) -> list[tuple[str, int, str]]:
-    """Return what is read, one file after another: names do not matter, where they leave the order as it is."""
-    return [told for files in sources for told in files.values()]
+    """Return what is read, one file after another: names do not matter where they leave the order as it is."""
+    told: list[tuple[str, int, str]] = []
+    for files in sources:
+        told.extend(files.values())
+    return told
 
 
 def _differences(before: _Files, now: _Files) -> list[str]:
     """Say of each file what became of it."""
     if before and not now:
         return ["nothing is there any more"]
-    gone = {name: told for name, told in before.items() if name not in now}
-    new = {name: told for name, told in now.items() if name not in before}
-    lines = []
-    for name, told in list(gone.items()):
-        if other := next((other for other, new_told in new.items() if new_told == told), None):
-            lines.append(f"{name} is now {other}")
-            del gone[name], new[other]
-    lines += [f"{name} is gone" for name in gone]
-    lines += [f"{name} was added" for name in new]
-    return lines + [f"{name} has changed" for name in now if name in before and before[name] != now[name]]
+    renamed: list[str] = []
+    gone: list[str] = []
+    added: list[str] = []
+    changed: list[str] = []
+    for name, told in now.items():
+        if name not in before:
+            added.append(name)
+        elif before[name] != told:
+            changed.append(name)
+    for name, told in before.items():
+        if name in now:
+            continue
+        # A new name for a content that is gone elsewhere is a file that was renamed.
+        for other in added:
+            if now[other] == told:
+                renamed.append(f"{name} is now {other}")
+                added.remove(other)
+                break
+        else:
+            gone.append(name)
+    lines = renamed
+    for names, what in ((gone, "is gone"), (added, "was added"), (changed, "has changed")):
+        lines += [f"{name} {what}" for name in names]
+    return lines
 
 
 # Where the texts are
@@ -188,17 +226,22 @@ def found_at(data: DataConfig, located: DataConfig | None = None) -> dict[str, s
 
     ``located`` has the names as they lead there now, where these are not those of ``data``.
     """
-    places = {}
+    places: dict[str, str] = {}
     for name, found in zip(_places(data), _places(located or data), strict=True):
-        if (place := absolute(found)) != name:
+        place = absolute(found)
+        if place != name:
             places[name] = place
     return places
 
 
 def _places(data: DataConfig) -> list[str]:
     """Return the names that may be those of places: that of a published corpus is not."""
-    sources = () if data.published else data.sources
-    return [*sources, *data.validation, *data.test, *([data.path] if data.path else [])]
+    names = [*data.validation, *data.test]
+    if not data.published:
+        names = [*data.sources, *names]
+    if data.path:
+        names.append(data.path)
+    return names
 
 
 def absolute(name: str) -> str:
@@ -207,8 +250,9 @@ def absolute(name: str) -> str:
         return name
     if name.startswith(HUB):
         place, question, query = name.removeprefix(HUB).partition("?")
-        local = Path(place).expanduser().exists() or glob.has_magic(place) or place.startswith(("/", ".", "~"))
-        return f"{HUB}{absolute(place)}{question}{query}" if local else name
+        if Path(place).expanduser().exists() or glob.has_magic(place) or place.startswith(("/", ".", "~")):
+            return f"{HUB}{absolute(place)}{question}{query}"
+        return name  # a dataset of the hub
     path = Path(name).expanduser()
     if path.is_absolute():
         return str(path)
@@ -219,6 +263,9 @@ def absolute(name: str) -> str:
 
 def located(data: DataConfig, places: Mapping[str, str]) -> DataConfig:
     """Return ``data`` with the places that :func:`found_at` told."""
-    names: dict[str, Any] = {group: tuple(places.get(name, name) for name in getattr(data, group)) for group in _GROUPS}
-    names["path"] = places.get(data.path, data.path) if data.path else data.path
+    names: dict[str, Any] = {}
+    for group in _GROUPS:
+        names[group] = tuple(places.get(name, name) for name in getattr(data, group))
+    if data.path:
+        names["path"] = places.get(data.path, data.path)
     return data.model_copy(update=names)

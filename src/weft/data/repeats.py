@@ -1,6 +1,7 @@
 """Lines of the held-out text that stand in the training text too: what a model may have learned by heart.
 
-A line counts where it is long enough to be no accident, or where it is a document of its own (a list of sentences).
+A line counts where it is long enough to be no accident, or where it is a document of its own (a list of
+sentences).
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class Repeats:
             return marked
         sizes = self._bytes_of_token[ids]
         assert sizes.sum() == len(piece.data), "the tokens are the bytes of the piece"
-        begins = np.cumsum(sizes) - sizes
+        begins = np.cumsum(sizes) - sizes  # the byte at which each token begins
         start = 0
         for line in piece.data.split(b"\n"):
             stop = start + len(line) + 1
+            # A token that reaches over a border counts where it begins.
             if hash(line.strip()) in self._repeated:
                 first, end = np.searchsorted(begins, [start, stop])
                 marked[first:end] = True
@@ -56,10 +58,16 @@ class Repeats:
 def repeated_lines(held_out: Iterable[Fragment], training: Iterable[Fragment]) -> frozenset[int]:
     """Return the hashes of the lines of ``held_out`` that ``training`` has too; both are the pieces of documents.
 
-    The hashes are Python's, which are others in another process. Memory is that of the hashes of ``held_out``.
+    The hashes are Python's, which are others in another process. Memory is that of the hashes of
+    ``held_out``.
     """
     wanted = {hash(line) for line in _counted(held_out)}
-    return frozenset(found for line in _lines(training) if (found := hash(line)) in wanted)
+    found: set[int] = set()
+    for line in _lines(training):
+        line_hash = hash(line)
+        if line_hash in wanted:
+            found.add(line_hash)
+    return frozenset(found)
 
 
 def remark_on_repeats(name: str, lines: int, share: float) -> list[str]:
@@ -75,6 +83,7 @@ def remark_on_repeats(name: str, lines: int, share: float) -> list[str]:
 def _counted(pieces: Iterable[Fragment]) -> Iterator[bytes]:
     """Yield the lines of ``pieces`` that count."""
     for piece in pieces:
+        # A document of one line, which counts however short it is.
         alone = piece.first and b"\n" not in piece.data
         for line in _lines([piece]):
             if line and (len(line) >= LEAST_BYTES or alone):

@@ -1,6 +1,6 @@
 """What a training step reads: segments of text in ids, from a stream that has no end.
 
-Legend: B lanes of this rank, T tokens of a segment.
+Legend: B lanes of this rank (its batch size), T tokens of a segment (the sequence length).
 """
 
 from __future__ import annotations

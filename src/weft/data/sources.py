@@ -1,8 +1,7 @@
-"""Files of text: finding them, reading them block by block, and checking that they are text."""
+"""Files of text: what their names say of them, and finding them behind the names of sources."""
 
 from __future__ import annotations
 
-import codecs
 import fnmatch
 import glob
 import os
@@ -14,23 +13,21 @@ from pathlib import Path
 
 from weft import words
 from weft.data.config import BUNDLED
-from weft.data.decompression import COMPRESSIONS, ZIP, decompressed
-from weft.data.formats import BLOCK_BYTES, MARK, TABLES, encoding_of, require_text, table_records
+from weft.data.decompression import COMPRESSIONS, ZIP
+from weft.data.formats import TABLES
 from weft.data.unify import AS_IT_IS, Unify
 from weft.errors import UserError
 
 RECORD_SUFFIXES = (".jsonl", ".ndjson")
 TEXT_SUFFIXES = (".txt", *RECORD_SUFFIXES)
-LARGE_BYTES = 1 << 25  # of such a file a few places are looked at before it is read through
-GLANCES, GLANCE_BYTES = 32, 1 << 12
 
 
 @dataclass(frozen=True)
 class SourceFile:
     """One file of text; its name says how it is compressed and whether it is JSONL, or a table that is read as such.
 
-    ``member`` is the name of the file within, where ``path`` is a zip archive. ``unify`` is what is made one in its
-    text as it is read.
+    ``member`` is the name of the file within, where ``path`` is a zip archive. ``unify`` is what is made one
+    in its text as it is read.
     """
 
     path: Path
@@ -43,7 +40,9 @@ class SourceFile:
         if self.member:
             return ZIP
         suffix = self.path.suffix.lower()
-        return suffix if suffix in COMPRESSIONS else ""
+        if suffix in COMPRESSIONS:
+            return suffix
+        return ""
 
     @property
     def inner_suffix(self) -> str:
@@ -61,12 +60,18 @@ class SourceFile:
     @property
     def delimiter(self) -> str:
         """What stands between the cells of a table, or "" where the file is none."""
-        return "" if self.unify.verbatim else TABLES.get(self.inner_suffix, "")
+        if self.unify.verbatim:
+            return ""
+        return TABLES.get(self.inner_suffix, "")
 
     @property
     def is_seekable(self) -> bool:
         """Whether the text lies on the disk as it is read, so that reading can begin anywhere."""
-        return not (self.compression or self.delimiter or (self.unify.changes and not self.is_jsonl))
+        if self.compression or self.delimiter:
+            return False
+        # Of JSONL the records' texts are unified once they are parsed; the bytes of the file stay as they
+        # are.
+        return self.is_jsonl or not self.unify.changes
 
 
 def resolve_sources(names: Sequence[str], unify: Unify = AS_IT_IS) -> tuple[SourceFile, ...]:
@@ -79,6 +84,7 @@ def resolve_sources(names: Sequence[str], unify: Unify = AS_IT_IS) -> tuple[Sour
     """
     if not names or not all(names):
         raise UserError("No text was given: name at least one file, folder or pattern such as 'corpus/*.txt'.")
+    # Keyed by the real path, so that a file which two names (or a link) lead to is read once.
     found: dict[Path, SourceFile] = {}
     for name in names:
         for path in _expand(name):
@@ -91,7 +97,9 @@ def _expand(name: str) -> list[Path]:
     try:
         files = _find(name)
     except (OSError, RuntimeError) as error:  # a name that is too long, or a '~user' whom nobody knows
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+        reason = str(error).rstrip(".")
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         return _no_files(f"{words.short(name)} cannot be looked up ({reason})")
     for file in files:
         require_file(file)
@@ -119,28 +127,37 @@ def _find(name: str) -> list[Path]:
         return [path]
     if not glob.has_magic(name):
         return _no_files(f"There is no file or folder {words.short(name)}")
-    parts = path.relative_to(path.anchor).parts
-    parts = tuple(part for part, after in zip(parts, (*parts[1:], ""), strict=True) if not part == after == "**")
-    matches = sorted(set(_matches(Path(path.anchor), parts)))
-    files = [file for match in matches for file in (_in_folder(match) if match.is_dir() else [match])]
+    # "**/**" matches what "**" matches, but would walk each folder once for every way to get there.
+    parts: list[str] = []
+    for part in path.relative_to(path.anchor).parts:
+        if part != "**" or parts[-1:] != ["**"]:
+            parts.append(part)
+    files: list[Path] = []
+    for match in sorted(set(_matches(Path(path.anchor), parts))):
+        if match.is_dir():
+            files.extend(_in_folder(match))
+        else:
+            files.append(match)
     return files or _no_files(f"Nothing matches {words.short(name)}")
 
 
 def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """Yield what the parts of a pattern match below ``folder``, as the module glob does, hidden names passed over.
 
-    But ``**`` follows no links to folders: they may go round, and with two of them glob does not come to an end.
+    But ``**`` follows no links to folders: they may go round, and with two of them glob does not come to an
+    end.
     """
     if not parts:
         yield folder
         return
-    first, rest = parts[0], parts[1:]
+    first = parts[0]
+    rest = parts[1:]
     if not glob.has_magic(first):
         if os.path.lexists(folder / first):
             yield from _matches(folder / first, rest)
         return
     if first == "**":
-        yield from _matches(folder, rest)
+        yield from _matches(folder, rest)  # it may stand for no folder at all
     try:
         children = list(folder.iterdir())
     except OSError:  # no folder, or one that is closed to us
@@ -148,23 +165,20 @@ def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     for child in children:
         if child.name.startswith(".") and not first.startswith("."):
             continue
-        if first != "**":
-            found = _matches(child, rest) if fnmatch.fnmatchcase(child.name, first) else iter(())
-        elif child.is_dir() and not child.is_symlink():
-            found = _matches(child, parts)
-        else:
-            found = _matches(child, rest)
-        yield from found
+        if first == "**" and child.is_dir() and not child.is_symlink():
+            yield from _matches(child, parts)
+        elif first == "**" or fnmatch.fnmatchcase(child.name, first):
+            yield from _matches(child, rest)
 
 
 def _bundled(name: str) -> list[Path]:
     """Return the corpus of this name that comes with the package."""
     folder = Path(__file__).parents[1] / "corpora"
     path = folder / f"{name}.txt.xz"
-    if name and path.parent == folder and path.is_file():
+    if name and path.parent == folder and path.is_file():  # a name with slashes would lead out of the folder
         return [path]
-    known = ", ".join(BUNDLED + found.name.removesuffix(".txt.xz") for found in sorted(folder.glob("*.txt.xz")))
-    raise UserError(f"There is no bundled corpus '{name}': there is {known}.")
+    known = [BUNDLED + found.name.removesuffix(".txt.xz") for found in sorted(folder.glob("*.txt.xz"))]
+    raise UserError(f"There is no bundled corpus '{name}': there is {', '.join(known)}.")
 
 
 def _no_files(what: str) -> list[Path]:
@@ -173,32 +187,52 @@ def _no_files(what: str) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Return the text files under ``folder`` that are not empty, sorted."""
-    named = [path for path in _visible(folder) if SourceFile(path).inner_suffix in TEXT_SUFFIXES]
-    return [path for path in named if not _is_empty_text(path)]
+    files: list[Path] = []
+    for path in _visible(folder):
+        if SourceFile(path).inner_suffix in TEXT_SUFFIXES and not _is_empty_text(path):
+            files.append(path)
+    return files
 
 
 def _visible(folder: Path) -> list[Path]:
     """Return all files under ``folder`` that are not hidden, sorted; links to folders are not followed."""
     files: list[Path] = []
     for root, folders, names in os.walk(folder):
+        # In place: os.walk goes by this list.
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files.extend(Path(root) / name for name in names if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                files.append(Path(root) / name)
     return sorted(files)
 
 
 def _no_text_in(folder: Path) -> str:
-    others = _visible(folder)
-    there = f"; it has {_by_suffix(others)}, which are taken where they are named" if others else ""
+    there = ""
+    if others := _visible(folder):
+        there = f"; it has {_by_suffix(others)}, which are taken where they are named"
     return f"The folder '{folder}' has no .txt or .jsonl files (or .gz .xz .bz2 .zst){there}"
 
 
 def left_out(names: Sequence[str]) -> str:
     """Say in a sentence which files of the folders among ``names`` are not read; "" where there are none."""
-    folders = [path for name in names if name and (path := Path(name).expanduser()).is_dir()]
-    taken = {file.path.resolve() for file in resolve_sources(names)} if folders else set()
-    others = [path for folder in folders for path in _visible(folder) if path.resolve() not in taken]
-    empty = [path for path in others if _is_empty_text(path)]
-    unread = [path for path in others if path not in empty]
+    folders: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if name and path.is_dir():  # Path("") is the present folder
+            folders.append(path)
+    if not folders:
+        return ""
+    taken = {file.path.resolve() for file in resolve_sources(names)}
+    empty: list[Path] = []
+    unread: list[Path] = []
+    for folder in folders:
+        for path in _visible(folder):
+            if path.resolve() in taken:
+                continue
+            if _is_empty_text(path):
+                empty.append(path)
+            else:
+                unread.append(path)
     told = []
     if unread:
         told.append(
@@ -212,7 +246,10 @@ def left_out(names: Sequence[str]) -> str:
 
 def _some(files: Sequence[Path]) -> str:
     """Name a few files."""
-    return ", ".join(path.name for path in files[:3]) + (", ..." if len(files) > 3 else "")
+    names = [path.name for path in files[:3]]
+    if len(files) > 3:
+        names.append("...")
+    return ", ".join(names)
 
 
 def _is_empty_text(path: Path) -> bool:
@@ -223,156 +260,11 @@ def _is_empty_text(path: Path) -> bool:
 def _by_suffix(files: Sequence[Path]) -> str:
     """Count files by what their names end in, the most frequent first."""
     counts = Counter(file.suffix.lower() or "without a suffix" for file in files)
-    told = [f"{count:,} {suffix}" for suffix, count in counts.most_common(4)]
-    rest = len(files) - sum(count for _, count in counts.most_common(4))
-    return ", ".join([*told, *[f"{rest:,} others"] * bool(rest)])
-
-
-def read_raw(file: SourceFile, start: int = 0) -> Iterator[bytes]:
-    """Yield the file as it lies on the disk from byte ``start``, in blocks of up to 1 MiB."""
-    try:
-        with file.path.open("rb") as stream:
-            stream.seek(start)
-            while block := stream.read(BLOCK_BYTES):
-                yield block
-    except OSError as error:
-        raise _unreadable(file, error) from None
-
-
-def _unreadable(file: SourceFile, error: OSError) -> UserError:
-    return UserError(f"Cannot read '{file.path}' ({error.strerror}): check the file and its permissions.")
-
-
-def read_blocks(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """Yield bytes [start, stop) of the text in the file, in blocks; UserError when it is damaged.
-
-    The text is what is decompressed, without a byte-order mark at its start, in the form that is asked for; that of a
-    table is its rows as JSON records.
-    """
-    if file.is_seekable:
-        yield from _window(read_raw(file, start + _mark_bytes(file)), 0, None if stop is None else stop - start)
-    else:
-        yield from _window(_converted(file), start, stop)
-
-
-def text_size(file: SourceFile) -> int:
-    """Return the number of bytes that :func:`read_blocks` reads of the file."""
-    if file.is_seekable:
-        return file.path.stat().st_size - _mark_bytes(file)
-    return sum(len(block) for block in read_blocks(file))
-
-
-def _converted(file: SourceFile) -> Iterator[bytes]:
-    """Yield the text of a file in which it does not lie as it is."""
-    raw = decompressed(file.path, file.compression, file.member) if file.compression else read_raw(file)
-    blocks = raw if file.unify.verbatim else _without_mark(raw)
-    if not file.is_jsonl:
-        return file.unify.blocks(blocks)
-    if not file.delimiter:
-        return blocks  # what is made one is the text of each record
-    return table_records(str(file.path), checked(file, blocks, any_bytes=False), file.delimiter)
-
-
-def _mark_bytes(file: SourceFile) -> int:
-    """Return the length of the byte-order mark that a plain file begins with: 0 or 3."""
-    if file.unify.verbatim:
-        return 0
-    try:
-        with file.path.open("rb") as stream:
-            return len(MARK) if stream.read(len(MARK)) == MARK else 0
-    except OSError as error:
-        raise _unreadable(file, error) from None
-
-
-def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Drop the byte-order mark at the start of a text."""
-    start = b""
-    for block in blocks:
-        start += block
-        if len(start) >= len(MARK):
-            break
-    if text := start.removeprefix(MARK):
-        yield text
-    yield from blocks
-
-
-def _window(blocks: Iterator[bytes], start: int, stop: int | None) -> Iterator[bytes]:
-    """Yield what lies in [start, stop) of a stream of blocks."""
-    position = 0
-    for block in blocks:
-        if stop is not None and position >= stop:
-            return
-        part = block[max(0, start - position) : None if stop is None else stop - position]
-        position += len(block)
-        if part:
-            yield part
-
-
-def checked(file: SourceFile, blocks: Iterator[bytes], *, any_bytes: bool) -> Iterator[bytes]:
-    """Pass the blocks of a whole file through, raising UserError where it is empty, binary or not UTF-8.
-
-    ``any_bytes`` (the byte tokenizer) takes NUL bytes and undecodable ones in plain text as they are.
-    """
-    if not file.unify.verbatim:
-        require_text(str(file.path), file.inner_suffix, any_bytes=any_bytes)
-    strict = not any_bytes or file.is_jsonl
-    if strict and not file.compression:
-        _glance(file)
-    position, tail, blank = 0, b"", True
-    for block in blocks:
-        if strict:
-            if not position and (name := encoding_of(block)):
-                raise _other_encoding(file, name)
-            tail = _decodable(file, tail + block, position - len(tail))
-        blank = blank and not block.strip()
-        position += len(block)
-        yield block
-    if tail:
-        raise _undecodable(file, position - len(tail))
-    if blank:
-        what = "has only white space" if position else "is empty"
-        raise UserError(f"'{file.path}' {what}: give a file with text.")
-
-
-def _glance(file: SourceFile) -> None:
-    """Raise UserError where one of a few places of a large file holds a NUL, before all of it is read."""
-    size = file.path.stat().st_size
-    if size < LARGE_BYTES:
-        return
-    for number in range(1, GLANCES + 1):
-        place = (size - GLANCE_BYTES) * number // GLANCES
-        nul = next(read_raw(file, place))[:GLANCE_BYTES].find(0)
-        if nul >= 0:
-            raise _binary(file, place + nul)
-
-
-def _decodable(file: SourceFile, data: bytes, offset: int) -> bytes:
-    """Return the bytes of an unfinished character at the end of ``data``, which lies at ``offset``."""
-    nul = data.find(0)
-    if nul >= 0:
-        raise _binary(file, offset + nul)
-    try:
-        _, used = codecs.utf_8_decode(data, "strict", False)
-    except UnicodeDecodeError as error:
-        raise _undecodable(file, offset + error.start) from None
-    return data[used:]
-
-
-def _binary(file: SourceFile, offset: int) -> UserError:
-    return UserError(
-        f"'{file.path}' looks binary (a NUL at byte {offset}): give UTF-8 text, or train with --tokenizer bytes, "
-        "which takes any."
-    )
-
-
-def _other_encoding(file: SourceFile, name: str) -> UserError:
-    copy = file.path.with_name(f"{file.path.stem}-utf8{file.path.suffix}")
-    hint = f"such as by: iconv -f {name} -t UTF-8 '{file.path}' > '{copy}'"
-    return UserError(f"'{file.path}' is {name}, not UTF-8: convert it{'' if file.compression else f', {hint}'}.")
-
-
-def _undecodable(file: SourceFile, offset: int) -> UserError:
-    return UserError(
-        f"'{file.path}' is not UTF-8 at byte {offset}: convert it to UTF-8, or train with "
-        "--tokenizer bytes, which takes any."
-    )
+    told = []
+    rest = len(files)
+    for suffix, count in counts.most_common(4):
+        told.append(f"{count:,} {suffix}")
+        rest -= count
+    if rest:
+        told.append(f"{rest:,} others")
+    return ", ".join(told)

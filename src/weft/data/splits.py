@@ -22,12 +22,15 @@ from weft.data.documents import (
 from weft.data.formats import why_uncut
 from weft.data.published_corpus import PublishedText
 from weft.data.sentences import Shape, shape_of
-from weft.data.sources import SourceFile, checked, read_blocks, resolve_sources, text_size
+from weft.data.sources import SourceFile, resolve_sources
+from weft.data.text_blocks import checked, read_blocks, text_size
 from weft.errors import UserError
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 DOCUMENTS_FOR_SPLIT = 200
-FOLD, VALIDATION_FOLD, TEST_FOLD = 20, 7, 13
+FOLD = 20  # of this many documents or blocks, one is for validation and one for test: 90 %, 5 %, 5 %
+VALIDATION_FOLD = 7
+TEST_FOLD = 13
 CUTS_PERCENT = (90, 95)
 _RULES: dict[SplitRule, str] = {
     "documents": "documents (by a hash of what they say)",
@@ -45,18 +48,19 @@ class Corpus:
     when the first document is asked for. ``any_bytes`` says that the tokenizer takes any bytes, so that text
     need not be UTF-8.
 
-    The rules, for what is not given in files of its own, where fold i is validation if i mod 20 is 7, test if it is 13,
-    and else training:
+    The rules, for what is not given in files of its own, where fold i is validation if i mod 20 is 7, test
+    if it is 13, and else training:
 
-    - ``documents``: a document's fold is a hash of its content, so that equal ones fall on one side and a new file
-      moves no other document. The rule of ``auto`` from 200 documents on, and where all files are lists of sentences
-      (:mod:`weft.data.sentences`), whose lines are then the documents.
-    - ``blocks``: each file is cut into a hundred blocks of lines (:mod:`weft.data.blocks`), a block's fold is its
-      number. The rule of ``auto`` for everything else.
-    - ``numbered``: a document's fold is its number, from 0 over all sources in order. The split of the bundled corpus.
+    - ``documents``: a document's fold is a hash of its content, so that equal ones fall on one side and a
+      new file moves no other document. The rule of ``auto`` from 200 documents on, and where all files are
+      lists of sentences (:mod:`weft.data.sentences`), whose lines are then the documents.
+    - ``blocks``: each file is cut into a hundred blocks of lines (:mod:`weft.data.blocks`), a block's fold
+      is its number. The rule of ``auto`` for everything else.
+    - ``numbered``: a document's fold is its number, from 0 over all sources in order. The split of the
+      bundled corpus.
     - ``tail``: of each file of n (decompressed) bytes, [0, 90%) is training, [90%, 95%) validation and the
-      rest test; p% is at floor(n * p / 100), moved forward to the next line end unless it is at one. Right for text in
-      order of time.
+      rest test; p% is at floor(n * p / 100), moved forward to the next line end unless it is at one. Right
+      for text in order of time.
     - ``bytes``: the same without moving, and each part is one document, separators and all. Unless
       ``any_bytes``, a cut inside a UTF-8 character is moved forward to the end of that character.
 
@@ -70,9 +74,13 @@ class Corpus:
             self.given["validation"] = resolve_sources(config.validation, config.unify)
         if config.test:
             self.given["test"] = resolve_sources(config.test, config.unify)
-        held_out = {file.path.resolve() for files in self.given.values() for file in files}
-        sources = resolve_sources(config.sources, config.unify)
-        self.sources = tuple(file for file in sources if file.path.resolve() not in held_out)
+        # A folder may hold its own validation or test file: what is scored is not trained on.
+        held_out = {file.path.resolve() for file in chain(*self.given.values())}
+        sources: list[SourceFile] = []
+        for file in resolve_sources(config.sources, config.unify):
+            if file.path.resolve() not in held_out:
+                sources.append(file)
+        self.sources = tuple(sources)
         self._config = config
         self._borders_of: dict[tuple[SourceFile, SplitRule], tuple[int, ...]] = {}
         if not self.sources:
@@ -86,16 +94,17 @@ class Corpus:
         folds = {file: self._check(file, layout) for file in self.sources}
         for file in chain(*self.given.values()):
             self._check(file, layout)
+        many = sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT  # folds have a byte for each document
         if config.split == AUTO_OF_0_1_0:
-            many = sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT
             return _Plan("numbered" if many else "tail", layout, folds)
         if config.split != "auto":
             return _Plan(config.split, layout, folds)
         if config.bundled:
             return _Plan("numbered", layout, folds)
-        if sum(map(len, folds.values())) >= DOCUMENTS_FOR_SPLIT:
+        if many:
             return _Plan("documents", layout, folds)
         if shape := self._list_of_sentences():
+            # Its lines are the documents, so the folds above, which are of the whole file, no longer hold.
             layout = Layout(LINE_SEPARATOR, config.text_key)
             folds = {file: _folds(file, read_blocks(file), layout) for file in self.sources}
             return _Plan("documents", layout, folds, shape)
@@ -117,7 +126,10 @@ class Corpus:
 
     def groups(self) -> dict[str, tuple[SourceFile, ...]]:
         """Return all files, by what they are for."""
-        return {"sources": self.sources, **{str(name): files for name, files in self.given.items()}}
+        groups = {"sources": self.sources}
+        for name, files in self.given.items():
+            groups[name] = files
+        return groups
 
     def describe_rule(self) -> str:
         """Say in a few words how the text is split."""
@@ -128,30 +140,40 @@ class Corpus:
             lines = "each line is a document; "
         if len(self.given) == 2:
             return f"{lines}validation and test given"
-        names = "".join(f", {name} given" for name in self.given)
-        return f"{lines}split by {_RULES[self.rule]}{names}"
+        rule = f"{lines}split by {_RULES[self.rule]}"
+        for name in self.given:
+            rule += f", {name} given"
+        return rule
 
     def fragments(self, split: SplitName) -> Iterator[Fragment]:
         """Yield the documents of one split, in fragments; UserError where there are none."""
         rule = self.rule
+        found = self._given(split) if split in self.given else self._ruled(split, rule)
         empty = True
-        for fragment in self._given(split) if split in self.given else self._ruled(split, rule):
+        for fragment in found:
             empty = False
             yield fragment
-        if empty:
-            alike = ", or all its documents are equal," if rule == "documents" else ""
-            raise UserError(
-                self._uncut()
-                or f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
-                "or files of their own with --validation and --test."
-            )
+        if not empty:
+            return
+        if uncut := self._uncut():
+            raise UserError(uncut)
+        alike = ", or all its documents are equal," if rule == "documents" else ""
+        raise UserError(
+            f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
+            "or files of their own with --validation and --test."
+        )
 
     def _uncut(self) -> str:
         """Say which file has no lines to be cut at; "" where all have, or need none."""
         if self.rule == "bytes":
             return ""
-        files = (file for file in self.sources if not file.is_jsonl)
-        return next(filter(None, (why_uncut(str(f.path), next(read_blocks(f), b"")) for f in files)), "")
+        for file in self.sources:
+            if file.is_jsonl:
+                continue
+            beginning = next(read_blocks(file), b"")
+            if why := why_uncut(str(file.path), beginning):
+                return why
+        return ""
 
     def require_all_splits(self) -> None:
         """Raise UserError unless every split has a document."""
@@ -166,11 +188,16 @@ class Corpus:
         return folds
 
     def _list_of_sentences(self) -> Shape | None:
-        """Return the shape of a file where all of them are lists of sentences, and nobody said what parts documents."""
+        """Return the shape of a file where all are lists of sentences, and nobody said what parts documents."""
         if self._config.document_separator != DEFAULT_SEPARATOR or any(file.is_jsonl for file in self.sources):
             return None
-        shapes = [shape_of(read_blocks(file)) for file in self.sources]
-        return shapes[0] if all(shape.is_list for shape in shapes) else None
+        shapes: list[Shape] = []
+        for file in self.sources:
+            shape = shape_of(read_blocks(file))
+            if not shape.is_list:
+                return None
+            shapes.append(shape)
+        return shapes[0]
 
     def _given(self, split: SplitName) -> Iterator[Fragment]:
         for file in self.given[split]:
@@ -198,10 +225,10 @@ class Corpus:
 
     def _dealt(self, split: SplitName, rule: SplitRule) -> Iterator[Fragment]:
         """Yield the documents that are dealt to ``split``, each whole."""
-        number = -1
+        number = -1  # of the document over all sources
         for file in self.sources:
             folds = self._plan.folds[file]
-            place = -1
+            place = -1  # of the document in this file
             for fragment in read_fragments(file, read_blocks(file), self.layout):
                 number += fragment.first
                 place += fragment.first
@@ -221,6 +248,7 @@ class Corpus:
             natural = _split_of_fold(index % FOLD) if rule == "blocks" else SPLITS[index]
             if self._owner(natural) != split or start == stop:
                 continue
+            # Blocks side by side are read as one text, so that no document is cut between them.
             if ranges and ranges[-1][1] == start:
                 start = ranges.pop()[0]
             ranges.append((start, stop))
@@ -236,12 +264,15 @@ class Corpus:
         size = text_size(file)
         if rule == "blocks":
             return block_borders(file, size)
-        cuts = [size * percent // 100 for percent in CUTS_PERCENT]
-        if rule == "tail" or file.is_jsonl:
-            cuts = [_line_end(file, cut, size) for cut in cuts]
-        elif not self.any_bytes:
-            cuts = [_character_start(file, cut) for cut in cuts]
-        return (0, *cuts, size)
+        borders = [0]
+        for percent in CUTS_PERCENT:
+            cut = size * percent // 100
+            if rule == "tail" or file.is_jsonl:
+                cut = _line_end(file, cut, size)
+            elif not self.any_bytes:
+                cut = _character_start(file, cut)
+            borders.append(cut)
+        return (*borders, size)
 
 
 class _Plan(NamedTuple):
@@ -272,7 +303,7 @@ def _folds(file: SourceFile, blocks: Iterable[bytes], layout: Layout) -> bytes:
 def open_corpus(
     config: DataConfig, *, any_bytes: bool, progress: Callable[[str], None] = lambda _: None
 ) -> Corpus | PublishedText:
-    """Return what reads the text of ``config``: its files, or a published corpus (fetched when it is read)."""
+    """Return what reads the text of ``config``: its files, or a published corpus, fetched when it is read."""
     if config.published:
         return PublishedText(config, any_bytes=any_bytes, progress=progress)
     return Corpus(config, any_bytes=any_bytes)
@@ -314,5 +345,8 @@ def _line_end(file: SourceFile, position: int, size: int) -> int:
 
 def _character_start(file: SourceFile, position: int) -> int:
     """Return ``position`` moved forward to where a UTF-8 character begins."""
-    following = b"".join(read_blocks(file, position, position + 4))
-    return position + next((i for i, byte in enumerate(following) if byte & 0xC0 != 0x80), len(following))
+    following = b"".join(read_blocks(file, position, position + 4))  # no character has more than four bytes
+    for offset, byte in enumerate(following):
+        if byte & 0xC0 != 0x80:  # 10xxxxxx goes on with a character, all else begins one
+            return position + offset
+    return position + len(following)

@@ -15,8 +15,8 @@ from weft.data.token_stream import StreamState, TokenStream
 def open_stream(
     prepared: PreparedData,
     *,
-    lanes: int,
-    length: int,
+    batch_size: int,
+    sequence_length: int,
     seed: int,
     predict_boundary: bool = False,
     rank: int = 0,
@@ -31,8 +31,8 @@ def open_stream(
         return DocumentStream(
             prepared.train,
             prepared.tokenizer,
-            lanes=lanes,
-            length=length,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
             seed=seed,
             predict_boundary=predict_boundary,
             rank=rank,
@@ -41,8 +41,8 @@ def open_stream(
         )
     return TokenStream(
         prepared.train,
-        lanes=lanes,
-        length=length,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
         seed=seed,
         boundary_id=prepared.tokenizer.boundary_id,
         predict_boundary=predict_boundary,
@@ -53,7 +53,8 @@ def open_stream(
 
 
 def join_states(states: Sequence[Any]) -> Any:
-    """Return one state for all ranks, given those of each in order; any rank of any number of them can take it up."""
+    """Return one state for all ranks, given each one's in order; any rank of any number can take it up."""
     if not isinstance(states[0], dict):
-        return states[0]  # all ranks stand at the same segment
+        return states[0]  # of a TokenStream: all ranks stand at the same segment
+    # Of a DocumentStream: each rank knows the places of its own lanes alone.
     return join_document_states(states)

@@ -26,7 +26,8 @@ from weft.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LONGEST_WORD = 512  # characters of a piece that merges are learned from: the time for one grows with its square
+# Characters of a piece that merges are learned from: the time for one grows with its square.
+LONGEST_WORD = 512
 MIN_COUNT = 2  # what occurs once in the training text cannot be learned as a token of its own
 SEED_FACTOR = 4  # unigram: how many times the vocabulary there are candidates at first
 KEEP_SHARE = 0.7  # unigram: the share of candidates that survives each round
@@ -37,7 +38,7 @@ def default_vocab_size(training_bytes: int) -> int:
 
     A thousandth of the bytes, rounded to a power of two (on a log scale), from 512 to 8192: 2 MB give 2048.
     """
-    exponent = round(math.log2(max(training_bytes, 1000) / 1000))
+    exponent = round(math.log2(max(training_bytes, 1000) / 1000))  # not below 0, as it is a shift
     return min(max(1 << exponent, 512), 8192)
 
 
@@ -107,17 +108,22 @@ def _train_unigram(documents: Iterable[bytes], pieces: int) -> Tokenizer:
     words, counts = _count_words(texts, PATTERNS["unigram"])
     candidates, _ = _byte_pairs(texts, PATTERNS["unigram"], SEED_FACTOR * pieces)
     vocabulary = [*byte_characters(), *candidates]
-    scores = np.zeros(len(vocabulary))
+    scores = np.zeros(len(vocabulary))  # log-probabilities, at first all alike
     while True:
+        # Two rounds of EM: segment all words (E), then take the counts of the pieces as their frequencies
+        # (M). Each piece costs 1.0 more than its score says, which favours segmentations into few pieces.
         for _ in range(2):
             frequencies = _segment_counts(vocabulary, scores - 1.0, words, counts)
             scores = np.log((frequencies + 0.5) / frequencies.sum())
+        # Then drop the pieces that are needed least, a share of them at a time, until as many are left as
+        # asked.
         excess = len(vocabulary) - NUM_BYTES - pieces
         if excess <= 0:
             return assemble("unigram", _unigram(vocabulary, scores))
         target = max(pieces, int(KEEP_SHARE * (len(vocabulary) - NUM_BYTES)))
         keep = _most_useful(vocabulary, scores, frequencies, target)
-        vocabulary, scores = [vocabulary[i] for i in keep], scores[keep]
+        vocabulary = [vocabulary[i] for i in keep]
+        scores = scores[keep]
 
 
 _TRAINERS = {
@@ -185,6 +191,7 @@ def _count_words(texts: list[str], pattern: str | None) -> tuple[list[str], NDAr
     trainer = trainers.WordLevelTrainer(vocab_size=2**31, min_frequency=0, show_progress=False)
     with parallelism():
         backend.train_from_iterator(texts, trainer)
+    # The trainer tells no counts: the texts are encoded once more, in which every word is now a token.
     words = _in_order(backend)
     counts = np.zeros(len(words), np.int64)
     for start in range(0, len(texts), 256):
@@ -196,9 +203,9 @@ def _count_words(texts: list[str], pattern: str | None) -> tuple[list[str], NDAr
 
 
 def _unigram(vocabulary: list[str], scores: NDArray[np.float64]) -> Any:
-    # Rounded, as the library reads long decimals from its own JSON with an error in the last place.
     from tokenizers import models
 
+    # Rounded, as the library reads long decimals from its own JSON with an error in the last place.
     return models.Unigram(list(zip(vocabulary, np.round(scores, 6).tolist(), strict=True)))
 
 
@@ -213,6 +220,7 @@ def _segment_counts(
     for start in range(0, len(words), 1 << 16):
         with parallelism():
             encodings = backend.encode_batch_fast(words[start : start + (1 << 16)])
+        # A piece of a word occurs as often as the word does.
         lengths = [len(encoding.ids) for encoding in encodings]
         ids = np.concatenate([encoding.ids for encoding in encodings]).astype(np.int64)
         weights = np.repeat(counts[start : start + (1 << 16)], lengths)
@@ -225,17 +233,18 @@ def _most_useful(
 ) -> list[int]:
     """Return the bytes and the ``pieces`` whose loss would cost the likelihood most, in their old order."""
     score_of = dict(zip(vocabulary, scores.tolist(), strict=True))
-    loss = [
-        frequency * (score_of[piece] - _score_without(piece, score_of))
-        for piece, frequency in zip(vocabulary[NUM_BYTES:], frequencies[NUM_BYTES:].tolist(), strict=True)
-    ]
+    loss: list[float] = []
+    for piece, frequency in zip(vocabulary[NUM_BYTES:], frequencies[NUM_BYTES:].tolist(), strict=True):
+        # Without the piece, every place where it stands is written with others, at their score.
+        loss.append(frequency * (score_of[piece] - _score_without(piece, score_of)))
+    # Ties go to the earlier piece, so that the same text gives the same tokenizer.
     ranked = sorted(range(len(loss)), key=lambda i: (-loss[i], i))
     return [*range(NUM_BYTES), *sorted(NUM_BYTES + i for i in ranked[:pieces])]
 
 
 def _score_without(piece: str, score_of: dict[str, float]) -> float:
     """Return the score of the best segmentation of ``piece`` into others."""
-    best = [0.0] + [-math.inf] * len(piece)
+    best = [0.0] + [-math.inf] * len(piece)  # best[i]: of the first i characters (Viterbi)
     for end in range(1, len(piece) + 1):
         for start in range(end):
             part = piece[start:end]

@@ -1,8 +1,9 @@
-"""One family of tokenizers, all over bytes, so that any text comes back exactly as it went in; and one exception.
+"""One family of tokenizers, all over bytes, so that any text comes back as it went in; and one exception.
 
 Whatever the kind, ids 0..255 are the bytes themselves (in Hugging Face's printable spelling of bytes), the
 pieces that were learned follow, and the two special tokens come last. The exception is ``closed-words``
-(:mod:`weft.data.closed_words`), which exists because published perplexities are over a closed vocabulary of words.
+(:mod:`weft.data.closed_words`), which exists because published perplexities are over a closed vocabulary of
+words.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     import tokenizers
     from numpy.typing import NDArray
 
-BOUNDARY, PADDING = "<|boundary|>", "<|padding|>"
-NUM_BYTES, NUM_SPECIAL = 256, 2
+BOUNDARY = "<|boundary|>"
+PADDING = "<|padding|>"
+NUM_BYTES = 256
+NUM_SPECIAL = 2
 MIN_VOCAB_SIZE = NUM_BYTES + NUM_SPECIAL
 BATCH_BYTES = 1 << 20
 UNKNOWN_WORD = "<unk>"  # of the closed vocabulary
@@ -54,8 +57,8 @@ PATTERNS: dict[TokenizerKind, str | None] = {
 class Tokenizer:
     """Text to token ids and back, exactly, for any Unicode text (kind ``bytes``: for any bytes).
 
-    Kind ``closed-words`` keeps neither spacing nor unknown words: what comes back has a space before each word and
-    each line end, as the WikiText files have.
+    Kind ``closed-words`` keeps neither spacing nor unknown words: what comes back has a space before each
+    word and each line end, as the WikiText files have.
 
     ``backend`` is a ``tokenizers.Tokenizer`` of the family described above; :func:`train_tokenizer` and
     :meth:`load` make them. The special tokens never come out of :meth:`encode`: a text that spells them is
@@ -77,7 +80,9 @@ class Tokenizer:
     @property
     def unknown_id(self) -> int | None:
         """The id of every word that is not in a closed vocabulary; None where nothing is unknown."""
-        found: int | None = self.backend.token_to_id(UNKNOWN_WORD) if self.kind == CLOSED else None
+        if self.kind != CLOSED:
+            return None
+        found: int | None = self.backend.token_to_id(UNKNOWN_WORD)
         return found
 
     def cut(self, fragments: Iterable[Fragment]) -> Iterator[Fragment]:
@@ -97,9 +102,12 @@ class Tokenizer:
         """Return the ids of ``data`` (T); UnicodeDecodeError if not UTF-8 and the kind not ``bytes``."""
         if self.kind == "bytes":
             return _byte_ids(data)
-        pieces = self.cut([Fragment(True, data)]) if len(data) > PIECE_BYTES else [Fragment(True, data)]
-        ids = [ids for _, ids in self.encode_stream(pieces)]
-        return np.concatenate(ids) if ids else np.zeros(0, np.int32)
+        pieces: Iterable[Fragment] = [Fragment(True, data)]
+        if len(data) > PIECE_BYTES:
+            pieces = self.cut(pieces)
+        ids = [np.zeros(0, np.int32)]  # an empty text has no pieces, and there must be something to join
+        ids += [ids_of_piece for _, ids_of_piece in self.encode_stream(pieces)]
+        return np.concatenate(ids)
 
     def encode_stream(self, pieces: Iterable[Fragment]) -> Iterator[tuple[Fragment, NDArray[np.int32]]]:
         """Yield each piece with its ids, encoding about 1 MiB at a time on all cores."""
@@ -118,7 +126,7 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int] | NDArray[Any]) -> bytes:
         """Return the bytes that ``ids`` stand for, special tokens dropped."""
         if self.kind == "bytes":
-            array = np.fromiter(ids, np.int64) if not isinstance(ids, np.ndarray) else ids
+            array = ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64)
             return bytes(array[array < NUM_BYTES].astype(np.uint8).tobytes())
         return b"".join(map(self.token_bytes, ids))
 
@@ -127,23 +135,20 @@ class Tokenizer:
         return self.decode_bytes(ids).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token; none for a special one, and for a row that an embedding has beyond them."""
+        """Return the bytes of one token; none for a special one, and for an embedding's rows beyond the tokens."""
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
+        table = [b""] * self.vocab_size  # special tokens have no bytes
+        vocabulary = self.backend.get_vocab(with_added_tokens=False)
         if self.kind == CLOSED:
-            return self._word_bytes()
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        table = [b""] * self.vocab_size
-        for token, token_id in self.backend.get_vocab(with_added_tokens=False).items():
+            for word, token_id in vocabulary.items():
+                table[token_id] = b" \n" if word == LINE_END_WORD else f" {word}".encode()
+            return table
+        byte_of = bytes_of_characters()
+        for token, token_id in vocabulary.items():
             table[token_id] = bytes(byte_of[character] for character in token)
-        return table
-
-    def _word_bytes(self) -> list[bytes]:
-        table = [b""] * self.vocab_size
-        for word, token_id in self.backend.get_vocab(with_added_tokens=False).items():
-            table[token_id] = b" \n" if word == LINE_END_WORD else f" {word}".encode()
         return table
 
     def to_json(self) -> str:
@@ -153,8 +158,8 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` reads as well.
 
-        There, as with any other model, a text that spells a special token holds that token: templates of chats and
-        trainers write the end of a text so. Weft's own reading stays :meth:`encode`.
+        There, as with any other model, a text that spells a special token holds that token: templates of
+        chats and trainers write the end of a text so. Weft's own reading stays :meth:`encode`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,12 +203,15 @@ class Tokenizer:
             raise UserError(
                 f"'{folder}' has no readable tokenizer.json and tokenizer_config.json: give a folder that Weft saved."
             ) from None
-        kind: Any = config.get("weft_kind") if isinstance(config, dict) else None
+        kind: Any = None
+        if isinstance(config, dict):
+            kind = config.get("weft_kind")
         if kind not in get_args(TokenizerKind):
             raise UserError(f"The tokenizer in '{folder}' was not made by Weft: give a folder that Weft saved.")
         try:
             backend = tokenizers.Tokenizer.from_str(text)
-            backend.post_processor = None  # what puts the boundary first is for Hugging Face: here the caller does
+            # It puts the boundary first, for Hugging Face; here the caller does.
+            backend.post_processor = None
             backend.no_truncation()
             backend.no_padding()
         except BaseException as error:  # the library raises plain Exception, and a panic of its own that is none
@@ -229,23 +237,28 @@ def _fault(kind: TokenizerKind, backend: tokenizers.Tokenizer) -> str | None:
     if missing := [token for token in (BOUNDARY, PADDING) if token not in ids]:
         return f"it has no {missing[0]}"
     if kind == CLOSED:
-        return None if UNKNOWN_WORD in ids else f"it has no {UNKNOWN_WORD}"
-    if any(ids.get(character) != byte for byte, character in enumerate(byte_characters())):
+        if UNKNOWN_WORD in ids:
+            return None
+        return f"it has no {UNKNOWN_WORD}"
+    # Of all other kinds: ids 0..255 are the bytes, every token is made of bytes, and a text comes back
+    # exactly.
+    byte_of = bytes_of_characters()
+    if any(ids.get(character) != byte for character, byte in byte_of.items()):
         return "its first 256 tokens are not the bytes"
     pieces = backend.get_vocab(with_added_tokens=False)
-    if not set("".join(pieces.keys() - {BOUNDARY, PADDING})) <= set(byte_characters()):
+    if not set("".join(pieces.keys() - {BOUNDARY, PADDING})) <= byte_of.keys():
         return "a token of it is not spelled in bytes"
     try:
-        spelled = backend.encode(_PROBE, add_special_tokens=False).tokens
+        spelled = "".join(backend.encode(_PROBE, add_special_tokens=False).tokens)
     except Exception:  # such as that of a unigram model that meets what it does not know
         return "it cannot encode a text"
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    if bytes(byte_of.get(character, 0) for token in spelled for character in token) != _PROBE.encode():
+    if bytes(byte_of.get(character, 0) for character in spelled) != _PROBE.encode():
         return "it does not give a text back as it was"
     return None
 
 
-_PROBE = "A Line,  of 12 Ŋŋ é\u0301 字\r\n\tand <|boundary|>."  # which normalizers and other splitters would change
+# A text that normalizers and other splitters would change.
+_PROBE = "A Line,  of 12 Ŋŋ é\u0301 字\r\n\tand <|boundary|>."
 
 
 def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:
@@ -255,9 +268,16 @@ def assemble(kind: TokenizerKind, model: tokenizers.models.Model) -> Tokenizer:
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizer(PATTERNS[kind])
     backend.decoder = tokenizers.decoders.ByteLevel()
-    special = [tokenizers.AddedToken(token, special=True, normalized=False) for token in (BOUNDARY, PADDING)]
-    backend.add_special_tokens(special)
+    add_special_tokens(backend)
     return Tokenizer(kind, backend)
+
+
+def add_special_tokens(backend: tokenizers.Tokenizer) -> None:
+    """Give ``backend`` the two special tokens, whose ids come behind those of its model."""
+    from tokenizers import AddedToken
+
+    special = [AddedToken(token, special=True, normalized=False) for token in (BOUNDARY, PADDING)]
+    backend.add_special_tokens(special)
 
 
 def pre_tokenizer(pattern: str | None, longest: int | None = None) -> tokenizers.pre_tokenizers.PreTokenizer:
@@ -278,8 +298,20 @@ def pre_tokenizer(pattern: str | None, longest: int | None = None) -> tokenizers
 def byte_characters() -> list[str]:
     """Return the printable character that stands for each byte (the spelling of GPT-2's tokenizer)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(NUM_BYTES)]
+    characters: list[str] = []
+    spare = 0x100  # bytes without a printable character take those from U+0100 on, one after another
+    for byte in range(NUM_BYTES):
+        if byte in printable:
+            characters.append(chr(byte))
+        else:
+            characters.append(chr(spare))
+            spare += 1
+    return characters
+
+
+def bytes_of_characters() -> dict[str, int]:
+    """Return the byte that each character stands for: :func:`byte_characters` the other way round."""
+    return {character: byte for byte, character in enumerate(byte_characters())}
 
 
 @contextmanager
@@ -316,6 +348,7 @@ def _batched(pieces: Iterable[Fragment]) -> Iterator[list[Fragment]]:
         size += len(piece.data)
         if size >= BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch = []
+            size = 0
     if batch:
         yield batch

@@ -14,9 +14,8 @@ from functools import cache
 from typing import Literal
 
 BYTE_ORDER_MARK = "\ufeff"  # as a character; no letter of a text that begins with it
-LONGEST_RUN = (
-    1 << 16
-)  # characters in which no place to cut is found, such as marks that pile up: cut there all the same
+# Characters in which no place to cut is found, as where marks pile up: cut there all the same.
+LONGEST_RUN = 1 << 16
 _FIRST_MARK = 0x300  # no character before it ever joins the one before itself
 
 
@@ -24,9 +23,9 @@ _FIRST_MARK = 0x300  # no character before it ever joins the one before itself
 class Unify:
     """What is made one in a text; nothing, unless it is asked for.
 
-    ``normalize`` composes letters and their marks (Unicode's normalization form C); bytes that are no UTF-8 stay as
-    they are. ``line_ends`` writes ``\\r\\n`` and a lone ``\\r`` as ``\\n``. ``verbatim`` takes a byte-order mark for
-    text, and every file but ``.jsonl`` for plain text.
+    ``normalize`` composes letters and their marks (Unicode's normalization form C); bytes that are no UTF-8
+    stay as they are. ``line_ends`` writes ``\\r\\n`` and a lone ``\\r`` as ``\\n``. ``verbatim`` takes a
+    byte-order mark for text, and every file but ``.jsonl`` for plain text.
     """
 
     normalize: Literal["nfc"] | None = None
@@ -35,13 +34,17 @@ class Unify:
 
     def document(self, text: str) -> str:
         """Return the text of a record in the one way, without a byte-order mark at its start."""
-        return self.text(text if self.verbatim else text.removeprefix(BYTE_ORDER_MARK))
+        if not self.verbatim:
+            text = text.removeprefix(BYTE_ORDER_MARK)
+        return self.text(text)
 
     def text(self, text: str) -> str:
         """Return ``text`` in the one way."""
         if self.line_ends:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        return unicodedata.normalize("NFC", text) if self.normalize else text
+        if self.normalize:
+            text = unicodedata.normalize("NFC", text)
+        return text
 
     def blocks(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield a text that comes in blocks in the one way."""
@@ -58,14 +61,21 @@ class Unify:
 
     def note(self) -> str:
         """Say in a few words, to be put behind others, what is made one and that its bytes are counted; else ""."""
-        told = ["composed letters (NFC)"] * bool(self.normalize) + ["line ends LF"] * bool(self.line_ends)
-        return f", read with {' and '.join(told)}, of which every byte counts" if told else ""
+        told: list[str] = []
+        if self.normalize:
+            told.append("composed letters (NFC)")
+        if self.line_ends:
+            told.append("line ends LF")
+        if not told:
+            return ""
+        return f", read with {' and '.join(told)}, of which every byte counts"
 
 
 AS_IT_IS = Unify()
 
 
 def _line_feeds(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Yield a text with every ``\r\n`` and every lone ``\r`` written as ``\n``."""
     held = b""  # a carriage return whose line feed may come with the next block
     for block in blocks:
         data = held + block
@@ -78,8 +88,11 @@ def _line_feeds(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _composed(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a text with its letters composed."""
+    # Bytes that are no UTF-8 pass as half surrogates, which no normalization touches, and are written as they
+    # were.
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    held = ""
+    held = ""  # what may still be joined with the beginning of the next block
     for block in blocks:
         text = held + decoder.decode(block)
         cut = _last_cut(text)
@@ -109,15 +122,18 @@ def _stands_alone(character: str) -> bool:
     if ord(character) < _FIRST_MARK:
         return True
     first = unicodedata.normalize("NFD", character)[0]
-    return not unicodedata.combining(first) and not {character, first} & _joining()
+    if unicodedata.combining(first):  # marks behind one letter are put in order
+        return False
+    return not {character, first} & _joining()
 
 
 @cache
 def _joining() -> frozenset[str]:
     """Return the characters that are the second of two that are one when composed (Hangul's letters among them)."""
-    found = {chr(code) for first, last in ((0x1161, 0x1176), (0x11A8, 0x11C3)) for code in range(first, last)}
+    # Hangul's vowels and final consonants, whose syllables are composed by a rule and stand in no table.
+    found = set(map(chr, (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))))
     for code in range(_FIRST_MARK, sys.maxunicode + 1):
         parts = unicodedata.decomposition(chr(code)).split()
-        if len(parts) == 2 and not parts[0].startswith("<"):
+        if len(parts) == 2 and not parts[0].startswith("<"):  # "<...>" is of characters that only look alike
             found.add(chr(int(parts[1], 16)))
     return frozenset(found)

@@ -98,8 +98,8 @@ class Trainer:
         """Return the training segments from where ``state`` stands (None: from the start)."""
         stream = open_stream(
             self.prepared,
-            lanes=self.config.batch.batch_size,
-            length=self.config.batch.sequence_length,
+            batch_size=self.config.batch.batch_size,
+            sequence_length=self.config.batch.sequence_length,
             seed=self.config.seed,
             predict_boundary=bool(self.config.predict_boundary),
             rank=self.processes.rank,

@@ -87,12 +87,15 @@ def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.floa
     mostly fewer. A learner that diverges (infinite, or not a number) counts as having given no chance at all.
     """
     nats_KN = np.where(np.isnan(nats_KN), np.inf, nats_KN)
+    # Chances are relative to the best scorer's of each token, so that the sum of a very unlikely one is not 0.
     least_N = nats_KN.min(axis=0)
     chances_NK = np.exp((least_N - nats_KN).T.astype(np.float64))
-    weights, totals_N = np.full(len(nats_KN), 1 / len(nats_KN)), np.empty(len(chances_NK))
+    totals_N = np.empty(len(chances_NK))
+    weights = np.full(len(nats_KN), 1 / len(nats_KN))
     for place, chances in enumerate(chances_NK):
         joint = weights * chances
-        totals_N[place] = total = joint.sum()
+        total = joint.sum()
+        totals_N[place] = total
         weights = (1 - switch) * joint / total + switch / len(weights)
     mixed_N: NDArray[np.float64] = least_N - np.log(totals_N)
     return mixed_N.astype(np.float32)
@@ -113,7 +116,8 @@ def score_adaptively(
     check_adaptable(model)
     learner = copy.deepcopy(model).eval()
     update = _Update(learner, adaptation)
-    nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
+    nats = np.zeros(len(split.tokens), dtype=np.float32)
+    state = None
     for segment in segments(
         split,
         lanes=1,
@@ -126,6 +130,7 @@ def score_adaptively(
             hidden_BTD, state = learner.hidden(segment.inputs_BT, state, segment.reset_BT)
             loss = learner.embedding.loss(hidden_BTD, segment.targets_BT)
         state = detach(state)
+        # Scored before the weights move: the loss is only the mean, this is each token's.
         with torch.no_grad():
             cost_BT = learner.embedding.surprisal(hidden_BTD, segment.targets_BT)
         scored = segment.places_BT >= 0
@@ -151,7 +156,7 @@ class _Update:
     def __call__(self) -> None:
         how = self.adaptation
         self.steps += 1
-        known = 1 - how.smoothing**self.steps
+        known = 1 - how.smoothing**self.steps  # as in Adam: the running mean began at 0
         for parameter, trained, square in zip(self.parameters, self.trained, self.squares, strict=True):
             if parameter.grad is None:
                 continue

@@ -35,7 +35,12 @@ def evaluate_split(
     tells the other; the model's weights are left as they were. ``progress`` is called with the number of tokens done
     since the last call, ``watch`` with how far the whole is.
     """
-    learners = 0 if adapt is None else 1 if isinstance(adapt, Adaptation) else len(adapt)
+    if adapt is None:
+        learners = 0
+    elif isinstance(adapt, Adaptation):
+        learners = 1
+    else:
+        learners = len(adapt)
     far = Progress(split.scored_tokens * (1 + LEARNING * learners), watch or (lambda _: None))
 
     def done(weight: int) -> Callable[[int], None]:
@@ -68,7 +73,9 @@ def evaluate_split(
 def _bits_per_end(nats_D: Nats) -> float | None:
     """Return the mean bits of the documents' ends, of which those that are not known are NaN."""
     known = nats_D[~np.isnan(nats_D)]
-    return total_nats(known) / math.log(2) / len(known) if len(known) else None
+    if not len(known):
+        return None
+    return total_nats(known) / math.log(2) / len(known)
 
 
 def _bits_of_new(nats_N: Nats, split: TokenizedSplit) -> float | None:

@@ -124,4 +124,4 @@ def unlike_training(training: float, validation: float) -> str:
 
 
 def _exp(nats: float) -> float:
-    return math.exp(min(nats, 700.0))
+    return math.exp(min(nats, 700.0))  # exp(710) would raise OverflowError

@@ -22,7 +22,8 @@ from weft.language_model import Module, Scorer
 
 LANES = 16
 SEGMENT = 512
-PLACES, PIECE = 64, 1024  # of a spread part: at most so many places, pieces of at least so many tokens
+PLACES = 64  # of a spread part, at most
+PIECE = 1024  # tokens of each place, at least
 
 
 class ScoredSegment(NamedTuple):
@@ -57,7 +58,7 @@ def score(
     """
     if model.context is not None:
         return score_by_windows(model, split, model.context, boundary_id=boundary_id, progress=progress)
-    nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
+    nats = np.full(len(split.tokens), np.nan, dtype=np.float32)  # a token that nobody scored would show
     nats[split.offsets[:-1]] = 0.0
     state: Any = None
     training = model.training
@@ -99,21 +100,27 @@ def segments(
     one document is longer than a lane would be. With ``score_ends`` the boundary behind a document is a target too, but
     where the document was cut.
     """
-    everything = np.arange(len(split.tokens))
-    order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, lanes)]
-    longest = max(len(lane) for lane in order)
+    # Of each lane, the places of its tokens in the text.
+    if in_order:
+        order = [np.arange(len(split.tokens))]
+    else:
+        order = [np.concatenate(documents) for documents in _deal(split, lanes)]
+    longest = max(map(len, order))
     for start in range(0, longest, length):
+        # One place more than the width: the last token is a target here, and the first input of the next segment.
         width = min(length, longest - start)
         places = np.full((len(order), width + 1), -1, dtype=np.int64)
         for row, lane in zip(places, order, strict=True):
             part = lane[start : start + width + 1]
             row[: len(part)] = part
+        # Behind the end of a lane stand boundaries, which reset the state and are no targets, as all boundaries are.
         tokens = np.where(places >= 0, np.asarray(split.tokens)[places], boundary_id).astype(np.int64)
         first = tokens == boundary_id
         targets = np.where(first, IGNORED, tokens)[:, 1:]
         scored = np.where(targets != IGNORED, places[:, 1:], -1)
         ends = np.full_like(scored, -1)
         if score_ends:
+            # A boundary, also one behind the lane, ends the document of the token before it.
             at_end = first[:, 1:] & (places[:, :-1] >= 0)
             document = np.searchsorted(split.offsets, places[:, :-1][at_end], side="right") - 1
             ends[at_end] = np.where(split.ends[document], document, -1)
@@ -190,5 +197,8 @@ def _piece(split: TokenizedSplit, start: int, stop: int, length: int) -> NDArray
         segment = split.tokens[begin : begin + length]
     else:
         segment = np.concatenate([boundary, split.tokens[start : start + length - 1]])
-        segment = segment[int(segment[1] == boundary[0]) :]  # a document begins right there
-    return segment[:-1] if segment[-1] == boundary[0] else segment
+        if segment[1] == boundary[0]:  # a document begins right there: it has its own boundary
+            segment = segment[1:]
+    if segment[-1] == boundary[0]:  # no document without text
+        segment = segment[:-1]
+    return segment

@@ -73,13 +73,14 @@ def windows(split: TokenizedSplit, context: int) -> Iterator[Window]:
             stop = min(start + context, end - 1)
             yield Window(start, stop, scored)
             scored = stop + 1
-            start = max(begin, scored - 1 - context // 2)
+            start = max(begin, scored - 1 - context // 2)  # half a context is read again, for the tokens after it
 
 
 def _batches(found: Iterator[Window], most: int) -> Iterator[list[Window]]:
     """Group windows of like lengths, about ``most`` inputs together."""
     batch: list[Window] = []
     for window in sorted(found, key=lambda window: window.stop - window.start):
+        # The longest of a batch, to which the others are padded, is the last one.
         if batch and (len(batch) + 1) * (window.stop - window.start) > most:
             yield batch
             batch = []

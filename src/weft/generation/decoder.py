@@ -36,7 +36,8 @@ class PlainDecoder(Decoder):
     """Calls the model: for any model, on any device."""
 
     def __init__(self, model: LanguageModel, state: State) -> None:
-        self._model, self._state = model, state
+        self._model = model
+        self._state = state
 
     @torch.no_grad()
     def step(self, tokens_B: Tensor) -> Tensor:

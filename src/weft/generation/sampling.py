@@ -34,8 +34,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        real = all(isinstance(value, Real) for value in (self.temperature, self.top_p))
-        whole = all(isinstance(value, Integral) for value in (self.top_k, self.seed))
+        real = isinstance(self.temperature, Real) and isinstance(self.top_p, Real)
+        whole = isinstance(self.top_k, Integral) and isinstance(self.seed, Integral)
         if not real or not whole:
             raise UserError("Sampling needs numbers for temperature and top-p, and whole ones for top-k and seed.")
         if not 0 <= self.temperature <= HOTTEST or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -62,16 +62,17 @@ def draw(logits_V: Floats, sampling: Sampling, random: np.random.Generator) -> i
         raise UserError("The model's logits are not numbers: its training diverged; take an earlier checkpoint.")
     if sampling.greedy:
         return likeliest
-    weights_K = logits_V - most
+    weights_K = logits_V - most  # no exponential overflows, as the largest is 0 here
     weights_K *= 1 / sampling.temperature
-    ids_K: Ids | None = None
+    ids_K: Ids | None = None  # of the tokens that are kept, rising; None: all are
     if 0 < sampling.top_k < len(weights_K):
         ids_K = _largest(weights_K, sampling.top_k, np.partition(weights_K, -sampling.top_k)[-sampling.top_k])
         weights_K = weights_K[ids_K]
     np.exp(weights_K, out=weights_K)
     if sampling.top_p < 1:
         inside_K = _nucleus(weights_K, sampling.top_p)
-        weights_K, ids_K = weights_K[inside_K], inside_K if ids_K is None else ids_K[inside_K]
+        weights_K = weights_K[inside_K]
+        ids_K = inside_K if ids_K is None else ids_K[inside_K]
     drawn = _place(weights_K, random.random())
     return drawn if ids_K is None else int(ids_K[drawn])
 
@@ -85,6 +86,7 @@ def surprisal(logits_V: Floats, token: int) -> float:
 def _nucleus(weights_K: Floats, share: float) -> Ids:
     """Return the places, in order, of the fewest largest weights that hold ``share`` of their sum."""
     wanted = share * float(weights_K.sum(dtype=np.float64))
+    # Weights are of the likeliest token's: those of at least 1 % of it nearly always hold the share, and are few.
     for least in SHARES if len(weights_K) > FEW else SHARES[-1:]:
         head = weights_K[weights_K >= least]
         if not least or head.sum(dtype=np.float64) >= wanted:

@@ -89,12 +89,16 @@ def write(
     tokens carry their surprisal under the model itself, before temperature, top-k and top-p, and the prompts' tokens
     are told. UserError for impossible settings.
     """
-    sampling, strings = Sampling() if sampling is None else sampling, stop_strings(stop)
+    strings = stop_strings(stop)
+    if sampling is None:
+        sampling = Sampling()
     if not isinstance(sampling, Sampling):
         raise UserError(f"'sampling' is {told(sampling)}: give a weft.Sampling, such as weft.Sampling(temperature=0).")
     texts = [_Text(lane, tokenizer, strings, sampling) for lane in range(len(prompts))]
     ids = [[tokenizer.boundary_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
-    return _write(model, tokenizer, texts, ids, max_new_tokens, bits) if texts else iter(())
+    if not texts:
+        return iter(())
+    return _write(model, tokenizer, texts, ids, max_new_tokens, bits)
 
 
 def _write(
@@ -106,7 +110,7 @@ def _write(
         tokens_B = torch.full((len(texts),), ENDED)
         alive = texts
         for step in range(count):
-            if step:
+            if step:  # the first token's logits came with the prompt
                 logits_BV = decoder.step(tokens_B.to(logits_BV.device))
             rows = logits_BV.float().cpu().numpy()
             tokens_B.fill_(ENDED)
@@ -124,15 +128,20 @@ class _Text:
     """One of the texts that are being written."""
 
     def __init__(self, lane: int, tokenizer: Tokenizer, stop: tuple[str, ...], sampling: Sampling) -> None:
-        self.lane, self.last = lane, ENDED
+        self.lane = lane
+        self.last = ENDED
         self.written = GrowingText(tokenizer, stop)
-        self._tokenizer, self._sampling = tokenizer, sampling
+        self._tokenizer = tokenizer
+        self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed + lane)
 
     def go_on(self, logits_V: Floats, bits: bool) -> Iterator[Written | Ended]:
         """Draw a token and tell of it; ``last`` is then the token, ``ENDED`` if it was the last."""
-        boundary, padding = self._tokenizer.boundary_id, self._tokenizer.padding_id
-        unasked, logits_V[padding] = logits_V[padding], -np.inf
+        boundary = self._tokenizer.boundary_id
+        padding = self._tokenizer.padding_id
+        # Padding is never drawn. Its logit is put back, as the surprisal is the whole distribution's.
+        unasked = logits_V[padding]
+        logits_V[padding] = -np.inf
         token = draw(logits_V, self._sampling, self._random)
         logits_V[padding] = unasked
         self.last = ENDED
@@ -170,8 +179,11 @@ def _read(
 def _told(texts: list[GrowingText], targets_BT: Tensor, nats_BT: Tensor) -> Iterator[Read]:
     """Yield a piece of each prompt with its bits."""
     for lane, (text, targets, costs) in enumerate(zip(texts, targets_BT.tolist(), nats_BT.tolist(), strict=True)):
-        pairs = [(token, nats / math.log(2)) for token, nats in zip(targets, costs, strict=True) if token != IGNORE]
-        yield Read(lane, [Token(token, text.add(token), cost) for token, cost in pairs])
+        tokens = []
+        for token, nats in zip(targets, costs, strict=True):
+            if token != IGNORE:
+                tokens.append(Token(token, text.add(token), nats / math.log(2)))
+        yield Read(lane, tokens)
 
 
 def _align(prompts: list[list[int]], padding_id: int) -> tuple[Tensor, Tensor, Tensor]:

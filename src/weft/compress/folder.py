@@ -19,7 +19,9 @@ from weft.version import __version__
 
 def check_free(out: Path) -> None:
     """Raise UserError where ``out`` holds something."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not out.exists():
+        return
+    if not out.is_dir() or any(out.iterdir()):
         raise UserError(f"'{out}' already holds something: give --out another folder.")
 
 
@@ -33,7 +35,8 @@ def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
         if (source / RECIPE).is_file():
             data = load_recipe(source / RECIPE).get("data", {})
             values = {"data": data, "weft_version": __version__, "made_by": made_by}
-            if places := places_of(raw_recipe(source)):
+            places = places_of(raw_recipe(source))
+            if places:
                 values[FOUND_AT] = places
             write_atomic(out / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         if (source / TEXTS).is_file():

@@ -33,9 +33,11 @@ def tensorise_maps(model: WeftModel, how: MapConfig) -> tuple[WeftModel, dict[st
             part.to_empty(device="cpu")
             part.initialise(1.0)  # the adapter, if there is one
             errors[name] = part.approximate_(weight_of(dense[name]))
+            # The factors take the place of the matrix; the bias is the dense map's.
             del tensors[f"{name}.weight"]
-            own = {f"{name}.{key}": x.detach() for key, x in part.named_parameters() if key != "bias"}
-            tensors |= own
+            for key, x in part.named_parameters():
+                if key != "bias":
+                    tensors[f"{name}.{key}"] = x.detach()
     assign(products, tensors)
     return products.eval(), errors
 

@@ -39,7 +39,8 @@ def export(
     from weft.export.folder import export_folder
 
     run = Path(run)
-    return export_folder(run, run / format if out is None else Path(out), progress or (lambda _: None))
+    folder = run / format if out is None else Path(out)
+    return export_folder(run, folder, progress or (lambda _: None))
 
 
 __all__ = ["FORMATS", "export"]

@@ -113,7 +113,7 @@ def _by_step(session: Session, tokens_BT: Tensor, state: tuple[Tensor, ...]) -> 
 
 def _check_sequence(session: Session, model: WeftModel) -> Iterator[Check]:
     """Read texts of several lengths with resets in them, and go on from the state that is left."""
-    longest = max(model.window, QUERY_BLOCK) + 3  # long texts take another way through attention than short ones
+    longest = max(model.window, QUERY_BLOCK) + 3  # more than one block of attention's queries
     for batch, time in ((1, 1), (3, 7), (2, _until_full(model)), (1, longest)):
         tokens = _random_tokens(model, batch, time + FURTHER)
         lengths = _pieces(time, batch * model.config.vocab_size)

@@ -50,16 +50,22 @@ class WeftCache(Cache):
 
     @state.setter
     def state(self, state: ModelState | None) -> None:
-        self.tensors = [] if state is None else tensors(state)
-        self._structure = None if state is None else structure(state)
+        if state is None:
+            self.tensors = []
+            self._structure = None
+        else:
+            self.tensors = tensors(state)
+            self._structure = structure(state)
 
     def store(self, state: ModelState, tokens: int) -> None:
         """Put ``state``, after ``tokens`` more tokens, in the place of the last one."""
-        self.state, self.seen = state, self.seen + tokens
+        self.state = state
+        self.seen += tokens
 
     def detach(self) -> WeftCache:
         """Cut the state from the autograd graph that made it, for training over segments; return the cache."""
-        self.state = None if self.state is None else detach(self.state)
+        if self.state is not None:
+            self.state = detach(self.state)
         return self
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -103,7 +109,8 @@ class WeftCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.state, self.seen = None, 0
+        self.state = None
+        self.seen = 0
 
     def crop(self, tokens_to_remove: int) -> None:  # noqa: ARG002
         """Raise UserError: a recurrent state cannot go back."""

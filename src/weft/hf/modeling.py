@@ -102,17 +102,24 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
+        # A number of last positions (0: all), or the positions themselves.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, kept])
         if shift_labels is None and labels is not None:
-            shift_labels = functional.pad(self._told(labels, input_ids, attention_mask)[:, 1:], (0, 1), value=IGNORE)
+            told_BT = self._told(labels, input_ids, attention_mask)
+            shift_labels = functional.pad(told_BT[:, 1:], (0, 1), value=IGNORE)
+        loss = None
+        if shift_labels is not None:
+            loss = self._loss(logits, shift_labels, num_items_in_batch)
         result = CausalLMOutputWithPast(
-            loss=None if shift_labels is None else self._loss(logits, shift_labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             hidden_states=output.hidden_states,
             **{CACHE_NAME: output.get(CACHE_NAME)},
         )
-        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return result if return_dict else result.to_tuple()
 
     def _told(self, labels: Tensor, input_ids: Tensor | None, mask_BS: Tensor | None) -> Tensor:
         """Return ``labels`` (B, T) without those that nothing should predict.
@@ -187,7 +194,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     ) -> Any:
         """Read a model from safetensors only; UserError for a folder with a pickle, damaged or unfitting weights."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info, a pair
         model._set_generation_defaults()
         return loaded
 

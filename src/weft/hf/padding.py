@@ -27,11 +27,11 @@ class Alignment(NamedTuple):
 
     def arrange(self, x: Tensor) -> Tensor:
         """Bring (B, T) or (B, T, D) into the order in which it is read."""
-        return x if self.order_BT is None else _gather(x, self.order_BT)
+        return _gather(x, self.order_BT)
 
     def restore(self, x: Tensor) -> Tensor:
         """Bring (B, T) or (B, T, D) back into the order of the input."""
-        return x if self.place_BT is None else _gather(x, self.place_BT)
+        return _gather(x, self.place_BT)
 
 
 def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: torch.device) -> Alignment:
@@ -50,7 +50,8 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
             "one number for each token, those that the cache has read included."
         )
     mask_BS = mask_BS.to(device).bool()
-    here_BT, began_B = mask_BS[:, seen:], mask_BS[:, :seen].any(1)
+    here_BT = mask_BS[:, seen:]
+    began_B = mask_BS[:, :seen].any(1)  # rows that have read a token before
     if not torch.compiler.is_compiling():
         if bool(here_BT.all()):
             return Alignment(None, None, _start(here_BT, began_B))
@@ -72,5 +73,10 @@ def _start(here_BT: Tensor, began_B: Tensor) -> Tensor:
     return here_BT & (here_BT.long().cumsum(1) == 1) & ~began_B[:, None]
 
 
-def _gather(x: Tensor, order_BT: Tensor) -> Tensor:
-    return x.gather(1, order_BT) if x.dim() == 2 else x.gather(1, order_BT[..., None].expand_as(x))
+def _gather(x: Tensor, order_BT: Tensor | None) -> Tensor:
+    """Return the positions of ``x`` in that order; None is the order that they have."""
+    if order_BT is None:
+        return x
+    if x.dim() == 2:
+        return x.gather(1, order_BT)
+    return x.gather(1, order_BT[..., None].expand_as(x))

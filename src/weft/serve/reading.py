@@ -53,7 +53,8 @@ class Totals:
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return plain data; ``bits_per_byte`` is None of nothing."""
-        return asdict(self) | {"bits_per_byte": self.bits / self.bytes if self.bytes else None}
+        bits_per_byte = self.bits / self.bytes if self.bytes else None
+        return asdict(self) | {"bits_per_byte": bits_per_byte}
 
 
 def score_text(
@@ -68,13 +69,16 @@ def score_text(
     documents = list(join_fragments(split_documents([text.encode()], separator)))
     if not documents:
         raise Refused(422, "The text has nothing but line ends: send some text.")
+    # As the data's splits are made: each document begins with a boundary, and all stand in one array.
     ids = [np.append(tokenizer.boundary_id, tokenizer.encode_bytes(document)) for document in documents]
     offsets = np.cumsum([0, *map(len, ids)])
     size = sum(map(len, documents))
     split = TokenizedSplit(np.concatenate(ids), offsets, size, None, None)
     nats = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
     bits = float(nats.sum(dtype=np.float64)) / math.log(2)
-    shown = [_tokens(tokenizer, split.document(i), nats[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
+    shown = []
+    for number, (start, stop) in enumerate(pairwise(offsets)):
+        shown.append(_tokens(tokenizer, split.document(number), nats[start:stop]))
     return Scored(bits=bits, bytes=size, bits_per_byte=bits / size, documents=shown)
 
 

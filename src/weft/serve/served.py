@@ -48,11 +48,14 @@ class ServedRun:
 
 def load_run(folder: Path) -> ServedRun:
     """Load the run in ``folder``, from its files alone; UserError where it is not a whole run."""
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model = load_model(folder)
+    tokenizer = load_tokenizer(folder)
     register()
     name = folder.resolve().name
-    has_recipe = (folder / runs.RECIPE).is_file()
-    data = runs.saved_recipe(folder).data if has_recipe else DataConfig(sources=())
+    # A folder of weights alone, without a recipe, is served too, with the usual separator.
+    data = DataConfig(sources=())
+    if (folder / runs.RECIPE).is_file():
+        data = runs.saved_recipe(folder).data
     return ServedRun(
         name=name,
         names=frozenset({name, str(folder), str(folder.resolve())}),

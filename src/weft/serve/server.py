@@ -35,7 +35,7 @@ def serve(run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[st
         if not loopback:
             tell(f"Warning: whoever reaches {address} can use this server; it asks for no password.")
         app = build_app(load_run(run), limits, loopback=loopback)
-        shown = f"[{address}]" if ":" in address else address
+        shown = f"[{address}]" if ":" in address else address  # IPv6, as addresses of pages have it
         tell(f"Serving '{run}' at http://{shown}:{port} (Ctrl-C ends it).")
         _run(app, listener)
 

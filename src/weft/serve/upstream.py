@@ -35,7 +35,8 @@ SEED: ContextVar[int | None] = ContextVar("SEED", default=None)
 def openai_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, listing: dict[str, Any]) -> ASGIApp:
     """Return transformers' application for ``model``, which it lists as ``listing`` has it."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call] # theirs warns of every request that it received
-    manager, state = _OneModel(model, tokenizer, listing), _State()
+    manager = _OneModel(model, tokenizer, listing)
+    state = _State()
     offered: dict[str, Any] = {
         "model_manager": manager,
         "chat_handler": ChatCompletionHandler(manager, state),
@@ -132,7 +133,8 @@ def _begun(inputs: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
 def _seeded(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``fn``, to be run from this request's seed."""
     seed = SEED.get()
-    seed = secrets.randbits(62) if seed is None else seed
+    if seed is None:
+        seed = secrets.randbits(62)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         torch.manual_seed(seed)

@@ -24,10 +24,11 @@ class Worker:
         Between two items the thread looks at the event by itself. Close the iterator (``contextlib.aclosing``) to stop
         early. What ``items`` raises is raised here.
         """
-        loop, stop = asyncio.get_running_loop(), threading.Event()
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
         queue: asyncio.Queue[_Put] = asyncio.Queue()
 
-        def put(event: _Put) -> None:
+        def put(event: _Put) -> None:  # called in the thread, where an asyncio queue may not be touched
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
         self._pool.submit(_run, items, stop, put)

@@ -28,7 +28,8 @@ def check_free(out: Path) -> None:
 def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
     """Write ``model``, made of the run ``source``, with its tokenizer and what says where its texts are.
 
-    ``made_by`` is the command. The recipe holds the texts alone: the new run was not trained, and cannot be resumed.
+    ``made_by`` is the command. The recipe holds the texts alone: the new run was not
+    trained, and cannot be resumed.
     """
     with disk_errors(out):
         save_model(model, load_tokenizer(source), out)

@@ -80,9 +80,10 @@ def pack(
 ) -> Packed:
     """Return what each compressor needs for ``text`` after ``training``, both as the model reads them.
 
-    Of a text of more than 8 MB sixteen stretches are taken, evenly from all of it, 8 MB together. ``separator`` is
-    written between documents. Where ``training`` is None, ``unprimed`` is the sentence that says why. ``progress`` is
-    called with the name of a compressor and the share that it has done. Raises UserError for an empty text.
+    Of a text of more than 8 MB sixteen stretches are taken, evenly from all of it, 8 MB together.
+    ``separator`` is written between documents. Where ``training`` is None, ``unprimed`` is the sentence
+    that says why. ``progress`` is called with the name of a compressor and the share that it has done.
+    Raises UserError for an empty text.
     """
     if not text.bytes:
         raise UserError("There is nothing to measure: the text is empty.")
@@ -171,7 +172,8 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
     for start in starts:
         tokens = np.array(split.tokens[start : start + length])
         if split.continues is not None:
-            # Padding, which has no bytes, in the place of each boundary where a long document was cut in reading.
+            # Padding, which has no bytes, in the place of each boundary where a long document
+            # was cut in reading.
             first, last = np.searchsorted(split.offsets[:-1], [start, start + length])
             places = split.offsets[first:last][split.continues[first:last]]
             tokens[places - start] = tokenizer.padding_id

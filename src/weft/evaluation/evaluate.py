@@ -31,9 +31,9 @@ def evaluate_split(
 ) -> Metrics:
     """Return the figures of ``split``: every byte is scored, with state carried through each document.
 
-    With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and ``bits_per_byte_frozen``
-    tells the other; the model's weights are left as they were. ``progress`` is called with the number of tokens done
-    since the last call, ``watch`` with how far the whole is.
+    With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and
+    ``bits_per_byte_frozen`` tells the other; the model's weights are left as they were. ``progress`` is
+    called with the number of tokens done since the last call, ``watch`` with how far the whole is.
     """
     if adapt is None:
         learners = 0
@@ -57,7 +57,8 @@ def evaluate_split(
     per_end = _bits_per_end(ends)
     if adapt is None:
         seconds = time.perf_counter() - started
-        return compute_metrics(total_nats(frozen), split, seconds, new=_bits_of_new(frozen, split), per_end=per_end)
+        new = _bits_of_new(frozen, split)
+        return compute_metrics(total_nats(frozen), split, seconds, new=new, per_end=per_end)
     if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
         started = time.perf_counter()
     adapted = score_dynamically(
@@ -65,9 +66,8 @@ def evaluate_split(
     )
     seconds = time.perf_counter() - started
     bits = compute_metrics(total_nats(frozen), split, seconds).bits_per_byte
-    return compute_metrics(
-        total_nats(adapted), split, seconds, frozen=bits, new=_bits_of_new(adapted, split), per_end=per_end
-    )
+    new = _bits_of_new(adapted, split)
+    return compute_metrics(total_nats(adapted), split, seconds, frozen=bits, new=new, per_end=per_end)
 
 
 def _bits_per_end(nats_D: Nats) -> float | None:
@@ -79,7 +79,7 @@ def _bits_per_end(nats_D: Nats) -> float | None:
 
 
 def _bits_of_new(nats_N: Nats, split: TokenizedSplit) -> float | None:
-    """Return the bits per byte of the lines that are not in the training text; None where none or all of them are."""
+    """Return the bits per byte of the lines that are not in the training text; None if none or all are."""
     new_bytes = split.bytes - split.repeated_bytes
     if split.repeated is None or not split.repeated_bytes or not new_bytes:
         return None

@@ -80,8 +80,8 @@ def compute_metrics(
 ) -> Metrics:
     """Return the figures of ``split`` whose tokens cost ``nats`` together.
 
-    ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have, ``per_end``
-    the bits of the end of a document.
+    ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have,
+    ``per_end`` the bits of the end of a document.
     """
     bits = nats / math.log(2)
     return Metrics(

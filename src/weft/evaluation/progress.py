@@ -10,8 +10,8 @@ from collections.abc import Callable
 class Progress:
     """Counts the ``total`` tokens of a text as they are scored.
 
-    Call it with the number of tokens done since the last call; ``tell`` then hears of it. The pace is that after the
-    first call: what comes before may be the making of kernels.
+    Call it with the number of tokens done since the last call; ``tell`` then hears of it. The pace is that
+    after the first call: what comes before may be the making of kernels.
     """
 
     def __init__(self, total: float, tell: Callable[[Progress], None] = lambda _: None) -> None:

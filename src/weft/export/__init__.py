@@ -29,8 +29,8 @@ def export(
     """Write the model of a run directory to the folder ``out`` (default: ``RUN/onnx``), checked against the model.
 
     An earlier export there is replaced once the new one is whole. ``progress`` is told what is done next.
-    Raises UserError for an unknown format, a missing extra, a folder that holds something else, and a program that
-    does not give the model's logits.
+    Raises UserError for an unknown format, a missing extra, a folder that holds something else, and a
+    program that does not give the model's logits.
     """
     if format not in FORMATS:
         raise UserError(f"There is no export format '{format}': the formats are {', '.join(FORMATS)}.")

@@ -67,7 +67,8 @@ class Session:
 def check_program(name: ProgramName, model: WeftModel, layout: StateLayout, path: Path) -> list[Check]:
     """Return how far the program at ``path`` is from ``model``.
 
-    Raises UserError where onnxruntime cannot run it, or where a logit differs by more than :data:`TOLERANCE`.
+    Raises UserError where onnxruntime cannot run it, or where a logit differs by more
+    than :data:`TOLERANCE`.
     """
     session = Session(name, path, layout)
     checks = list(_check_step(session, model) if name == "step" else _check_sequence(session, model))
@@ -82,14 +83,16 @@ def check_program(name: ProgramName, model: WeftModel, layout: StateLayout, path
 
 def _check_step(session: Session, model: WeftModel) -> Iterator[Check]:
     """Read token by token, from the start of a text and from where every block's window is full."""
-    # From the start of a text: the state fills up, and what is not filled yet must have no part in the logits.
+    # From the start of a text: the state fills up, and what is not filled yet must have
+    # no part in the logits.
     full = _until_full(model)
     tokens = _random_tokens(model, 2, min(full, FIRST_STEPS))
     expected, _ = model(tokens)
     difference = _largest(_by_step(session, tokens, session.layout.start(2)), expected)
     yield _check(session, "from the start of a text", tokens, difference)
 
-    # From where every window is full: old positions must go. The model reads up to there, as steps would take long.
+    # From where every window is full: old positions must go. The model reads up to
+    # there, as steps would take long.
     tokens = _random_tokens(model, 3, full + FURTHER)
     _, state = model.hidden(tokens[:, :-FURTHER])
     expected, _ = model(tokens[:, -FURTHER:], state)
@@ -128,7 +131,7 @@ def _pieces(time: int, numbers: int) -> list[int]:
 
 
 def _run_pieces(session: Session, model: WeftModel, tokens_BT: Tensor, lengths: list[int]) -> float:
-    """Return the largest difference over pieces of ``lengths`` tokens, each read from the state of the one before."""
+    """Return the largest difference over pieces of ``lengths`` tokens, each read from the state before."""
     reset_BT = torch.rand(tokens_BT.shape, generator=torch.Generator().manual_seed(1)) < 0.1
     pieces = zip(torch.split(tokens_BT, lengths, 1), torch.split(reset_BT, lengths, 1), strict=True)
     flat = session.layout.start(tokens_BT.shape[0])
@@ -150,9 +153,8 @@ def _largest(actual: Tensor, expected: Tensor) -> float:
 
 
 def _check(session: Session, what: str, tokens: Tensor, difference: float) -> Check:
-    return Check(
-        program=session.name, what=what, batch=tokens.shape[0], tokens=tokens.shape[1], largest_difference=difference
-    )
+    batch, time = tokens.shape
+    return Check(program=session.name, what=what, batch=batch, tokens=time, largest_difference=difference)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _aside(out: Path) -> Iterator[Path]:
             out.rename(old)
         new.rename(out)
         sync_folder(out.parent)
-        sweep(out.parent, escape(f"{out.name}.before"))  # an earlier one, where a process was killed between the two
+        sweep(out.parent, escape(f"{out.name}.before"))  # of a process that was killed between the renames
     finally:
         if old.exists() and not out.exists():  # stopped between the two renames
             old.rename(out)
@@ -120,6 +120,9 @@ def _sync(path: Path) -> None:
 def _describe(model: WeftModel, tokenizer: Tokenizer, layout: StateLayout, checks: list[Check]) -> dict[str, Any]:
     """Return the content of ``export.json``."""
     config = model.config
+    differences = dict.fromkeys(PROGRAMS, 0.0)
+    for check in checks:
+        differences[check.program] = max(differences[check.program], check.largest_difference)
     return {
         "weft_export": FORMAT,
         "weft_version": __version__,
@@ -134,7 +137,7 @@ def _describe(model: WeftModel, tokenizer: Tokenizer, layout: StateLayout, check
                 "file": f"{name}.onnx",
                 "inputs": input_names(name, layout),
                 "outputs": output_names(layout),
-                "largest_difference": max(check.largest_difference for check in checks if check.program == name),
+                "largest_difference": differences[name],
             }
             for name in PROGRAMS
         },

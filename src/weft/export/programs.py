@@ -99,7 +99,8 @@ def _traced(name: ProgramName, model: WeftModel, layout: StateLayout) -> tuple[n
     module: Step
     args: tuple[Any, ...]
     dims: tuple[Any, ...]
-    # Two texts, and three tokens where there may be more: a dimension of 1 would be taken for one that stays 1.
+    # Two texts, and three tokens where there may be more: a dimension of 1 would be
+    # taken for one that stays 1.
     if name == "step":
         module = Step(model, layout)
         args = (torch.zeros(2, 1, dtype=torch.long),)
@@ -129,7 +130,8 @@ def output_names(layout: StateLayout) -> list[str]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep what torch's exporter says to its own developers off the terminal."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")  # that torchvision is not installed
+    # This one says that torchvision is not installed.
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

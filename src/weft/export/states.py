@@ -1,7 +1,8 @@
 """The state of a model as a flat list of named tensors of fixed shape, which is how an exported program carries it.
 
-The fixed form is that of :meth:`WeftModel.empty_state`: no tensor of it changes its shape. A text starts with zeros
-everywhere (False for booleans), which every block reads as "nothing happened yet". Shapes: B batch.
+The fixed form is that of :meth:`WeftModel.empty_state`: no tensor of it changes its shape.
+A text starts with zeros everywhere (False for booleans), which every block reads as
+"nothing happened yet". Shapes: B batch.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class StateLayout:
 
     def __init__(self, model: WeftModel) -> None:
         self._template = model.empty_state(1, torch.device("cpu"))
-        by_number = (*self._template.blocks, self._template.embedding)  # latent bigrams have the number after the last
+        # Latent bigrams have the number after the last block application.
+        by_number = (*self._template.blocks, self._template.embedding)
         carried = []
         for name, x in zip(_names(by_number), tensors(by_number), strict=True):
             if x.numel():  # a QRNN of kernel size 1 remembers no inputs: what has no elements is not carried

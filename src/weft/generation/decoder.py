@@ -1,6 +1,7 @@
 """One token after another: a model with a state of its own, in the form that is fastest where it runs.
 
-A decoder is a private copy of the state, so it may change it in place; the state that comes out is the model's own.
+A decoder is a private copy of the state, so it may change it in place; the state that
+comes out is the model's own.
 Shapes: B texts, T positions, V vocabulary.
 """
 

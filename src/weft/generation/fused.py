@@ -1,7 +1,7 @@
 """On a CPU: one token's step as one kernel (:mod:`weft.ops.cpu.decode`).
 
-A model of 10M parameters has some 200 operators a token, each of which costs torch more than its arithmetic. As one
-kernel it costs the time in which memory gives the weights, and little more.
+A model of 10M parameters has some 200 operators a token, each of which costs torch more than its arithmetic.
+As one kernel it costs the time in which memory gives the weights, and little more.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from weft.ops.cpu import decode as d
 MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
 _BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
 _MAPS = (nn.Linear, GateMap, LowRank, BlockDense, BlockShuffle, MatrixProduct, nn.ParameterList)
-_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, TokenShift, *_MAPS, *NORMS, *_BLOCKS)
-_turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
+_SHELL = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, TokenShift)
+_PARTS = (*_SHELL, *_MAPS, *NORMS, *_BLOCKS)
+_turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads
 
 
 def fused_decoder(model: LanguageModel, state: ModelState, rows: int) -> FusedDecoder | None:
@@ -63,7 +64,7 @@ def covers(model: LanguageModel) -> TypeGuard[WeftModel]:
 
 
 def _is_suffix(state: Any) -> bool:
-    """Return whether the remembered positions of the current document are the last ones, as the model leaves them."""
+    """Return whether the remembered positions of the document are the last ones, as the model leaves them."""
     if isinstance(state, ShiftedState):
         return _is_suffix(state.mixer)
     if not isinstance(state, AttentionState):
@@ -85,7 +86,9 @@ class FusedDecoder(Decoder):
         self._tokens_B = program.tokens_B.numpy()
         self._lanes_B = program.lanes_B.numpy()
         self._seen_NB = program.seen_NB.numpy()
-        self._angles = [(table_K.numpy(), frequencies(width).numpy()) for width, table_K in program.angles.items()]
+        self._angles = []
+        for width, table_K in program.angles.items():
+            self._angles.append((table_K.numpy(), frequencies(width).numpy()))
         self._remembered = state.embedding  # by bigrams
 
     def step(self, tokens_B: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """On CUDA: one token's step, recorded once as a graph of kernels and replayed, so that Python starts one thing a token.
 
-A graph needs tensors that never change their place or size. So each attention's memory is filled up to its full window
-with positions that are of no document, which the model masks as it masks those before a reset: what it computes is the
-same, and the states of one step are as large as those of the next.
+A graph needs tensors that never change their place or size. So each attention's memory is filled up to its
+full window with positions that are of no document, which the model masks as it masks those before a reset:
+what it computes is the same, and the states of one step are as large as those of the next.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def filled_up(state: Any, window: int) -> Any:
     """Return a block's state whose attention remembers ``window`` positions, the new ones first and of no document."""
     if isinstance(state, AttentionState):
         missing = window - state.valid_BM.shape[1]
-        before_MGK = (0, 0, 0, 0, missing, 0)  # F.pad counts from the last dimension: K and G stay, M grows in front
+        # F.pad counts from the last dimension: K and G stay, M grows in front.
+        before_MGK = (0, 0, 0, 0, missing, 0)
         keys_BMGK = F.pad(state.keys_BMGK, before_MGK)
         values_BMGK = F.pad(state.values_BMGK, before_MGK)
         return AttentionState(keys_BMGK, values_BMGK, F.pad(state.valid_BM, (missing, 0), value=False))
@@ -97,14 +98,16 @@ class FixedDecoder(Decoder):
     def record(self) -> None:
         """Record a step as a CUDA graph; from now on it is replayed. RuntimeError where something cannot be."""
         before = map_state(Tensor.clone, self._state)
-        # Warm up on a stream of its own, as torch asks for; what the default stream has begun must be done first.
+        # Warm up on a stream of its own, as torch asks for; what the default stream has
+        # begun must be done first.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 self._advance()
         torch.cuda.current_stream().wait_stream(stream)
-        # Other threads may go on with CUDA meanwhile: only this one's calls are recorded, and none of theirs fails.
+        # Other threads may go on with CUDA meanwhile: only this one's calls are recorded,
+        # and none of theirs fails.
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._advance()

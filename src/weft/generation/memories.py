@@ -1,8 +1,9 @@
 """What each kind of block remembers, laid out for the kernel that reads one token at a time.
 
-A memory takes the model's state in and gives it back. A ring's slots are taken in turn, so nothing is ever moved.
-Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S slots of a ring
-(M + 1), W kernel size of a QRNN.
+A memory takes the model's state in and gives it back. A ring's slots are taken in turn,
+so nothing is ever moved.
+Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S
+slots of a ring (M + 1), W kernel size of a QRNN.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Nothing:
 class Last:
     """What the mixer of a block with token shift remembers, and the block's last input.
 
-    Inputs stand in a ring of two: a thread writes the one of its channels while another still reads the one before.
+    Inputs stand in a ring of two: a thread writes the one of its channels while another
+    still reads the one before.
     """
 
     def __init__(self, mixer: Memory, share: Tensor, state: ShiftedState, place: int) -> None:

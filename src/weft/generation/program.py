@@ -1,8 +1,8 @@
 """The list of operations by which :mod:`weft.ops.cpu.decode` reads a token, written for one model and its state.
 
-A block is two or three operations after one another: a norm, the map with what follows it, the map onto the residual
-stream; attention has its keys, its rings and its heads between. Shapes: B texts, D model width, K head width, N block
-applications, V vocabulary.
+A block is two or three operations after one another: a norm, the map with what follows it, the map onto the
+residual stream; attention has its keys, its rings and its heads between. Shapes: B texts, D model width, K
+head width, N block applications, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ Value = int | float | Tensor | None
 class Program:
     """The list, and all memory that it names.
 
-    Every size is asked of the block that has it: blocks of one kind may have other heads, windows, cells and kernels.
-    ``place`` is the place of the next token in the text, counted from the first that the attention remembers.
-    ``fields`` is the list as the kernel reads it; ``counters`` must be zero before each token.
+    Every size is asked of the block that has it: blocks of one kind may have other heads, windows, cells and
+    kernels. ``place`` is the place of the next token in the text, counted from the first that the attention
+    remembers. ``fields`` is the list as the kernel reads it; ``counters`` must be zero before each token.
     """
 
     def __init__(self, model: WeftModel, state: ModelState, rows: int, threads: int) -> None:
@@ -57,7 +57,7 @@ class Program:
         self._model = model
         self._rows = rows
         self._threads = threads
-        self._kept: list[Tensor] = []  # operations hold addresses alone: without this their memory would be freed
+        self._kept: list[Tensor] = []  # operations hold addresses alone: else their memory would be freed
         self._operations: list[NDArray[np.int64]] = []
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self._merged: dict[nn.Module, Tensor] = {}
@@ -65,9 +65,13 @@ class Program:
         self._after = 0  # tasks that must be done before the last operation may begin
         self._pre = config.norm_placement == "pre"
 
-        # A thread norms a text into memory of its own, `_own` numbers long: as many inputs as the widest QRNN kernel
-        # reads. With token shift these are shifted, and the input as it was stands behind them, from `_raw` on.
-        kernel_size = max((block.kernel_size for block in model.blocks if isinstance(block, QRNNBlock)), default=1)
+        # A thread norms a text into memory of its own, `_own` numbers long: as many inputs as the
+        # widest QRNN kernel reads. With token shift these are shifted, and the input as it was stands
+        # behind them, from `_raw` on.
+        kernel_size = 1
+        for block in model.blocks:
+            if isinstance(block, QRNNBlock):
+                kernel_size = max(kernel_size, block.kernel_size)
         if config.token_shift:
             self._raw = up(kernel_size * width)
             self._own = self._raw + up(width)
@@ -79,16 +83,19 @@ class Program:
         self._x_BD = self._buffer("x", width)
         self._next_BD = self._buffer("next", width)
 
-        # What whoever reads a token sets before the kernel runs: the tokens, the texts that go on, the rotary tables.
+        # What whoever reads a token sets before the kernel runs: the tokens, the texts that
+        # go on, the rotary tables.
         self.place = remembered(state)
         self.tokens_B = torch.zeros(rows, dtype=torch.long)
         self.lanes_B = torch.arange(rows)
         self.angles: dict[int, Tensor] = {}  # by head width: cosines, then sines
-        # With latent bigrams, tokens' vectors are no rows of a table: here stands what the first block reads.
+        # With latent bigrams, tokens' vectors are no rows of a table: here stands what
+        # the first block reads.
         self.ready_BD = torch.zeros(rows, width) if model.ngrams is not None else None
         self.logits_BV = torch.zeros(rows, config.vocab_size)
 
-        self.seen_NB = torch.zeros(len(model.schedule), rows, dtype=torch.long)  # positions of the document remembered
+        # Positions of the current document that each memory holds.
+        self.seen_NB = torch.zeros(len(model.schedule), rows, dtype=torch.long)
         self.memories = [self._memory(number, part) for number, part in enumerate(state.blocks)]
         self._mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
         self._write()
@@ -124,10 +131,11 @@ class Program:
             table = self.ready_BD
             scale = 1.0
         x = self._x_BD
-        self._add("EMBED", {"table": table, "to": x, "stride": x.stride(0), "width": width, "scale": scale}, tasks=1)
+        fields: dict[str, Value] = {"table": table, "to": x, "stride": x.stride(0), "width": width, "scale": scale}
+        self._add("EMBED", fields, tasks=1)
 
-        # A pre-norm block reads the stream by its own norm. A post-norm block norms what it has added; that is done
-        # by whoever reads it, so each operation takes the norm of the block before.
+        # A pre-norm block reads the stream by its own norm. A post-norm block norms what it has added; that
+        # is done by whoever reads it, so each operation takes the norm of the block before.
         before: nn.Module = nn.Identity()
         for number, memory, mixer in zip(self._model.schedule, self.memories, self._mixers, strict=True):
             block: Any = self._model.blocks[number]
@@ -211,7 +219,7 @@ class Program:
         self._join(block, attended)
 
     def _dense(self, part: LinearMap) -> Map:
-        """Return the matrix and the bias of a map; factors are multiplied once, for all applications of a block."""
+        """Return the matrix and the bias of a map; factors are multiplied once for all uses of a block."""
         if isinstance(part, nn.Linear):
             return part.weight, part.bias
         if part not in self._merged:
@@ -219,7 +227,7 @@ class Program:
         return self._merged[part], part.bias
 
     def _norm(self, norm: Any, memory: Memory | Last | None = None) -> None:
-        """Let the maps that follow read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
+        """Let the next maps read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
         x = self._x_BD
         fields: dict[str, Value] = {
             "source": x,
@@ -269,14 +277,14 @@ class Program:
         more: Mapping[str, Value] | None = None,
         beside: bool = False,
     ) -> None:
-        """Multiply ``source`` (None: what a thread has normed) by matrices of one shape; ``then`` is what follows."""
+        """Multiply ``source`` (None: what a thread has normed) by matrices of one shape, ``then`` go on."""
         if maps:
             rows, columns = maps[0][0].shape
         else:  # a block without an output map: only what follows is done
             rows = self._model.config.hidden_size
             columns = 0
-        # A small product is one task for each thread, as taking a task costs time, too; a large one is several, so
-        # that a thread that is late leaves more of them to the others.
+        # A small product is one task for each thread, as taking a task costs time, too; a large one is
+        # several, so that a thread that is late leaves more of them to the others.
         tasks = min(_TASKS, max(1, rows * len(maps) * columns // (_LEAST * self._threads)))
         each = up(-(-rows // (tasks * self._threads)))  # rows of a task
         fields: dict[str, Value] = {
@@ -301,7 +309,7 @@ class Program:
     def _add(
         self, kind: str, fields: Mapping[str, Value], *, tasks: int = 0, beside: bool = False
     ) -> NDArray[np.int64]:
-        """Append an operation with so many tasks for each thread; its fields are those of :mod:`weft.ops.cpu.decode`.
+        """Append an operation with so many tasks for each thread; :mod:`weft.ops.cpu.decode` has its fields.
 
         It waits for all before it, or ``beside`` the last one for what that one waits for.
         """
@@ -327,7 +335,7 @@ class Program:
         return value or 0
 
     def _buffer(self, name: str, width: int) -> Tensor:
-        """Return memory for what one operation hands to the next, the same for all blocks that need as much."""
+        """Return memory for what one operation hands to the next, the same for all blocks that need it."""
         return self._buffers.setdefault((name, width), torch.zeros(self._rows, up(width)))
 
     def _count(self) -> NDArray[np.int64]:
@@ -339,14 +347,15 @@ class Program:
         return counters.numpy()
 
     def _listed(self) -> NDArray[np.int64]:
-        """Put head and operations together; make the threads' own memory: what they norm, then what attention needs."""
-        # Attention's scratch: a query and a sum of values, and the score of every slot.
+        """Put head and operations together, and make the threads' own memory."""
+        # A thread's memory is what it norms, then attention's scratch: a query, the sum of values that it
+        # gets, and the score of every slot.
         scratch = 0
         for memory in self._mixers:
             if isinstance(memory, Ring):
                 scratch = max(scratch, 2 * memory.keys_BGSK.shape[-1] + up(memory.slots))
         own = self._rows * self._own + VECTOR
-        each = -(-4 * (own + scratch) // _LINE) * _LINE  # bytes: numbers are float32
+        each = -(-4 * (own + scratch) // _LINE) * _LINE  # bytes, as numbers are float32
 
         head = np.zeros(d.HEAD, np.int64)
         head[d.COUNT] = len(self._operations)

@@ -20,9 +20,10 @@ def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
 class GrowingText:
     """Puts tokens' bytes together to text; what is not UTF-8 becomes U+FFFD.
 
-    Text is given as soon as all bytes so far are whole characters and no stop string may have begun. The text ends
-    before the stop string that is complete first (the longest, where several end at once), as if it came character by
-    character, so it does not depend on the borders of tokens. ``stopped`` says that it has ended so.
+    Text is given as soon as all bytes so far are whole characters and no stop string may have begun.
+    The text ends before the stop string that is complete first (the longest, where several end at
+    once), as if it came character by character, so it does not depend on the borders of tokens.
+    ``stopped`` says that it has ended so.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -56,7 +57,8 @@ class GrowingText:
 
     def _cut(self) -> bool:
         """Cut what is held before the first stop string in it; return whether there is one."""
-        # The first to be complete; of those that end at once the longest, which is the one that begins first.
+        # The first to be complete; of those that end at once the longest, which is the
+        # one that begins first.
         found = []
         for stop in self._stop:
             start = self._held.find(stop)

@@ -1,8 +1,8 @@
 """The one loop that writes text, over the explicit state.
 
-Prompts of different lengths are aligned at their ends; the padding before a prompt is cut off by the reset at its
-boundary token, so a batch writes what each prompt alone would. Whatever is told of a text comes as an event, in order:
-what was read of its prompt (where that is asked for), each token, its end.
+Prompts of different lengths are aligned at their ends; the padding before a prompt is cut off by the reset
+at its boundary token, so a batch writes what each prompt alone would. Whatever is told of a text comes as an
+event, in order: what was read of its prompt (where that is asked for), each token, its end.
 Shapes: B prompts, T positions, V vocabulary.
 """
 
@@ -58,9 +58,9 @@ class Written(NamedTuple):
 class Ended(NamedTuple):
     """Text ``lane`` has ended.
 
-    ``rest`` is what was held back: of a character that was never finished, or of a stop string that never came.
-    ``finish`` is "length" where it has all the tokens that were asked for, else "stop": the model ended the document,
-    or a stop string came.
+    ``rest`` is what was held back: of a character that was never finished, or of a stop string that never
+    came. ``finish`` is "length" where it has all the tokens that were asked for, else "stop": the model
+    ended the document, or a stop string came.
     """
 
     lane: int
@@ -83,11 +83,11 @@ def write(
 ) -> Iterator[Event]:
     """Yield what happens while every prompt is continued, as it happens.
 
-    The texts take turns, token by token. Text i draws from a generator of its own, seeded with ``seed + i``. A text
-    ends before the first of the ``stop`` strings in what is written (the prompt does not count), and is given only as
-    far as none may have begun; the token that completes one is told, too, with the text before it. With ``bits``,
-    tokens carry their surprisal under the model itself, before temperature, top-k and top-p, and the prompts' tokens
-    are told. UserError for impossible settings.
+    The texts take turns, token by token. Text i draws from a generator of its own, seeded with ``seed + i``.
+    A text ends before the first of the ``stop`` strings in what is written (the prompt does not count), and
+    is given only as far as none may have begun; the token that completes one is told, too, with the text
+    before it. With ``bits``, tokens carry their surprisal under the model itself, before temperature, top-k
+    and top-p, and the prompts' tokens are told. UserError for impossible settings.
     """
     strings = stop_strings(stop)
     if sampling is None:
@@ -102,7 +102,12 @@ def write(
 
 
 def _write(
-    model: LanguageModel, tokenizer: Tokenizer, texts: list[_Text], ids: list[list[int]], count: int, bits: bool
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: list[_Text],
+    ids: list[list[int]],
+    count: int,
+    bits: bool,
 ) -> Iterator[Event]:
     with _evaluating(model):
         logits_BV, state = yield from _read(model, tokenizer, ids, bits)
@@ -178,7 +183,8 @@ def _read(
 
 def _told(texts: list[GrowingText], targets_BT: Tensor, nats_BT: Tensor) -> Iterator[Read]:
     """Yield a piece of each prompt with its bits."""
-    for lane, (text, targets, costs) in enumerate(zip(texts, targets_BT.tolist(), nats_BT.tolist(), strict=True)):
+    rows = zip(texts, targets_BT.tolist(), nats_BT.tolist(), strict=True)
+    for lane, (text, targets, costs) in enumerate(rows):
         tokens = []
         for token, nats in zip(targets, costs, strict=True):
             if token != IGNORE:

@@ -17,7 +17,8 @@ from transformers.utils.generic import TransformersKwargs
 
 from weft.errors import UserError
 
-# Given by collators, tokenizers and generate(), and without a meaning here: a model without positions needs none.
+# Given by collators, tokenizers and generate(), and without a meaning here: a model
+# without positions needs none.
 _WITHOUT_EFFECT = {"token_type_ids", "cache_position", "tokenizer"}
 _KNOWN = set(TransformersKwargs.__annotations__) | _WITHOUT_EFFECT
 
@@ -65,8 +66,8 @@ def document_starts(
 ) -> Tensor | None:
     """Return where documents begin (B or 1, T), None where nothing says so.
 
-    They do at each ``boundary`` token, where positions are 0, where the numbers of ``seq_idx`` change, and at the
-    places that ``cu_seq_lens_q`` holds for a row of many (beside its end).
+    They do at each ``boundary`` token, where positions are 0, where the numbers of ``seq_idx`` change, and
+    at the places that ``cu_seq_lens_q`` holds for a row of many (beside its end).
     """
     starts = []
     if input_ids is not None:

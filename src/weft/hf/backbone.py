@@ -55,7 +55,8 @@ class BlockList(nn.ModuleList):
 class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """What :class:`WeftBackbone` and :class:`weft.hf.WeftForCausalLM` share: parts, vocabulary, files.
 
-    Parameters have the names that they have in :class:`weft.model.WeftModel`, so each side reads what the other saved.
+    Parameters have the names that they have in :class:`weft.model.WeftModel`, so each
+    side reads what the other saved.
     """
 
     config_class = WeftConfig
@@ -81,7 +82,8 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.blocks = BlockList(native.blocks)
         self.norm = native.norm
         self.dropout = native.dropout
-        # Central tensors have a name in each block: files hold the first, and the others are told to be the same.
+        # Central tensors have a name in each block: files hold the first, and the others
+        # are told to be the same.
         first = {id(parameter): name for name, parameter in self.named_parameters()}
         self._tied_weights_keys: dict[str, str] = {}
         for name, parameter in self.named_parameters(remove_duplicate=False):
@@ -111,8 +113,8 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def get_input_embeddings(self) -> Embedding:
         """Return the embedding: tokens to the vectors that the blocks read, which are what ``inputs_embeds`` takes.
 
-        They are its ``weight`` times the square root of the width. An adaptive embedding, which is no single matrix,
-        has no ``weight``.
+        They are its ``weight`` times the square root of the width. An adaptive embedding, which is no
+        single matrix, has no ``weight``.
         """
         return self.embedding
 
@@ -171,10 +173,10 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 class WeftBackbone(WeftPreTrainedModel):
     """A Weft model without its loss and its softmax: tokens to the hidden states that the softmax reads.
 
-    ``AutoModel`` makes one of a folder (with the softmax's parameters, as they belong to the embedding, so that saving
-    loses nothing), and :class:`weft.hf.WeftForCausalLM` has one as ``base_model``. The state lives in the
-    :class:`weft.hf.WeftCache` that comes and goes as ``cache``, never in the module. A document begins at a
-    boundary token, where ``position_ids`` is 0, or after padding, and nothing crosses its start.
+    ``AutoModel`` makes one of a folder (with the softmax's parameters, as they belong to the embedding, so
+    that saving loses nothing), and :class:`weft.hf.WeftForCausalLM` has one as ``base_model``. The state
+    lives in the :class:`weft.hf.WeftCache` that comes and goes as ``cache``, never in the module. A document
+    begins at a boundary token, where ``position_ids`` is 0, or after padding, and nothing crosses its start.
     """
 
     def __init__(self, config: WeftConfig) -> None:
@@ -185,8 +187,8 @@ class WeftBackbone(WeftPreTrainedModel):
     def within(cls, model: WeftPreTrainedModel) -> Self:
         """Return a backbone of the parts of ``model``: what is exchanged in one is exchanged in the other.
 
-        The two share one register of parts. Thus parameters have one name, which is the one that files have, and the
-        names that a child of ``model`` would give them exist nowhere.
+        The two share one register of parts. Thus parameters have one name, which is the one that files have,
+        and the names that a child of ``model`` would give them exist nowhere.
         """
         backbone = cls.__new__(cls)
         nn.Module.__init__(backbone)
@@ -211,14 +213,15 @@ class WeftBackbone(WeftPreTrainedModel):
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Return the hidden states (B, T, D) that the softmax reads, and what else was asked for.
 
-        ``attention_mask`` is 1 at tokens and 0 at padding, over everything read so far; padding may stand anywhere in
-        a text's first piece. ``position_ids`` say no more than where documents begin: at each 0; so do ``seq_idx`` and
-        ``cu_seq_lens_q`` of flattened batches. ``inputs_embeds`` takes the place of ``input_ids`` (see
-        :meth:`get_input_embeddings`). The hidden states of all depths are what each block application reads, and what
-        the softmax reads. ``cache``, which may also be called ``past_key_values`` as before transformers 5.24, is
-        brought up to date; without one, a new one is returned if ``use_cache`` (unless said: outside training). Raises
-        UserError for inputs that do not fit together, tokens outside the vocabulary, attention weights, which are never
-        made, and arguments that transformers does not know.
+        ``attention_mask`` is 1 at tokens and 0 at padding, over everything read so far; padding may stand
+        anywhere in a text's first piece. ``position_ids`` say no more than where documents begin: at each 0;
+        so do ``seq_idx`` and ``cu_seq_lens_q`` of flattened batches. ``inputs_embeds`` takes the place of
+        ``input_ids`` (see :meth:`get_input_embeddings`). The hidden states of all depths are what each block
+        application reads, and what the softmax reads. ``cache``, which may also be called
+        ``past_key_values`` as before transformers 5.24, is brought up to date; without one, a new one is
+        returned if ``use_cache`` (unless said: outside training). Raises UserError for inputs that do not
+        fit together, tokens outside the vocabulary, attention weights, which are never made, and arguments
+        that transformers does not know.
         """
         # What is not said at the call is as the configuration has it.
         config = self.config
@@ -295,7 +298,8 @@ class WeftBackbone(WeftPreTrainedModel):
         if cache is not None:
             seen = cache.seen
             state = cache.state
-        # Everything is brought into the order in which it is read, padding first; a reset cuts the padding off.
+        # Everything is brought into the order in which it is read, padding first; a
+        # reset cuts the padding off.
         plan = align(mask_BS, rows=rows, time=time, seen=seen, device=embedded_BTD.device)
         reset_BT = plan.start_BT
         if starts_BT is not None:

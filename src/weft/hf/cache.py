@@ -1,7 +1,8 @@
 """The explicit state of the model as the cache that transformers passes around.
 
-Transformers' own cache layers for recurrent and sliding layers do not serve: they write in place into tensors that may
-belong to an earlier graph, and have no room for the mark of which remembered keys are of the current document.
+Transformers' own cache layers for recurrent and sliding layers do not serve: they write in place
+into tensors that may belong to an earlier graph, and have no room for the mark of which
+remembered keys are of the current document.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ CACHE_NAME = "cache" if "cache" in _GENERATES_WITH else "past_key_values"
 class WeftCache(Cache):
     """Everything the model remembers of a batch: one state for each block application, and how many tokens it read.
 
-    The tensors are never written to: reading more, reordering or selecting rows puts other tensors in their place, so a
-    shallow copy of a cache stays what it was. Their size does not grow with the text beyond the attention's windows.
+    The tensors are never written to: reading more, reordering or selecting rows puts other tensors in
+    their place, so a shallow copy of a cache stays what it was. Their size does not grow with the
+    text beyond the attention's windows.
 
-    They are kept as a list beside their structure, not as the NamedTuples that a model takes, since transformers'
-    exporters, which give a graph the tensors of a cache, take no NamedTuple apart.
+    They are kept as a list beside their structure, not as the NamedTuples that a model takes, since
+    transformers' exporters, which give a graph the tensors of a cache, take no NamedTuple apart.
     """
 
     def __init__(self) -> None:

@@ -14,17 +14,18 @@ from weft.pretrained import check_format, header, save_shim, special_ids
 
 # What follows from the settings, and tools such as peft look for in the dictionary.
 _DERIVED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
-# There is no limit. This stands in the dictionary alone: of an attribute lm-evaluation-harness would make its windows.
+# There is no limit. This stands in the dictionary alone: of an attribute
+# lm-evaluation-harness would make its windows.
 LONGEST_TEXT = 1 << 20
 
 
 class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Holds every field of :class:`weft.config.ModelConfig` as plain data; ``blocks`` is a list of dicts.
 
-    ``WeftConfig.of(config)`` makes one of a native configuration and :attr:`native` gives that back. What is saved can
-    be read by both sides. The ids of the boundary and padding tokens, where they are not given, are the last two of the
-    vocabulary, as in all of Weft's tokenizers; they stay what they are when the vocabulary is resized. Settings that
-    are wrong raise :class:`weft.errors.UserError`.
+    ``WeftConfig.of(config)`` makes one of a native configuration and :attr:`native` gives that back. What is
+    saved can be read by both sides. The ids of the boundary and padding tokens, where they are not given,
+    are the last two of the vocabulary, as in all of Weft's tokenizers; they stay what they are when the
+    vocabulary is resized. Settings that are wrong raise :class:`weft.errors.UserError`.
     """
 
     model_type = "weft"

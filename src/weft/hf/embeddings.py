@@ -105,8 +105,8 @@ def exchange(embedding: Embedding, value: nn.Module) -> Embedding:
 def resize(embedding: Embedding, size: int, *, mean: bool) -> None:
     """Give ``embedding`` and its softmax ``size`` rows: the last ones go, or new ones come.
 
-    New rows are the mean of the old ones with ``mean``, else drawn as at the start of training. The parameters are
-    new objects: make the optimizer afterwards.
+    New rows are the mean of the old ones with ``mean``, else drawn as at the start of training. The
+    parameters are new objects: make the optimizer afterwards.
     """
     if not isinstance(embedding, TokenEmbedding):
         raise UserError("An adaptive embedding cannot be resized: its clusters are parts of the vocabulary.")

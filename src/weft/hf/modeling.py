@@ -28,8 +28,8 @@ from weft.pretrained import generation_settings
 class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     """A Weft model for transformers: ``generate``, ``Trainer`` and whatever else takes a causal language model.
 
-    ``base_model`` is the :class:`weft.hf.WeftBackbone` of the same parts, which also says how a text is read;
-    ``lm_head`` is the softmax, whose parameters are the embedding's.
+    ``base_model`` is the :class:`weft.hf.WeftBackbone` of the same parts, which also says how a text is
+    read; ``lm_head`` is the softmax, whose parameters are the embedding's.
     """
 
     accepts_loss_kwargs = True  # Trainer: the loss divides by num_items_in_batch
@@ -82,11 +82,11 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return float32 logits (B, T, V), and what else was asked for.
 
-        The text is read as :meth:`WeftBackbone.forward` says. ``labels`` (B, T) are shifted inside, and -100 is
-        ignored, as is a label at or right after padding (nothing is predicted from padding, nor is padding predicted)
-        and a boundary right after another (no text is empty).
-        ``shift_labels`` (B, T) are labels that are shifted already. The loss is their mean, or their sum divided by
-        ``num_items_in_batch``. Raises UserError for what does not fit together.
+        The text is read as :meth:`WeftBackbone.forward` says. ``labels`` (B, T) are shifted inside, and -100
+        is ignored, as is a label at or right after padding (nothing is predicted from padding, nor is
+        padding predicted) and a boundary right after another (no text is empty).
+        ``shift_labels`` (B, T) are labels that are shifted already. The loss is their mean, or their sum
+        divided by ``num_items_in_batch``. Raises UserError for what does not fit together.
         """
         for name, given in (("labels", labels), ("shift_labels", shift_labels)):
             check_ids(name, _scored(given), self.config.vocab_size)
@@ -124,8 +124,9 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     def _told(self, labels: Tensor, input_ids: Tensor | None, mask_BS: Tensor | None) -> Tensor:
         """Return ``labels`` (B, T) without those that nothing should predict.
 
-        They are padding, what comes right after it (the mask's last T columns are theirs), and a second boundary: texts
-        that are packed with a boundary at both ends would else teach that a text which has just begun is at its end.
+        They are padding, what comes right after it (the mask's last T columns are theirs), and a second
+        boundary: texts that are packed with a boundary at both ends would else teach that a text which
+        has just begun is at its end.
         """
         before_BT = labels if input_ids is None else input_ids
         boundary = self.config.boundary_id
@@ -206,6 +207,6 @@ def _scored(labels: Tensor | None) -> Tensor | None:
     return labels[labels != IGNORE]
 
 
-# By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing scores each
-# token against itself. It must hold however the class was reached.
+# By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing
+# scores each token against itself. It must hold however the class was reached.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[WeftConfig.model_type] = WeftForCausalLM.__name__

@@ -1,7 +1,8 @@
 """Attention masks, as transformers gives them, and what they mean to a model whose state reads every position.
 
-Padding is moved before the tokens of its row and cut off by a reset at the first of them, so it has no effect on any
-token, wherever it stood. Shapes: B batch, T positions of this call, S all positions (T and those read before).
+Padding is moved before the tokens of its row and cut off by a reset at the first of them, so it has
+no effect on any token, wherever it stood. Shapes: B batch, T positions of this call, S all
+positions (T and those read before).
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Alignment(NamedTuple):
 def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: torch.device) -> Alignment:
     """Return how to read a piece of ``time`` positions under a mask that is 1 at tokens and 0 at padding.
 
-    While a graph is made, which looks at no value, everything is moved, if only to where it is. Raises UserError for a
-    mask of another shape, and where padding follows tokens that an earlier call has read (a graph does not notice).
+    While a graph is made, which looks at no value, everything is moved, if only to where it is.
+    Raises UserError for a mask of another shape, and where padding follows tokens that an earlier
+    call has read (a graph does not notice).
     """
     if mask_BS is None:
         return Alignment(None, None, torch.zeros(rows, time, dtype=torch.bool, device=device))
@@ -60,7 +62,8 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
                 "attention_mask hides tokens of a text that the cache has begun to read: pad before a text's "
                 "first token, or read each text by itself."
             )
-    # Padding first, then the tokens, each in the order that it has. A sum says where; a sort would not go into ONNX.
+    # Padding first, then the tokens, each in the order that it has. A sum says where; a
+    # sort would not go into ONNX.
     padded_BT = (~here_BT).long().cumsum(1)
     place_BT = torch.where(here_BT, padded_BT[:, -1:] + here_BT.long().cumsum(1), padded_BT) - 1
     positions_BT = torch.arange(time, device=device).expand(rows, time)

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weft.serve.limits import Limits, Refused
 
-DRAINED = 16  # times the limit: as much of a body that is too large is read, so that the client gets to hear so
+# Times the limit: so much of a body that is too large is read, so that the client gets to hear of it.
+DRAINED = 16
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -42,8 +43,8 @@ def _split(address: str) -> SplitResult:
 class Guard:
     """The outermost application. Checks each request, reads its body, and cancels its work when the client has gone.
 
-    With ``loopback``, only requests that call the server by a loopback name are served: a web page whose own name
-    was made to point here (DNS rebinding) is not. Pages of other origins are refused in any case.
+    With ``loopback``, only requests that call the server by a loopback name are served: a web page whose own
+    name was made to point here (DNS rebinding) is not. Pages of other origins are refused in any case.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, *, loopback: bool) -> None:

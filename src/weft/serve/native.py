@@ -38,9 +38,11 @@ class Score(Native):
         """Serve one request (the interface of ASGI)."""
         asked = parse(ScoreRequest, await Request(scope, receive).body())
         check_length(self.limits, field="text", text=asked.text)
-        async with self.gate.turn(), aclosing(self.worker.stream(lambda stop: self._score(asked.text, stop))) as parts:
-            scored = await anext(parts)
-            await JSONResponse(scored.to_json())(scope, receive, send)
+        async with self.gate.turn():
+            parts = self.worker.stream(lambda stop: self._score(asked.text, stop))
+            async with aclosing(parts):
+                scored = await anext(parts)
+                await JSONResponse(scored.to_json())(scope, receive, send)
 
     def _score(self, text: str, stop: threading.Event) -> Iterator[Scored]:
         run = self.run

@@ -1,7 +1,8 @@
 """Text with the surprisal of every token: of a text that is given, and the sums over one that is being written.
 
-Tokens are pieces of bytes, so a character may take several of them. ``text`` of a token is what it completes: empty
-while a character is unfinished, then the characters of all tokens since the last whole one. Shapes: T positions.
+Tokens are pieces of bytes, so a character may take several of them. ``text`` of a token is what
+it completes: empty while a character is unfinished, then the characters of all tokens since the
+last whole one. Shapes: T positions.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from weft.version import __version__
 class ServedRun:
     """A loaded run.
 
-    ``names`` are what a request may call it, ``listing`` is how ``/v1/models`` tells of it, and ``separator`` is what
-    parts documents in its corpus.
+    ``names`` are what a request may call it, ``listing`` is how ``/v1/models`` tells of it, and
+    ``separator`` is what parts documents in its corpus.
     """
 
     name: str

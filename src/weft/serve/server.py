@@ -25,8 +25,8 @@ GRACE_SECONDS = 3
 def serve(run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[str], None]) -> None:
     """Serve ``run`` until it is interrupted; ``tell`` is given one sentence after another, for people.
 
-    Port 0 takes a free one. Raises UserError where the run is not whole or the address cannot be had, and Interrupted
-    at the end.
+    Port 0 takes a free one. Raises UserError where the run is not whole or the address cannot be
+    had, and Interrupted at the end.
     """
     check_folder(run)
     with listen(host, port) as listener:

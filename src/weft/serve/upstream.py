@@ -1,8 +1,8 @@
 """transformers' own OpenAI-compatible application, around one model that is loaded already.
 
-The application, its handlers and its streaming are theirs (``transformers.cli.serving``). Ours is the model manager,
-which knows one model and never loads another, and the thread that generates: a seed belongs to one request instead
-of to the whole process, and work stops when nobody waits for it any more.
+The application, its handlers and its streaming are theirs (``transformers.cli.serving``). Ours is the model
+manager, which knows one model and never loads another, and the thread that generates: a seed belongs to one
+request instead of to the whole process, and work stops when nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerateManager, GenerationState
 from transformers.utils import logging
 
-# The seed of the request at hand; None draws one. Their own handling would seed the whole process when a request
-# comes in, whichever request is generating at that moment.
+# The seed of the request at hand; None draws one. Their own handling would seed the whole process when a
+# request comes in, whichever request is generating at that moment.
 SEED: ContextVar[int | None] = ContextVar("SEED", default=None)
 
 

@@ -21,8 +21,8 @@ class Worker:
     async def stream(self, items: Callable[[threading.Event], Iterable[Item]]) -> AsyncGenerator[Item, None]:
         """Yield what ``items`` yields in a thread; it is given an event that is set when it should stop.
 
-        Between two items the thread looks at the event by itself. Close the iterator (``contextlib.aclosing``) to stop
-        early. What ``items`` raises is raised here.
+        Between two items the thread looks at the event by itself. Close the iterator
+        (``contextlib.aclosing``) to stop early. What ``items`` raises is raised here.
         """
         loop = asyncio.get_running_loop()
         stop = threading.Event()

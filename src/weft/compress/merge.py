@@ -28,7 +28,7 @@ def merge_maps(model: WeftModel) -> WeftModel:
     # Dense maps share no central tensors.
     stack = model.config.stack
     alone = stack._replace(centrals=(None,) * len(stack.centrals))
-    with torch.device("meta"):
+    with torch.device("meta"):  # takes no memory: it is given its parameters below
         dense = WeftModel(model.config.with_stack(alone, tuple(map(_with_dense_maps, model.config.blocks))))
     assign(dense, tensors)
     return dense.eval()

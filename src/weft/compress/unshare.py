@@ -26,7 +26,7 @@ def unshare_blocks(model: WeftModel) -> WeftModel:
                 tensors[f"blocks.{new}.{name.removeprefix(within)}"] = x.detach().clone()
     config = model.config
     blocks = tuple(config.blocks[old] for old in config.schedule)
-    with torch.device("meta"):
+    with torch.device("meta"):  # takes no memory: it is given its parameters below
         apart = WeftModel(config.with_stack(unshared(config.stack), blocks))
     assign(apart, tensors)
     return apart.eval()

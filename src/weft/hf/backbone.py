@@ -43,7 +43,7 @@ class BlockList(nn.ModuleList):
     def step(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
         """Apply a block; under gradient checkpointing what is inside is made again in the backward pass."""
         module = self[block]
-        apply = partial(module, reset_BT=reset_BT)
+        apply = partial(module, reset_BT=reset_BT)  # a reentrant checkpoint passes on no keywords
         if self.gradient_checkpointing and self.training:
             assert self._gradient_checkpointing_func is not None
             apply = partial(self._gradient_checkpointing_func, apply)
@@ -192,6 +192,7 @@ class WeftBackbone(WeftPreTrainedModel):
         """
         backbone = cls.__new__(cls)
         nn.Module.__init__(backbone)
+        # What nn.Module itself keeps, such as `training`, is the backbone's own; the rest is the model's.
         mine = vars(backbone)
         mine |= {name: value for name, value in vars(model).items() if name not in mine}
         mine["_modules"] = model._modules

@@ -128,7 +128,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         boundary: texts that are packed with a boundary at both ends would else teach that a text which
         has just begun is at its end.
         """
-        before_BT = labels if input_ids is None else input_ids
+        before_BT = labels if input_ids is None else input_ids  # what stands before each label's token
         boundary = self.config.boundary_id
         twice_BT = (labels[:, 1:] == boundary) & (before_BT[:, :-1].to(labels.device) == boundary)
         labels = labels.masked_fill(functional.pad(twice_BT, (1, 0)), IGNORE)

@@ -103,6 +103,7 @@ def _with_body(body: bytes, receive: Receive) -> Receive:
 
 def _asset(name: str, media_type: str) -> Callable[[Request], Response]:
     content = (files("weft.serve") / "page" / name).read_bytes()
+    # Browsers ask again each time, or they would show the page of an earlier version.
     return lambda _: Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
 

@@ -113,14 +113,14 @@ class Guard:
         ending = asyncio.ensure_future(self._ending.wait())
         try:
             await asyncio.wait({work, gone, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if answer.complete:
+            if answer.complete:  # the client may leave as soon as it has all: the work still ends by itself
                 await work
         finally:  # wait for all: what a cancelled request holds, such as its turn, is free only then
             for task in (work, gone, ending):
                 task.cancel()
             await asyncio.wait({work, gone, ending})
         if not work.cancelled():
-            work.result()
+            work.result()  # raises what the application raised
         elif self._ending.is_set():
             await answer.cut()
 

@@ -75,7 +75,7 @@ def _adapter(model: WeftModel) -> WeftForCausalLM:
 
     Requests that say nothing else draw from the whole distribution, as OpenAI's API has it.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # takes no memory: it is given the model's parameters
         adapter = WeftForCausalLM(WeftConfig.of(model.config))
     assign(adapter, dict(model.named_parameters()))
     adapter.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)  # type: ignore[no-untyped-call]

@@ -78,7 +78,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End; at the second signal, without waiting for anything."""
-        self.force_exit = self.should_exit
+        self.force_exit = self.should_exit  # True where this is not the first signal
         self.should_exit = True
         self.ended_by = signal.Signals(sig)
 

@@ -37,7 +37,7 @@ class Worker:
                 yield event.item
             if event.error:
                 raise event.error
-        finally:
+        finally:  # also where the listener has left
             stop.set()
 
 

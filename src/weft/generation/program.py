@@ -335,7 +335,7 @@ class Program:
         return value or 0
 
     def _buffer(self, name: str, width: int) -> Tensor:
-        """Return memory for what one operation hands to the next, the same for all blocks that need it."""
+        """Return memory for what operations hand on, which blocks share: one for each name and width."""
         return self._buffers.setdefault((name, width), torch.zeros(self._rows, up(width)))
 
     def _count(self) -> NDArray[np.int64]:

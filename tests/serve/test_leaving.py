@@ -59,15 +59,16 @@ def test_a_client_that_does_not_wait_for_an_answer_stops_it(served, steps, path)
 def test_a_score_that_nobody_waits_for_stops(served, run, monkeypatch):
     from weft.evaluation import scoring
 
-    pieces, count = scoring.pieces, [0]
+    segments = scoring.segments
+    count = [0]
 
     def slow(*args, **kwargs):
-        for piece in pieces(*args, **kwargs):
+        for segment in segments(*args, **kwargs):
             count[0] += 1
             time.sleep(0.05)
-            yield piece
+            yield segment
 
-    monkeypatch.setattr(scoring, "pieces", slow)
+    monkeypatch.setattr(scoring, "segments", slow)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(served + "/weft/score", json={"text": "a" * 90_000}, timeout=0.5)
     assert settled(count) < 90_000 / scoring.SEGMENT / 2

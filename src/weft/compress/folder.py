@@ -19,21 +19,25 @@ from weft.version import __version__
 
 def check_free(out: Path) -> None:
     """Raise UserError where ``out`` holds something."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not out.exists():
+        return
+    if not out.is_dir() or any(out.iterdir()):
         raise UserError(f"'{out}' already holds something: give --out another folder.")
 
 
 def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
     """Write ``model``, made of the run ``source``, with its tokenizer and what says where its texts are.
 
-    ``made_by`` is the command. The recipe holds the texts alone: the new run was not trained, and cannot be resumed.
+    ``made_by`` is the command. The recipe holds the texts alone: the new run was not
+    trained, and cannot be resumed.
     """
     with disk_errors(out):
         save_model(model, load_tokenizer(source), out)
         if (source / RECIPE).is_file():
             data = load_recipe(source / RECIPE).get("data", {})
             values = {"data": data, "weft_version": __version__, "made_by": made_by}
-            if places := places_of(raw_recipe(source)):
+            places = places_of(raw_recipe(source))
+            if places:
                 values[FOUND_AT] = places
             write_atomic(out / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         if (source / TEXTS).is_file():

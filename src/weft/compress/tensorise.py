@@ -23,7 +23,7 @@ def tensorise_maps(model: WeftModel, how: MapConfig) -> tuple[WeftModel, dict[st
         raise UserError("This model's maps are not all dense: run weft merge first.")
     how = how.changed(kind="matrix_product")
     blocks = tuple(block.changed(**dict.fromkeys(block.all_maps, how)) for block in model.config.blocks)
-    with torch.device("meta"):
+    with torch.device("meta"):  # takes no memory: it is given its parameters below
         products = WeftModel(model.config.with_blocks(blocks))
     dense = dict(model.named_modules())
     tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -33,9 +33,11 @@ def tensorise_maps(model: WeftModel, how: MapConfig) -> tuple[WeftModel, dict[st
             part.to_empty(device="cpu")
             part.initialise(1.0)  # the adapter, if there is one
             errors[name] = part.approximate_(weight_of(dense[name]))
+            # The factors take the place of the matrix; the bias is the dense map's.
             del tensors[f"{name}.weight"]
-            own = {f"{name}.{key}": x.detach() for key, x in part.named_parameters() if key != "bias"}
-            tensors |= own
+            for key, x in part.named_parameters():
+                if key != "bias":
+                    tensors[f"{name}.{key}"] = x.detach()
     assign(products, tensors)
     return products.eval(), errors
 

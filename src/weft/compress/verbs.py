@@ -97,10 +97,10 @@ def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[Weft
     """Write what ``transform`` makes of the model of ``run`` to ``out``, which is looked at before anything is made."""
     from weft.compress.folder import check_free, write_made
 
-    check_free(Path(out))
+    check_free(Path(out))  # before the work; again when nobody else can write there
     origin = load_model(Path(run))
     with disk_errors(Path(out)), alone_in(Path(out), make=True):
-        check_free(Path(out))  # nobody was quicker
+        check_free(Path(out))
         model, error = transform(origin)
         write_made(model, Path(run), Path(out), f"weft {verb} {run}")
     return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)

@@ -1,18 +1,20 @@
 """Dynamic evaluation: go on learning from what was just scored (Krause et al. 2018, arXiv 1709.07432).
 
-The text is read in order, in segments. Each segment is scored with the weights as they stand; only then are they moved
-by its gradient and pulled back towards the trained weights: nothing is learned from text that is still to be scored.
+The text is read in order, in segments. Each segment is scored with the weights as they stand; only
+then are they moved by its gradient and pulled back towards the trained weights: nothing is learned
+from text that is still to be scored.
 
     theta <- theta - rate * g / (sqrt(m) + eps) + decay * (theta_trained - theta)
 
-with m the running mean of squared gradients of this text (Krause et al. take it from the training data; ours needs
-nothing but the model).
+with m the running mean of squared gradients of this text (Krause et al. take it from the training
+data; ours needs nothing but the model).
 
-The best rate differs from text to text, fourfold among those of docs/research/dynamic-evaluation.md, and nobody knows
-it before the text is read. So a learner is mixed with the frozen model (and with learners of other rates, if wanted):
-every token gets the mean of their probabilities, weighted by how well each predicted the last ones (:func:`mix`). That
-also makes a high rate the best one: where it errs, the frozen model is there. The result is mixed in the same way with
-itself and a cache (:mod:`weft.evaluation.cache`), which knows at once what a learner learns after seeing it some times.
+The best rate differs from text to text, fourfold among those of docs/research/dynamic-evaluation.md, and
+nobody knows it before the text is read. So a learner is mixed with the frozen model (and with learners of
+other rates, if wanted): every token gets the mean of their probabilities, weighted by how well each
+predicted the last ones (:func:`mix`). That also makes a high rate the best one: where it errs, the frozen
+model is there. The result is mixed in the same way with itself and a cache (:mod:`weft.evaluation.cache`),
+which knows at once what a learner learns after seeing it some times.
 
 Shapes: K scorers, N tokens of a text, B = 1 lane, T positions.
 """
@@ -37,7 +39,7 @@ from weft.settings import FrozenConfig
 
 
 class Adaptation(FrozenConfig):
-    """How dynamic evaluation moves the weights: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
+    """How the weights move: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
 
     segment: Count = 32
     rate: Rate = 2.5e-4
@@ -47,7 +49,8 @@ class Adaptation(FrozenConfig):
 
 Adapt = Adaptation | Sequence[Adaptation]  # one learner alone, or those that are mixed with the frozen model
 LEARNERS: Adapt = (Adaptation(rate=5e-4),)  # the default: docs/research/dynamic-evaluation.md
-SWITCH = 0.05  # share of the weight that is dealt out anew after each token: which scorer is best changes all the time
+# Share of the weight that is dealt out anew after each token: which scorer is best changes all the time.
+SWITCH = 0.05
 
 
 def score_dynamically(
@@ -59,17 +62,20 @@ def score_dynamically(
     frozen_N: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the nats (N,) of every token by one learner alone, or by several mixed with the frozen model and a cache.
+    """Return the nats (N,) of every token, by one learner alone or by several and a cache.
 
-    ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left untouched.
-    UserError for a model that carries no state.
+    Several are mixed with the frozen model, and the result with itself and a cache.
+    ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left
+    untouched. UserError for a model that carries no state.
     """
     if isinstance(adapt, Adaptation):
         return score_adaptively(model, split, adapt, boundary_id=boundary_id, progress=progress)
     if frozen_N is None:
         frozen_N = score(model, split, boundary_id=boundary_id, progress=progress)
-    learned = [score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress) for how in adapt]
-    mixed_N = mix(np.stack([frozen_N, *learned]))
+    scored = [frozen_N]
+    for how in adapt:
+        scored.append(score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress))
+    mixed_N = mix(np.stack(scored))
     return mix(np.stack([mixed_N, with_cache(mixed_N, split.tokens, boundary_id)]))
 
 
@@ -82,17 +88,22 @@ def check_adaptable(model: LanguageModel) -> None:
 def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
     """Return the nats (N,) of the scorers' weighted mean: fixed share (Herbster and Warmuth 1998).
 
-    A scorer's weight goes with the probability that it gave to the tokens before; a share ``switch`` is dealt out
-    evenly each time. Over all tokens that is at most ``log K - N log(1 - switch)`` nats more than the best of them, and
-    mostly fewer. A learner that diverges (infinite, or not a number) counts as having given no chance at all.
+    A scorer's weight goes with the probability that it gave to the tokens before; a share ``switch`` is
+    dealt out evenly each time. Over all tokens that is at most ``log K - N log(1 - switch)`` nats more
+    than the best of them, and mostly fewer. A learner that diverges (infinite, or not a number) counts
+    as having given no chance at all.
     """
     nats_KN = np.where(np.isnan(nats_KN), np.inf, nats_KN)
+    # Chances are relative to the best scorer's of each token, so that the sum of a very
+    # unlikely one is not 0.
     least_N = nats_KN.min(axis=0)
     chances_NK = np.exp((least_N - nats_KN).T.astype(np.float64))
-    weights, totals_N = np.full(len(nats_KN), 1 / len(nats_KN)), np.empty(len(chances_NK))
+    totals_N = np.empty(len(chances_NK))
+    weights = np.full(len(nats_KN), 1 / len(nats_KN))
     for place, chances in enumerate(chances_NK):
         joint = weights * chances
-        totals_N[place] = total = joint.sum()
+        total = joint.sum()
+        totals_N[place] = total
         weights = (1 - switch) * joint / total + switch / len(weights)
     mixed_N: NDArray[np.float64] = least_N - np.log(totals_N)
     return mixed_N.astype(np.float32)
@@ -106,14 +117,15 @@ def score_adaptively(
     boundary_id: int,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the nats of every token of ``split``, as :func:`weft.evaluation.scoring.score` does, adapting on the way.
+    """Return the nats of every token of ``split`` as :func:`weft.evaluation.scoring.score` does, adapting.
 
     Works on a copy: ``model`` is left untouched.
     """
     check_adaptable(model)
     learner = copy.deepcopy(model).eval()
     update = _Update(learner, adaptation)
-    nats, state = np.zeros(len(split.tokens), dtype=np.float32), None
+    nats = np.zeros(len(split.tokens), dtype=np.float32)
+    state = None
     for segment in segments(
         split,
         lanes=1,
@@ -126,6 +138,7 @@ def score_adaptively(
             hidden_BTD, state = learner.hidden(segment.inputs_BT, state, segment.reset_BT)
             loss = learner.embedding.loss(hidden_BTD, segment.targets_BT)
         state = detach(state)
+        # Scored before the weights move: the loss is only the mean, this is each token's.
         with torch.no_grad():
             cost_BT = learner.embedding.surprisal(hidden_BTD, segment.targets_BT)
         scored = segment.places_BT >= 0
@@ -151,7 +164,7 @@ class _Update:
     def __call__(self) -> None:
         how = self.adaptation
         self.steps += 1
-        known = 1 - how.smoothing**self.steps
+        known = 1 - how.smoothing**self.steps  # as in Adam: the running mean began at 0
         for parameter, trained, square in zip(self.parameters, self.trained, self.squares, strict=True):
             if parameter.grad is None:
                 continue

@@ -80,17 +80,19 @@ def pack(
 ) -> Packed:
     """Return what each compressor needs for ``text`` after ``training``, both as the model reads them.
 
-    Of a text of more than 8 MB sixteen stretches are taken, evenly from all of it, 8 MB together. ``separator`` is
-    written between documents. Where ``training`` is None, ``unprimed`` is the sentence that says why. ``progress`` is
-    called with the name of a compressor and the share that it has done. Raises UserError for an empty text.
+    Of a text of more than 8 MB sixteen stretches are taken, evenly from all of it, 8 MB together.
+    ``separator`` is written between documents. Where ``training`` is None, ``unprimed`` is the sentence
+    that says why. ``progress`` is called with the name of a compressor and the share that it has done.
+    Raises UserError for an empty text.
     """
     if not text.bytes:
         raise UserError("There is nothing to measure: the text is empty.")
     primed = written(training, tokenizer, separator) if training else b""
     part = written(text, tokenizer, separator)
-    bits, missing = {}, []
+    bits = {}
+    missing = []
     for name, compressor in COMPRESSORS.items():
-        told = _sharing(name, 2 * len(primed) + len(part), progress)
+        told = _sharing(name, 2 * len(primed) + len(part), progress)  # the primed text is read twice
         try:
             compressor(b"")  # says at once whether it is installed
             bits[name] = conditional_bits_per_byte(primed, part, partial(compressor, progress=told))
@@ -98,16 +100,21 @@ def pack(
             missing.append(str(error))
         except (MemoryError, lzma.LZMAError):
             missing.append(f"There was not enough memory for {name}.")
-    whole = _length(training, len(primed), separator) if training else 0
-    length = _length(text, len(part), separator)
-    notes = [unprimed, _cut("training text", len(primed), whole), _cut("text to pack", len(part), length), *missing]
+    training_bytes = _length(training, len(primed), separator) if training else 0
+    text_bytes = _length(text, len(part), separator)
+    notes = [
+        unprimed,
+        _cut("training text", len(primed), training_bytes),
+        _cut("text to pack", len(part), text_bytes),
+        *missing,
+    ]
     return Packed(
         bits_per_byte=bits,
-        text_bytes=length,
+        text_bytes=text_bytes,
         packed_bytes=len(part),
-        training_bytes=whole,
+        training_bytes=training_bytes,
         primed_bytes=len(primed),
-        notes=tuple(note for note in notes if note),
+        notes=tuple(filter(None, notes)),
     )
 
 
@@ -156,14 +163,17 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
     table = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     table[tokenizer.boundary_id] = separator.encode()
     whole = len(split.tokens)
-    length, starts = whole, np.zeros(1, dtype=np.int64)
+    length = whole
+    starts = np.zeros(1, dtype=np.int64)
     if split.bytes > MOST_BYTES:
         length = int(whole * (MOST_BYTES / split.bytes)) // STRETCHES
         starts = np.linspace(0, whole - length, STRETCHES).astype(np.int64)
     stretches = []
     for start in starts:
         tokens = np.array(split.tokens[start : start + length])
-        if split.continues is not None:  # a cut is no end of a document
+        if split.continues is not None:
+            # Padding, which has no bytes, in the place of each boundary where a long document
+            # was cut in reading.
             first, last = np.searchsorted(split.offsets[:-1], [start, start + length])
             places = split.offsets[first:last][split.continues[first:last]]
             tokens[places - start] = tokenizer.padding_id
@@ -173,7 +183,9 @@ def written(split: TokenizedSplit, tokenizer: Tokenizer, separator: str) -> byte
 
 def _length(split: TokenizedSplit, read: int, separator: str) -> int:
     """Return how long a text is of which ``read`` bytes were read."""
-    return read if split.bytes <= MOST_BYTES else split.bytes + len(separator.encode()) * (split.begun_documents - 1)
+    if split.bytes <= MOST_BYTES:
+        return read
+    return split.bytes + len(separator.encode()) * (split.begun_documents - 1)
 
 
 def _cut(what: str, read: int, whole: int) -> str:

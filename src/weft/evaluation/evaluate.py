@@ -31,11 +31,16 @@ def evaluate_split(
 ) -> Metrics:
     """Return the figures of ``split``: every byte is scored, with state carried through each document.
 
-    With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and ``bits_per_byte_frozen``
-    tells the other; the model's weights are left as they were. ``progress`` is called with the number of tokens done
-    since the last call, ``watch`` with how far the whole is.
+    With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and
+    ``bits_per_byte_frozen`` tells the other; the model's weights are left as they were. ``progress`` is
+    called with the number of tokens done since the last call, ``watch`` with how far the whole is.
     """
-    learners = 0 if adapt is None else 1 if isinstance(adapt, Adaptation) else len(adapt)
+    if adapt is None:
+        learners = 0
+    elif isinstance(adapt, Adaptation):
+        learners = 1
+    else:
+        learners = len(adapt)
     far = Progress(split.scored_tokens * (1 + LEARNING * learners), watch or (lambda _: None))
 
     def done(weight: int) -> Callable[[int], None]:
@@ -52,7 +57,8 @@ def evaluate_split(
     per_end = _bits_per_end(ends)
     if adapt is None:
         seconds = time.perf_counter() - started
-        return compute_metrics(total_nats(frozen), split, seconds, new=_bits_of_new(frozen, split), per_end=per_end)
+        new = _bits_of_new(frozen, split)
+        return compute_metrics(total_nats(frozen), split, seconds, new=new, per_end=per_end)
     if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
         started = time.perf_counter()
     adapted = score_dynamically(
@@ -60,19 +66,20 @@ def evaluate_split(
     )
     seconds = time.perf_counter() - started
     bits = compute_metrics(total_nats(frozen), split, seconds).bits_per_byte
-    return compute_metrics(
-        total_nats(adapted), split, seconds, frozen=bits, new=_bits_of_new(adapted, split), per_end=per_end
-    )
+    new = _bits_of_new(adapted, split)
+    return compute_metrics(total_nats(adapted), split, seconds, frozen=bits, new=new, per_end=per_end)
 
 
 def _bits_per_end(nats_D: Nats) -> float | None:
     """Return the mean bits of the documents' ends, of which those that are not known are NaN."""
     known = nats_D[~np.isnan(nats_D)]
-    return total_nats(known) / math.log(2) / len(known) if len(known) else None
+    if not len(known):
+        return None
+    return total_nats(known) / math.log(2) / len(known)
 
 
 def _bits_of_new(nats_N: Nats, split: TokenizedSplit) -> float | None:
-    """Return the bits per byte of the lines that are not in the training text; None where none or all of them are."""
+    """Return the bits per byte of the lines that are not in the training text; None if none or all are."""
     new_bytes = split.bytes - split.repeated_bytes
     if split.repeated is None or not split.repeated_bytes or not new_bytes:
         return None

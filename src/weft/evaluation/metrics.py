@@ -80,8 +80,8 @@ def compute_metrics(
 ) -> Metrics:
     """Return the figures of ``split`` whose tokens cost ``nats`` together.
 
-    ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have, ``per_end``
-    the bits of the end of a document.
+    ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have,
+    ``per_end`` the bits of the end of a document.
     """
     bits = nats / math.log(2)
     return Metrics(
@@ -124,4 +124,4 @@ def unlike_training(training: float, validation: float) -> str:
 
 
 def _exp(nats: float) -> float:
-    return math.exp(min(nats, 700.0))
+    return math.exp(min(nats, 700.0))  # exp(710) would raise OverflowError

@@ -10,15 +10,18 @@ from collections.abc import Callable
 class Progress:
     """Counts the ``total`` tokens of a text as they are scored.
 
-    Call it with the number of tokens done since the last call; ``tell`` then hears of it. The pace is that after the
-    first call: what comes before may be the making of kernels.
+    Call it with the number of tokens done since the last call; ``tell`` then hears of it. The pace is that
+    after the first call: what comes before may be the making of kernels.
     """
 
     def __init__(self, total: float, tell: Callable[[Progress], None] = lambda _: None) -> None:
-        self.total, self.done = total, 0.0
+        self.total = total
+        self.done = 0.0
         self.started = time.monotonic()
         self._tell = tell
-        self._first = self._last = (0.0, self.started)
+        # Tokens done, and when: after the first call, and after the last.
+        self._first = (0.0, self.started)
+        self._last = self._first
 
     def __call__(self, tokens: float) -> None:
         """Take in that ``tokens`` more are done."""
@@ -39,9 +42,11 @@ class Progress:
         """The pace so far; that of the first call where there was but one, and NaN before any."""
         if not self.done:
             return math.nan
-        (before, began), (done, now) = self._first, self._last
-        if done == before:
-            before, began = 0.0, self.started
+        before, began = self._first
+        done, now = self._last
+        if done == before:  # one call so far
+            before = 0.0
+            began = self.started
         return (now - began) / (done - before)
 
     @property

@@ -1,7 +1,7 @@
 """Score every token of a split with frozen weights, state carried through each document.
 
-Documents are laid end to end in a few lanes, each with a reset at its boundary, so that many short documents are
-scored at once and one long document as a stream. Shapes: B lanes, T positions.
+Documents are laid end to end in a few lanes, each with a reset at its boundary, so that many short documents
+are scored at once and one long document as a stream. Shapes: B lanes, T positions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from weft.language_model import Module, Scorer
 
 LANES = 16
 SEGMENT = 512
-PLACES, PIECE = 64, 1024  # of a spread part: at most so many places, pieces of at least so many tokens
+PLACES = 64  # of a spread part, at most
+PIECE = 1024  # tokens of each place, at least
 
 
 class ScoredSegment(NamedTuple):
     """A segment of every lane, on the model's device.
 
-    ``places_BT`` index the targets that are text in ``split.tokens`` (-1: none), ``ends_BT`` the documents that end
-    before the target (-1: none does).
+    ``places_BT`` index the targets that are text in ``split.tokens`` (-1: none), ``ends_BT`` the documents
+    that end before the target (-1: none does).
     """
 
     inputs_BT: Tensor
@@ -49,15 +50,16 @@ def score(
 ) -> NDArray[np.float32]:
     """Return the nats of every token of ``split``, aligned to ``split.tokens``; boundary tokens have 0.
 
-    ``ends`` (a number for each document) takes in the nats of the boundary behind each document, which is where a text
-    ends; those of documents that were cut, and all where the model carries no state, stay as they are.
+    ``ends`` (a number for each document) takes in the nats of the boundary behind each
+    document, which is where a text ends; those of documents that were cut, and all where the
+    model carries no state, stay as they are.
 
-    State is carried through each document. A model that carries none is scored by a sliding window over its context.
-    ``progress`` is called with the number of tokens done since the last call.
+    State is carried through each document. A model that carries none is scored by a sliding window over its
+    context. ``progress`` is called with the number of tokens done since the last call.
     """
     if model.context is not None:
         return score_by_windows(model, split, model.context, boundary_id=boundary_id, progress=progress)
-    nats = np.full(len(split.tokens), np.nan, dtype=np.float32)
+    nats = np.full(len(split.tokens), np.nan, dtype=np.float32)  # a token that nobody scored would show
     nats[split.offsets[:-1]] = 0.0
     state: Any = None
     training = model.training
@@ -95,25 +97,33 @@ def segments(
 ) -> Iterator[ScoredSegment]:
     """Yield the documents, dealt to ``lanes`` lanes and cut into segments of ``length``.
 
-    Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane); there are fewer where
-    one document is longer than a lane would be. With ``score_ends`` the boundary behind a document is a target too, but
-    where the document was cut.
+    Lanes are filled evenly, longest document first, unless ``in_order`` (which takes one lane); there are
+    fewer where one document is longer than a lane would be. With ``score_ends`` the boundary behind a
+    document is a target too, but where the document was cut.
     """
-    everything = np.arange(len(split.tokens))
-    order = [everything] if in_order else [np.concatenate(lane) for lane in _deal(split, lanes)]
-    longest = max(len(lane) for lane in order)
+    # Of each lane, the places of its tokens in the text.
+    if in_order:
+        order = [np.arange(len(split.tokens))]
+    else:
+        order = [np.concatenate(documents) for documents in _deal(split, lanes)]
+    longest = max(map(len, order))
     for start in range(0, longest, length):
+        # One place more than the width: the last token is a target here, and the first
+        # input of the next segment.
         width = min(length, longest - start)
         places = np.full((len(order), width + 1), -1, dtype=np.int64)
         for row, lane in zip(places, order, strict=True):
             part = lane[start : start + width + 1]
             row[: len(part)] = part
+        # Behind the end of a lane stand boundaries, which reset the state and are no
+        # targets, as all boundaries are.
         tokens = np.where(places >= 0, np.asarray(split.tokens)[places], boundary_id).astype(np.int64)
         first = tokens == boundary_id
         targets = np.where(first, IGNORED, tokens)[:, 1:]
         scored = np.where(targets != IGNORED, places[:, 1:], -1)
         ends = np.full_like(scored, -1)
         if score_ends:
+            # A boundary, also one behind the lane, ends the document of the token before it.
             at_end = first[:, 1:] & (places[:, :-1] >= 0)
             document = np.searchsorted(split.offsets, places[:, :-1][at_end], side="right") - 1
             ends[at_end] = np.where(split.ends[document], document, -1)
@@ -135,8 +145,8 @@ def device_of(model: Module) -> torch.device:
 def _deal(split: TokenizedSplit, lanes: int) -> list[list[NDArray[np.int64]]]:
     """Deal the documents' places to lanes, longest first to the shortest lane, so that lanes end together.
 
-    No lane ends before the longest document does, so there are at most so many as fill that time: others would compute
-    on padding alone.
+    No lane ends before the longest document does, so there are at most so many as fill that time:
+    others would compute on padding alone.
     """
     lengths = np.diff(split.offsets)
     filled_by_longest = -(-int(lengths.sum()) // int(lengths.max()))
@@ -152,8 +162,8 @@ def _deal(split: TokenizedSplit, lanes: int) -> list[list[NDArray[np.int64]]]:
 def first_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> TokenizedSplit:
     """Return the first ``tokens`` tokens of ``split`` as a split of its own, for quick looks while training.
 
-    A document may be cut; where the last token would be a boundary, one more is taken. ``bytes`` are those of these
-    tokens; characters and words are not counted.
+    A document may be cut; where the last token would be a boundary, one more is taken. ``bytes`` are those
+    of these tokens; characters and words are not counted.
     """
     if tokens >= len(split.tokens):
         return split
@@ -166,10 +176,10 @@ def first_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> Toke
 def spread_part(split: TokenizedSplit, tokens: int, tokenizer: Tokenizer) -> TokenizedSplit:
     """Return about ``tokens`` tokens of ``split``, from places all over it, as a split of its own.
 
-    Texts drift: their beginning says little about the rest. The text is divided evenly, and a piece is taken from each
-    division, from the first document that begins in it on; where none does in time, from its start on, after a boundary
-    of its own. Documents may be cut. The same part every time; ``bytes`` are those of its tokens, characters and words
-    are not counted.
+    Texts drift: their beginning says little about the rest. The text is divided evenly, and a piece is taken
+    from each division, from the first document that begins in it on; where none does in time, from its start
+    on, after a boundary of its own. Documents may be cut. The same part every time; ``bytes`` are those of
+    its tokens, characters and words are not counted.
     """
     if tokens >= len(split.tokens):
         return split
@@ -190,5 +200,8 @@ def _piece(split: TokenizedSplit, start: int, stop: int, length: int) -> NDArray
         segment = split.tokens[begin : begin + length]
     else:
         segment = np.concatenate([boundary, split.tokens[start : start + length - 1]])
-        segment = segment[int(segment[1] == boundary[0]) :]  # a document begins right there
-    return segment[:-1] if segment[-1] == boundary[0] else segment
+        if segment[1] == boundary[0]:  # a document begins right there: it has its own boundary
+            segment = segment[1:]
+    if segment[-1] == boundary[0]:  # no document without text
+        segment = segment[:-1]
+    return segment

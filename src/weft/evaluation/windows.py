@@ -1,6 +1,7 @@
 """Score a text by a sliding window, for models that see no more than their context at once.
 
-Every token but the first ones of a document has at least half of the context before it. Shapes: B windows, T positions.
+Every token but the first ones of a document has at least half of the context before it.
+Shapes: B windows, T positions.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ def score_by_windows(
 
 
 def windows(split: TokenizedSplit, context: int) -> Iterator[Window]:
-    """Yield windows of at most ``context`` inputs that score every token of every document but its boundary once.
+    """Yield windows of at most ``context`` inputs that score each token of a document but its boundary once.
 
-    From the second window of a document on, each scored token has at least ``context // 2`` tokens before it.
+    From the second window of a document on, each scored token has at least ``context // 2`` tokens
+    before it.
     """
     for begin, end in zip(split.offsets[:-1].tolist(), split.offsets[1:].tolist(), strict=True):
         start = begin
@@ -73,6 +75,7 @@ def windows(split: TokenizedSplit, context: int) -> Iterator[Window]:
             stop = min(start + context, end - 1)
             yield Window(start, stop, scored)
             scored = stop + 1
+            # Half a context is read again, for the tokens after it.
             start = max(begin, scored - 1 - context // 2)
 
 
@@ -80,6 +83,7 @@ def _batches(found: Iterator[Window], most: int) -> Iterator[list[Window]]:
     """Group windows of like lengths, about ``most`` inputs together."""
     batch: list[Window] = []
     for window in sorted(found, key=lambda window: window.stop - window.start):
+        # The longest of a batch, to which the others are padded, is the last one.
         if batch and (len(batch) + 1) * (window.stop - window.start) > most:
             yield batch
             batch = []

@@ -29,8 +29,8 @@ def export(
     """Write the model of a run directory to the folder ``out`` (default: ``RUN/onnx``), checked against the model.
 
     An earlier export there is replaced once the new one is whole. ``progress`` is told what is done next.
-    Raises UserError for an unknown format, a missing extra, a folder that holds something else, and a program that
-    does not give the model's logits.
+    Raises UserError for an unknown format, a missing extra, a folder that holds something else, and a
+    program that does not give the model's logits.
     """
     if format not in FORMATS:
         raise UserError(f"There is no export format '{format}': the formats are {', '.join(FORMATS)}.")
@@ -39,7 +39,8 @@ def export(
     from weft.export.folder import export_folder
 
     run = Path(run)
-    return export_folder(run, run / format if out is None else Path(out), progress or (lambda _: None))
+    folder = run / format if out is None else Path(out)
+    return export_folder(run, folder, progress or (lambda _: None))
 
 
 __all__ = ["FORMATS", "export"]

@@ -41,7 +41,8 @@ class Session:
     """An exported program in onnxruntime, with torch's tensors going in and coming out."""
 
     def __init__(self, name: ProgramName, path: Path, layout: StateLayout) -> None:
-        self.name, self.layout = name, layout
+        self.name = name
+        self.layout = layout
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, too
         options.intra_op_num_threads = torch.get_num_threads()
@@ -66,7 +67,8 @@ class Session:
 def check_program(name: ProgramName, model: WeftModel, layout: StateLayout, path: Path) -> list[Check]:
     """Return how far the program at ``path`` is from ``model``.
 
-    Raises UserError where onnxruntime cannot run it, or where a logit differs by more than :data:`TOLERANCE`.
+    Raises UserError where onnxruntime cannot run it, or where a logit differs by more
+    than :data:`TOLERANCE`.
     """
     session = Session(name, path, layout)
     checks = list(_check_step(session, model) if name == "step" else _check_sequence(session, model))
@@ -81,12 +83,16 @@ def check_program(name: ProgramName, model: WeftModel, layout: StateLayout, path
 
 def _check_step(session: Session, model: WeftModel) -> Iterator[Check]:
     """Read token by token, from the start of a text and from where every block's window is full."""
+    # From the start of a text: the state fills up, and what is not filled yet must have
+    # no part in the logits.
     full = _until_full(model)
     tokens = _random_tokens(model, 2, min(full, FIRST_STEPS))
     expected, _ = model(tokens)
     difference = _largest(_by_step(session, tokens, session.layout.start(2)), expected)
     yield _check(session, "from the start of a text", tokens, difference)
 
+    # From where every window is full: old positions must go. The model reads up to
+    # there, as steps would take long.
     tokens = _random_tokens(model, 3, full + FURTHER)
     _, state = model.hidden(tokens[:, :-FURTHER])
     expected, _ = model(tokens[:, -FURTHER:], state)
@@ -110,10 +116,11 @@ def _by_step(session: Session, tokens_BT: Tensor, state: tuple[Tensor, ...]) -> 
 
 def _check_sequence(session: Session, model: WeftModel) -> Iterator[Check]:
     """Read texts of several lengths with resets in them, and go on from the state that is left."""
-    longest = max(model.window, QUERY_BLOCK) + 3
+    longest = max(model.window, QUERY_BLOCK) + 3  # more than one block of attention's queries
     for batch, time in ((1, 1), (3, 7), (2, _until_full(model)), (1, longest)):
         tokens = _random_tokens(model, batch, time + FURTHER)
-        difference = _run_pieces(session, model, tokens, [*_pieces(time, batch * model.config.vocab_size), FURTHER])
+        lengths = _pieces(time, batch * model.config.vocab_size)
+        difference = _run_pieces(session, model, tokens, [*lengths, FURTHER])
         yield _check(session, f"and {FURTHER} from the state", tokens[:, :-FURTHER], difference)
 
 
@@ -124,10 +131,13 @@ def _pieces(time: int, numbers: int) -> list[int]:
 
 
 def _run_pieces(session: Session, model: WeftModel, tokens_BT: Tensor, lengths: list[int]) -> float:
-    """Return the largest difference over pieces of ``lengths`` tokens, each read from the state of the one before."""
+    """Return the largest difference over pieces of ``lengths`` tokens, each read from the state before."""
     reset_BT = torch.rand(tokens_BT.shape, generator=torch.Generator().manual_seed(1)) < 0.1
-    flat, state, differences = session.layout.start(tokens_BT.shape[0]), None, []
-    for tokens, reset in zip(torch.split(tokens_BT, lengths, 1), torch.split(reset_BT, lengths, 1), strict=True):
+    pieces = zip(torch.split(tokens_BT, lengths, 1), torch.split(reset_BT, lengths, 1), strict=True)
+    flat = session.layout.start(tokens_BT.shape[0])
+    state = None
+    differences = []
+    for tokens, reset in pieces:
         expected, state = model(tokens, state, reset)
         actual, flat = session(tokens.contiguous(), flat, reset.contiguous())
         differences.append(_largest(actual, expected))
@@ -143,9 +153,8 @@ def _largest(actual: Tensor, expected: Tensor) -> float:
 
 
 def _check(session: Session, what: str, tokens: Tensor, difference: float) -> Check:
-    return Check(
-        program=session.name, what=what, batch=tokens.shape[0], tokens=tokens.shape[1], largest_difference=difference
-    )
+    batch, time = tokens.shape
+    return Check(program=session.name, what=what, batch=batch, tokens=time, largest_difference=difference)
 
 
 @contextmanager

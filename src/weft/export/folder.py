@@ -27,9 +27,9 @@ from weft.version import __version__
 FORMAT = 1
 DESCRIPTION = "export.json"
 PROGRAMS: tuple[ProgramName, ...] = ("step", "sequence")
-_FILES = {DESCRIPTION, "tokenizer.json", "tokenizer_config.json"} | {
-    f"{name}.onnx{ending}" for name in PROGRAMS for ending in ("", ".data")
-}
+_FILES = {DESCRIPTION, "tokenizer.json", "tokenizer_config.json"}
+_FILES |= {f"{name}.onnx" for name in PROGRAMS}
+_FILES |= {f"{name}.onnx.data" for name in PROGRAMS}  # weights that were too large for the file itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ def export_folder(run: Path, out: Path, progress: Callable[[str], None]) -> Expo
     if out.resolve() == Path.cwd():
         raise UserError("The present folder cannot be exchanged for an export: give --out a folder inside it.")
     _check_place(out)
-    model, tokenizer = load_model(run).requires_grad_(False), load_tokenizer(run)
+    model = load_model(run).requires_grad_(False)
+    tokenizer = load_tokenizer(run)
     layout = StateLayout(model)
     checks: list[Check] = []
     with disk_errors(out), alone_in(out, make=True), _aside(out) as folder:
@@ -79,27 +80,30 @@ def _check_place(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"'{out}' is a file: give --out a folder.")
     names = {path.name for path in out.iterdir()}
-    if names and (DESCRIPTION not in names or names - _FILES):
-        other = min(names - _FILES, default=min(names))
+    foreign = names - _FILES
+    if names and (DESCRIPTION not in names or foreign):
+        other = min(foreign, default=min(names))
         raise UserError(f"'{out}' holds something else than an export ('{other}'): give --out another folder.")
 
 
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """Give a new folder that takes the place of ``out`` when all went well, and is removed otherwise."""
-    new, old = temporary(out), temporary(out.with_name(f"{out.name}.before"))
-    sweep(out.parent, escape(out.name))
+    new = temporary(out)
+    old = temporary(out.with_name(f"{out.name}.before"))
+    sweep(out.parent, escape(out.name))  # what an export left that was killed
     try:
         new.mkdir(parents=True)
         yield new
+        # Contents before names: after a power cut, a folder under its final name must not hold empty files.
         for path in new.iterdir():
             _sync(path)
         sync_folder(new)
-        if out.exists():
+        if out.exists():  # a folder cannot take the place of another that is not empty
             out.rename(old)
         new.rename(out)
         sync_folder(out.parent)
-        sweep(out.parent, escape(f"{out.name}.before"))  # an earlier one, where a process was killed between the two
+        sweep(out.parent, escape(f"{out.name}.before"))  # of a process that was killed between the renames
     finally:
         if old.exists() and not out.exists():  # stopped between the two renames
             old.rename(out)
@@ -116,6 +120,9 @@ def _sync(path: Path) -> None:
 def _describe(model: WeftModel, tokenizer: Tokenizer, layout: StateLayout, checks: list[Check]) -> dict[str, Any]:
     """Return the content of ``export.json``."""
     config = model.config
+    differences = dict.fromkeys(PROGRAMS, 0.0)
+    for check in checks:
+        differences[check.program] = max(differences[check.program], check.largest_difference)
     return {
         "weft_export": FORMAT,
         "weft_version": __version__,
@@ -130,7 +137,7 @@ def _describe(model: WeftModel, tokenizer: Tokenizer, layout: StateLayout, check
                 "file": f"{name}.onnx",
                 "inputs": input_names(name, layout),
                 "outputs": output_names(layout),
-                "largest_difference": max(check.largest_difference for check in checks if check.program == name),
+                "largest_difference": differences[name],
             }
             for name in PROGRAMS
         },

@@ -38,7 +38,8 @@ class Step(nn.Module):
 
     def __init__(self, model: WeftModel, layout: StateLayout) -> None:
         super().__init__()
-        self.model, self.layout = model, layout
+        self.model = model
+        self.layout = layout
 
     def forward(self, tokens: Tensor, state: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Read the tokens."""
@@ -93,13 +94,25 @@ def write_program(name: ProgramName, model: WeftModel, layout: StateLayout, path
 
 def _traced(name: ProgramName, model: WeftModel, layout: StateLayout) -> tuple[nn.Module, tuple[Any, ...], Any]:
     """Return the module to translate, example inputs, and which of their dimensions are dynamic."""
-    batch, time = Dim("batch"), Dim("time")
-    tokens = torch.zeros(2, 1 if name == "step" else 3, dtype=torch.long)
-    module = Step(model, layout) if name == "step" else Sequence(model, layout)
-    args: tuple[Any, ...] = (tokens,) if name == "step" else (tokens, tokens == 0)
-    dims: tuple[Any, ...] = ({0: batch},) if name == "step" else ({0: batch, 1: time},) * 2
+    batch = Dim("batch")
+    time = Dim("time")
+    module: Step
+    args: tuple[Any, ...]
+    dims: tuple[Any, ...]
+    # Two texts, and three tokens where there may be more: a dimension of 1 would be
+    # taken for one that stays 1.
+    if name == "step":
+        module = Step(model, layout)
+        args = (torch.zeros(2, 1, dtype=torch.long),)
+        dims = ({0: batch},)
+    else:
+        module = Sequence(model, layout)
+        tokens = torch.zeros(2, 3, dtype=torch.long)
+        args = (tokens, tokens == 0)
+        dims = ({0: batch, 1: time}, {0: batch, 1: time})
     if layout.tensors:
-        args, dims = (*args, layout.start(2)), (*dims, ({0: batch},) * len(layout.tensors))
+        args = (*args, layout.start(2))
+        dims = (*dims, ({0: batch},) * len(layout.tensors))
     return module.eval(), args, dims
 
 
@@ -117,7 +130,8 @@ def output_names(layout: StateLayout) -> list[str]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep what torch's exporter says to its own developers off the terminal."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")  # that torchvision is not installed
+    # This one says that torchvision is not installed.
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

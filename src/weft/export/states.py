@@ -1,7 +1,8 @@
 """The state of a model as a flat list of named tensors of fixed shape, which is how an exported program carries it.
 
-The fixed form is that of :meth:`WeftModel.empty_state`: no tensor of it changes its shape. A text starts with zeros
-everywhere (False for booleans), which every block reads as "nothing happened yet". Shapes: B batch.
+The fixed form is that of :meth:`WeftModel.empty_state`: no tensor of it changes its shape.
+A text starts with zeros everywhere (False for booleans), which every block reads as
+"nothing happened yet". Shapes: B batch.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ class StateLayout:
 
     def __init__(self, model: WeftModel) -> None:
         self._template = model.empty_state(1, torch.device("cpu"))
-        by_number = (*self._template.blocks, self._template.embedding)  # latent bigrams have the number after the last
-        named = zip(_names(by_number), tensors(by_number), strict=True)
-        # A QRNN of kernel size 1 remembers no inputs: what has no elements is not carried.
-        self.tensors = tuple(StateTensor(name, tuple(x.shape[1:]), x.dtype) for name, x in named if x.numel())
+        # Latent bigrams have the number after the last block application.
+        by_number = (*self._template.blocks, self._template.embedding)
+        carried = []
+        for name, x in zip(_names(by_number), tensors(by_number), strict=True):
+            if x.numel():  # a QRNN of kernel size 1 remembers no inputs: what has no elements is not carried
+                carried.append(StateTensor(name, tuple(x.shape[1:]), x.dtype))
+        self.tensors = tuple(carried)
 
     def start(self, batch: int) -> tuple[Tensor, ...]:
         """Return the state at the start of ``batch`` texts."""
@@ -70,8 +74,8 @@ def _names(state: Any, prefix: str = "") -> Iterator[str]:
         return
     fields = getattr(state, "_fields", range(len(state)))
     for field, part in zip(fields, state, strict=True):
-        name = re.sub("_[A-Z]+$", "", str(field))
         if isinstance(state, ShiftedState) and field == "mixer":  # it keeps the names that it has by itself
             yield from _names(part, prefix)
-        else:
-            yield from _names(part, f"{prefix}.{name}" if prefix else name)
+            continue
+        name = re.sub("_[A-Z]+$", "", str(field))
+        yield from _names(part, f"{prefix}.{name}" if prefix else name)

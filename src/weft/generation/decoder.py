@@ -1,6 +1,7 @@
 """One token after another: a model with a state of its own, in the form that is fastest where it runs.
 
-A decoder is a private copy of the state, so it may change it in place; the state that comes out is the model's own.
+A decoder is a private copy of the state, so it may change it in place; the state that
+comes out is the model's own.
 Shapes: B texts, T positions, V vocabulary.
 """
 
@@ -36,7 +37,8 @@ class PlainDecoder(Decoder):
     """Calls the model: for any model, on any device."""
 
     def __init__(self, model: LanguageModel, state: State) -> None:
-        self._model, self._state = model, state
+        self._model = model
+        self._state = state
 
     @torch.no_grad()
     def step(self, tokens_B: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """On a CPU: one token's step as one kernel (:mod:`weft.ops.cpu.decode`).
 
-A model of 10M parameters has some 200 operators a token, each of which costs torch more than its arithmetic. As one
-kernel it costs the time in which memory gives the weights, and little more.
+A model of 10M parameters has some 200 operators a token, each of which costs torch more than its arithmetic.
+As one kernel it costs the time in which memory gives the weights, and little more.
 """
 
 from __future__ import annotations
@@ -32,30 +32,39 @@ from weft.ops.cpu import decode as d
 MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
 _BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
 _MAPS = (nn.Linear, GateMap, LowRank, BlockDense, BlockShuffle, MatrixProduct, nn.ParameterList)
-_PARTS = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, TokenShift, *_MAPS, *NORMS, *_BLOCKS)
-_turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads all the time
+_SHELL = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, TokenShift)
+_PARTS = (*_SHELL, *_MAPS, *NORMS, *_BLOCKS)
+_turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads
 
 
 def fused_decoder(model: LanguageModel, state: ModelState, rows: int) -> FusedDecoder | None:
     """Return a decoder for ``rows`` texts; None where the kernel does not cover the model."""
-    if rows > MOST_ROWS or not covers(model) or not all(map(_is_suffix, state.blocks)):
+    if rows > MOST_ROWS or not covers(model):
+        return None
+    if not all(map(_is_suffix, state.blocks)):  # a ring tells by a number alone how many positions are valid
         return None
     return FusedDecoder(model, state, rows)
 
 
 def covers(model: LanguageModel) -> TypeGuard[WeftModel]:
     """Return whether all parts of the model are what the kernel knows, and nobody watches them."""
-    known = all(
-        type(part) in _PARTS and not part._forward_hooks and not part._forward_pre_hooks for part in model.modules()
-    )
-    plain = all(type(x) is nn.Parameter and x.dtype == torch.float32 for x in model.parameters())
-    here = all(x.device.type == "cpu" and x.is_contiguous() for x in model.parameters())
-    relative = any(isinstance(block, AttentionBlock) and block.config.positions == "relative" for block in model.blocks)
-    return known and plain and here and not relative and not model.training
+    if model.training:
+        return False
+    for part in model.modules():
+        watched = part._forward_hooks or part._forward_pre_hooks  # which the kernel would not call
+        if type(part) not in _PARTS or watched:  # a subclass may compute something else
+            return False
+        if isinstance(part, AttentionBlock) and part.config.positions == "relative":
+            return False
+    for x in model.parameters():  # the kernel reads them by their addresses
+        plain = type(x) is nn.Parameter and x.dtype == torch.float32
+        if not plain or x.device.type != "cpu" or not x.is_contiguous():
+            return False
+    return True
 
 
 def _is_suffix(state: Any) -> bool:
-    """Return whether the remembered positions of the current document are the last ones, as the model leaves them."""
+    """Return whether the remembered positions of the document are the last ones, as the model leaves them."""
     if isinstance(state, ShiftedState):
         return _is_suffix(state.mixer)
     if not isinstance(state, AttentionState):
@@ -68,25 +77,34 @@ class FusedDecoder(Decoder):
 
     def __init__(self, model: WeftModel, state: ModelState, rows: int) -> None:
         self._threads = torch.get_num_threads()
-        self._program = program = Program(model, state, rows, self._threads)
+        program = Program(model, state, rows, self._threads)
+        self._program = program
         self._model = model  # whose parameters the list names
-        self._fields, self._address = program.fields, program.fields.ctypes.data
-        self._tokens_B, self._lanes_B = program.tokens_B.numpy(), program.lanes_B.numpy()
+        self._fields = program.fields
+        self._address = program.fields.ctypes.data
+        # As numpy, on the same memory: a step writes a few numbers, and torch takes longer for each.
+        self._tokens_B = program.tokens_B.numpy()
+        self._lanes_B = program.lanes_B.numpy()
         self._seen_NB = program.seen_NB.numpy()
+        self._angles = []
+        for width, table_K in program.angles.items():
+            self._angles.append((table_K.numpy(), frequencies(width).numpy()))
         self._remembered = state.embedding  # by bigrams
-        self._angles = [(table_K.numpy(), frequencies(width).numpy()) for width, table_K in program.angles.items()]
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Run the kernel. IndexError for a token outside the vocabulary."""
-        tokens, program = tokens_B.tolist(), self._program
+        tokens = tokens_B.tolist()
+        program = self._program
         if max(tokens) >= program.logits_BV.shape[1]:
             raise IndexError(f"token {max(tokens)} is outside the vocabulary of {program.logits_BV.shape[1]}")
         lanes = [lane for lane, token in enumerate(tokens) if token >= 0]
-        self._tokens_B[:], self._lanes_B[: len(lanes)] = tokens, lanes
+        self._tokens_B[:] = tokens
+        self._lanes_B[: len(lanes)] = lanes
         if self._model.ngrams is not None:
             self._read_bigrams(tokens_B.clamp(min=0))
         self._turn_to(program.place)
-        self._fields[d.PLACE], self._fields[d.NUM_LANES] = program.place, len(lanes)
+        self._fields[d.PLACE] = program.place
+        self._fields[d.NUM_LANES] = len(lanes)
         program.counters.fill(0)
         with _turn:
             d.decode(self._address, threads=self._threads)
@@ -97,7 +115,9 @@ class FusedDecoder(Decoder):
     @torch.no_grad()
     def _read_bigrams(self, tokens_B: Tensor) -> None:
         """Make what the first block reads, and let the kernel take it for the vectors of tokens 0, 1, ..."""
-        embedding, ngrams, ready_BD = self._model.embedding, self._model.ngrams, self._program.ready_BD
+        embedding = self._model.embedding
+        ngrams = self._model.ngrams
+        ready_BD = self._program.ready_BD
         assert ngrams is not None
         assert ready_BD is not None
         ids_BTH = ngrams.ids(tokens_B[:, None], vectors(embedding))

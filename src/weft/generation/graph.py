@@ -1,8 +1,8 @@
 """On CUDA: one token's step, recorded once as a graph of kernels and replayed, so that Python starts one thing a token.
 
-A graph needs tensors that never change their place or size. So each attention's memory is filled up to its full window
-with positions that are of no document, which the model masks as it masks those before a reset: what it computes is the
-same, and the states of one step are as large as those of the next.
+A graph needs tensors that never change their place or size. So each attention's memory is filled up to its
+full window with positions that are of no document, which the model masks as it masks those before a reset:
+what it computes is the same, and the states of one step are as large as those of the next.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ def filled_up(state: Any, window: int) -> Any:
     """Return a block's state whose attention remembers ``window`` positions, the new ones first and of no document."""
     if isinstance(state, AttentionState):
         missing = window - state.valid_BM.shape[1]
-        keys, values = (F.pad(x, (0, 0, 0, 0, missing, 0)) for x in (state.keys_BMGK, state.values_BMGK))
-        return AttentionState(keys, values, F.pad(state.valid_BM, (missing, 0), value=False))
+        # F.pad counts from the last dimension: K and G stay, M grows in front.
+        before_MGK = (0, 0, 0, 0, missing, 0)
+        keys_BMGK = F.pad(state.keys_BMGK, before_MGK)
+        values_BMGK = F.pad(state.values_BMGK, before_MGK)
+        return AttentionState(keys_BMGK, values_BMGK, F.pad(state.valid_BM, (missing, 0), value=False))
     if isinstance(state, Tensor):
         return state
     parts = [filled_up(part, window) for part in state]
@@ -95,15 +98,20 @@ class FixedDecoder(Decoder):
     def record(self) -> None:
         """Record a step as a CUDA graph; from now on it is replayed. RuntimeError where something cannot be."""
         before = map_state(Tensor.clone, self._state)
+        # Warm up on a stream of its own, as torch asks for; what the default stream has
+        # begun must be done first.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 self._advance()
         torch.cuda.current_stream().wait_stream(stream)
+        # Other threads may go on with CUDA meanwhile: only this one's calls are recorded,
+        # and none of theirs fails.
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._advance()
+        # The warm-up has read tokens that nobody gave: back to the state before, in the same memory.
         for here, old in zip(tensors(self._state), tensors(before), strict=True):
             here.copy_(old)
         self._run = graph.replay
@@ -114,7 +122,9 @@ def graph_decoder(model: LanguageModel, state: ModelState, rows: int, *, steps: 
 
     A model that carries no state is read with all that came before, which grows.
     """
-    if model.context is not None or next(model.parameters()).device.type != "cuda" or steps < FEWEST_STEPS:
+    if model.context is not None or steps < FEWEST_STEPS:
+        return None
+    if next(model.parameters()).device.type != "cuda":
         return None
     decoder = FixedDecoder(model, state, rows)
     try:

@@ -1,8 +1,9 @@
 """What each kind of block remembers, laid out for the kernel that reads one token at a time.
 
-A memory takes the model's state in and gives it back. A ring's slots are taken in turn, so nothing is ever moved.
-Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S slots of a ring
-(M + 1), W kernel size of a QRNN.
+A memory takes the model's state in and gives it back. A ring's slots are taken in turn,
+so nothing is ever moved.
+Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S
+slots of a ring (M + 1), W kernel size of a QRNN.
 """
 
 from __future__ import annotations
@@ -32,16 +33,21 @@ class Ring:
         self.window = block.window
         self.slots = self.window + 1
         shape = (len(state.valid_BM), self.config.kv_heads, self.slots, up(self.config.head_dim))
-        self.keys_BGSK, self.values_BGSK = torch.zeros(shape), torch.zeros(shape)
+        self.keys_BGSK = torch.zeros(shape)
+        self.values_BGSK = torch.zeros(shape)
         self.seen_B = seen_B.copy_(state.valid_BM.sum(1))
         places = torch.arange(place - state.valid_BM.shape[1], place)
-        for ring, x in (
-            (self.keys_BGSK, self._turned(state.keys_BMGK, places, 1)),
-            (self.values_BGSK, state.values_BMGK),
-        ):
-            ring[:, :, places % self.slots, : self.config.head_dim] = x.transpose(1, 2)
+        self._put(self.keys_BGSK, places, self._turned(state.keys_BMGK, places, 1))
+        self._put(self.values_BGSK, places, state.values_BMGK)
+
+    def _put(self, ring_BGSK: Tensor, places: Tensor, x_BMGK: Tensor) -> None:
+        ring_BGSK[:, :, places % self.slots, : self.config.head_dim] = x_BMGK.transpose(1, 2)
+
+    def _taken(self, ring_BGSK: Tensor, places: Tensor) -> Tensor:
+        return ring_BGSK[:, :, places % self.slots, : self.config.head_dim].transpose(1, 2).contiguous()
 
     def _turned(self, keys_BMGK: Tensor, places: Tensor, sign: int) -> Tensor:
+        """Turn the keys by their places, or with ``sign`` -1 back."""
         if self.config.positions != "rotary":
             return keys_BMGK
         angles = places[:, None].double() * frequencies(self.config.head_dim)
@@ -51,12 +57,10 @@ class Ring:
         """Return what the model would remember at ``place``."""
         length = min(place, self.window)
         places = torch.arange(place - length, place)
-        keys, values = (
-            ring[:, :, places % self.slots, : self.config.head_dim].transpose(1, 2).contiguous()
-            for ring in (self.keys_BGSK, self.values_BGSK)
-        )
+        keys_BMGK = self._turned(self._taken(self.keys_BGSK, places), places, -1)
+        values_BMGK = self._taken(self.values_BGSK, places)
         valid_BM = torch.arange(length) >= length - self.seen_B[:, None]
-        return AttentionState(self._turned(keys, places, -1), values, valid_BM)
+        return AttentionState(keys_BMGK, values_BMGK, valid_BM)
 
 
 class Cells:
@@ -89,12 +93,14 @@ class Nothing:
 class Last:
     """What the mixer of a block with token shift remembers, and the block's last input.
 
-    Inputs stand in a ring of two: a thread writes the one of its channels while another still reads the one before.
+    Inputs stand in a ring of two: a thread writes the one of its channels while another
+    still reads the one before.
     """
 
     def __init__(self, mixer: Memory, share: Tensor, state: ShiftedState, place: int) -> None:
         rows, width = state.last_BD.shape
-        self.mixer, self.share = mixer, share
+        self.mixer = mixer
+        self.share = share
         self.inputs_B2D = torch.zeros(rows, 2, width)
         self.inputs_B2D[:, (place - 1) % 2] = state.last_BD
 
@@ -110,7 +116,9 @@ def remembered(state: Any) -> int:
     """Return how many positions the longest attention memory of a state has, 0 where there are none."""
     if isinstance(state, AttentionState):
         return state.valid_BM.shape[1]
-    return 0 if isinstance(state, Tensor) else max(map(remembered, state), default=0)
+    if isinstance(state, Tensor):
+        return 0
+    return max(map(remembered, state), default=0)
 
 
 def frequencies(head_dim: int) -> Tensor:

@@ -1,8 +1,8 @@
 """The list of operations by which :mod:`weft.ops.cpu.decode` reads a token, written for one model and its state.
 
-A block is two or three operations after one another: a norm, the map with what follows it, the map onto the residual
-stream; attention has its keys, its rings and its heads between. Shapes: B texts, D model width, K head width, N block
-applications, V vocabulary.
+A block is two or three operations after one another: a norm, the map with what follows it, the map onto the
+residual stream; attention has its keys, its rings and its heads between. Shapes: B texts, D model width, K
+head width, N block applications, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,59 +46,97 @@ Value = int | float | Tensor | None
 class Program:
     """The list, and all memory that it names.
 
-    Every size is asked of the block that has it: blocks of one kind may have other heads, windows, cells and kernels.
-    ``place`` is the place of the next token in the text, counted from the first that the attention remembers.
-    ``fields`` is the list as the kernel reads it; ``counters`` must be zero before each token.
+    Every size is asked of the block that has it: blocks of one kind may have other heads, windows, cells and
+    kernels. ``place`` is the place of the next token in the text, counted from the first that the attention
+    remembers. ``fields`` is the list as the kernel reads it; ``counters`` must be zero before each token.
     """
 
     def __init__(self, model: WeftModel, state: ModelState, rows: int, threads: int) -> None:
         config = model.config
-        self._model, self._rows, self._threads = model, rows, threads
-        self._kept: list[Tensor] = []
+        width = config.hidden_size
+        self._model = model
+        self._rows = rows
+        self._threads = threads
+        self._kept: list[Tensor] = []  # operations hold addresses alone: else their memory would be freed
         self._operations: list[NDArray[np.int64]] = []
-        self._rooms: dict[tuple[str, int], Tensor] = {}
+        self._buffers: dict[tuple[str, int], Tensor] = {}
         self._merged: dict[nn.Module, Tensor] = {}
-        self._tasks = self._after = 0  # so far, and before what the last operation waits for
+        self._tasks = 0  # of all operations so far
+        self._after = 0  # tasks that must be done before the last operation may begin
         self._pre = config.norm_placement == "pre"
-        # What a thread norms of one text: as many inputs as the widest kernel reads, behind them the input unshifted.
-        kernel_size = max((block.kernel_size for block in model.blocks if isinstance(block, QRNNBlock)), default=1)
-        self._raw = up(kernel_size * config.hidden_size) if config.token_shift else 0
-        self._own = self._raw + up((1 if self._raw else kernel_size) * config.hidden_size)
+
+        # A thread norms a text into memory of its own, `_own` numbers long: as many inputs as the
+        # widest QRNN kernel reads. With token shift these are shifted, and the input as it was stands
+        # behind them, from `_raw` on.
+        kernel_size = 1
+        for block in model.blocks:
+            if isinstance(block, QRNNBlock):
+                kernel_size = max(kernel_size, block.kernel_size)
+        if config.token_shift:
+            self._raw = up(kernel_size * width)
+            self._own = self._raw + up(width)
+        else:
+            self._raw = 0
+            self._own = up(kernel_size * width)
+
         # Blocks read one and write the other, so that nobody overwrites what a late thread still reads.
-        self._x_BD, self._next_BD = (self._room(name, config.hidden_size) for name in ("x", "next"))
+        self._x_BD = self._buffer("x", width)
+        self._next_BD = self._buffer("next", width)
+
+        # What whoever reads a token sets before the kernel runs: the tokens, the texts that
+        # go on, the rotary tables.
         self.place = remembered(state)
-        self.tokens_B, self.lanes_B = torch.zeros(rows, dtype=torch.long), torch.arange(rows)
-        self.angles: dict[int, Tensor] = {}  # by head width: cosines, then sines, which whoever reads a token sets
+        self.tokens_B = torch.zeros(rows, dtype=torch.long)
+        self.lanes_B = torch.arange(rows)
+        self.angles: dict[int, Tensor] = {}  # by head width: cosines, then sines
+        # With latent bigrams, tokens' vectors are no rows of a table: here stands what
+        # the first block reads.
+        self.ready_BD = torch.zeros(rows, width) if model.ngrams is not None else None
         self.logits_BV = torch.zeros(rows, config.vocab_size)
-        # Where the tokens' vectors are not rows of a table: what the first block reads of each text.
-        self.ready_BD = torch.zeros(rows, config.hidden_size) if model.ngrams is not None else None
-        depth = len(model.schedule)
-        self.seen_NB = torch.zeros(depth, rows, dtype=torch.long)  # positions of the document in each memory
+
+        # Positions of the current document that each memory holds.
+        self.seen_NB = torch.zeros(len(model.schedule), rows, dtype=torch.long)
         self.memories = [self._memory(number, part) for number, part in enumerate(state.blocks)]
         self._mixers = [memory.mixer if isinstance(memory, Last) else memory for memory in self.memories]
         self._write()
-        self.counters, self.fields = self._count(), self._listed()
+        self.counters = self._count()
+        self.fields = self._listed()
 
     def _memory(self, number: int, state: Any) -> Memory | Last:
         """Take in the state of a block application."""
         block: Any = self._model.blocks[self._model.schedule[number]]
-        if isinstance(state, ShiftedState):
-            return Last(self._mixer_memory(number, block, state.mixer), block.token_shift.share, state, self.place)
-        return self._mixer_memory(number, block, state)
-
-    def _mixer_memory(self, number: int, block: Block, state: Any) -> Memory:
+        shifted = isinstance(state, ShiftedState)
+        inner = state.mixer if shifted else state
+        mixer: Memory
         if isinstance(block, AttentionBlock):
-            return Ring(block, state, self.place, self.seen_NB[number])
-        return Cells(block, state, self.place) if isinstance(block, QRNNBlock) else Nothing()
+            mixer = Ring(block, inner, self.place, self.seen_NB[number])
+        elif isinstance(block, QRNNBlock):
+            mixer = Cells(block, inner, self.place)
+        else:
+            mixer = Nothing()
+        if shifted:
+            return Last(mixer, block.token_shift.share, state, self.place)
+        return mixer
 
     def _write(self) -> None:
         """Write the operations of the whole model."""
-        embedding, x, width = self._model.embedding, self._x_BD, self._model.config.hidden_size
+        embedding = self._model.embedding
         assert isinstance(embedding, TokenEmbedding)
-        table: Tensor = embedding.weight_VD if self.ready_BD is None else self.ready_BD
-        scale = math.sqrt(width) if self.ready_BD is None else 1.0
-        self._add("EMBED", {"table": table, "to": x, "stride": x.stride(0), "width": width, "scale": scale}, tasks=1)
-        before: nn.Module = nn.Identity()  # of a post-norm block: what it reads, the one before it has to norm
+        width = self._model.config.hidden_size
+        table: Tensor
+        if self.ready_BD is None:
+            table = embedding.weight_VD
+            scale = math.sqrt(width)
+        else:
+            table = self.ready_BD
+            scale = 1.0
+        x = self._x_BD
+        fields: dict[str, Value] = {"table": table, "to": x, "stride": x.stride(0), "width": width, "scale": scale}
+        self._add("EMBED", fields, tasks=1)
+
+        # A pre-norm block reads the stream by its own norm. A post-norm block norms what it has added; that
+        # is done by whoever reads it, so each operation takes the norm of the block before.
+        before: nn.Module = nn.Identity()
         for number, memory, mixer in zip(self._model.schedule, self.memories, self._mixers, strict=True):
             block: Any = self._model.blocks[number]
             self._norm(block.norm if self._pre else before, memory)
@@ -119,10 +157,13 @@ class Program:
             self._write_feed_forward(block)
 
     def _write_feed_forward(self, block: FeedForwardBlock) -> None:
-        maps = [block.inner] if block.gate is None else [block.inner, block.gate]
+        maps = [self._dense(block.inner)]
+        if block.gate is not None:
+            maps.append(self._dense(block.gate))
         width = block.inner.out_features
-        inner, product = self._room("inner", width), self._room("product", up(width) * len(maps))
-        self._map([self._dense(m) for m in maps], None, product, ACTIVATIONS[block.config.activation], result=inner)
+        inner = self._buffer("inner", width)
+        product = self._buffer("product", up(width) * len(maps))
+        self._map(maps, None, product, ACTIVATIONS[block.config.activation], result=inner)
         self._join(block, inner)
 
     def _write_qrnn(self, block: QRNNBlock, memory: Cells) -> None:
@@ -131,34 +172,54 @@ class Program:
         gates = block.gates.out_features // cells
         weight, bias = self._dense(block.gates)
         assert bias is not None
-        maps = list(zip(weight.chunk(gates), bias.chunk(gates), strict=True))
-        hidden, product, cell = self._room("hidden", cells), self._room("gates", up(cells) * gates), memory.cell_BC
+        maps = list(zip(weight.chunk(gates), bias.chunk(gates), strict=True))  # one of each gate
+        hidden = self._buffer("hidden", cells)
+        product = self._buffer("gates", up(cells) * gates)
+        cell = memory.cell_BC
         more: dict[str, Value] = {"cell": cell, "cell_stride": cell.stride(0), "zoneout": config.zoneout}
         self._map(maps, None, product, POOLING[config.pooling], result=hidden, more=more)
         self._join(block, hidden)
 
     def _write_attention(self, block: AttentionBlock, memory: Ring) -> None:
         config = memory.config
-        heads, groups, width = config.num_heads, config.kv_heads, config.head_dim
-        query, attended = self._room("query", heads * width), self._room("attended", heads * width)
-        key = self._room("key and value", 2 * up(groups * width))
+        heads = config.num_heads
+        groups = config.kv_heads
+        width = config.head_dim
+        query = self._buffer("query", heads * width)
+        attended = self._buffer("attended", heads * width)
+        key = self._buffer("key and value", 2 * up(groups * width))
+        value = key[:, up(groups * width) :]
         self._map([self._dense(block.query)], None, query)
         self._map([self._dense(block.key), self._dense(block.value)], None, key, beside=True)
-        fields: dict[str, Value] = {"heads": heads, "groups": groups, "width": width, "slots": memory.slots}
-        fields |= {"seen": memory.seen_B, "rows": self._rows}
-        fields |= {"query": query, "query_stride": query.stride(0), "to": attended, "to_stride": attended.stride(0)}
-        fields |= {"key": key, "value": key[:, up(groups * width) :], "key_stride": key.stride(0)}
-        fields |= {"keys": memory.keys_BGSK, "values": memory.values_BGSK}
+        fields: dict[str, Value] = {
+            "heads": heads,
+            "groups": groups,
+            "width": width,
+            "rows": self._rows,
+            "query": query,
+            "query_stride": query.stride(0),
+            "key": key,
+            "value": value,
+            "key_stride": key.stride(0),
+            "slots": memory.slots,
+            "seen": memory.seen_B,
+            "keys": memory.keys_BGSK,
+            "values": memory.values_BGSK,
+            "to": attended,
+            "to_stride": attended.stride(0),
+        }
         if config.positions == "rotary":
-            fields |= {"angles": self.angles.setdefault(width, torch.zeros(width))}
+            fields["angles"] = self.angles.setdefault(width, torch.zeros(width))
         for name, norm in (("query_norm", block.query_norm), ("key_norm", block.key_norm)):
             if isinstance(norm, RMSNorm):
-                fields |= {name: norm.weight, "eps": norm.eps}
+                fields[name] = norm.weight
+                fields["eps"] = norm.eps
+        # One task for each text and key-value head, evenly among the threads.
         self._add("ATTEND", fields, tasks=-(-self._rows * groups // self._threads))
         self._join(block, attended)
 
     def _dense(self, part: LinearMap) -> Map:
-        """Return the matrix and the bias of a map; factors are multiplied once, for all applications of a block."""
+        """Return the matrix and the bias of a map; factors are multiplied once for all uses of a block."""
         if isinstance(part, nn.Linear):
             return part.weight, part.bias
         if part not in self._merged:
@@ -166,10 +227,16 @@ class Program:
         return self._merged[part], part.bias
 
     def _norm(self, norm: Any, memory: Memory | Last | None = None) -> None:
-        """Let the maps that follow read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
+        """Let the next maps read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
         x = self._x_BD
-        fields: dict[str, Value] = {"source": x, "source_stride": x.stride(0), "stride": self._own}
-        fields |= {"how": NORMS[type(norm)], "width": self._model.config.hidden_size, "window": 1}
+        fields: dict[str, Value] = {
+            "source": x,
+            "source_stride": x.stride(0),
+            "stride": self._own,
+            "how": NORMS[type(norm)],
+            "width": self._model.config.hidden_size,
+            "window": 1,
+        }
         if isinstance(memory, Last):
             last = memory.inputs_B2D
             fields |= {"share": memory.share, "raw": self._raw, "last": last, "last_stride": last.stride(0)}
@@ -183,14 +250,21 @@ class Program:
 
     def _join(self, block: Block, source: Tensor) -> None:
         """Map onto the residual stream and add; a post-norm block adds to what it has normed."""
-        maps = [] if block.output is None else [self._dense(block.output)]
-        product = self._room("output", self._model.config.hidden_size) if maps else source
-        add: dict[str, Value] = {"add": None, "add_stride": self._own, "add_at": self._raw}
+        maps: list[Map] = []
+        product = source
+        if block.output is not None:
+            maps.append(self._dense(block.output))
+            product = self._buffer("output", self._model.config.hidden_size)
+        add: dict[str, Value]
         if self._pre:
             add = {"add": self._x_BD, "add_stride": self._x_BD.stride(0)}
+        else:  # what the thread has normed, in its own memory, unshifted
+            add = {"add": None, "add_stride": self._own, "add_at": self._raw}
         add |= {"gate": block.block_gate, "gain": block.block_gain, "own_stride": self._own}
         self._map(maps, source, product, parts.ADD, result=self._next_BD, more=add)
-        self._x_BD, self._next_BD = self._next_BD, self._x_BD
+        written = self._next_BD
+        self._next_BD = self._x_BD
+        self._x_BD = written
 
     def _map(
         self,
@@ -203,13 +277,28 @@ class Program:
         more: Mapping[str, Value] | None = None,
         beside: bool = False,
     ) -> None:
-        """Multiply ``source`` (None: what a thread has normed) by matrices of one shape; ``then`` is what follows."""
-        rows, columns = maps[0][0].shape if maps else (self._model.config.hidden_size, 0)
-        tasks = min(_TASKS, max(1, rows * len(maps) * columns // (_LEAST * self._threads)))  # for each thread
-        each = up(-(-rows // (tasks * self._threads)))
-        fields: dict[str, Value] = {"matrices": len(maps), "rows": rows, "columns": columns, "each": each, "then": then}
-        fields |= {"source": source, "source_stride": self._own if source is None else source.stride(0)}
-        fields |= {"to": to, "to_stride": to.stride(0), **(more or {})}
+        """Multiply ``source`` (None: what a thread has normed) by matrices of one shape, ``then`` go on."""
+        if maps:
+            rows, columns = maps[0][0].shape
+        else:  # a block without an output map: only what follows is done
+            rows = self._model.config.hidden_size
+            columns = 0
+        # A small product is one task for each thread, as taking a task costs time, too; a large one is
+        # several, so that a thread that is late leaves more of them to the others.
+        tasks = min(_TASKS, max(1, rows * len(maps) * columns // (_LEAST * self._threads)))
+        each = up(-(-rows // (tasks * self._threads)))  # rows of a task
+        fields: dict[str, Value] = {
+            "matrices": len(maps),
+            "rows": rows,
+            "columns": columns,
+            "each": each,
+            "then": then,
+            "source": source,
+            "source_stride": self._own if source is None else source.stride(0),
+            "to": to,
+            "to_stride": to.stride(0),
+            **(more or {}),
+        }
         if result is not None:
             fields |= {"result": result, "result_stride": result.stride(0)}
         operation = self._add("MAP", fields, tasks=tasks, beside=beside)
@@ -220,14 +309,17 @@ class Program:
     def _add(
         self, kind: str, fields: Mapping[str, Value], *, tasks: int = 0, beside: bool = False
     ) -> NDArray[np.int64]:
-        """Append an operation with so many tasks for each thread; its fields are those of :mod:`weft.ops.cpu.decode`.
+        """Append an operation with so many tasks for each thread; :mod:`weft.ops.cpu.decode` has its fields.
 
         It waits for all before it, or ``beside`` the last one for what that one waits for.
         """
         operation = np.zeros(d.FIELDS, np.int64)
-        self._after = self._after if beside else self._tasks
+        if not beside:
+            self._after = self._tasks
         self._tasks += tasks * self._threads
-        operation[[d.KIND, d.TASKS, d.AFTER]] = getattr(d, kind), tasks, self._after
+        operation[d.KIND] = getattr(d, kind)
+        operation[d.TASKS] = tasks
+        operation[d.AFTER] = self._after
         for name, value in fields.items():
             operation[getattr(d, f"{kind}_{name.upper()}")] = self._number(value)
         self._operations.append(operation)
@@ -238,11 +330,13 @@ class Program:
         if isinstance(value, Tensor):
             self._kept.append(value.detach())
             return value.data_ptr()
-        return int(np.float64(value).view(np.int64)) if isinstance(value, float) else value or 0
+        if isinstance(value, float):
+            return int(np.float64(value).view(np.int64))
+        return value or 0
 
-    def _room(self, name: str, width: int) -> Tensor:
-        """Return memory for what one operation hands to the next, the same for all blocks that need as much."""
-        return self._rooms.setdefault((name, width), torch.zeros(self._rows, up(width)))
+    def _buffer(self, name: str, width: int) -> Tensor:
+        """Return memory for what operations hand on, which blocks share: one for each name and width."""
+        return self._buffers.setdefault((name, width), torch.zeros(self._rows, up(width)))
 
     def _count(self) -> NDArray[np.int64]:
         """Give each operation counters of the tasks taken; one more is of those done."""
@@ -253,14 +347,23 @@ class Program:
         return counters.numpy()
 
     def _listed(self) -> NDArray[np.int64]:
-        """Put head and operations together; make the threads' own memory: what they norm, then what attention needs."""
-        rings = [memory for memory in self._mixers if isinstance(memory, Ring)]
-        scratch = max((2 * ring.keys_BGSK.shape[-1] + up(ring.slots) for ring in rings), default=0)
+        """Put head and operations together, and make the threads' own memory."""
+        # A thread's memory is what it norms, then attention's scratch: a query, the sum of values that it
+        # gets, and the score of every slot.
+        scratch = 0
+        for memory in self._mixers:
+            if isinstance(memory, Ring):
+                scratch = max(scratch, 2 * memory.keys_BGSK.shape[-1] + up(memory.slots))
         own = self._rows * self._own + VECTOR
-        each = -(-4 * (own + scratch) // _LINE) * _LINE
+        each = -(-4 * (own + scratch) // _LINE) * _LINE  # bytes, as numbers are float32
+
         head = np.zeros(d.HEAD, np.int64)
-        head[[d.COUNT, d.PRIVATE_BYTES, d.SCRATCH_BYTES, d.DONE]] = len(self._operations), each, 4 * own, self._done
+        head[d.COUNT] = len(self._operations)
         head[d.THREADS] = self._threads
+        head[d.PRIVATE_BYTES] = each
+        head[d.SCRATCH_BYTES] = 4 * own
+        head[d.DONE] = self._done
         head[d.PRIVATE] = self._number(torch.zeros(self._threads * each // 4 + _LINE))
-        head[[d.LANES_AT, d.TOKENS]] = self._number(self.lanes_B), self._number(self.tokens_B)
+        head[d.LANES_AT] = self._number(self.lanes_B)
+        head[d.TOKENS] = self._number(self.tokens_B)
         return np.concatenate([head, *self._operations])

@@ -1,7 +1,7 @@
 """How the next token is drawn from the logits.
 
-The order is: temperature, then top-k, then top-p. Only what is kept is ever sorted, so that a draw costs little beside
-the model's step with a vocabulary of any size. Shapes: V vocabulary, K tokens that are kept.
+The order is: temperature, then top-k, then top-p. Only what is kept is ever sorted, so that a draw costs
+little beside the model's step with a vocabulary of any size. Shapes: V vocabulary, K tokens that are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from weft.errors import UserError
 HOTTEST = 100.0  # next to no preference at all; far beyond, float32 is too coarse
 COLDEST = 1e-4  # below this a draw is the likeliest token; dividing by less could overflow
 FEW = 512  # tokens that are sorted as they are
-SHARES = (1e-2, 1e-4, 0.0)  # of the likeliest token's weight: where top-p looks for its tokens first, second, at last
+# Of the likeliest token's weight: where top-p looks for its tokens at first, then, and at last.
+SHARES = (1e-2, 1e-4, 0.0)
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
@@ -34,8 +35,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        real = all(isinstance(value, Real) for value in (self.temperature, self.top_p))
-        whole = all(isinstance(value, Integral) for value in (self.top_k, self.seed))
+        real = isinstance(self.temperature, Real) and isinstance(self.top_p, Real)
+        whole = isinstance(self.top_k, Integral) and isinstance(self.seed, Integral)
         if not real or not whole:
             raise UserError("Sampling needs numbers for temperature and top-p, and whole ones for top-k and seed.")
         if not 0 <= self.temperature <= HOTTEST or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -52,9 +53,9 @@ class Sampling:
 def draw(logits_V: Floats, sampling: Sampling, random: np.random.Generator) -> int:
     """Draw a token: temperature first, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
 
-    Top-k keeps the k likeliest tokens; top-p those of them that it takes, the likeliest first, until they hold the
-    share ``top_p`` of what is left; of equally likely ones the lower ids. One number of ``random`` is used (none when
-    greedy). UserError where the logits are not numbers.
+    Top-k keeps the k likeliest tokens; top-p those of them that it takes, the likeliest first, until they
+    hold the share ``top_p`` of what is left; of equally likely ones the lower ids. One number of ``random``
+    is used (none when greedy). UserError where the logits are not numbers.
     """
     likeliest = int(logits_V.argmax())
     most = logits_V[likeliest]
@@ -62,16 +63,17 @@ def draw(logits_V: Floats, sampling: Sampling, random: np.random.Generator) -> i
         raise UserError("The model's logits are not numbers: its training diverged; take an earlier checkpoint.")
     if sampling.greedy:
         return likeliest
-    weights_K = logits_V - most
+    weights_K = logits_V - most  # no exponential overflows, as the largest is 0 here
     weights_K *= 1 / sampling.temperature
-    ids_K: Ids | None = None
+    ids_K: Ids | None = None  # of the tokens that are kept, rising; None: all are
     if 0 < sampling.top_k < len(weights_K):
         ids_K = _largest(weights_K, sampling.top_k, np.partition(weights_K, -sampling.top_k)[-sampling.top_k])
         weights_K = weights_K[ids_K]
     np.exp(weights_K, out=weights_K)
     if sampling.top_p < 1:
         inside_K = _nucleus(weights_K, sampling.top_p)
-        weights_K, ids_K = weights_K[inside_K], inside_K if ids_K is None else ids_K[inside_K]
+        weights_K = weights_K[inside_K]
+        ids_K = inside_K if ids_K is None else ids_K[inside_K]
     drawn = _place(weights_K, random.random())
     return drawn if ids_K is None else int(ids_K[drawn])
 
@@ -85,6 +87,8 @@ def surprisal(logits_V: Floats, token: int) -> float:
 def _nucleus(weights_K: Floats, share: float) -> Ids:
     """Return the places, in order, of the fewest largest weights that hold ``share`` of their sum."""
     wanted = share * float(weights_K.sum(dtype=np.float64))
+    # Weights are of the likeliest token's: those of at least 1 % of it nearly always
+    # hold the share, and are few.
     for least in SHARES if len(weights_K) > FEW else SHARES[-1:]:
         head = weights_K[weights_K >= least]
         if not least or head.sum(dtype=np.float64) >= wanted:

@@ -20,14 +20,16 @@ def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
 class GrowingText:
     """Puts tokens' bytes together to text; what is not UTF-8 becomes U+FFFD.
 
-    Text is given as soon as all bytes so far are whole characters and no stop string may have begun. The text ends
-    before the stop string that is complete first (the longest, where several end at once), as if it came character by
-    character, so it does not depend on the borders of tokens. ``stopped`` says that it has ended so.
+    Text is given as soon as all bytes so far are whole characters and no stop string may have begun.
+    The text ends before the stop string that is complete first (the longest, where several end at
+    once), as if it came character by character, so it does not depend on the borders of tokens.
+    ``stopped`` says that it has ended so.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self.stopped = False
-        self._tokenizer, self._stop = tokenizer, stop
+        self._tokenizer = tokenizer
+        self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
@@ -36,9 +38,10 @@ class GrowingText:
         self._held += self._decoder.decode(self._tokenizer.token_bytes(token))
         if self._stop and self._cut():
             return self._release(len(self._held))
-        if self._decoder.getstate()[0]:
+        if self._decoder.getstate()[0]:  # bytes of a character that is not whole yet
             return ""
-        return self._release(len(self._held) - (self._begun() if self._stop else 0))
+        begun = self._begun() if self._stop else 0
+        return self._release(len(self._held) - begun)
 
     def rest(self) -> str:
         """Return what is left at the end of a text."""
@@ -48,15 +51,23 @@ class GrowingText:
         return self._release(len(self._held))
 
     def _release(self, count: int) -> str:
-        text, self._held = self._held[:count], self._held[count:]
+        text = self._held[:count]
+        self._held = self._held[count:]
         return text
 
     def _cut(self) -> bool:
         """Cut what is held before the first stop string in it; return whether there is one."""
-        found = [(self._held.find(stop) + len(stop), -len(stop)) for stop in self._stop if stop in self._held]
+        # The first to be complete; of those that end at once the longest, which is the
+        # one that begins first.
+        found = []
+        for stop in self._stop:
+            start = self._held.find(stop)
+            if start >= 0:
+                found.append((start + len(stop), start))
         if found:
-            end, length = min(found)
-            self._held, self.stopped = self._held[: end + length], True
+            _, first = min(found)
+            self._held = self._held[:first]
+            self.stopped = True
         return self.stopped
 
     def _begun(self) -> int:

@@ -1,8 +1,8 @@
 """The one loop that writes text, over the explicit state.
 
-Prompts of different lengths are aligned at their ends; the padding before a prompt is cut off by the reset at its
-boundary token, so a batch writes what each prompt alone would. Whatever is told of a text comes as an event, in order:
-what was read of its prompt (where that is asked for), each token, its end.
+Prompts of different lengths are aligned at their ends; the padding before a prompt is cut off by the reset
+at its boundary token, so a batch writes what each prompt alone would. Whatever is told of a text comes as an
+event, in order: what was read of its prompt (where that is asked for), each token, its end.
 Shapes: B prompts, T positions, V vocabulary.
 """
 
@@ -58,9 +58,9 @@ class Written(NamedTuple):
 class Ended(NamedTuple):
     """Text ``lane`` has ended.
 
-    ``rest`` is what was held back: of a character that was never finished, or of a stop string that never came.
-    ``finish`` is "length" where it has all the tokens that were asked for, else "stop": the model ended the document,
-    or a stop string came.
+    ``rest`` is what was held back: of a character that was never finished, or of a stop string that never
+    came. ``finish`` is "length" where it has all the tokens that were asked for, else "stop": the model
+    ended the document, or a stop string came.
     """
 
     lane: int
@@ -83,22 +83,31 @@ def write(
 ) -> Iterator[Event]:
     """Yield what happens while every prompt is continued, as it happens.
 
-    The texts take turns, token by token. Text i draws from a generator of its own, seeded with ``seed + i``. A text
-    ends before the first of the ``stop`` strings in what is written (the prompt does not count), and is given only as
-    far as none may have begun; the token that completes one is told, too, with the text before it. With ``bits``,
-    tokens carry their surprisal under the model itself, before temperature, top-k and top-p, and the prompts' tokens
-    are told. UserError for impossible settings.
+    The texts take turns, token by token. Text i draws from a generator of its own, seeded with ``seed + i``.
+    A text ends before the first of the ``stop`` strings in what is written (the prompt does not count), and
+    is given only as far as none may have begun; the token that completes one is told, too, with the text
+    before it. With ``bits``, tokens carry their surprisal under the model itself, before temperature, top-k
+    and top-p, and the prompts' tokens are told. UserError for impossible settings.
     """
-    sampling, strings = Sampling() if sampling is None else sampling, stop_strings(stop)
+    strings = stop_strings(stop)
+    if sampling is None:
+        sampling = Sampling()
     if not isinstance(sampling, Sampling):
         raise UserError(f"'sampling' is {told(sampling)}: give a weft.Sampling, such as weft.Sampling(temperature=0).")
     texts = [_Text(lane, tokenizer, strings, sampling) for lane in range(len(prompts))]
     ids = [[tokenizer.boundary_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
-    return _write(model, tokenizer, texts, ids, max_new_tokens, bits) if texts else iter(())
+    if not texts:
+        return iter(())
+    return _write(model, tokenizer, texts, ids, max_new_tokens, bits)
 
 
 def _write(
-    model: LanguageModel, tokenizer: Tokenizer, texts: list[_Text], ids: list[list[int]], count: int, bits: bool
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: list[_Text],
+    ids: list[list[int]],
+    count: int,
+    bits: bool,
 ) -> Iterator[Event]:
     with _evaluating(model):
         logits_BV, state = yield from _read(model, tokenizer, ids, bits)
@@ -106,7 +115,7 @@ def _write(
         tokens_B = torch.full((len(texts),), ENDED)
         alive = texts
         for step in range(count):
-            if step:
+            if step:  # the first token's logits came with the prompt
                 logits_BV = decoder.step(tokens_B.to(logits_BV.device))
             rows = logits_BV.float().cpu().numpy()
             tokens_B.fill_(ENDED)
@@ -124,15 +133,20 @@ class _Text:
     """One of the texts that are being written."""
 
     def __init__(self, lane: int, tokenizer: Tokenizer, stop: tuple[str, ...], sampling: Sampling) -> None:
-        self.lane, self.last = lane, ENDED
+        self.lane = lane
+        self.last = ENDED
         self.written = GrowingText(tokenizer, stop)
-        self._tokenizer, self._sampling = tokenizer, sampling
+        self._tokenizer = tokenizer
+        self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed + lane)
 
     def go_on(self, logits_V: Floats, bits: bool) -> Iterator[Written | Ended]:
         """Draw a token and tell of it; ``last`` is then the token, ``ENDED`` if it was the last."""
-        boundary, padding = self._tokenizer.boundary_id, self._tokenizer.padding_id
-        unasked, logits_V[padding] = logits_V[padding], -np.inf
+        boundary = self._tokenizer.boundary_id
+        padding = self._tokenizer.padding_id
+        # Padding is never drawn. Its logit is put back, as the surprisal is the whole distribution's.
+        unasked = logits_V[padding]
+        logits_V[padding] = -np.inf
         token = draw(logits_V, self._sampling, self._random)
         logits_V[padding] = unasked
         self.last = ENDED
@@ -169,9 +183,13 @@ def _read(
 
 def _told(texts: list[GrowingText], targets_BT: Tensor, nats_BT: Tensor) -> Iterator[Read]:
     """Yield a piece of each prompt with its bits."""
-    for lane, (text, targets, costs) in enumerate(zip(texts, targets_BT.tolist(), nats_BT.tolist(), strict=True)):
-        pairs = [(token, nats / math.log(2)) for token, nats in zip(targets, costs, strict=True) if token != IGNORE]
-        yield Read(lane, [Token(token, text.add(token), cost) for token, cost in pairs])
+    rows = zip(texts, targets_BT.tolist(), nats_BT.tolist(), strict=True)
+    for lane, (text, targets, costs) in enumerate(rows):
+        tokens = []
+        for token, nats in zip(targets, costs, strict=True):
+            if token != IGNORE:
+                tokens.append(Token(token, text.add(token), nats / math.log(2)))
+        yield Read(lane, tokens)
 
 
 def _align(prompts: list[list[int]], padding_id: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,8 @@ from transformers.utils.generic import TransformersKwargs
 
 from weft.errors import UserError
 
-# Given by collators, tokenizers and generate(), and without a meaning here: a model without positions needs none.
+# Given by collators, tokenizers and generate(), and without a meaning here: a model
+# without positions needs none.
 _WITHOUT_EFFECT = {"token_type_ids", "cache_position", "tokenizer"}
 _KNOWN = set(TransformersKwargs.__annotations__) | _WITHOUT_EFFECT
 
@@ -29,7 +30,9 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
             continue
         known = sorted(_KNOWN | {"input_ids", "attention_mask", "inputs_embeds", "cache", "past_key_values", "labels"})
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "leave it out."
+        hint = "leave it out."
+        if near:
+            hint = f"did you mean '{near[0]}'?"
         raise UserError(f"A Weft model's forward pass does not know '{name}': {hint}")
 
 
@@ -49,7 +52,8 @@ def check_ids(name: str, ids: Tensor | None, vocabulary: int) -> None:
     """Raise UserError for ids outside the vocabulary, which would fail far from here, or only on some devices."""
     if ids is None or torch.compiler.is_compiling():
         return
-    if not bool((wrong := (ids < 0) | (ids >= vocabulary)).any()):
+    wrong = (ids < 0) | (ids >= vocabulary)
+    if not bool(wrong.any()):
         return
     raise UserError(
         f"{name} hold {int(ids[wrong][0])}, but the vocabulary is 0 to {vocabulary - 1}: "
@@ -62,16 +66,21 @@ def document_starts(
 ) -> Tensor | None:
     """Return where documents begin (B or 1, T), None where nothing says so.
 
-    They do at each ``boundary`` token, where positions are 0, where the numbers of ``seq_idx`` change, and at the
-    places that ``cu_seq_lens_q`` holds for a row of many (beside its end).
+    They do at each ``boundary`` token, where positions are 0, where the numbers of ``seq_idx`` change, and
+    at the places that ``cu_seq_lens_q`` holds for a row of many (beside its end).
     """
     starts = []
     if input_ids is not None:
         starts.append(input_ids == boundary)
     if position_ids is not None:
         starts.append(position_ids == 0)
-    if (numbers_BT := keywords.get("seq_idx")) is not None:
+    numbers_BT = keywords.get("seq_idx")
+    if numbers_BT is not None:
         starts.append(functional.pad(numbers_BT[:, 1:] != numbers_BT[:, :-1], (1, 0)))
-    if (places := keywords.get("cu_seq_lens_q")) is not None:
-        starts.append((torch.arange(time, device=places.device)[:, None] == places).any(1)[None])
-    return reduce(torch.logical_or, starts) if starts else None
+    places = keywords.get("cu_seq_lens_q")
+    if places is not None:
+        here_TN = torch.arange(time, device=places.device)[:, None] == places
+        starts.append(here_TN.any(1)[None])
+    if not starts:
+        return None
+    return reduce(torch.logical_or, starts)

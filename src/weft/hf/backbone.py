@@ -43,7 +43,7 @@ class BlockList(nn.ModuleList):
     def step(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
         """Apply a block; under gradient checkpointing what is inside is made again in the backward pass."""
         module = self[block]
-        apply = partial(module, reset_BT=reset_BT)
+        apply = partial(module, reset_BT=reset_BT)  # a reentrant checkpoint passes on no keywords
         if self.gradient_checkpointing and self.training:
             assert self._gradient_checkpointing_func is not None
             apply = partial(self._gradient_checkpointing_func, apply)
@@ -55,7 +55,8 @@ class BlockList(nn.ModuleList):
 class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """What :class:`WeftBackbone` and :class:`weft.hf.WeftForCausalLM` share: parts, vocabulary, files.
 
-    Parameters have the names that they have in :class:`weft.model.WeftModel`, so each side reads what the other saved.
+    Parameters have the names that they have in :class:`weft.model.WeftModel`, so each
+    side reads what the other saved.
     """
 
     config_class = WeftConfig
@@ -76,11 +77,19 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         super().__init__(config)
         native = WeftModel(config.native)
         self.schedule = native.schedule
-        self.embedding, self.ngrams, self.blocks = native.embedding, native.ngrams, BlockList(native.blocks)
-        self.norm, self.dropout = native.norm, native.dropout
+        self.embedding = native.embedding
+        self.ngrams = native.ngrams
+        self.blocks = BlockList(native.blocks)
+        self.norm = native.norm
+        self.dropout = native.dropout
+        # Central tensors have a name in each block: files hold the first, and the others
+        # are told to be the same.
         first = {id(parameter): name for name, parameter in self.named_parameters()}
-        named = self.named_parameters(remove_duplicate=False)
-        self._tied_weights_keys = {name: first[id(x)] for name, x in named if first[id(x)] != name}  # central tensors
+        self._tied_weights_keys: dict[str, str] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            owner = first[id(parameter)]
+            if owner != name:
+                self._tied_weights_keys[name] = owner
 
     @property
     def vocab_size(self) -> int:
@@ -104,8 +113,8 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def get_input_embeddings(self) -> Embedding:
         """Return the embedding: tokens to the vectors that the blocks read, which are what ``inputs_embeds`` takes.
 
-        They are its ``weight`` times the square root of the width. An adaptive embedding, which is no single matrix,
-        has no ``weight``.
+        They are its ``weight`` times the square root of the width. An adaptive embedding, which is no
+        single matrix, has no ``weight``.
         """
         return self.embedding
 
@@ -146,6 +155,7 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         path = pretrained_model_name_or_path
         if path is not None and Path(path).is_dir():
             refuse_pickles(Path(path))
+        # Theirs only warns of weights that do not fit. Let it tell all of it, and judge that here.
         with_info = kwargs.pop("output_loading_info", False)
         lenient = kwargs.get("ignore_mismatched_sizes", False)
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -154,8 +164,8 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         except SafetensorError as error:
             raise UserError(f"The weights of '{path}' are damaged ({error}): restore them.") from None
         model, info = found
-        unfit = info["missing_keys"] or info["unexpected_keys"] or (info["mismatched_keys"] and not lenient)
-        if unfit:
+        mismatched = info["mismatched_keys"] and not lenient
+        if info["missing_keys"] or info["unexpected_keys"] or mismatched:
             raise UserError(f"The weights of '{path}' do not fit its config.json: it was changed or only half copied.")
         return (model, info) if with_info else model
 
@@ -163,10 +173,10 @@ class WeftPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 class WeftBackbone(WeftPreTrainedModel):
     """A Weft model without its loss and its softmax: tokens to the hidden states that the softmax reads.
 
-    ``AutoModel`` makes one of a folder (with the softmax's parameters, as they belong to the embedding, so that saving
-    loses nothing), and :class:`weft.hf.WeftForCausalLM` has one as ``base_model``. The state lives in the
-    :class:`weft.hf.WeftCache` that comes and goes as ``cache``, never in the module. A document begins at a
-    boundary token, where ``position_ids`` is 0, or after padding, and nothing crosses its start.
+    ``AutoModel`` makes one of a folder (with the softmax's parameters, as they belong to the embedding, so
+    that saving loses nothing), and :class:`weft.hf.WeftForCausalLM` has one as ``base_model``. The state
+    lives in the :class:`weft.hf.WeftCache` that comes and goes as ``cache``, never in the module. A document
+    begins at a boundary token, where ``position_ids`` is 0, or after padding, and nothing crosses its start.
     """
 
     def __init__(self, config: WeftConfig) -> None:
@@ -177,11 +187,12 @@ class WeftBackbone(WeftPreTrainedModel):
     def within(cls, model: WeftPreTrainedModel) -> Self:
         """Return a backbone of the parts of ``model``: what is exchanged in one is exchanged in the other.
 
-        The two share one register of parts. Thus parameters have one name, which is the one that files have, and the
-        names that a child of ``model`` would give them exist nowhere.
+        The two share one register of parts. Thus parameters have one name, which is the one that files have,
+        and the names that a child of ``model`` would give them exist nowhere.
         """
         backbone = cls.__new__(cls)
         nn.Module.__init__(backbone)
+        # What nn.Module itself keeps, such as `training`, is the backbone's own; the rest is the model's.
         mine = vars(backbone)
         mine |= {name: value for name, value in vars(model).items() if name not in mine}
         mine["_modules"] = model._modules
@@ -203,30 +214,39 @@ class WeftBackbone(WeftPreTrainedModel):
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Return the hidden states (B, T, D) that the softmax reads, and what else was asked for.
 
-        ``attention_mask`` is 1 at tokens and 0 at padding, over everything read so far; padding may stand anywhere in
-        a text's first piece. ``position_ids`` say no more than where documents begin: at each 0; so do ``seq_idx`` and
-        ``cu_seq_lens_q`` of flattened batches. ``inputs_embeds`` takes the place of ``input_ids`` (see
-        :meth:`get_input_embeddings`). The hidden states of all depths are what each block application reads, and what
-        the softmax reads. ``cache``, which may also be called ``past_key_values`` as before transformers 5.24, is
-        brought up to date; without one, a new one is returned if ``use_cache`` (unless said: outside training). Raises
-        UserError for inputs that do not fit together, tokens outside the vocabulary, attention weights, which are never
-        made, and arguments that transformers does not know.
+        ``attention_mask`` is 1 at tokens and 0 at padding, over everything read so far; padding may stand
+        anywhere in a text's first piece. ``position_ids`` say no more than where documents begin: at each 0;
+        so do ``seq_idx`` and ``cu_seq_lens_q`` of flattened batches. ``inputs_embeds`` takes the place of
+        ``input_ids`` (see :meth:`get_input_embeddings`). The hidden states of all depths are what each block
+        application reads, and what the softmax reads. ``cache``, which may also be called
+        ``past_key_values`` as before transformers 5.24, is brought up to date; without one, a new one is
+        returned if ``use_cache`` (unless said: outside training). Raises UserError for inputs that do not
+        fit together, tokens outside the vocabulary, attention weights, which are never made, and arguments
+        that transformers does not know.
         """
-        if output_attentions or (output_attentions is None and self.config.output_attentions):
+        # What is not said at the call is as the configuration has it.
+        config = self.config
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if return_dict is None:
+            return_dict = config.return_dict
+
+        if output_attentions:
             raise UserError("Weft does not give attention weights: leave output_attentions out.")
         teach_exporter()
         check_keywords(kwargs)
-        check_size(input_ids, inputs_embeds, self.config.boundary_id)
-        check_ids("input_ids", input_ids, self.config.vocab_size)
+        check_size(input_ids, inputs_embeds, config.boundary_id)
+        check_ids("input_ids", input_ids, config.vocab_size)
+
         with loaded(self.embedding):
             embedded_BTD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         cache = self._cache(one_cache(cache, past_key_values), use_cache, embedded_BTD)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states: list[Tensor] | None = [] if wanted else None
-        starts_BT = document_starts(
-            input_ids, position_ids, kwargs, boundary=self.config.boundary_id, time=embedded_BTD.shape[1]
-        )
+        time = embedded_BTD.shape[1]
+        starts_BT = document_starts(input_ids, position_ids, kwargs, boundary=config.boundary_id, time=time)
         ids_BTH = self._latent_ids(input_ids, attention_mask)
+        states: list[Tensor] | None = [] if output_hidden_states else None
         hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
         remembered: dict[str, Any] = {CACHE_NAME: cache}
         output = BaseModelOutputWithPast(
@@ -234,14 +254,15 @@ class WeftBackbone(WeftPreTrainedModel):
             hidden_states=None if states is None else (*states, hidden_BTD),
             **remembered,
         )
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return output if return_dict else output.to_tuple()
 
     def _cache(self, past: WeftCache | None, use_cache: bool | None, embedded_BTD: Tensor) -> WeftCache | None:
         """Return the cache that was given, a new one, or None if none is wanted."""
         if past is not None:
             return cache_of(past, rows=embedded_BTD.shape[0], device=embedded_BTD.device)
-        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
-        return WeftCache() if wanted else None
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        return WeftCache() if use_cache else None
 
     def _latent_ids(self, input_ids: Tensor | None, mask_BS: Tensor | None) -> Tensor | None:
         """Return the tokens' latent ids (B, T, H), where the model has bigrams; in training their centroids move."""
@@ -253,9 +274,12 @@ class WeftBackbone(WeftPreTrainedModel):
             weight_VD = table(self.embedding).weight_VD
             ids_BTH = self.ngrams.ids(input_ids, weight_VD)
             if self.training:
-                padded = None if self.config.padding_id is None else input_ids == self.config.padding_id
+                # Padding is no text: it must not move the centroids.
+                padded = None
                 if mask_BS is not None:  # its last T columns are of these tokens
                     padded = ~mask_BS[:, mask_BS.shape[1] - input_ids.shape[1] :].bool()
+                elif self.config.padding_id is not None:
+                    padded = input_ids == self.config.padding_id
                 self.ngrams.observe(input_ids, weight_VD, _summed, padded)
         return ids_BTH
 
@@ -270,11 +294,19 @@ class WeftBackbone(WeftPreTrainedModel):
     ) -> Tensor:
         """Return what the softmax reads (B, T, D); ``states`` takes in what goes into the blocks."""
         rows, time = embedded_BTD.shape[:2]
-        plan = align(mask_BS, rows=rows, time=time, seen=cache.seen if cache else 0, device=embedded_BTD.device)
+        seen = 0
+        state = None
+        if cache is not None:
+            seen = cache.seen
+            state = cache.state
+        # Everything is brought into the order in which it is read, padding first; a
+        # reset cuts the padding off.
+        plan = align(mask_BS, rows=rows, time=time, seen=seen, device=embedded_BTD.device)
         reset_BT = plan.start_BT
         if starts_BT is not None:
             reset_BT = reset_BT | plan.arrange(starts_BT.to(reset_BT.device).expand(rows, time))
-        ids_BTH = None if ids_BTH is None else plan.arrange(ids_BTH)
+        if ids_BTH is not None:
+            ids_BTH = plan.arrange(ids_BTH)
 
         def show(x_BTD: Tensor) -> Tensor:
             """Give away what a block reads, and let it read just that: so it has a gradient."""
@@ -287,7 +319,7 @@ class WeftBackbone(WeftPreTrainedModel):
             self,
             plan.arrange(embedded_BTD),
             ids_BTH,
-            cache.state if cache else None,
+            state,
             reset_BT,
             self.blocks.step,
             edits=edits,

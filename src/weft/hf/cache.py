@@ -1,7 +1,8 @@
 """The explicit state of the model as the cache that transformers passes around.
 
-Transformers' own cache layers for recurrent and sliding layers do not serve: they write in place into tensors that may
-belong to an earlier graph, and have no room for the mark of which remembered keys are of the current document.
+Transformers' own cache layers for recurrent and sliding layers do not serve: they write in place
+into tensors that may belong to an earlier graph, and have no room for the mark of which
+remembered keys are of the current document.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ CACHE_NAME = "cache" if "cache" in _GENERATES_WITH else "past_key_values"
 class WeftCache(Cache):
     """Everything the model remembers of a batch: one state for each block application, and how many tokens it read.
 
-    The tensors are never written to: reading more, reordering or selecting rows puts other tensors in their place, so a
-    shallow copy of a cache stays what it was. Their size does not grow with the text beyond the attention's windows.
+    The tensors are never written to: reading more, reordering or selecting rows puts other tensors in
+    their place, so a shallow copy of a cache stays what it was. Their size does not grow with the
+    text beyond the attention's windows.
 
-    They are kept as a list beside their structure, not as the NamedTuples that a model takes, since transformers'
-    exporters, which give a graph the tensors of a cache, take no NamedTuple apart.
+    They are kept as a list beside their structure, not as the NamedTuples that a model takes, since
+    transformers' exporters, which give a graph the tensors of a cache, take no NamedTuple apart.
     """
 
     def __init__(self) -> None:
@@ -50,16 +52,22 @@ class WeftCache(Cache):
 
     @state.setter
     def state(self, state: ModelState | None) -> None:
-        self.tensors = [] if state is None else tensors(state)
-        self._structure = None if state is None else structure(state)
+        if state is None:
+            self.tensors = []
+            self._structure = None
+        else:
+            self.tensors = tensors(state)
+            self._structure = structure(state)
 
     def store(self, state: ModelState, tokens: int) -> None:
         """Put ``state``, after ``tokens`` more tokens, in the place of the last one."""
-        self.state, self.seen = state, self.seen + tokens
+        self.state = state
+        self.seen += tokens
 
     def detach(self) -> WeftCache:
         """Cut the state from the autograd graph that made it, for training over segments; return the cache."""
-        self.state = None if self.state is None else detach(self.state)
+        if self.state is not None:
+            self.state = detach(self.state)
         return self
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -103,7 +111,8 @@ class WeftCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.state, self.seen = None, 0
+        self.state = None
+        self.seen = 0
 
     def crop(self, tokens_to_remove: int) -> None:  # noqa: ARG002
         """Raise UserError: a recurrent state cannot go back."""

@@ -14,17 +14,18 @@ from weft.pretrained import check_format, header, save_shim, special_ids
 
 # What follows from the settings, and tools such as peft look for in the dictionary.
 _DERIVED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
-# There is no limit. This stands in the dictionary alone: of an attribute lm-evaluation-harness would make its windows.
+# There is no limit. This stands in the dictionary alone: of an attribute
+# lm-evaluation-harness would make its windows.
 LONGEST_TEXT = 1 << 20
 
 
 class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Holds every field of :class:`weft.config.ModelConfig` as plain data; ``blocks`` is a list of dicts.
 
-    ``WeftConfig.of(config)`` makes one of a native configuration and :attr:`native` gives that back. What is saved can
-    be read by both sides. The ids of the boundary and padding tokens, where they are not given, are the last two of the
-    vocabulary, as in all of Weft's tokenizers; they stay what they are when the vocabulary is resized. Settings that
-    are wrong raise :class:`weft.errors.UserError`.
+    ``WeftConfig.of(config)`` makes one of a native configuration and :attr:`native` gives that back. What is
+    saved can be read by both sides. The ids of the boundary and padding tokens, where they are not given,
+    are the last two of the vocabulary, as in all of Weft's tokenizers; they stay what they are when the
+    vocabulary is resized. Settings that are wrong raise :class:`weft.errors.UserError`.
     """
 
     model_type = "weft"
@@ -40,22 +41,27 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     def __post_init__(self, **kwargs: Any) -> None:
         check_format(kwargs, "This model")
         tied = kwargs.pop("tie_word_embeddings", None)
+        # Ours are parsed below; transformers is given the rest, but for what follows from ours.
         settings = model_fields(kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if name not in ALL_FIELDS}
-        kwargs = {name: value for name, value in kwargs.items() if name not in {*_DERIVED, "max_position_embeddings"}}
+        ours = {*ALL_FIELDS, *_DERIVED, "max_position_embeddings"}
+        kwargs = {name: value for name, value in kwargs.items() if name not in ours}
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if not settings:  # transformers makes empty configurations to compare with
             return
         if tied is not None:
             settings.setdefault("tie_embeddings", tied)
         config = ModelConfig.parse(settings, where="config.json")
+        # The ids of special tokens are fixed here, or they would move when the vocabulary is resized.
         boundary, padding = special_ids(config)
         config = config.model_copy(update={"boundary_id": boundary, "padding_id": padding})
         for name, value in config.model_dump(mode="json").items():
             setattr(self, name, value)
-        self.bos_token_id = boundary if self.bos_token_id is None else self.bos_token_id
-        self.eos_token_id = boundary if self.eos_token_id is None else self.eos_token_id
-        self.pad_token_id = padding if self.pad_token_id is None else self.pad_token_id
+        if self.bos_token_id is None:
+            self.bos_token_id = boundary
+        if self.eos_token_id is None:
+            self.eos_token_id = boundary
+        if self.pad_token_id is None:
+            self.pad_token_id = padding
 
     @classmethod
     def of(cls, config: ModelConfig) -> WeftConfig:
@@ -89,8 +95,12 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         return self._of_first("head_dim", self.native.hidden_size // self.num_attention_heads)
 
     def _of_first(self, name: str, otherwise: int) -> int:
-        """Return what the first block says that says it."""
-        return next((getattr(block, name) for block in self.native.blocks if hasattr(block, name)), otherwise)
+        """Return this number of the first block that has it."""
+        for block in self.native.blocks:
+            if hasattr(block, name):
+                value: int = getattr(block, name)
+                return value
+        return otherwise
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: what transformers saves, and what a native ``config.json`` says."""

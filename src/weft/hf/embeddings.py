@@ -94,8 +94,9 @@ def exchange(embedding: Embedding, value: nn.Module) -> Embedding:
             f"A {type(value).__name__} cannot be a Weft model's embedding, which is its softmax, too: give another "
             f"{type(embedding).__name__}, use resize_token_embeddings, or change its weight in place."
         )
-    shapes = [{name: each.shape for name, each in one.named_parameters()} for one in (embedding, value)]
-    if shapes[0] != shapes[1]:
+    have = {name: parameter.shape for name, parameter in embedding.named_parameters()}
+    given = {name: parameter.shape for name, parameter in value.named_parameters()}
+    if have != given:
         raise UserError("An embedding of another size cannot take this one's place: use resize_token_embeddings.")
     return value
 
@@ -104,8 +105,8 @@ def exchange(embedding: Embedding, value: nn.Module) -> Embedding:
 def resize(embedding: Embedding, size: int, *, mean: bool) -> None:
     """Give ``embedding`` and its softmax ``size`` rows: the last ones go, or new ones come.
 
-    New rows are the mean of the old ones with ``mean``, else drawn as at the start of training. The parameters are
-    new objects: make the optimizer afterwards.
+    New rows are the mean of the old ones with ``mean``, else drawn as at the start of training. The
+    parameters are new objects: make the optimizer afterwards.
     """
     if not isinstance(embedding, TokenEmbedding):
         raise UserError("An adaptive embedding cannot be resized: its clusters are parts of the vocabulary.")

@@ -28,8 +28,8 @@ from weft.pretrained import generation_settings
 class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     """A Weft model for transformers: ``generate``, ``Trainer`` and whatever else takes a causal language model.
 
-    ``base_model`` is the :class:`weft.hf.WeftBackbone` of the same parts, which also says how a text is read;
-    ``lm_head`` is the softmax, whose parameters are the embedding's.
+    ``base_model`` is the :class:`weft.hf.WeftBackbone` of the same parts, which also says how a text is
+    read; ``lm_head`` is the softmax, whose parameters are the embedding's.
     """
 
     accepts_loss_kwargs = True  # Trainer: the loss divides by num_items_in_batch
@@ -82,11 +82,11 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return float32 logits (B, T, V), and what else was asked for.
 
-        The text is read as :meth:`WeftBackbone.forward` says. ``labels`` (B, T) are shifted inside, and -100 is
-        ignored, as is a label at or right after padding (nothing is predicted from padding, nor is padding predicted)
-        and a boundary right after another (no text is empty).
-        ``shift_labels`` (B, T) are labels that are shifted already. The loss is their mean, or their sum divided by
-        ``num_items_in_batch``. Raises UserError for what does not fit together.
+        The text is read as :meth:`WeftBackbone.forward` says. ``labels`` (B, T) are shifted inside, and -100
+        is ignored, as is a label at or right after padding (nothing is predicted from padding, nor is
+        padding predicted) and a boundary right after another (no text is empty).
+        ``shift_labels`` (B, T) are labels that are shifted already. The loss is their mean, or their sum
+        divided by ``num_items_in_batch``. Raises UserError for what does not fit together.
         """
         for name, given in (("labels", labels), ("shift_labels", shift_labels)):
             check_ids(name, _scored(given), self.config.vocab_size)
@@ -102,25 +102,33 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
+        # A number of last positions (0: all), or the positions themselves.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, kept])
         if shift_labels is None and labels is not None:
-            shift_labels = functional.pad(self._told(labels, input_ids, attention_mask)[:, 1:], (0, 1), value=IGNORE)
+            told_BT = self._told(labels, input_ids, attention_mask)
+            shift_labels = functional.pad(told_BT[:, 1:], (0, 1), value=IGNORE)
+        loss = None
+        if shift_labels is not None:
+            loss = self._loss(logits, shift_labels, num_items_in_batch)
         result = CausalLMOutputWithPast(
-            loss=None if shift_labels is None else self._loss(logits, shift_labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             hidden_states=output.hidden_states,
             **{CACHE_NAME: output.get(CACHE_NAME)},
         )
-        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return result if return_dict else result.to_tuple()
 
     def _told(self, labels: Tensor, input_ids: Tensor | None, mask_BS: Tensor | None) -> Tensor:
         """Return ``labels`` (B, T) without those that nothing should predict.
 
-        They are padding, what comes right after it (the mask's last T columns are theirs), and a second boundary: texts
-        that are packed with a boundary at both ends would else teach that a text which has just begun is at its end.
+        They are padding, what comes right after it (the mask's last T columns are theirs), and a second
+        boundary: texts that are packed with a boundary at both ends would else teach that a text which
+        has just begun is at its end.
         """
-        before_BT = labels if input_ids is None else input_ids
+        before_BT = labels if input_ids is None else input_ids  # what stands before each label's token
         boundary = self.config.boundary_id
         twice_BT = (labels[:, 1:] == boundary) & (before_BT[:, :-1].to(labels.device) == boundary)
         labels = labels.masked_fill(functional.pad(twice_BT, (1, 0)), IGNORE)
@@ -187,7 +195,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
     ) -> Any:
         """Read a model from safetensors only; UserError for a folder with a pickle, damaged or unfitting weights."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info, a pair
         model._set_generation_defaults()
         return loaded
 
@@ -199,6 +207,6 @@ def _scored(labels: Tensor | None) -> Tensor | None:
     return labels[labels != IGNORE]
 
 
-# By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing scores each
-# token against itself. It must hold however the class was reached.
+# By this list of names Trainer and pipelines know what predicts the next token: without it, label smoothing
+# scores each token against itself. It must hold however the class was reached.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[WeftConfig.model_type] = WeftForCausalLM.__name__

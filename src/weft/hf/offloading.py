@@ -14,8 +14,10 @@ def loaded(*modules: nn.Module | None) -> AbstractContextManager[object]:
     if not away:
         return nullcontext()
     stack = ExitStack()
-    for part in (part for module in away for part in module.modules() if hasattr(part, "_hf_hook")):
-        stack.enter_context(align_module_device(part))
+    for module in away:
+        for part in module.modules():
+            if hasattr(part, "_hf_hook"):  # accelerate's, which knows where the parameters are
+                stack.enter_context(align_module_device(part))
     return stack
 
 
@@ -23,9 +25,11 @@ def uncalled(block: nn.Module) -> list[nn.Module]:
     """Return the parts of a block whose parameters it reads itself: lists of factors, and gates, for their bias."""
     if not _is_away(block):
         return []
-    lists: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.ParameterList)]
+    found: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.ParameterList)]
     gates = getattr(block, "gates", None)
-    return lists if gates is None else [*lists, gates]
+    if gates is not None:
+        found.append(gates)
+    return found
 
 
 def _is_away(module: nn.Module) -> bool:

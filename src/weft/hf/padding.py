@@ -1,7 +1,8 @@
 """Attention masks, as transformers gives them, and what they mean to a model whose state reads every position.
 
-Padding is moved before the tokens of its row and cut off by a reset at the first of them, so it has no effect on any
-token, wherever it stood. Shapes: B batch, T positions of this call, S all positions (T and those read before).
+Padding is moved before the tokens of its row and cut off by a reset at the first of them, so it has
+no effect on any token, wherever it stood. Shapes: B batch, T positions of this call, S all
+positions (T and those read before).
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ class Alignment(NamedTuple):
 
     def arrange(self, x: Tensor) -> Tensor:
         """Bring (B, T) or (B, T, D) into the order in which it is read."""
-        return x if self.order_BT is None else _gather(x, self.order_BT)
+        return _gather(x, self.order_BT)
 
     def restore(self, x: Tensor) -> Tensor:
         """Bring (B, T) or (B, T, D) back into the order of the input."""
-        return x if self.place_BT is None else _gather(x, self.place_BT)
+        return _gather(x, self.place_BT)
 
 
 def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: torch.device) -> Alignment:
     """Return how to read a piece of ``time`` positions under a mask that is 1 at tokens and 0 at padding.
 
-    While a graph is made, which looks at no value, everything is moved, if only to where it is. Raises UserError for a
-    mask of another shape, and where padding follows tokens that an earlier call has read (a graph does not notice).
+    While a graph is made, which looks at no value, everything is moved, if only to where it is.
+    Raises UserError for a mask of another shape, and where padding follows tokens that an earlier
+    call has read (a graph does not notice).
     """
     if mask_BS is None:
         return Alignment(None, None, torch.zeros(rows, time, dtype=torch.bool, device=device))
@@ -50,7 +52,8 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
             "one number for each token, those that the cache has read included."
         )
     mask_BS = mask_BS.to(device).bool()
-    here_BT, began_B = mask_BS[:, seen:], mask_BS[:, :seen].any(1)
+    here_BT = mask_BS[:, seen:]
+    began_B = mask_BS[:, :seen].any(1)  # rows that have read a token before
     if not torch.compiler.is_compiling():
         if bool(here_BT.all()):
             return Alignment(None, None, _start(here_BT, began_B))
@@ -59,7 +62,8 @@ def align(mask_BS: Tensor | None, *, rows: int, time: int, seen: int, device: to
                 "attention_mask hides tokens of a text that the cache has begun to read: pad before a text's "
                 "first token, or read each text by itself."
             )
-    # Padding first, then the tokens, each in the order that it has. A sum says where; a sort would not go into ONNX.
+    # Padding first, then the tokens, each in the order that it has. A sum says where; a
+    # sort would not go into ONNX.
     padded_BT = (~here_BT).long().cumsum(1)
     place_BT = torch.where(here_BT, padded_BT[:, -1:] + here_BT.long().cumsum(1), padded_BT) - 1
     positions_BT = torch.arange(time, device=device).expand(rows, time)
@@ -72,5 +76,10 @@ def _start(here_BT: Tensor, began_B: Tensor) -> Tensor:
     return here_BT & (here_BT.long().cumsum(1) == 1) & ~began_B[:, None]
 
 
-def _gather(x: Tensor, order_BT: Tensor) -> Tensor:
-    return x.gather(1, order_BT) if x.dim() == 2 else x.gather(1, order_BT[..., None].expand_as(x))
+def _gather(x: Tensor, order_BT: Tensor | None) -> Tensor:
+    """Return the positions of ``x`` in that order; None is the order that they have."""
+    if order_BT is None:
+        return x
+    if x.dim() == 2:
+        return x.gather(1, order_BT)
+    return x.gather(1, order_BT[..., None].expand_as(x))

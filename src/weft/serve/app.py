@@ -35,7 +35,8 @@ NO_CHAT = "This server goes on with a text and does not chat: use /v1/completion
 def build_app(run: ServedRun, limits: Limits | None = None, *, loopback: bool = True) -> Guard:
     """Return the whole application for ``run``; ``loopback``: it may only be called by a loopback name."""
     limits = limits or Limits()
-    gate, worker = Gate(limits), Worker(limits.running)
+    gate = Gate(limits)
+    worker = Worker(limits.running)
     upstream = openai_app(run.adapter, run.adapter_tokenizer, run.listing)
     routes = [
         *(Route(path, _asset(*asset)) for path, asset in PAGE.items()),
@@ -68,7 +69,10 @@ class Completions:
     """``POST /v1/completions``: checks the request, then hands it to transformers' application."""
 
     def __init__(self, run: ServedRun, limits: Limits, gate: Gate, app: ASGIApp) -> None:
-        self._run, self._limits, self._gate, self._app = run, limits, gate, app
+        self._run = run
+        self._limits = limits
+        self._gate = gate
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (the interface of ASGI)."""
@@ -76,6 +80,7 @@ class Completions:
         self._run.check_name(asked.model)
         tokens = asked.max_tokens or 0
         check_length(self._limits, field="prompt", text=asked.text, tokens_field="max_tokens", tokens=tokens)
+        # What was checked is sent on, not what came, so the body has another length.
         body = json.dumps(asked.for_upstream(self._run.name, self._limits)).encode()
         headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
         scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
@@ -98,6 +103,7 @@ def _with_body(body: bytes, receive: Receive) -> Receive:
 
 def _asset(name: str, media_type: str) -> Callable[[Request], Response]:
     content = (files("weft.serve") / "page" / name).read_bytes()
+    # Browsers ask again each time, or they would show the page of an earlier version.
     return lambda _: Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
 

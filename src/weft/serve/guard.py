@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weft.serve.limits import Limits, Refused
 
-DRAINED = 16  # times the limit: as much of a body that is too large is read, so that the client gets to hear so
+# Times the limit: so much of a body that is too large is read, so that the client gets to hear of it.
+DRAINED = 16
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -42,8 +43,8 @@ def _split(address: str) -> SplitResult:
 class Guard:
     """The outermost application. Checks each request, reads its body, and cancels its work when the client has gone.
 
-    With ``loopback``, only requests that call the server by a loopback name are served: a web page whose own name
-    was made to point here (DNS rebinding) is not. Pages of other origins are refused in any case.
+    With ``loopback``, only requests that call the server by a loopback name are served: a web page whose own
+    name was made to point here (DNS rebinding) is not. Pages of other origins are refused in any case.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, *, loopback: bool) -> None:
@@ -72,12 +73,15 @@ class Guard:
             await self._attend(scope, body, receive, answer)
 
     def _check(self, headers: Headers, method: str) -> None:
+        # DNS rebinding: a page of another site reaches a local server by its own name.
         host = headers.get("host", "")
         if self.loopback and not is_loopback(_split(f"//{host}").hostname or ""):
             raise Refused(403, "This server is for this machine only: call it by localhost, or start it with --host.")
+        # Browsers say whose page asks; programs that are no browsers say nothing.
         origin = headers.get("origin")
         if origin is not None and _split(origin).netloc.lower() != host.lower():
             raise Refused(403, "Pages of other origins may not use this server.")
+        # A page of another site may send a form or plain text without asking first, but not JSON.
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and kind != "application/json":
             raise Refused(415, "Send JSON, with the header 'Content-Type: application/json'.")
@@ -85,16 +89,18 @@ class Guard:
     async def _read(self, receive: Receive) -> bytes | None:
         """Return the whole body, or None where the client left; Refused where it is too large."""
         parts: list[bytes] = []
-        size, more = 0, True
+        size = 0
+        more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            part, more = message.get("body", b""), message.get("more_body", False)
+            part = message.get("body", b"")
+            more = message.get("more_body", False)
             size += len(part)
             if size <= self.limits.body_bytes:
                 parts.append(part)
-            elif size > DRAINED * self.limits.body_bytes:
+            elif size > DRAINED * self.limits.body_bytes:  # it may never end
                 break
         if size > self.limits.body_bytes:
             raise Refused(413, f"The body is larger than the {self.limits.body_bytes:,} bytes that this server takes.")
@@ -107,14 +113,14 @@ class Guard:
         ending = asyncio.ensure_future(self._ending.wait())
         try:
             await asyncio.wait({work, gone, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if answer.complete:
+            if answer.complete:  # the client may leave as soon as it has all: the work still ends by itself
                 await work
-        finally:
+        finally:  # wait for all: what a cancelled request holds, such as its turn, is free only then
             for task in (work, gone, ending):
                 task.cancel()
             await asyncio.wait({work, gone, ending})
         if not work.cancelled():
-            work.result()
+            work.result()  # raises what the application raised
         elif self._ending.is_set():
             await answer.cut()
 
@@ -160,7 +166,8 @@ class _Replay:
     async def __call__(self) -> Message:
         if self._body is None:
             await asyncio.Event().wait()
-        body, self._body = self._body, None
+        body = self._body
+        self._body = None
         return {"type": "http.request", "body": body, "more_body": False}
 
 

@@ -58,6 +58,7 @@ class Gate:
         """Wait for a turn and hold it; Refused where too many wait already."""
         if self._turns.locked() and self._waiting >= self._limits.waiting:
             raise Refused(503, "The server is busy: try again in a moment.", {"retry-after": "2"})
+        # A request that is cancelled while it waits, as its client has left, no longer counts.
         self._waiting += 1
         try:
             await self._turns.acquire()

@@ -10,7 +10,8 @@ from weft.generation import COLDEST, HOTTEST
 from weft.serve.limits import Limits, Refused
 
 UPSTREAM_DEFAULT_TOKENS = 1_024  # what transformers' server takes where max_tokens is not given
-MOST_STOPS, LONGEST_STOP = 4, 256
+MOST_STOPS = 4  # as OpenAI's API has it
+LONGEST_STOP = 256  # characters
 
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -102,7 +103,7 @@ class CompletionRequest(_Message):
         body = self.model_dump(include=fields, exclude_none=True) | {"prompt": self.text}
         if self.stop:  # theirs fails at an empty list
             body["stop"] = self.stop
-        if self.temperature is not None and self.temperature < COLDEST:
+        if self.temperature is not None and self.temperature < COLDEST:  # dividing by it would overflow
             body["temperature"] = 0.0
         tokens = self.max_tokens or min(UPSTREAM_DEFAULT_TOKENS, limits.new_tokens)
         return body | {"model": name, "max_tokens": tokens}

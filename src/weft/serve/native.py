@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from weft.generation import Event, Read, Sampling, Written, write
@@ -25,7 +25,10 @@ class Native:
     """What the native endpoints share."""
 
     def __init__(self, run: ServedRun, limits: Limits, gate: Gate, worker: Worker) -> None:
-        self.run, self.limits, self.gate, self.worker = run, limits, gate, worker
+        self.run = run
+        self.limits = limits
+        self.gate = gate
+        self.worker = worker
 
 
 class Score(Native):
@@ -35,9 +38,11 @@ class Score(Native):
         """Serve one request (the interface of ASGI)."""
         asked = parse(ScoreRequest, await Request(scope, receive).body())
         check_length(self.limits, field="text", text=asked.text)
-        async with self.gate.turn(), aclosing(self.worker.stream(lambda stop: self._score(asked.text, stop))) as parts:
-            scored = await anext(parts)
-            await JSONResponse(scored.to_json())(scope, receive, send)
+        async with self.gate.turn():
+            parts = self.worker.stream(lambda stop: self._score(asked.text, stop))
+            async with aclosing(parts):
+                scored = await anext(parts)
+                await JSONResponse(scored.to_json())(scope, receive, send)
 
     def _score(self, text: str, stop: threading.Event) -> Iterator[Scored]:
         run = self.run
@@ -64,16 +69,15 @@ class Generate(Native):
         )
         async with self.gate.turn(), aclosing(self._events(asked)) as events:
             if asked.stream:
-                stream = (
-                    f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n" async for name, data in events
-                )
-                await StreamingResponse(stream, media_type="text/event-stream")(scope, receive, send)
+                response: Response = StreamingResponse(_sent(events), media_type="text/event-stream")
             else:
-                await JSONResponse(await _gathered(events))(scope, receive, send)
+                response = JSONResponse(await _gathered(events))
+            await response(scope, receive, send)
 
     async def _events(self, asked: GenerateRequest) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Yield the prompt's tokens, each token that is written, and what there is to say at the end."""
-        started, totals = time.perf_counter(), Totals()
+        started = time.perf_counter()
+        totals = Totals()
         async with aclosing(self.worker.stream(lambda _: self._write(asked))) as events:
             async for event in events:
                 if isinstance(event, Read):
@@ -96,6 +100,12 @@ class Generate(Native):
             stop=asked.stop or (),
             bits=True,
         )
+
+
+async def _sent(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIterator[str]:
+    """Yield each event as server-sent events are written (WHATWG, HTML: 9.2)."""
+    async for name, data in events:
+        yield f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 async def _gathered(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Text with the surprisal of every token: of a text that is given, and the sums over one that is being written.
 
-Tokens are pieces of bytes, so a character may take several of them. ``text`` of a token is what it completes: empty
-while a character is unfinished, then the characters of all tokens since the last whole one. Shapes: T positions.
+Tokens are pieces of bytes, so a character may take several of them. ``text`` of a token is what
+it completes: empty while a character is unfinished, then the characters of all tokens since the
+last whole one. Shapes: T positions.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Totals:
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return plain data; ``bits_per_byte`` is None of nothing."""
-        return asdict(self) | {"bits_per_byte": self.bits / self.bytes if self.bytes else None}
+        bits_per_byte = self.bits / self.bytes if self.bytes else None
+        return asdict(self) | {"bits_per_byte": bits_per_byte}
 
 
 def score_text(
@@ -68,13 +70,16 @@ def score_text(
     documents = list(join_fragments(split_documents([text.encode()], separator)))
     if not documents:
         raise Refused(422, "The text has nothing but line ends: send some text.")
+    # As the data's splits are made: each document begins with a boundary, and all stand in one array.
     ids = [np.append(tokenizer.boundary_id, tokenizer.encode_bytes(document)) for document in documents]
     offsets = np.cumsum([0, *map(len, ids)])
     size = sum(map(len, documents))
     split = TokenizedSplit(np.concatenate(ids), offsets, size, None, None)
     nats = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
     bits = float(nats.sum(dtype=np.float64)) / math.log(2)
-    shown = [_tokens(tokenizer, split.document(i), nats[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
+    shown = []
+    for number, (start, stop) in enumerate(pairwise(offsets)):
+        shown.append(_tokens(tokenizer, split.document(number), nats[start:stop]))
     return Scored(bits=bits, bytes=size, bits_per_byte=bits / size, documents=shown)
 
 

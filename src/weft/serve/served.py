@@ -25,8 +25,8 @@ from weft.version import __version__
 class ServedRun:
     """A loaded run.
 
-    ``names`` are what a request may call it, ``listing`` is how ``/v1/models`` tells of it, and ``separator`` is what
-    parts documents in its corpus.
+    ``names`` are what a request may call it, ``listing`` is how ``/v1/models`` tells of it, and
+    ``separator`` is what parts documents in its corpus.
     """
 
     name: str
@@ -48,11 +48,14 @@ class ServedRun:
 
 def load_run(folder: Path) -> ServedRun:
     """Load the run in ``folder``, from its files alone; UserError where it is not a whole run."""
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model = load_model(folder)
+    tokenizer = load_tokenizer(folder)
     register()
     name = folder.resolve().name
-    has_recipe = (folder / runs.RECIPE).is_file()
-    data = runs.saved_recipe(folder).data if has_recipe else DataConfig(sources=())
+    # A folder of weights alone, without a recipe, is served too, with the usual separator.
+    data = DataConfig(sources=())
+    if (folder / runs.RECIPE).is_file():
+        data = runs.saved_recipe(folder).data
     return ServedRun(
         name=name,
         names=frozenset({name, str(folder), str(folder.resolve())}),
@@ -72,7 +75,7 @@ def _adapter(model: WeftModel) -> WeftForCausalLM:
 
     Requests that say nothing else draw from the whole distribution, as OpenAI's API has it.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # takes no memory: it is given the model's parameters
         adapter = WeftForCausalLM(WeftConfig.of(model.config))
     assign(adapter, dict(model.named_parameters()))
     adapter.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)  # type: ignore[no-untyped-call]

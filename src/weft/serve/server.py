@@ -25,8 +25,8 @@ GRACE_SECONDS = 3
 def serve(run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[str], None]) -> None:
     """Serve ``run`` until it is interrupted; ``tell`` is given one sentence after another, for people.
 
-    Port 0 takes a free one. Raises UserError where the run is not whole or the address cannot be had, and Interrupted
-    at the end.
+    Port 0 takes a free one. Raises UserError where the run is not whole or the address cannot be
+    had, and Interrupted at the end.
     """
     check_folder(run)
     with listen(host, port) as listener:
@@ -35,7 +35,7 @@ def serve(run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[st
         if not loopback:
             tell(f"Warning: whoever reaches {address} can use this server; it asks for no password.")
         app = build_app(load_run(run), limits, loopback=loopback)
-        shown = f"[{address}]" if ":" in address else address
+        shown = f"[{address}]" if ":" in address else address  # IPv6, as addresses of pages have it
         tell(f"Serving '{run}' at http://{shown}:{port} (Ctrl-C ends it).")
         _run(app, listener)
 
@@ -78,7 +78,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End; at the second signal, without waiting for anything."""
-        self.force_exit = self.should_exit
+        self.force_exit = self.should_exit  # True where this is not the first signal
         self.should_exit = True
         self.ended_by = signal.Signals(sig)
 

@@ -1,8 +1,8 @@
 """transformers' own OpenAI-compatible application, around one model that is loaded already.
 
-The application, its handlers and its streaming are theirs (``transformers.cli.serving``). Ours is the model manager,
-which knows one model and never loads another, and the thread that generates: a seed belongs to one request instead
-of to the whole process, and work stops when nobody waits for it any more.
+The application, its handlers and its streaming are theirs (``transformers.cli.serving``). Ours is the model
+manager, which knows one model and never loads another, and the thread that generates: a seed belongs to one
+request instead of to the whole process, and work stops when nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerateManager, GenerationState
 from transformers.utils import logging
 
-# The seed of the request at hand; None draws one. Their own handling would seed the whole process when a request
-# comes in, whichever request is generating at that moment.
+# The seed of the request at hand; None draws one. Their own handling would seed the whole process when a
+# request comes in, whichever request is generating at that moment.
 SEED: ContextVar[int | None] = ContextVar("SEED", default=None)
 
 
 def openai_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, listing: dict[str, Any]) -> ASGIApp:
     """Return transformers' application for ``model``, which it lists as ``listing`` has it."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call] # theirs warns of every request that it received
-    manager, state = _OneModel(model, tokenizer, listing), _State()
+    manager = _OneModel(model, tokenizer, listing)
+    state = _State()
     offered: dict[str, Any] = {
         "model_manager": manager,
         "chat_handler": ChatCompletionHandler(manager, state),
@@ -132,7 +133,8 @@ def _begun(inputs: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
 def _seeded(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``fn``, to be run from this request's seed."""
     seed = SEED.get()
-    seed = secrets.randbits(62) if seed is None else seed
+    if seed is None:
+        seed = secrets.randbits(62)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         torch.manual_seed(seed)

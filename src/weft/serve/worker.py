@@ -21,13 +21,14 @@ class Worker:
     async def stream(self, items: Callable[[threading.Event], Iterable[Item]]) -> AsyncGenerator[Item, None]:
         """Yield what ``items`` yields in a thread; it is given an event that is set when it should stop.
 
-        Between two items the thread looks at the event by itself. Close the iterator (``contextlib.aclosing``) to stop
-        early. What ``items`` raises is raised here.
+        Between two items the thread looks at the event by itself. Close the iterator
+        (``contextlib.aclosing``) to stop early. What ``items`` raises is raised here.
         """
-        loop, stop = asyncio.get_running_loop(), threading.Event()
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
         queue: asyncio.Queue[_Put] = asyncio.Queue()
 
-        def put(event: _Put) -> None:
+        def put(event: _Put) -> None:  # called in the thread, where an asyncio queue may not be touched
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
         self._pool.submit(_run, items, stop, put)
@@ -36,7 +37,7 @@ class Worker:
                 yield event.item
             if event.error:
                 raise event.error
-        finally:
+        finally:  # also where the listener has left
             stop.set()
 
 

@@ -81,7 +81,7 @@ def test_training_text_is_cut_and_held_out_text_is_not(prepared) -> None:
 
 def test_the_end_of_a_document_is_a_target_and_a_cut_is_not(prepared) -> None:
     boundary = prepared.tokenizer.boundary_id
-    stream = open_stream(prepared, lanes=1, length=64, seed=0, predict_boundary=True)
+    stream = open_stream(prepared, batch_size=1, sequence_length=64, seed=0, predict_boundary=True)
     inputs, targets, resets = [], [], []
     while stream.epoch < 1:
         segment = next(stream)

@@ -79,7 +79,7 @@ def texts(split: TokenizedSplit, data: PreparedData) -> list[str]:
 
 
 def opened(data: PreparedData, **settings: Any) -> Any:
-    return open_stream(data, **{"lanes": 4, "length": 16, "seed": 3, **settings})
+    return open_stream(data, **{"batch_size": 4, "sequence_length": 16, "seed": 3, **settings})
 
 
 def same(one: Segment, other: Segment) -> bool:
@@ -121,7 +121,7 @@ def test_the_lanes_hold_the_documents_that_are_not_held_out(tmp_path: Path, kind
         assert texts(getattr(data, part), data) == expected
     assert (data.train.bytes, data.train.documents) == (sum(len(t.encode()) for t in training), len(training))
     assert data.train.scored_tokens == data.train.bytes
-    stream = opened(data, length=512)
+    stream = opened(data, sequence_length=512)
     read: list[Segment] = []
     while stream.epoch < 2:
         read.append(next(stream))
@@ -132,11 +132,11 @@ def test_the_lanes_hold_the_documents_that_are_not_held_out(tmp_path: Path, kind
 
 def test_long_documents_that_stream_are_cut_as_others_are(tmp_path: Path) -> None:
     data = prepared(write(tmp_path, "parquet"), longest_document=40)
-    stream = opened(data, lanes=1, length=64, predict_boundary=True)
+    stream = opened(data, batch_size=1, sequence_length=64, predict_boundary=True)
     read: list[Segment] = []
     while stream.epoch < 1:
         read.append(next(stream))
-    again = opened(data, lanes=1, length=64, predict_boundary=True, state=passed_on(stream.state))
+    again = opened(data, batch_size=1, sequence_length=64, predict_boundary=True, state=passed_on(stream.state))
     assert same(next(stream), next(again))
     inputs, targets, _ = (np.concatenate(parts, axis=1)[0] for parts in zip(*read, strict=True))
     boundary = data.tokenizer.boundary_id
@@ -169,7 +169,7 @@ def test_lanes_are_given_equal_shares(tmp_path: Path) -> None:
     """However unequal the documents, no lane is given more than a document ahead of the others."""
     documents = ["x" * (2000 if i % 10 == 0 else 20) for i in range(400)]
     table(documents).to_parquet(tmp_path / "a.parquet")
-    stream = opened(prepared(f"hf:{tmp_path}/a.parquet"), length=4000)
+    stream = opened(prepared(f"hf:{tmp_path}/a.parquet"), sequence_length=4000)
     take(stream, 100)
     waiting = [
         sum(len(document.data) for document in lane.texts) + sum(len(document.tokens) for document in lane.read)
@@ -179,7 +179,7 @@ def test_lanes_are_given_equal_shares(tmp_path: Path) -> None:
 
 
 def test_seeds_and_passes_differ_and_repeat_exactly(data: PreparedData) -> None:
-    one, other, again = (take(opened(data, seed=seed, length=512), 60) for seed in (1, 2, 1))
+    one, other, again = (take(opened(data, seed=seed, sequence_length=512), 60) for seed in (1, 2, 1))
     assert all(map(same, one, again))
     assert not any(map(same, one, other))
     assert opened(data).epoch == 0
@@ -189,7 +189,7 @@ def test_a_document_longer_than_a_block_is_read_whole(tmp_path: Path) -> None:
     documents = ["x" * 5000, *DOCUMENTS[:30]]
     table(documents).to_parquet(tmp_path / "a.parquet")
     data = prepared(f"hf:{tmp_path}/a.parquet", longest_document=0)
-    assert documents[0] in set(lanes_text(take(opened(data, length=256), 200), data))
+    assert documents[0] in set(lanes_text(take(opened(data, sequence_length=256), 200), data))
 
 
 # Going on
@@ -217,7 +217,7 @@ def test_every_format_goes_on_in_the_middle_of_a_block(tmp_path: Path, kind: str
 
 def test_the_ranks_together_are_one_process_with_all_lanes(data: PreparedData) -> None:
     whole = opened(data)
-    ranks = [opened(data, lanes=2, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [opened(data, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
     for _ in range(500):
         assert same(joined([next(rank) for rank in ranks]), next(whole))
 
@@ -225,12 +225,12 @@ def test_the_ranks_together_are_one_process_with_all_lanes(data: PreparedData) -
 @pytest.mark.parametrize("steps", [3, 140, 333])
 def test_the_joined_state_serves_any_number_of_ranks(data: PreparedData, steps: int) -> None:
     whole = opened(data)
-    ranks = [opened(data, lanes=2, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [opened(data, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
     for stream in (whole, *ranks):
         take(stream, steps)
     state = passed_on(join_states([rank.state for rank in ranks]))
     alone = opened(data, state=state)
-    four = [opened(data, lanes=1, rank=rank, world_size=4, state=state) for rank in range(4)]
+    four = [opened(data, batch_size=1, rank=rank, world_size=4, state=state) for rank in range(4)]
     for _ in range(200):
         expected = next(whole)
         assert same(next(alone), expected)
@@ -238,9 +238,9 @@ def test_the_joined_state_serves_any_number_of_ranks(data: PreparedData, steps: 
 
 
 def test_another_number_of_lanes_goes_on_near_by(data: PreparedData) -> None:
-    stream = opened(data, length=64)
+    stream = opened(data, sequence_length=64)
     take(stream, 100)
-    again = opened(data, lanes=3, length=64, state=passed_on(stream.state))
+    again = opened(data, batch_size=3, sequence_length=64, state=passed_on(stream.state))
     assert abs(again.epoch - stream.epoch) < 0.3
     assert next(again).inputs_BT.shape == (3, 64)
 
@@ -271,7 +271,7 @@ def test_what_is_held_out_is_bounded_and_the_rest_is_trained_on(tmp_path: Path) 
     held = texts(data.validation, data)
     assert held == DOCUMENTS[7::20][: len(held)]
     assert sum(len(text.encode()) for text in held[:-1]) < 500 <= data.validation.bytes
-    stream = opened(data, length=512)
+    stream = opened(data, sequence_length=512)
     read = take(stream, 1)
     while stream.epoch < 2:
         read += take(stream, 1)

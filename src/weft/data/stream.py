@@ -15,8 +15,8 @@ from weft.data.token_stream import StreamState, TokenStream
 def open_stream(
     prepared: PreparedData,
     *,
-    lanes: int,
-    length: int,
+    batch_size: int,
+    sequence_length: int,
     seed: int,
     predict_boundary: bool = False,
     rank: int = 0,
@@ -31,8 +31,8 @@ def open_stream(
         return DocumentStream(
             prepared.train,
             prepared.tokenizer,
-            lanes=lanes,
-            length=length,
+            lanes=batch_size,
+            length=sequence_length,
             seed=seed,
             predict_boundary=predict_boundary,
             rank=rank,
@@ -41,8 +41,8 @@ def open_stream(
         )
     return TokenStream(
         prepared.train,
-        lanes=lanes,
-        length=length,
+        lanes=batch_size,
+        length=sequence_length,
         seed=seed,
         boundary_id=prepared.tokenizer.boundary_id,
         predict_boundary=predict_boundary,

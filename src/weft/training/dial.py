@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from weft import words
 from weft.errors import UserError
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
-from weft.training.throughput import TURNS, Pace
+from weft.training.throughput import TURNS, ThroughputBySize
 
 SIZE_SHARE = 0.206  # a
 SIZE_POWER = 0.419  # p
@@ -33,7 +33,7 @@ REPEATS = 2.85  # r
 SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 15))  # 120k to 128M, sqrt(2) apart
 PROBE = 500_000  # measured at first, with one that is REACH times as large
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
-CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
+CLOSE = 1.5  # a throughput that was measured at a size as near as that is good enough
 REACH = 4.0  # the next to be measured is at most so many times the largest that was: a step of a huge one takes long
 
 DEFAULTS = TrainingConfig()
@@ -119,7 +119,7 @@ class Turned(NamedTuple):
     outlook: Outlook | None = None
 
     @property
-    def pace(self) -> float | None:
+    def tokens_per_second(self) -> float | None:
         """The tokens a second that the choice counts on; None where nothing was timed."""
         minutes = self.recipe.training.minutes
         if self.outlook is None or minutes is None:
@@ -137,9 +137,14 @@ def expected_bits(size: float, read: float, different: float) -> float:
 
 
 def size_for_time(
-    pace: Pace, seconds: float, corpus: Corpus, buildable: Callable[[int], bool] = lambda _: True
+    throughput: ThroughputBySize,
+    seconds: float,
+    corpus: Corpus,
+    buildable: Callable[[int], bool] = lambda _: True,
 ) -> int | None:
-    """Return the size with the fewest expected bits after ``seconds`` of training at ``pace``, which is measured.
+    """Return the size with the fewest expected bits after ``seconds`` of training at ``throughput``.
+
+    It is measured at a few sizes.
 
     None where memory holds not even the smallest that can be built: a large vocabulary asks for some size.
     """
@@ -150,29 +155,29 @@ def size_for_time(
 
     # Two first measurements, as far apart as one may reach.
     probe = min(max(PROBE, sizes[0]), sizes[-1])
-    pace.learn(probe)
-    pace.learn(min(round(REACH * probe), sizes[-1]))
+    throughput.learn(probe)
+    throughput.learn(min(round(REACH * probe), sizes[-1]))
 
     def bits(size: int) -> float:
-        return corpus.bits(size, seconds / pace.at(size))
+        return corpus.bits(size, seconds / throughput.seconds_per_token(size))
 
     while True:
-        best = _best_size(pace, sizes, bits)
-        if best is None or not pace.take_turns():  # once the pace is known better, another may be the best
+        best = _best_size(throughput, sizes, bits)
+        if best is None or not throughput.take_turns():  # known better, another may be the best
             return best
 
 
-def _best_size(pace: Pace, sizes: Sequence[int], bits: Callable[[int], float]) -> int | None:
+def _best_size(throughput: ThroughputBySize, sizes: Sequence[int], bits: Callable[[int], float]) -> int | None:
     """Return the size with the fewest ``bits``, near to one that was measured; None where memory holds none."""
-    while sizes := [size for size in sizes if size < pace.too_large]:
-        if not pace.measured:  # memory held no probe
-            pace.learn(sizes[0])
+    while sizes := [size for size in sizes if size < throughput.too_large]:
+        if not throughput.measured:  # memory held no probe
+            throughput.learn(sizes[0])
             continue
-        within_reach = [size for size in sizes if size <= REACH * max(pace.measured)]
+        within_reach = [size for size in sizes if size <= REACH * max(throughput.measured)]
         size = min(within_reach, key=bits)
-        if any(1 / CLOSE < size / known < CLOSE for known in pace.measured):
+        if any(1 / CLOSE < size / known < CLOSE for known in throughput.measured):
             return size
-        pace.learn(size)
+        throughput.learn(size)
     return None
 
 
@@ -305,8 +310,8 @@ class _Machine(NamedTuple):
 def _look_ahead(recipe: Recipe, corpus: Corpus, machine: _Machine, left: set[str]) -> Outlook:
     """Return what a run will do.
 
-    The batch size changes a machine's pace, and the pace how much is read, by which the batch size is chosen: so it is
-    measured with another until both fit.
+    The batch size changes a machine's throughput, and that how much is read, by which the batch size is chosen: so the
+    throughput is measured with another until both fit.
     """
     outlooks: dict[int, Outlook] = {}  # by their batch sizes
     while True:
@@ -347,10 +352,10 @@ def _with_this_batch(recipe: Recipe, corpus: Corpus, machine: _Machine, size_ope
     if tokens and size_open:
         size = next_buildable(size_for_text(corpus.bytes), buildable)
     elif not tokens and size_open:
-        pace = Pace(measure)
-        size = size_for_time(pace, seconds, corpus, buildable)
-        cramped = math.isfinite(pace.too_large)
-        tokens = seconds / pace.at(size) if size else 0.0
+        throughput = ThroughputBySize(measure)
+        size = size_for_time(throughput, seconds, corpus, buildable)
+        cramped = math.isfinite(throughput.too_large)
+        tokens = seconds / throughput.seconds_per_token(size) if size else 0.0
     elif not tokens:
         fastest = min(machine.measure(recipe) for _ in range(TURNS))
         tokens = seconds / fastest

@@ -30,7 +30,7 @@ class _Made(NamedTuple):
     epoch: float
 
 
-class Feed:
+class Prefetcher:
     """The segments of a stream, on ``device``; :attr:`state` and :attr:`epoch` are those behind the last one given.
 
     ``ahead`` makes the next segment in a thread. That is for a GPU, which the host only has to keep busy: on a CPU the
@@ -40,10 +40,10 @@ class Feed:
     def __init__(self, stream: TrainingStream, device: torch.device, *, ahead: bool) -> None:
         self._stream, self._device = stream, device
         self.state, self.epoch = stream.state, stream.epoch
-        self._thread = ThreadPoolExecutor(1, "weft-feed") if ahead else None
+        self._thread = ThreadPoolExecutor(1, "weft-prefetch") if ahead else None
         self._next: Future[_Made] | None = None
 
-    def __iter__(self) -> Feed:
+    def __iter__(self) -> Prefetcher:
         """Return itself."""
         return self
 

@@ -103,7 +103,7 @@ def resolve_recipe(
     if chosen:
         why = "as given" if vocabulary_is_given else f"for {words.size(train.bytes)} of training text"
         chosen.insert(0, f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind}), {why}.")
-    return Resolved(turned.recipe, tuple(chosen), turned.pace)
+    return Resolved(turned.recipe, tuple(chosen), turned.tokens_per_second)
 
 
 def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:

@@ -27,12 +27,12 @@ from weft.training.checkpoint import CHECKPOINTS, Checkpoint, write_checkpoint
 from weft.training.learner import Learner
 from weft.training.listener import Listener, MetricsWriter, Status
 from weft.training.parallel import Processes, whole
-from weft.training.prefetch import Feed
+from weft.training.prefetch import Prefetcher
 from weft.training.queue import Queue, StepResult, longest_queue
 from weft.training.recipe import TrainingConfig
 from weft.training.schedule import learning_rate_factor, progress
 from weft.training.step import train_step
-from weft.training.throughput import PaceCheck
+from weft.training.throughput import ThroughputCheck
 from weft.training.validation import Sample, announced, choose_sample, older_sample
 from weft.words import valid_text
 
@@ -94,19 +94,19 @@ class Trainer:
         self.scoring_pace = math.nan  # seconds a token, of the fastest validation
         self.saved_step = -1  # of the newest checkpoint
 
-    def _open_stream(self, state: Any) -> Feed:
+    def _open_stream(self, state: Any) -> Prefetcher:
         """Return the training segments from where ``state`` stands (None: from the start)."""
         stream = open_stream(
             self.prepared,
-            lanes=self.config.batch.batch_size,
-            length=self.config.batch.sequence_length,
+            batch_size=self.config.batch.batch_size,
+            sequence_length=self.config.batch.sequence_length,
             seed=self.config.seed,
             predict_boundary=bool(self.config.predict_boundary),
             rank=self.processes.rank,
             world_size=self.processes.count,
             state=state,
         )
-        return Feed(stream, self.device, ahead=self.device.type == "cuda")
+        return Prefetcher(stream, self.device, ahead=self.device.type == "cuda")
 
     def request_stop(self) -> None:
         """Let :meth:`run` end after the present step (on a GPU, after the steps that are queued)."""
@@ -128,8 +128,8 @@ class Trainer:
         """Train until the budget is used (True) or a stop is requested (False); either way a checkpoint is left."""
         stop = False
         seen = self.done  # the part of the budget that was used at the last look
-        pace = PaceCheck(self.planned_pace)
-        self._check_pace(pace)
+        check = ThroughputCheck(self.planned_pace)
+        self._check_throughput(check)
         self.queue.start_clock()
         try:
             if self.done >= 1 and not self.best_step:  # what was best is lost
@@ -139,7 +139,7 @@ class Trainer:
                 if not self._must_look(seen):
                     continue
                 self._look()
-                self._check_pace(pace)
+                self._check_throughput(check)
                 stop = self.processes.most(float(self.stop_requested))[0] > 0  # all at the same step
 
                 # What follows does not count as training: the clock is started again behind it.
@@ -182,7 +182,7 @@ class Trainer:
         steps, seconds = self.queue.read()
         taken = self.processes.most(seconds)[0]
         self.seconds += taken
-        self.queue.pace = taken / len(steps)
+        self.queue.seconds_per_step = taken / len(steps)
         for step, told in enumerate(steps, start=self.step - len(steps) + 1):
             self._hear(step, told)
         self._log(steps[-1].gradient_norm)
@@ -190,7 +190,7 @@ class Trainer:
     def _hear(self, step: int, told: StepResult) -> None:
         """Take in what a step has come to."""
         if math.isfinite(told.loss):
-            self.recent.append((told.loss, self.queue.pace))
+            self.recent.append((told.loss, self.queue.seconds_per_step))
         if not told.skipped:
             self.bad_steps = 0
             return
@@ -233,9 +233,9 @@ class Trainer:
         )
         self.recent.clear()
 
-    def _check_pace(self, pace: PaceCheck) -> None:
+    def _check_throughput(self, check: ThroughputCheck) -> None:
         """Say it where the run turns out to be far off the plan."""
-        news = pace.news(self.config, done=self.done, tokens=self.tokens, seconds=self.seconds)
+        news = check.news(self.config, done=self.done, tokens=self.tokens, seconds=self.seconds)
         if news:
             self.listener.message(news)
 

@@ -48,10 +48,10 @@ def older_sample(config: TrainingConfig) -> Sample:
     return Sample(config.logging.validation_tokens or MOST, spread=False)
 
 
-def announced(prepared: PreparedData, split: TokenizedSplit, pace: float) -> list[str]:
+def announced(prepared: PreparedData, split: TokenizedSplit, seconds_per_token: float) -> list[str]:
     """Say that ``split`` is but a part of the validation text, and that scoring at the end will take long.
 
-    ``pace`` is in seconds a token. Where there is nothing of the kind, nothing is said.
+    Where there is nothing of the kind, nothing is said.
     """
     lines, whole = [], prepared.validation.scored_tokens
     if split.scored_tokens < whole:
@@ -59,7 +59,7 @@ def announced(prepared: PreparedData, split: TokenizedSplit, pace: float) -> lis
             f"Validating on {split.scored_tokens:,} of the {whole:,} tokens of the validation text, spread over it "
             "evenly, so that it takes little time; the figures at the end are of all of it."
         )
-    seconds = pace * (prepared.validation.scored_tokens + prepared.test.scored_tokens)
+    seconds = seconds_per_token * (prepared.validation.scored_tokens + prepared.test.scored_tokens)
     if seconds >= LONG:
         lines.append(f"After the training, scoring validation and test text takes about {words.duration(seconds)}.")
     return lines

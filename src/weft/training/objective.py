@@ -2,7 +2,7 @@
 
 The loss of a language model is one objective, :class:`LanguageModelling`; methods of training make others
 (:mod:`weft.training.methods`).
-Shapes: B lanes, T positions of a segment.
+Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations

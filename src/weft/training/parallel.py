@@ -1,4 +1,4 @@
-"""Several processes, as ``torchrun`` or ``accelerate launch`` started them: one model, each its own lanes of text.
+"""Several processes, as ``torchrun`` or ``accelerate launch`` started them: one model, each its own rows of the batch.
 
 Data-parallel (DDP), where every process holds the model; or sharded (FSDP2, Zhao et al. 2023, arXiv 2304.11277), where
 each holds a part of every tensor, asked for with an FSDP configuration of ``accelerate launch``. On a machine without

@@ -45,7 +45,9 @@ class Queue:
     @property
     def full(self) -> bool:
         """Whether it is time to look: so many steps, or another one would take longer than a second."""
-        return len(self) >= self._most or self.seconds_per_step == 0 or (len(self) + 1) * self.seconds_per_step > FRESH
+        if len(self) >= self._most or self.seconds_per_step == 0:  # 0: nobody knows yet how long a step takes
+            return True
+        return (len(self) + 1) * self.seconds_per_step > FRESH
 
     @property
     def expected_seconds(self) -> float:

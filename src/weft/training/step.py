@@ -2,7 +2,7 @@
 
 Nothing in it waits for the device, so that steps can be queued: a step whose loss or gradient is not finite is undone
 where it is found, and the host hears of it when it looks.
-Shapes: B lanes, T positions of a segment.
+Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from weft.evaluation.scoring import first_part, spread_part
 from weft.training.recipe import TrainingConfig
 
 SHARE = 0.1  # of the time of training, for all validations together
-FEWEST, MOST = 4096, 200_000  # tokens: fewer tell too little, and a sample need not be larger
+# Tokens: fewer tell too little, and a sample need not be larger.
+FEWEST = 4096
+MOST = 200_000
 # What scoring a token costs, in tokens of training, by whether that is in bfloat16: scoring goes forward alone, but
 # always in float32. About as CPUs have it, and no machine's own measurement, or no run could be repeated.
 COST = {False: 1 / 3, True: 0.7}
@@ -53,13 +55,14 @@ def announced(prepared: PreparedData, split: TokenizedSplit, seconds_per_token: 
 
     Where there is nothing of the kind, nothing is said.
     """
-    lines, whole = [], prepared.validation.scored_tokens
+    lines = []
+    whole = prepared.validation.scored_tokens
     if split.scored_tokens < whole:
         lines.append(
             f"Validating on {split.scored_tokens:,} of the {whole:,} tokens of the validation text, spread over it "
             "evenly, so that it takes little time; the figures at the end are of all of it."
         )
-    seconds = seconds_per_token * (prepared.validation.scored_tokens + prepared.test.scored_tokens)
+    seconds = seconds_per_token * (whole + prepared.test.scored_tokens)
     if seconds >= LONG:
         lines.append(f"After the training, scoring validation and test text takes about {words.duration(seconds)}.")
     return lines

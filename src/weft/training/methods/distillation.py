@@ -4,7 +4,7 @@
 
 with CE the mean nats of the scored positions, t the temperature, and the last term the mean square distance of the
 normed last hidden states. The teacher reads what the student reads, and its state is carried beside the student's.
-Shapes: B lanes, T positions, N tokens, D model width, V vocabulary.
+Shapes: B rows of the batch, T positions, N tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations

@@ -87,7 +87,8 @@ class Muon(Optimizer):
 
     def _change(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Take a step with same-shaped matrices. A step that must change nothing turns everything into its old self."""
-        rate, weights = group["lr"], [local(parameter) for parameter in parameters]
+        rate = group["lr"]
+        weights = [local(parameter) for parameter in parameters]
         form = _matrix_form(parameters[0].shape)
         scale: Tensor | float = -0.2 * rate * math.sqrt(max(form[-2:]))
         decay: Tensor | float = rate * group["weight_decay"]
@@ -95,10 +96,16 @@ class Muon(Optimizer):
         update = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
         skip: Tensor | None = getattr(self, "found_inf", None)
         if skip is not None:
+            # With the momentum in place of the gradient the momentum stays, and with 0 for both factors the weights.
             torch.where(skip > 0, momenta, update, out=update)
-            scale, decay = (1 - skip) * scale, (1 - skip) * decay
+            scale = (1 - skip) * scale
+            decay = (1 - skip) * decay
+
+        # M, and Nesterov's U, which takes the place of G in memory.
         momenta.lerp_(update, 1 - group["momentum"])
         update.lerp_(momenta, group["momentum"])
+
+        # Singular values are those of a whole matrix, so that shards are joined for them.
         whole = join_shards(update, parameters[0])
         whole_NRC = orthogonalise(whole.reshape(-1, *form[-2:]))
         if self._normalise:
@@ -113,32 +120,45 @@ class Muon(Optimizer):
         """Return the updates with rows (or columns) of one size in the long run, and the norms that they had."""
         along = 2 if _tall(update_NRC) else 1
         squares = torch.linalg.vector_norm(update_NRC, dim=along, keepdim=True).square() / update_NRC.shape[along]
+
+        # v, by the parameters: a row of matrices has one for each of them.
         of_each = squares.view(len(parameters), *form[:-2], *squares.shape[1:])
         second = self._stack("second_moment", parameters, list(torch.zeros_like(of_each)))
         second.add_((of_each - second) * (EVENING if skip is None else EVENING * (1 - skip)))
         second = second.view(squares.shape)
+
+        # O, brought back to the norm of each matrix. Both norms lack the same factor.
         scales = (second + LEAST_NORM**2).rsqrt()
-        before, after = (x.sum(dim=(1, 2), keepdim=True).sqrt() for x in (squares, squares * scales.square()))
+        before = squares.sum(dim=(1, 2), keepdim=True).sqrt()
+        after = (squares * scales.square()).sum(dim=(1, 2), keepdim=True).sqrt()
         return update_NRC.mul_(scales * (before / after.clamp(min=LEAST_NORM)))
 
     def _stack(self, name: str, parameters: Sequence[Tensor], starts: Sequence[Tensor]) -> Tensor:
         """Return a state of same-shaped matrices as one tensor, of which their own are views; ``starts`` where new."""
-        identities, key = [id(parameter) for parameter in parameters], (name, parameters[0].shape)
+        identities = [id(parameter) for parameter in parameters]
+        key = (name, parameters[0].shape)
         known, stack = self._stacks.get(key, ([], torch.empty(0)))
         if known == identities:
             return stack
+
+        # The first step, or parameters have come or gone: what is known of each is copied together.
         states = [self.state[parameter] for parameter in parameters]
-        kept = [local(state[name]) if name in state else start for state, start in zip(states, starts, strict=True)]
+        kept = []
+        for state, start in zip(states, starts, strict=True):
+            kept.append(local(state[name]) if name in state else start)
         stack = torch.stack(kept)
         for parameter, state, part in zip(parameters, states, stack.unbind(), strict=True):
-            state[name] = shard_like(part, parameter) if part.shape == local(parameter).shape else part
-        self._stacks[key] = identities, stack
+            is_of_weights = part.shape == local(parameter).shape  # a second moment is smaller, and has no shards
+            state[name] = shard_like(part, parameter) if is_of_weights else part
+        self._stacks[key] = (identities, stack)
         return stack
 
 
 def _matrix_form(shape: torch.Size) -> tuple[int, ...]:
     """Return the shape of a parameter as one matrix or a row of them."""
-    return (shape[0] * shape[1], shape[2] * shape[3]) if len(shape) == 4 else tuple(shape)
+    if len(shape) == 4:  # (a, i, j, d), a tensor of a matrix product
+        return (shape[0] * shape[1], shape[2] * shape[3])
+    return tuple(shape)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:
@@ -148,7 +168,8 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     x_NRC = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
     shorter, longer = sorted(x_NRC.shape[1:])
     by_powers = longer > LONG * shorter and dtype == torch.float32
-    return (_by_powers(x_NRC) if by_powers else _by_products(x_NRC)).to(torch.float32)
+    x_NRC = _by_powers(x_NRC) if by_powers else _by_products(x_NRC)
+    return x_NRC.to(torch.float32)
 
 
 def _working_type(device: torch.device) -> torch.dtype:
@@ -169,11 +190,12 @@ def _tall(x_NRC: Tensor) -> bool:
 def _by_products(x_NRC: Tensor) -> Tensor:
     """Take the steps as they are written."""
     p, q, s = COEFFICIENTS
+    tall = _tall(x_NRC)
     for _ in range(STEPS):
         a_NSS = _small_square(x_NRC)
-        a_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)
-        left, right = (x_NRC, a_NSS) if _tall(x_NRC) else (a_NSS, x_NRC)
-        x_NRC = torch.baddbmm(x_NRC, left, right, beta=p)
+        a_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)  # q A + s A A
+        factors = (x_NRC, a_NSS) if tall else (a_NSS, x_NRC)
+        x_NRC = torch.baddbmm(x_NRC, *factors, beta=p)
     return x_NRC
 
 
@@ -185,12 +207,13 @@ def _by_powers(x_NRC: Tensor) -> Tensor:
     too few digits.
     """
     p, q, s = COEFFICIENTS
-    a_NSS, product_NSS = _small_square(x_NRC), None
+    a_NSS = _small_square(x_NRC)
+    product_NSS = None
     for step in range(STEPS):
         factor_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)
         factor_NSS.diagonal(dim1=1, dim2=2).add_(p)
         product_NSS = factor_NSS if product_NSS is None else factor_NSS @ product_NSS
-        if step + 1 < STEPS:
+        if step + 1 < STEPS:  # nobody needs the A behind the last factor
             a_NSS = factor_NSS @ a_NSS @ factor_NSS
     assert product_NSS is not None
     return x_NRC @ product_NSS if _tall(x_NRC) else product_NSS @ x_NRC

@@ -12,9 +12,11 @@ import os
 import platform
 
 # Parameters of mallopt(3), as <malloc.h> has them.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD = -1  # bytes that lie free at the heap's end before they are given back
+M_TOP_PAD = -2  # bytes by which the heap grows at least
+M_MMAP_MAX = -4  # blocks that are asked for one by one, beside the heap
 NEVER = 2**31 - 1
-GROWTH = 64 << 20  # bytes by which the heap grows at least
+GROWTH = 64 << 20
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch looks for it when it first makes a tensor
 
 
@@ -31,5 +33,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, GROWTH))
-    return all(mallopt(name, value) == 1 for name, value in settings)
+    for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, GROWTH)):
+        if mallopt(name, value) != 1:
+            return False
+    return True

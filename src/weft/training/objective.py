@@ -102,7 +102,9 @@ class ForwardPass(nn.Module):
 def _by_itself(part: Tensor) -> Tensor:
     """Return ``part`` contiguous, and with nothing else in its memory."""
     part = part.contiguous()
-    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
+    if part.untyped_storage().nbytes() == part.nbytes:
+        return part
+    return part.clone()
 
 
 def rebuild(like: State, parts: Sequence[Tensor]) -> State:

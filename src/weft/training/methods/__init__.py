@@ -99,8 +99,10 @@ def parse_methods(sections: Mapping[str, Any]) -> dict[str, MethodConfig]:
     """
     for name in sections:
         if name not in _METHODS:
+            hint = f"the methods are {', '.join(_METHODS)}."
             near = difflib.get_close_matches(str(name), _METHODS, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"the methods are {', '.join(_METHODS)}."
+            if near:
+                hint = f"did you mean '{near[0]}'?"
             raise UserError(f"Unknown key '{SECTION}.{name}': {hint}")
     parsed = {}
     for name, method in _METHODS.items():
@@ -129,5 +131,9 @@ def with_standing(chosen: Mapping[str, MethodConfig]) -> dict[str, MethodConfig]
 
 def teachers(chosen: Mapping[str, MethodConfig]) -> dict[str, str]:
     """Return the runs that methods read while they train, by the fields that name them."""
-    runs = {f"{SECTION}.{name}.run": config.teacher() for name, config in chosen.items()}
-    return {field: run for field, run in runs.items() if run}
+    runs = {}
+    for name, config in chosen.items():
+        run = config.teacher()
+        if run:
+            runs[f"{SECTION}.{name}.run"] = run
+    return runs

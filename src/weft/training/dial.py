@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from weft import words
@@ -142,9 +143,7 @@ def size_for_time(
     corpus: Corpus,
     buildable: Callable[[int], bool] = lambda _: True,
 ) -> int | None:
-    """Return the size with the fewest expected bits after ``seconds`` of training at ``throughput``.
-
-    It is measured at a few sizes.
+    """Return the size with the fewest expected bits after ``seconds`` of training, as ``throughput`` measures it.
 
     None where memory holds not even the smallest that can be built: a large vocabulary asks for some size.
     """
@@ -183,7 +182,10 @@ def _best_size(throughput: ThroughputBySize, sizes: Sequence[int], bits: Callabl
 
 def next_buildable(size: int, buildable: Callable[[int], bool]) -> int:
     """Return ``size``, or where it is too small for its vocabulary the smallest of the dial's sizes that is not."""
-    return next((larger for larger in (size, *SIZES) if larger >= size and buildable(larger)), size)
+    for candidate in (size, *SIZES):
+        if candidate >= size and buildable(candidate):
+            return candidate
+    return size
 
 
 def size_for_text(training_bytes: int) -> int:
@@ -273,17 +275,10 @@ def turn(
         why[SIZE] = best_in if training.minutes else f"for {words.size(corpus.bytes)} of text"
     choices = []
     for key in best:
+        value = attrgetter(key)(turned)  # of the dotted key
         default_or_given = GIVEN if key in given else DEFAULT
-        choices.append(Choice(key, _value(turned, key), why.get(key, default_or_given)))
+        choices.append(Choice(key, value, why.get(key, default_or_given)))
     return Turned(turned, tuple(choices), outlook)
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    """Return the value of a dotted key."""
-    value: Any = recipe
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def left_open(recipe: Recipe) -> set[str]:
@@ -355,11 +350,12 @@ def _with_this_batch(recipe: Recipe, corpus: Corpus, machine: _Machine, size_ope
         throughput = ThroughputBySize(measure)
         size = size_for_time(throughput, seconds, corpus, buildable)
         cramped = math.isfinite(throughput.too_large)
-        tokens = seconds / throughput.seconds_per_token(size) if size else 0.0
+        if size:  # else memory holds no model at all, and nothing is read
+            tokens = seconds / throughput.seconds_per_token(size)
     elif not tokens:
         fastest = min(machine.measure(recipe) for _ in range(TURNS))
         tokens = seconds / fastest
-        cramped = not tokens
+        cramped = not tokens  # the measurements are infinite where memory does not hold a step
     return Outlook(size, tokens, tokens / corpus.tokens, training.batch.batch_size, cramped)
 
 
@@ -383,11 +379,13 @@ def sentences(turned: Turned) -> list[str]:
         (LEARNING_RATE, "learning rate {:g}"),
     ):
         choice = choices[key]
-        told[key] = what.format(choice.value or 0)
+        told[key] = what.format(choice.value or 0)  # the usual dropout is None
         if not choice.by_dial:
             told[key] += f" ({choice.why})"
     about = "about " if turned.recipe.training.minutes else ""
-    epochs = f"{outlook.epochs:.2g}" if outlook.epochs < 100 else f"{outlook.epochs:,.0f}"
+    epochs = f"{outlook.epochs:.2g}"
+    if outlook.epochs >= 100:  # which .2g writes as 1e+02
+        epochs = f"{outlook.epochs:,.0f}"
     lines.append(
         f"Reading: {about}{outlook.tokens / 1e6:.3g}M tokens, {epochs} times the text; against learning it by heart "
         f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}."

@@ -1,8 +1,8 @@
 """Keep the memory of one training step for the next: on Linux with glibc, which gives large blocks back otherwise.
 
-glibc asks the kernel for a large block and hands it back when it is freed. The kernel fills each new page with zeros
-when it is first touched, which takes several times longer than to write to memory that is there already; and the
-tensors of a training step are such blocks, the same ones in every step.
+glibc asks the kernel for a large block and hands it back when it is freed. The kernel fills each new page
+with zeros when it is first touched, which takes several times longer than to write to memory that is there
+already; and the tensors of a training step are such blocks, the same ones in every step.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch looks for it when it first makes a
 def keep_memory() -> bool:
     """Let this process keep what it frees, and torch ask for large pages; return whether that could be done.
 
-    It holds for as long as the process lives, which then stays as large as it ever was. Without glibc, nothing happens.
-    A value that the environment has for torch's large pages is left alone.
+    It holds for as long as the process lives, which then stays as large as it ever was. Without glibc,
+    nothing happens. A value that the environment has for torch's large pages is left alone.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False

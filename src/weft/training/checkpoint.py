@@ -1,8 +1,8 @@
 """Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
 
-What is in one is :meth:`weft.training.trainer.Trainer.state_dict`.
-A checkpoint is a folder of safetensors and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed.
-The last two are kept; a damaged one is skipped for the one before. Nothing is pickled.
+What is in one is :meth:`weft.training.trainer.Trainer.state_dict`. A checkpoint is a folder of safetensors
+and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed. The last two are kept; a damaged
+one is skipped for the one before. Nothing is pickled.
 """
 
 from __future__ import annotations

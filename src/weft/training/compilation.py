@@ -28,9 +28,10 @@ def training_loss(
 
     Only an objective that is the model's own loss is compiled.
 
-    ``attempt`` takes the compiled loss forwards and backwards once, in the shapes of the training to come: so whatever
-    fails fails here, and the time is not taken for training. Where compiling fails, "auto" goes on without it and tells
-    ``say``, and "on" raises UserError, as it does for a model in shards, whose blocks are gathered one by one.
+    ``attempt`` takes the compiled loss forwards and backwards once, in the shapes of the training to come: so
+    whatever fails fails here, and the time is not taken for training. Where compiling fails, "auto" goes on
+    without it and tells ``say``, and "on" raises UserError, as it does for a model in shards, whose blocks
+    are gathered one by one.
     """
     gains = device.type == "cuda" and not sharded
     wanted = choice == "on" or (choice == "auto" and gains)
@@ -69,8 +70,8 @@ def _reason(error: Exception) -> str:
 def compile_loss(model: LanguageModel) -> Loss:
     """Return ``model.loss``, compiled at its first call, for the shapes that it is called with.
 
-    It is one graph where the model can be one. Where its stack is one and its softmax is none, the softmax stays
-    outside; what is none at all (a baseline that looks at its masks) is compiled in parts.
+    It is one graph where the model can be one. Where its stack is one and its softmax is none, the softmax
+    stays outside; what is none at all (a baseline that looks at its masks) is compiled in parts.
     """
     if model.one_graph != "hidden":
         loss: Loss = torch.compile(model.loss, fullgraph=model.one_graph == "loss", dynamic=False, backend=BACKEND)

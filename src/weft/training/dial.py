@@ -4,14 +4,15 @@ A model of N million parameters that reads T megabytes of text, of which U are d
 
     k (a N^-p + T'^-q) + c    bits per byte, with T' = U (1 + r (1 - exp(-(T / U - 1) / r))) for T > U, else T:
 
-what is read again counts less, and in the end nothing (Hoffmann et al. 2022, arXiv 2203.15556; Muennighoff et al. 2023,
-arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs of
-docs/research/model-size.md by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the
-fewest bits, given how much this machine reads in the time, which it measures (:mod:`weft.training.throughput`).
+what is read again counts less, and in the end nothing (Hoffmann et al. 2022, arXiv 2203.15556; Muennighoff et
+al. 2023, arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs
+of docs/research/model-size.md by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one
+with the fewest bits, given how much this machine reads in the time, which it measures
+(:mod:`weft.training.throughput`).
 
-How often the text is then read says how much weight decay and dropout keep a model from learning it by heart; how much
-is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or on the command line
-is never turned.
+How often the text is then read says how much weight decay and dropout keep a model from learning it by heart;
+how much is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or
+on the command line is never turned.
 """
 
 from __future__ import annotations
@@ -218,7 +219,8 @@ def decay_for(epochs: float, steps: float, rate: float) -> float:
     """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
     What decay takes in one epoch, ``rate * decay * steps / epochs``, is in proportion to the epochs
-    (docs/research/epochs.md): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find.
+    (docs/research/epochs.md): far above the usual where a text is small, as Kim et al. 2025 (arXiv
+    2509.14786) find.
     """
     wanted = DECAY_PER_PASS * epochs / (rate * steps / epochs)
     return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)
@@ -241,10 +243,11 @@ def turn(
 ) -> Turned:
     """Return ``recipe`` with what it leaves open, and what was chosen and why.
 
-    ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not hold it; it
-    is asked where the budget is time, and several times for each recipe, of which the fastest counts. ``buildable``
-    tells whether there is a model of the size that a recipe asks for. ``given`` are the keys that somebody gave (by
-    default those that are set in ``recipe``). Raises UserError where memory holds no model at all.
+    ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not
+    hold it; it is asked where the budget is time, and several times for each recipe, of which the fastest
+    counts. ``buildable`` tells whether there is a model of the size that a recipe asks for. ``given`` are the
+    keys that somebody gave (by default those that are set in ``recipe``). Raises UserError where memory holds
+    no model at all.
     """
     if given is None:
         given = recipe.given()
@@ -305,8 +308,8 @@ class _Machine(NamedTuple):
 def _look_ahead(recipe: Recipe, corpus: Corpus, machine: _Machine, left: set[str]) -> Outlook:
     """Return what a run will do.
 
-    The batch size changes a machine's throughput, and that how much is read, by which the batch size is chosen: so the
-    throughput is measured with another until both fit.
+    The batch size changes a machine's throughput, and that how much is read, by which the batch size is
+    chosen: so the throughput is measured with another until both fit.
     """
     outlooks: dict[int, Outlook] = {}  # by their batch sizes
     while True:

@@ -1,6 +1,7 @@
 """A model and everything that changes it: what :func:`weft.training.step.train_step` works on.
 
-Training makes one (:mod:`weft.training.trainer`), and so does whoever times a step (:mod:`weft.training.throughput`).
+Training makes one (:mod:`weft.training.trainer`), and so does whoever times a step
+(:mod:`weft.training.throughput`).
 Shapes: B rows of the batch, T positions of a segment.
 """
 
@@ -32,8 +33,9 @@ from weft.training.recipe import TrainingConfig
 class Learner:
     """A model on its device with its objective, hooks, optimizers and the state that the rows of its batch carry.
 
-    It is complete once it is made: the model has what the hooks add to it, and is wrapped for several processes.
-    ``config.batch`` is that of each process. ``say`` hears what takes long. UserError where a method does not fit.
+    It is complete once it is made: the model has what the hooks add to it, and is wrapped for several
+    processes. ``config.batch`` is that of each process. ``say`` hears what takes long. UserError where a
+    method does not fit.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class Learner:
     def state_dict(self) -> Checkpoint:
         """Return all that training changes here; every process must call it, and all get the same.
 
-        Groups of tensors: ``model``; ``optimizer-N``; ``method-NAME`` for each hook that has some; ``lanes``, the state
-        of all rows of the batch, those of the first process first; ``random-N``, the generators of process N.
+        Groups of tensors: ``model``; ``optimizer-N``; ``method-NAME`` for each hook that has some; ``lanes``,
+        the state of all rows of the batch, those of the first process first; ``random-N``, the generators of
+        process N.
         """
         shared: dict[str, Tensors] = {"model": {name: p.detach() for name, p in self.model.named_parameters()}}
         for index, optimizer in enumerate(self.optimizers):
@@ -150,8 +153,8 @@ class Learner:
     def load_state_dict(self, saved: Checkpoint, path: Path) -> None:
         """Take up what :meth:`state_dict` returned, also in another number of processes with the same batch in all.
 
-        With another number dropout and zoneout draw other numbers. UserError where the weights do not fit; ``path`` is
-        where they were, for the message.
+        With another number dropout and zoneout draw other numbers. UserError where the weights do not fit;
+        ``path`` is where they were, for the message.
         """
         # Hooks first: one of them may change which parameters there are, as one whose guides had ended does.
         for name, hook in self.hooks.items():

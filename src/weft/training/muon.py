@@ -4,19 +4,20 @@ With the momentum M and the gradient G of a matrix of r rows and c columns,
 
     M <- m M + (1 - m) G,   U = (1 - m) G + m M  (Nesterov),   W <- (1 - a w) W - 0.2 a sqrt(max(r, c)) orth(U)
 
-for the learning rate a, the momentum m and the weight decay w. The scale makes a step the size of AdamW's (Moonshot AI
-2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every singular value of U into
-about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from X = U / |U|.
+for the learning rate a, the momentum m and the weight decay w. The scale makes a step the size of AdamW's
+(Moonshot AI 2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every
+singular value of U into about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from
+X = U / |U|.
 
-``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), where there are more rows than
-columns, otherwise its columns (Li et al. take rows throughout), differ in size. Each is divided by the root of a
-running mean v of its mean square, and the matrix brought back to the norm that it had:
+``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), where there are more
+rows than columns, otherwise its columns (Li et al. take rows throughout), differ in size. Each is divided by
+the root of a running mean v of its mean square, and the matrix brought back to the norm that it had:
 
     v <- 0.95 v + 0.05 mean(orth(U)^2),   O = orth(U) / sqrt(v),   orth(U) <- O |orth(U)| / |O|.
 
-Same-shaped matrices are worked through together as one tensor. A parameter of three dimensions is a row of matrices,
-such as the blocks of a block-diagonal one; one of four, (a, i, j, d), a local tensor of a matrix product, the matrix
-(a i, j d).
+Same-shaped matrices are worked through together as one tensor. A parameter of three dimensions is a row of
+matrices, such as the blocks of a block-diagonal one; one of four, (a, i, j, d), a local tensor of a matrix
+product, the matrix (a i, j d).
 Shapes: N matrices, R rows, C columns, S the shorter of the two sides.
 """
 
@@ -45,10 +46,10 @@ LONG = 1.5
 class Muon(Optimizer):
     """Muon as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, but for rounding, and for rows of matrices.
 
-    A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all of it.
-    The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change nothing, as in
-    torch's fused optimizers. The state of a parameter is its ``momentum_buffer`` and, with ``normalise``, v as its
-    ``second_moment``, which every process has whole.
+    A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all
+    of it. The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change
+    nothing, as in torch's fused optimizers. The state of a parameter is its ``momentum_buffer`` and, with
+    ``normalise``, v as its ``second_moment``, which every process has whole.
     """
 
     def __init__(
@@ -202,9 +203,9 @@ def _by_products(x_NRC: Tensor) -> Tensor:
 def _by_powers(x_NRC: Tensor) -> Tensor:
     """Take the steps with small square matrices alone, and multiply by the long one at the end.
 
-    Every factor F = p I + q A + s A A is a polynomial of the first A, so all commute: the next A is F A F, and X is
-    the product of the factors times the first X. A holds the squares of the singular values, for which bfloat16 has
-    too few digits.
+    Every factor F = p I + q A + s A A is a polynomial of the first A, so all commute: the next A is F A F,
+    and X is the product of the factors times the first X. A holds the squares of the singular values, for
+    which bfloat16 has too few digits.
     """
     p, q, s = COEFFICIENTS
     a_NSS = _small_square(x_NRC)

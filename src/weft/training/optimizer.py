@@ -22,8 +22,8 @@ def make_optimizers(
 ) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay.
 
-    ``groups`` are more parameter groups of AdamW (:meth:`weft.training.hooks.Hook.parameter_groups`): what is in them
-    is in no other.
+    ``groups`` are more parameter groups of AdamW (:meth:`weft.training.hooks.Hook.parameter_groups`): what is
+    in them is in no other.
     """
     asked = config.optimizer
     taken = {id(parameter) for group in groups for parameter in group["params"]}
@@ -71,8 +71,8 @@ def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None
 def _hidden_matrices(model: LanguageModel, kinds: Collection[str]) -> list[Tensor]:
     """Return what Muon takes of the linear maps inside blocks, and of what guides them.
 
-    ``kinds`` are of "matrices", "blocks" (of block-diagonal matrices: each is a matrix) and "tensors" (the local ones
-    of matrix products).
+    ``kinds`` are of "matrices", "blocks" (of block-diagonal matrices: each is a matrix) and "tensors" (the
+    local ones of matrix products).
     """
     dimensions = {DIMENSIONS[kind] for kind in kinds}
     parts = list(model.blocks.modules())

@@ -1,8 +1,8 @@
 """Several processes, as ``torchrun`` or ``accelerate launch`` started them: one model, each its own rows of the batch.
 
-Data-parallel (DDP), where every process holds the model; or sharded (FSDP2, Zhao et al. 2023, arXiv 2304.11277), where
-each holds a part of every tensor, asked for with an FSDP configuration of ``accelerate launch``. On a machine without
-accelerators the processes talk through gloo.
+Data-parallel (DDP), where every process holds the model; or sharded (FSDP2, Zhao et al. 2023, arXiv
+2304.11277), where each holds a part of every tensor, asked for with an FSDP configuration of ``accelerate
+launch``. On a machine without accelerators the processes talk through gloo.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class _Made(NamedTuple):
 class Prefetcher:
     """The segments of a stream, on ``device``; :attr:`state` and :attr:`epoch` are those behind the last one given.
 
-    ``ahead`` makes the next segment in a thread. That is for a GPU, which the host only has to keep busy: on a CPU the
-    thread would take the time it saves from the step itself.
+    ``ahead`` makes the next segment in a thread. That is for a GPU, which the host only has to keep busy: on
+    a CPU the thread would take the time it saves from the step itself.
     """
 
     def __init__(self, stream: TrainingStream, device: torch.device, *, ahead: bool) -> None:

@@ -86,17 +86,11 @@ def resolve_recipe(
         return Resolved(recipe)
 
     # The dial, which asks how fast this machine trains where the budget is time.
-    def measure(recipe: Recipe) -> float:
-        try:
-            check_step(recipe, prepared, None)
-        except TooLargeError:
-            return math.inf
-        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
-
     if left and recipe.training.minutes:
         tell("Timing a few steps of training ...")
     most_batch_size = max(1, train.lanes_that_fit(batch.sequence_length) // processes.count)
     corpus = Corpus(train.bytes, train.lanes_that_fit(1), most_batch_size)
+    measure = partial(_measured, prepared=prepared, processes=processes)
     buildable = partial(_buildable, prepared=prepared)
     turned = turn(recipe, corpus, measure, processes.count, buildable, asked)
 
@@ -123,6 +117,16 @@ def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
     kind = data.tokenizer not in ("auto", tokenizer.kind)
     size = data.vocab_size not in (None, tokenizer.vocab_size)
     return ", ".join(["data.tokenizer"] * kind + ["data.vocab_size"] * size)
+
+
+def _measured(recipe: Recipe, prepared: PreparedData, processes: Processes) -> float:
+    """Return the seconds that a token of the training of ``recipe`` takes; infinite where memory does not hold it."""
+    try:
+        check_step(recipe, prepared, None)
+    except TooLargeError:
+        return math.inf
+    model = make_model(recipe, prepared, None)
+    return seconds_per_token(model, recipe.training, processes)
 
 
 def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:

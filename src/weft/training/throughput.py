@@ -1,8 +1,8 @@
 """How fast this machine trains: the seconds that a token takes, measured on a few steps over random tokens.
 
-Other programs come and go while it is measured. So models are timed in turns, each several times for a moment, and the
-fastest counts: a model that was slowed down once is quick in another turn. What a run then does is compared with it
-(:class:`ThroughputCheck`). Shapes: B rows of the batch, T positions of a segment.
+Other programs come and go while it is measured. So models are timed in turns, each several times for a
+moment, and the fastest counts: a model that was slowed down once is quick in another turn. What a run then
+does is compared with it (:class:`ThroughputCheck`). Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ CLOSE_TO_PLAN = 1.5  # times faster or slower: nothing is said
 def seconds_per_token(model: LanguageModel, config: TrainingConfig, processes: Processes) -> float:
     """Return the seconds that a training token takes all ``processes`` together; ``model`` is spoilt by it.
 
-    One turn: the fastest of a few steps (:func:`weft.training.step.train_step`) on random tokens, with the objective
-    and the hooks that ``config`` asks for, as they are at the start of a run. They run on this process's device alone:
-    what the processes tell each other is not in it, nor what ``torch.compile`` gains on a GPU, as compiling each size
-    would take longer than it saves. Infinite where the device's memory does not hold a step.
+    One turn: the fastest of a few steps (:func:`weft.training.step.train_step`) on random tokens, with the
+    objective and the hooks that ``config`` asks for, as they are at the start of a run. They run on this
+    process's device alone: what the processes tell each other is not in it, nor what ``torch.compile`` gains
+    on a GPU, as compiling each size would take longer than it saves. Infinite where the device's memory does
+    not hold a step.
     """
     device = processes.device
     batch = config.batch
@@ -75,8 +76,8 @@ def _fastest(take: Callable[[], None]) -> float:
 class ThroughputBySize:
     """The seconds a token takes by model size: ``measure`` is asked for a few sizes, the rest is drawn through them.
 
-    ``measured`` has the fastest of what is known, in seconds a token; ``too_large`` is the smallest size that did not
-    fit into memory.
+    ``measured`` has the fastest of what is known, in seconds a token; ``too_large`` is the smallest size that
+    did not fit into memory.
     """
 
     def __init__(self, measure: Callable[[int], float]) -> None:
@@ -99,8 +100,8 @@ class ThroughputBySize:
     def take_turns(self) -> bool:
         """Measure all that is known again until each size has had its turns; False where all have had them.
 
-        Where one came later, those that have had theirs take part too: a size that is timed alone could not be told
-        from what else the machine does at that moment.
+        Where one came later, those that have had theirs take part too: a size that is timed alone could not
+        be told from what else the machine does at that moment.
         """
         if min(self._turns.values(), default=TURNS) >= TURNS:
             return False
@@ -113,8 +114,9 @@ class ThroughputBySize:
     def seconds_per_token(self, size: int) -> float:
         """Return the seconds a token at ``size`` parameters: on the line through the two nearest measurements.
 
-        Below the smallest it is in proportion to size, above the largest on the line through the two largest, or where
-        there is one, the same: both too little, so that whoever wants to believe in a size has to measure it.
+        Below the smallest it is in proportion to size, above the largest on the line through the two largest,
+        or where there is one, the same: both too little, so that whoever wants to believe in a size has to
+        measure it.
         """
         if size in self.measured:
             return self.measured[size]
@@ -136,8 +138,8 @@ class ThroughputBySize:
 class ThroughputCheck:
     """Compares the throughput of a run with the plan by which it was made, once, after a tenth of the run.
 
-    ``planned`` is in tokens a second, None where nothing was planned; a run that is resumed is looked at anew, as the
-    machine may be another or no longer busy.
+    ``planned`` is in tokens a second, None where nothing was planned; a run that is resumed is looked at
+    anew, as the machine may be another or no longer busy.
     """
 
     def __init__(self, planned: float | None) -> None:

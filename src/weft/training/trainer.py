@@ -1,8 +1,9 @@
 """The training loop: segments in, a better model out.
 
-Recurrent state is carried, detached, from each segment to the next of its row (Transformer-XL style); the stream's
-resets say where a document begins. The best model by validation is written to the run directory as it appears.
-Steps are queued (:mod:`weft.training.queue`): between two looks at their losses nothing waits for the device.
+Recurrent state is carried, detached, from each segment to the next of its row (Transformer-XL style); the
+stream's resets say where a document begins. The best model by validation is written to the run directory as
+it appears. Steps are queued (:mod:`weft.training.queue`): between two looks at their losses nothing waits for
+the device.
 
 What a step does is in :mod:`weft.training.step`; what may take part in it, in :mod:`weft.training.hooks`.
 """

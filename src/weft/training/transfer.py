@@ -1,7 +1,7 @@
 """Start a model from some of the blocks of another: a stack that shares blocks from one whose layers are its own.
 
-After Dabre and Fujita 2021 (arXiv 2106.10002): the shared layer starts as one layer of a trained model, whose embedding
-and last norm come along.
+After Dabre and Fujita 2021 (arXiv 2106.10002): the shared layer starts as one layer of a trained model, whose
+embedding and last norm come along.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _free_values(given: Mapping[str, Any]) -> dict[str, Any]:
 def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[int, ModelConfig]:
     """Return the models of the recipe's pattern whose blocks are some of ``parent`` in a row, by the first of these.
 
-    Blocks come with their own settings, of which a letter of the recipe's own may change what has no parameters.
-    Raises UserError where no blocks are of the kinds that the pattern has.
+    Blocks come with their own settings, of which a letter of the recipe's own may change what has no
+    parameters. Raises UserError where no blocks are of the kinds that the pattern has.
     """
     assert recipe.pattern is not None, "blocks are taken for a pattern"
     stack = expand(recipe.pattern, recipe.letters)
@@ -133,7 +133,8 @@ def transferred(
 ) -> WeftModel:
     """Return the model of those ``fitting`` that begins with block number ``block`` of ``origin``, and all else of it.
 
-    "best" tries all that fit and takes those with which a part of the validation text needs the fewest bits as it is.
+    "best" tries all that fit and takes those with which a part of the validation text needs the fewest bits
+    as it is.
     """
     parent = load_config(origin)
     weights = load_weights(origin / WEIGHTS)

@@ -1,8 +1,8 @@
 """Which part of the validation text is scored while training.
 
-All of it, where that is little; else a sample that makes all validations together take a tenth of the training. It is
-the same from the first validation to the last, or the best model could not be told. What is reported at the end is
-scored on the whole text in any case.
+All of it, where that is little; else a sample that makes all validations together take a tenth of the
+training. It is the same from the first validation to the last, or the best model could not be told. What is
+reported at the end is scored on the whole text in any case.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     loss = (1 - w) CE(targets) + w t^2 CE(softmax(teacher / t), softmax(student / t)) + h |student - teacher|^2
 
-with CE the mean nats of the scored positions, t the temperature, and the last term the mean square distance of the
-normed last hidden states. The teacher reads what the student reads, and its state is carried beside the student's.
+with CE the mean nats of the scored positions, t the temperature, and the last term the mean square distance
+of the normed last hidden states. The teacher reads what the student reads, and its state is carried beside
+the student's.
 Shapes: B rows of the batch, T positions, N tokens, D model width, V vocabulary.
 """
 
@@ -31,8 +32,8 @@ from weft.training.parallel import Processes
 class DistillationConfig(MethodConfig):
     """Learning from the run ``run``.
 
-    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden states,
-    where both models are of one width.
+    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden
+    states, where both models are of one width.
     """
 
     compiles = False

@@ -272,7 +272,7 @@ def test_what_nobody_gave_is_not_called_given():
     )
     _, lines = result.recipe, sentences(result)
     assert "(given)" not in " ".join(lines)
-    assert "8 segments of 128 tokens (as usual), learning rate 0.004 (as usual)" in lines[-1]
+    assert "8 segments of 128 tokens (default), learning rate 0.004 (default)" in lines[-1]
 
 
 def test_what_is_given_stays_and_where_all_is_given_nothing_is_said():
@@ -300,7 +300,7 @@ def test_what_was_chosen_is_data():
         "training.batch.batch_size": Choice(
             "training.batch.batch_size", training.batch.batch_size, "suits so many tokens"
         ),
-        "training.optimizer.learning_rate": Choice("training.optimizer.learning_rate", 4e-3, "as usual"),
+        "training.optimizer.learning_rate": Choice("training.optimizer.learning_rate", 4e-3, "default"),
         "training.optimizer.weight_decay": Choice(
             "training.optimizer.weight_decay", training.optimizer.weight_decay, "against learning the text by heart"
         ),

@@ -66,7 +66,7 @@ WEIGHT_DECAY = "training.optimizer.weight_decay"
 
 # Why a value is as it is, where the dial did not choose it.
 GIVEN = "given"
-DEFAULT = "as usual"
+DEFAULT = "default"
 
 Measure = Callable[[Recipe], float]
 Buildable = Callable[[Recipe], bool]

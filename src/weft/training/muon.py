@@ -125,7 +125,8 @@ class Muon(Optimizer):
         # v, by the parameters: a row of matrices has one for each of them.
         of_each = squares.view(len(parameters), *form[:-2], *squares.shape[1:])
         second = self._stack("second_moment", parameters, list(torch.zeros_like(of_each)))
-        second.add_((of_each - second) * (EVENING if skip is None else EVENING * (1 - skip)))
+        weight = EVENING if skip is None else EVENING * (1 - skip)
+        second.add_((of_each - second) * weight)
         second = second.view(squares.shape)
 
         # O, brought back to the norm of each matrix. Both norms lack the same factor.

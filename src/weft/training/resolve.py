@@ -80,7 +80,7 @@ def resolve_recipe(
     if starts_from:
         optimizer = training.optimizer
         tell(
-            f"Going on from '{starts_from}': what is not given is as usual (learning rate "
+            f"Going on from '{starts_from}': omitted options keep their defaults (learning rate "
             f"{optimizer.learning_rate:g}, weight decay {optimizer.weight_decay:g}), not made to fit the text."
         )
         return Resolved(recipe)

@@ -126,7 +126,7 @@ class Learner:
             if of_hook or values_of_hook:
                 methods[name] = values_of_hook
 
-        # In one order on all processes, which gather each tensor together: another order would never end.
+        # In one order on all processes: they gather each tensor together, and would wait for each other without end.
         groups: dict[str, Tensors] = {}
         for name, group in shared.items():
             groups[name] = {key: whole(group[key]) for key in sorted(group)}

@@ -114,9 +114,12 @@ def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
 
 def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
     """Name what ``data`` asks for and ``tokenizer`` is not, in a recipe's words."""
-    kind = data.tokenizer not in ("auto", tokenizer.kind)
-    size = data.vocab_size not in (None, tokenizer.vocab_size)
-    return ", ".join(["data.tokenizer"] * kind + ["data.vocab_size"] * size)
+    other = []
+    if data.tokenizer not in ("auto", tokenizer.kind):
+        other.append("data.tokenizer")
+    if data.vocab_size not in (None, tokenizer.vocab_size):
+        other.append("data.vocab_size")
+    return ", ".join(other)
 
 
 def _measured(recipe: Recipe, prepared: PreparedData, processes: Processes) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from weft.data.segments import Segment
 from weft.errors import UserError
-from weft.training.prefetch import Feed
+from weft.training.prefetch import Prefetcher
 
 CPU = torch.device("cpu")
 
@@ -37,28 +37,28 @@ class Counting:
 @pytest.mark.parametrize("ahead", [False, True])
 def test_each_segment_comes_with_its_own_place(ahead):
     stream = Counting()
-    feed = Feed(stream, CPU, ahead=ahead)
-    assert (feed.state, feed.epoch) == (0, 0.0)
+    prefetcher = Prefetcher(stream, CPU, ahead=ahead)
+    assert (prefetcher.state, prefetcher.epoch) == (0, 0.0)
     for number in range(1, 6):
-        batch = next(feed)
+        batch = next(prefetcher)
         assert batch.tokens_BT.unique().tolist() == batch.targets_BT.unique().tolist() == [number]
         assert batch.reset_BT.dtype == torch.bool
-        assert (feed.state, feed.epoch) == (number, number / 10)
-    feed.close()
+        assert (prefetcher.state, prefetcher.epoch) == (number, number / 10)
+    prefetcher.close()
     assert stream.number in ((5, 6) if ahead else (5,))
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_an_error_comes_with_the_segment_that_it_is_about(ahead):
-    feed = Feed(Counting(last=2), CPU, ahead=ahead)
-    assert next(feed).tokens_BT[0, 0] == 1
-    assert next(feed).tokens_BT[0, 0] == 2
+    prefetcher = Prefetcher(Counting(last=2), CPU, ahead=ahead)
+    assert next(prefetcher).tokens_BT[0, 0] == 1
+    assert next(prefetcher).tokens_BT[0, 0] == 2
     with pytest.raises(UserError, match="no more text"):
-        next(feed)
-    feed.close()
+        next(prefetcher)
+    prefetcher.close()
 
 
 def test_nothing_is_made_before_somebody_asks():
     stream = Counting()
-    Feed(stream, CPU, ahead=True).close()
+    Prefetcher(stream, CPU, ahead=True).close()
     assert stream.number == 0

@@ -1,4 +1,4 @@
-"""Several processes train what one with all their lanes does; a run goes on with as many or with another number."""
+"""Several processes train what one with their whole batch does; a run goes on with as many or with another number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from weft.config import merge
 from weft.errors import UserError
 from weft.training.run import train
 
-# All four blocks; documents end at different places in the lanes, so the processes have different numbers of targets.
+# All four blocks; documents end at different places in the rows of a batch, so the processes have different numbers
+# of targets.
 MODEL = {"pattern": "xqfa", "hidden_size": 16, "attention": {"window": 16}}
 # What cannot be sharded.
 SHARED = {"pattern": "x{qf}2a", "ngrams": {"heads": 2, "clusters": 20, "table_size": 100, "width": 4, "decay": 0.8}}
@@ -59,7 +60,7 @@ def assert_close_runs(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["data-parallel", "sharded"])
-def test_two_processes_train_as_one_with_twice_the_lanes(tiny, tmp_path, sharded):
+def test_two_processes_train_as_one_with_twice_the_batch(tiny, tmp_path, sharded):
     alone = tiny(model=MODEL if sharded else MODEL | SHARED, training=TRAINING | {"logging": {"samples": 0}})
     together = merge(alone, {"training": {"batch": {"batch_size": 1}}})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(together))

@@ -12,7 +12,7 @@ from weft.errors import Interrupted, UserError
 from weft.model import WeftModel
 from weft.training import trainer
 from weft.training.listener import Silent
-from weft.training.prefetch import Feed
+from weft.training.prefetch import Prefetcher
 from weft.training.queue import Queue
 from weft.training.run import train
 
@@ -29,7 +29,7 @@ def queued(monkeypatch):
 
     def on():
         monkeypatch.setattr(trainer, "longest_queue", lambda _device, log_every: log_every)
-        monkeypatch.setattr(trainer, "Feed", lambda stream, device, **_: Feed(stream, device, ahead=True))
+        monkeypatch.setattr(trainer, "Prefetcher", lambda stream, device, **_: Prefetcher(stream, device, ahead=True))
 
     return on
 
@@ -109,7 +109,7 @@ def test_a_queued_run_keeps_to_its_minutes(tiny, tmp_path, queued):
 def test_a_queue_fills_up_by_number_or_by_time():
     queue = Queue(4)
     assert queue.full  # nobody knows yet how long a step takes
-    queue.pace = 0.3
+    queue.seconds_per_step = 0.3
     for number, full in ((1, False), (2, False), (3, True)):
         queue.add(torch.tensor([1.0, 2.0, 0.0]))
         assert queue.full == full, number
@@ -118,7 +118,7 @@ def test_a_queue_fills_up_by_number_or_by_time():
     assert [tuple(result) for result in results] == [(1.0, 2.0, False)] * 3
     assert seconds >= 0
     assert len(queue) == 0
-    queue.pace = 0.01
+    queue.seconds_per_step = 0.01
     for _ in range(4):
         assert not queue.full
         queue.add(torch.tensor([1.0, 2.0, 1.0]))

@@ -25,10 +25,10 @@ MODELS = [
 NOISE = {"dropout": 0.2, "qrnn": {"zoneout": 0.2}, "attention": {"dropout": 0.1}, "feed_forward": {"dropout": 0.1}}
 
 
-def segment(seed: int = 0, lanes: int = 2, length: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def segment(seed: int = 0, batch_size: int = 2, length: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    tokens, targets = torch.randint(0, 11, (2, lanes, length), generator=generator).unbind()
-    return tokens, targets, torch.rand((lanes, length), generator=generator) < 0.2
+    tokens, targets = torch.randint(0, 11, (2, batch_size, length), generator=generator).unbind()
+    return tokens, targets, torch.rand((batch_size, length), generator=generator) < 0.2
 
 
 @pytest.mark.parametrize(("pattern", "preset", "settings"), MODELS)
@@ -108,7 +108,7 @@ def gradients_and_kept(model, remembered) -> tuple[list[torch.Tensor], int]:
     torch.manual_seed(3)
     model.zero_grad()
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, state = model.loss(*segment(lanes=4, length=40)[:2], remembered, segment(lanes=4, length=40)[2])
+        loss, state = model.loss(*segment(batch_size=4, length=40)[:2], remembered, segment(batch_size=4, length=40)[2])
         held = sum(size for place, size in kept.items() if place not in own)
     loss.backward()
     found = [loss.detach(), *(parameter.grad for parameter in model.parameters()), *tensors(detach(state))]

@@ -1,8 +1,8 @@
 """Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
 
-What is in one is :meth:`weft.training.trainer.Trainer.state_dict`.
-A checkpoint is a folder of safetensors and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed.
-The last two are kept; a damaged one is skipped for the one before. Nothing is pickled.
+What is in one is :meth:`weft.training.trainer.Trainer.state_dict`. A checkpoint is a folder of safetensors
+and JSON with a manifest of SHA-256 sums, written aside, flushed and renamed. The last two are kept; a damaged
+one is skipped for the one before. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ class Checkpoint:
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write ``checkpoint`` under ``folder`` and drop all but the last two; return its path."""
     final = folder / f"step-{step:08d}"
-    aside, before = temporary(final), temporary(folder / f"{final.name}.before")
+    aside = temporary(final)
+    before = temporary(folder / f"{final.name}.before")
     with disk_errors(final):
         try:
             _write(aside, checkpoint)
-            if final.exists():
+            if final.exists():  # a folder cannot be renamed over another
                 final.rename(before)
             aside.rename(final)
             sync_folder(folder)
@@ -65,9 +66,10 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True)
     files = {f"{name}.safetensors": _bytes(tensors) for name, tensors in checkpoint.groups.items()}
     files["progress.json"] = json.dumps({"format": FORMAT} | checkpoint.progress, indent=1).encode()
-    files[MANIFEST] = json.dumps(
-        {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1
-    ).encode()
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    files[MANIFEST] = json.dumps(sums, indent=1).encode()
+
+    # On the disk before the folder gets its name: a machine that loses power leaves a whole checkpoint or none.
     for name, data in files.items():
         with (folder / name).open("wb") as file:
             file.write(data)
@@ -77,6 +79,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _bytes(tensors: Tensors) -> bytes:
+    """Return the file of ``tensors``. They are copied: safetensors refuses those that share memory."""
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
@@ -103,8 +106,9 @@ def _read(folder: Path) -> Checkpoint | None:
     try:
         sums = json_object((folder / MANIFEST).read_bytes()) or {}
         files = {name: (folder / name).read_bytes() for name in sums}
-        if any(hashlib.sha256(data).hexdigest() != sums[name] for name, data in files.items()):
-            return None
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != sums[name]:
+                return None
         progress = json.loads(files.pop("progress.json"))
         groups = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -143,17 +147,17 @@ def sweep_checkpoints(folder: Path) -> None:
 
 
 def _all(folder: Path) -> list[Path]:
+    """Return the checkpoints under ``folder``, oldest first."""
     return sorted(folder.glob("step-*"))
 
 
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
     """Return an optimizer's state as named tensors."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+    named: Tensors = {}
+    for index, values in optimizer.state_dict()["state"].items():  # by the parameter's place in its groups
+        for name, value in values.items():
+            named[f"{index}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    return named
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
@@ -162,6 +166,7 @@ def load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        of_parameter = value.dim() > 0
-        state.setdefault(int(index), {})[name] = like(value, parameters[int(index)]) if of_parameter else value
+        if value.dim() > 0:  # else a count of steps, which has no shards and stays where it is
+            value = like(value, parameters[int(index)])
+        state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

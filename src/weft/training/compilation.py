@@ -28,11 +28,13 @@ def training_loss(
 
     Only an objective that is the model's own loss is compiled.
 
-    ``attempt`` takes the compiled loss forwards and backwards once, in the shapes of the training to come: so whatever
-    fails fails here, and the time is not taken for training. Where compiling fails, "auto" goes on without it and tells
-    ``say``, and "on" raises UserError, as it does for a model in shards, whose blocks are gathered one by one.
+    ``attempt`` takes the compiled loss forwards and backwards once, in the shapes of the training to come: so
+    whatever fails fails here, and the time is not taken for training. Where compiling fails, "auto" goes on
+    without it and tells ``say``, and "on" raises UserError, as it does for a model in shards, whose blocks
+    are gathered one by one.
     """
-    wanted = choice == "on" or (choice == "auto" and device.type == "cuda" and not sharded)
+    gains = device.type == "cuda" and not sharded
+    wanted = choice == "on" or (choice == "auto" and gains)
     if not wanted or not objective.compiles:
         return objective.loss
     if sharded:
@@ -41,7 +43,7 @@ def training_loss(
     compiled = compile_loss(objective.model)
     try:
         attempt(compiled)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # no failure of the compiler, and told as what it is
         raise
     except Exception as error:  # of the compilers behind torch, whatever they raise
         torch._dynamo.reset()
@@ -59,15 +61,17 @@ def training_loss(
 def _reason(error: Exception) -> str:
     """Return what is wrong in one line, which torch wraps into many."""
     cause = getattr(error, "inner_exception", error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(cause).__name__
+    for line in str(cause).splitlines():
+        if line.strip():
+            return line.strip().rstrip(".")
+    return type(cause).__name__  # it has no message
 
 
 def compile_loss(model: LanguageModel) -> Loss:
     """Return ``model.loss``, compiled at its first call, for the shapes that it is called with.
 
-    It is one graph where the model can be one. Where its stack is one and its softmax is none, the softmax stays
-    outside; what is none at all (a baseline that looks at its masks) is compiled in parts.
+    It is one graph where the model can be one. Where its stack is one and its softmax is none, the softmax
+    stays outside; what is none at all (a baseline that looks at its masks) is compiled in parts.
     """
     if model.one_graph != "hidden":
         loss: Loss = torch.compile(model.loss, fullgraph=model.one_graph == "loss", dynamic=False, backend=BACKEND)

@@ -4,26 +4,28 @@ A model of N million parameters that reads T megabytes of text, of which U are d
 
     k (a N^-p + T'^-q) + c    bits per byte, with T' = U (1 + r (1 - exp(-(T / U - 1) / r))) for T > U, else T:
 
-what is read again counts less, and in the end nothing (Hoffmann et al. 2022, arXiv 2203.15556; Muennighoff et al. 2023,
-arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs of
-docs/research/model-size.md by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one with the
-fewest bits, given how much this machine reads in the time, which it measures (:mod:`weft.training.throughput`).
+what is read again counts less, and in the end nothing (Hoffmann et al. 2022, arXiv 2203.15556; Muennighoff et
+al. 2023, arXiv 2305.16264). k and c are a text's own and do not matter here; the rest was fitted to the runs
+of docs/research/model-size.md by benchmarks/study/law.py. Of the sizes that it knows the dial takes the one
+with the fewest bits, given how much this machine reads in the time, which it measures
+(:mod:`weft.training.throughput`).
 
-How often the text is then read says how much weight decay and dropout keep a model from learning it by heart; how much
-is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or on the command line
-is never turned.
+How often the text is then read says how much weight decay and dropout keep a model from learning it by heart;
+how much is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or
+on the command line is never turned.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from weft import words
 from weft.errors import UserError
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
-from weft.training.throughput import TURNS, Pace
+from weft.training.throughput import TURNS, ThroughputBySize
 
 SIZE_SHARE = 0.206  # a
 SIZE_POWER = 0.419  # p
@@ -33,7 +35,7 @@ REPEATS = 2.85  # r
 SIZES = tuple(round(1e6 * 2 ** (step / 2) / 1e4) * 10_000 for step in range(-6, 15))  # 120k to 128M, sqrt(2) apart
 PROBE = 500_000  # measured at first, with one that is REACH times as large
 MOST_PER_BYTE = 2.0  # parameters: what the law was fitted to goes no further
-CLOSE = 1.5  # a pace that was measured at a size as near as that is good enough
+CLOSE = 1.5  # a throughput that was measured at a size as near as that is good enough
 REACH = 4.0  # the next to be measured is at most so many times the largest that was: a step of a huge one takes long
 
 DEFAULTS = TrainingConfig()
@@ -64,7 +66,7 @@ WEIGHT_DECAY = "training.optimizer.weight_decay"
 
 # Why a value is as it is, where the dial did not choose it.
 GIVEN = "given"
-DEFAULT = "as usual"
+DEFAULT = "default"
 
 Measure = Callable[[Recipe], float]
 Buildable = Callable[[Recipe], bool]
@@ -119,7 +121,7 @@ class Turned(NamedTuple):
     outlook: Outlook | None = None
 
     @property
-    def pace(self) -> float | None:
+    def tokens_per_second(self) -> float | None:
         """The tokens a second that the choice counts on; None where nothing was timed."""
         minutes = self.recipe.training.minutes
         if self.outlook is None or minutes is None:
@@ -137,9 +139,12 @@ def expected_bits(size: float, read: float, different: float) -> float:
 
 
 def size_for_time(
-    pace: Pace, seconds: float, corpus: Corpus, buildable: Callable[[int], bool] = lambda _: True
+    throughput: ThroughputBySize,
+    seconds: float,
+    corpus: Corpus,
+    buildable: Callable[[int], bool] = lambda _: True,
 ) -> int | None:
-    """Return the size with the fewest expected bits after ``seconds`` of training at ``pace``, which is measured.
+    """Return the size with the fewest expected bits after ``seconds`` of training, as ``throughput`` measures it.
 
     None where memory holds not even the smallest that can be built: a large vocabulary asks for some size.
     """
@@ -150,35 +155,38 @@ def size_for_time(
 
     # Two first measurements, as far apart as one may reach.
     probe = min(max(PROBE, sizes[0]), sizes[-1])
-    pace.learn(probe)
-    pace.learn(min(round(REACH * probe), sizes[-1]))
+    throughput.learn(probe)
+    throughput.learn(min(round(REACH * probe), sizes[-1]))
 
     def bits(size: int) -> float:
-        return corpus.bits(size, seconds / pace.at(size))
+        return corpus.bits(size, seconds / throughput.seconds_per_token(size))
 
     while True:
-        best = _best_size(pace, sizes, bits)
-        if best is None or not pace.take_turns():  # once the pace is known better, another may be the best
+        best = _best_size(throughput, sizes, bits)
+        if best is None or not throughput.take_turns():  # known better, another may be the best
             return best
 
 
-def _best_size(pace: Pace, sizes: Sequence[int], bits: Callable[[int], float]) -> int | None:
+def _best_size(throughput: ThroughputBySize, sizes: Sequence[int], bits: Callable[[int], float]) -> int | None:
     """Return the size with the fewest ``bits``, near to one that was measured; None where memory holds none."""
-    while sizes := [size for size in sizes if size < pace.too_large]:
-        if not pace.measured:  # memory held no probe
-            pace.learn(sizes[0])
+    while sizes := [size for size in sizes if size < throughput.too_large]:
+        if not throughput.measured:  # memory held no probe
+            throughput.learn(sizes[0])
             continue
-        within_reach = [size for size in sizes if size <= REACH * max(pace.measured)]
+        within_reach = [size for size in sizes if size <= REACH * max(throughput.measured)]
         size = min(within_reach, key=bits)
-        if any(1 / CLOSE < size / known < CLOSE for known in pace.measured):
+        if any(1 / CLOSE < size / known < CLOSE for known in throughput.measured):
             return size
-        pace.learn(size)
+        throughput.learn(size)
     return None
 
 
 def next_buildable(size: int, buildable: Callable[[int], bool]) -> int:
     """Return ``size``, or where it is too small for its vocabulary the smallest of the dial's sizes that is not."""
-    return next((larger for larger in (size, *SIZES) if larger >= size and buildable(larger)), size)
+    for candidate in (size, *SIZES):
+        if candidate >= size and buildable(candidate):
+            return candidate
+    return size
 
 
 def size_for_text(training_bytes: int) -> int:
@@ -211,7 +219,8 @@ def decay_for(epochs: float, steps: float, rate: float) -> float:
     """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
     What decay takes in one epoch, ``rate * decay * steps / epochs``, is in proportion to the epochs
-    (docs/research/epochs.md): far above the usual where a text is small, as Kim et al. 2025 (arXiv 2509.14786) find.
+    (docs/research/epochs.md): far above the usual where a text is small, as Kim et al. 2025 (arXiv
+    2509.14786) find.
     """
     wanted = DECAY_PER_PASS * epochs / (rate * steps / epochs)
     return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)
@@ -234,10 +243,11 @@ def turn(
 ) -> Turned:
     """Return ``recipe`` with what it leaves open, and what was chosen and why.
 
-    ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not hold it; it
-    is asked where the budget is time, and several times for each recipe, of which the fastest counts. ``buildable``
-    tells whether there is a model of the size that a recipe asks for. ``given`` are the keys that somebody gave (by
-    default those that are set in ``recipe``). Raises UserError where memory holds no model at all.
+    ``measure`` tells the seconds that a training token takes with a recipe, infinite where memory does not
+    hold it; it is asked where the budget is time, and several times for each recipe, of which the fastest
+    counts. ``buildable`` tells whether there is a model of the size that a recipe asks for. ``given`` are the
+    keys that somebody gave (by default those that are set in ``recipe``). Raises UserError where memory holds
+    no model at all.
     """
     if given is None:
         given = recipe.given()
@@ -268,17 +278,10 @@ def turn(
         why[SIZE] = best_in if training.minutes else f"for {words.size(corpus.bytes)} of text"
     choices = []
     for key in best:
+        value = attrgetter(key)(turned)  # of the dotted key
         default_or_given = GIVEN if key in given else DEFAULT
-        choices.append(Choice(key, _value(turned, key), why.get(key, default_or_given)))
+        choices.append(Choice(key, value, why.get(key, default_or_given)))
     return Turned(turned, tuple(choices), outlook)
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    """Return the value of a dotted key."""
-    value: Any = recipe
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def left_open(recipe: Recipe) -> set[str]:
@@ -305,8 +308,8 @@ class _Machine(NamedTuple):
 def _look_ahead(recipe: Recipe, corpus: Corpus, machine: _Machine, left: set[str]) -> Outlook:
     """Return what a run will do.
 
-    The batch size changes a machine's pace, and the pace how much is read, by which the batch size is chosen: so it is
-    measured with another until both fit.
+    The batch size changes a machine's throughput, and that how much is read, by which the batch size is
+    chosen: so the throughput is measured with another until both fit.
     """
     outlooks: dict[int, Outlook] = {}  # by their batch sizes
     while True:
@@ -347,14 +350,15 @@ def _with_this_batch(recipe: Recipe, corpus: Corpus, machine: _Machine, size_ope
     if tokens and size_open:
         size = next_buildable(size_for_text(corpus.bytes), buildable)
     elif not tokens and size_open:
-        pace = Pace(measure)
-        size = size_for_time(pace, seconds, corpus, buildable)
-        cramped = math.isfinite(pace.too_large)
-        tokens = seconds / pace.at(size) if size else 0.0
+        throughput = ThroughputBySize(measure)
+        size = size_for_time(throughput, seconds, corpus, buildable)
+        cramped = math.isfinite(throughput.too_large)
+        if size:  # else memory holds no model at all, and nothing is read
+            tokens = seconds / throughput.seconds_per_token(size)
     elif not tokens:
         fastest = min(machine.measure(recipe) for _ in range(TURNS))
         tokens = seconds / fastest
-        cramped = not tokens
+        cramped = not tokens  # the measurements are infinite where memory does not hold a step
     return Outlook(size, tokens, tokens / corpus.tokens, training.batch.batch_size, cramped)
 
 
@@ -378,11 +382,13 @@ def sentences(turned: Turned) -> list[str]:
         (LEARNING_RATE, "learning rate {:g}"),
     ):
         choice = choices[key]
-        told[key] = what.format(choice.value or 0)
+        told[key] = what.format(choice.value or 0)  # the usual dropout is None
         if not choice.by_dial:
             told[key] += f" ({choice.why})"
     about = "about " if turned.recipe.training.minutes else ""
-    epochs = f"{outlook.epochs:.2g}" if outlook.epochs < 100 else f"{outlook.epochs:,.0f}"
+    epochs = f"{outlook.epochs:.2g}"
+    if outlook.epochs >= 100:  # which .2g writes as 1e+02
+        epochs = f"{outlook.epochs:,.0f}"
     lines.append(
         f"Reading: {about}{outlook.tokens / 1e6:.3g}M tokens, {epochs} times the text; against learning it by heart "
         f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}."

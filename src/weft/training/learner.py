@@ -1,7 +1,8 @@
 """A model and everything that changes it: what :func:`weft.training.step.train_step` works on.
 
-Training makes one (:mod:`weft.training.trainer`), and so does whoever times a step (:mod:`weft.training.throughput`).
-Shapes: B lanes, T positions of a segment.
+Training makes one (:mod:`weft.training.trainer`), and so does whoever times a step
+(:mod:`weft.training.throughput`).
+Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from weft.training.recipe import TrainingConfig
 
 
 class Learner:
-    """A model on its device with its objective, hooks, optimizers and the state that its lanes carry.
+    """A model on its device with its objective, hooks, optimizers and the state that the rows of its batch carry.
 
-    It is complete once it is made: the model has what the hooks add to it, and is wrapped for several processes.
-    ``config.batch`` is that of each process. ``say`` hears what takes long. UserError where a method does not fit.
+    It is complete once it is made: the model has what the hooks add to it, and is wrapped for several
+    processes. ``config.batch`` is that of each process. ``say`` hears what takes long. UserError where a
+    method does not fit.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Learner:
         model.checkpoint_activations = config.checkpoint_activations
         with self.autocast():
             self.empty = self.objective.empty_state(config.batch.batch_size, self.device)
-        self.state = self.empty  # of the lanes, behind the last segment
+        self.state = self.empty  # of each row of the batch, behind the last segment
         loss = training_loss(
             self.objective,
             config.compile,
@@ -79,7 +81,8 @@ class Learner:
         """Take a loss forwards and backwards on nothing, and leave no trace."""
         shape = (self.config.batch.batch_size, self.config.batch.sequence_length)
         tokens, targets = torch.zeros(2, *shape, dtype=torch.long, device=self.device).unbind()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        forked = [self.device] if self.device.type == "cuda" else []  # dropout draws random numbers
+        with torch.random.fork_rng(forked):
             self.model.train()
             with self.autocast():
                 nats, _ = loss(tokens, targets, self.empty, tokens != 0)
@@ -102,31 +105,42 @@ class Learner:
     def state_dict(self) -> Checkpoint:
         """Return all that training changes here; every process must call it, and all get the same.
 
-        Groups of tensors: ``model``; ``optimizer-N``; ``method-NAME`` for each hook that has some; ``lanes``, the state
-        of all lanes, those of the first process first; ``random-N``, the generators of process N.
+        Groups of tensors: ``model``; ``optimizer-N``; ``method-NAME`` for each hook that has some; ``lanes``,
+        the state of all rows of the batch, those of the first process first; ``random-N``, the generators of
+        process N.
         """
-        groups: dict[str, Tensors] = {"model": {name: p.detach() for name, p in self.model.named_parameters()}}
+        shared: dict[str, Tensors] = {"model": {name: p.detach() for name, p in self.model.named_parameters()}}
         for index, optimizer in enumerate(self.optimizers):
-            groups[f"optimizer-{index}"] = optimizer_tensors(optimizer)
+            shared[f"optimizer-{index}"] = optimizer_tensors(optimizer)
         methods: dict[str, Any] = {}
         for name, hook in self.hooks.items():
-            state = hook.state_dict()
-            of_hook = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+            of_hook: Tensors = {}
+            values_of_hook: dict[str, Any] = {}
+            for key, value in hook.state_dict().items():
+                if isinstance(value, Tensor):
+                    of_hook[key] = value
+                else:
+                    values_of_hook[key] = value
             if of_hook:
-                groups[f"method-{name}"] = of_hook
-            if state:
-                methods[name] = {key: value for key, value in state.items() if key not in of_hook}
-        # In one order on all processes, which gather each tensor together.
-        groups = {name: {key: whole(group[key]) for key in sorted(group)} for name, group in groups.items()}
+                shared[f"method-{name}"] = of_hook
+            if of_hook or values_of_hook:
+                methods[name] = values_of_hook
 
-        # What each process has of its own. Without carried state every segment begins with an empty one.
-        carried = tensors(self.state) if self.config.carry_state else []
-        lanes = {str(index): tensor.cpu() for index, tensor in enumerate(carried)}
+        # In one order on all processes: they gather each tensor together, and would wait for each other without end.
+        groups: dict[str, Tensors] = {}
+        for name, group in shared.items():
+            groups[name] = {key: whole(group[key]) for key in sorted(group)}
+
+        # What each process has of its own: its rows' state and its generators. Without carried state every segment
+        # begins with an empty one.
+        rows: Tensors = {}
+        if self.config.carry_state:
+            rows = {str(index): tensor.cpu() for index, tensor in enumerate(tensors(self.state))}
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        of_each = self.processes.gather((lanes, random))
-        groups["lanes"] = {key: torch.cat([theirs[key] for theirs, _ in of_each]) for key in lanes}
+        of_each = self.processes.gather((rows, random))
+        groups["lanes"] = {key: torch.cat([theirs[key] for theirs, _ in of_each]) for key in rows}
         for rank, (_, generators) in enumerate(of_each):
             groups[f"random-{rank}"] = generators
         values = {
@@ -137,14 +151,15 @@ class Learner:
         return Checkpoint(values, groups)
 
     def load_state_dict(self, saved: Checkpoint, path: Path) -> None:
-        """Take up what :meth:`state_dict` returned, there or in another number of processes with as many lanes in all.
+        """Take up what :meth:`state_dict` returned, also in another number of processes with the same batch in all.
 
-        With another number dropout and zoneout draw other numbers. UserError where the weights do not fit; ``path`` is
-        where they were, for the message.
+        With another number dropout and zoneout draw other numbers. UserError where the weights do not fit;
+        ``path`` is where they were, for the message.
         """
         # Hooks first: one of them may change which parameters there are, as one whose guides had ended does.
         for name, hook in self.hooks.items():
-            hook.load_state_dict(saved.progress["methods"].get(name, {}) | saved.groups.get(f"method-{name}", {}))
+            values = saved.progress["methods"].get(name, {})
+            hook.load_state_dict(values | saved.groups.get(f"method-{name}", {}))
         weights = saved.groups["model"]
         check_fit(self.model, weights, path)
         with torch.no_grad():
@@ -153,10 +168,15 @@ class Learner:
         for index, optimizer in enumerate(self.optimizers):
             load_optimizer(optimizer, saved.groups[f"optimizer-{index}"])
 
-        first = self.processes.rank * self.config.batch.batch_size
-        mine = slice(first, first + self.config.batch.batch_size)
-        if lanes := saved.groups["lanes"]:
-            self.state = rebuild(self.empty, [lanes[str(n)][mine].to(self.device) for n in range(len(lanes))])
+        # The state of this process's rows of the whole batch.
+        batch_size = self.config.batch.batch_size
+        first = self.processes.rank * batch_size
+        rows = saved.groups["lanes"]
+        if rows:
+            own = [rows[str(n)][first : first + batch_size].to(self.device) for n in range(len(rows))]
+            self.state = rebuild(self.empty, own)
+
+        # Generators, where each process finds its own.
         if saved.progress["processes"] != self.processes.count:
             return
         random = saved.groups[f"random-{self.processes.rank}"]

@@ -92,11 +92,12 @@ class MetricsWriter:
         news = []
         if log.damaged:
             place = set_aside(self.path)
-            news = [
+            news.append(
                 f"{METRICS} had damaged lines ({log.damaged}), which were left out; as it was it is '{place.name}'."
-            ]
+            )
         kept = [record for record in log.records if _step(record) <= step]
-        write_atomic(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
+        write_atomic(self.path, "".join(lines))
         return news
 
 
@@ -112,16 +113,24 @@ def read_metrics(path: Path) -> MetricsLog:
     if not path.is_file():
         return MetricsLog([], 0)
     *lines, last = path.read_bytes().split(b"\n")
-    records = [json_object(line) for line in (*lines, last)]
-    whole = [record for record in records if record is not None and _step(record) >= 0]
-    half_written = last.startswith(b"{") and records[-1] is None
-    return MetricsLog(whole, len(lines) + bool(last) - len(whole) - half_written)
+    if last:  # no newline behind it: the process may have been killed while it wrote
+        half_written = last.startswith(b"{") and json_object(last) is None
+        if not half_written:
+            lines.append(last)
+    records = []
+    for line in lines:
+        record = json_object(line)
+        if record is not None and _step(record) >= 0:
+            records.append(record)
+    return MetricsLog(records, damaged=len(lines) - len(records))
 
 
 def _step(record: dict[str, Any]) -> int:
     """Return the step of a record, 0 where it has none, -1 where it has none that can be."""
     step = record.get("step", 0)
-    return step if isinstance(step, int) and not isinstance(step, bool) else -1
+    if not isinstance(step, int) or isinstance(step, bool):
+        return -1
+    return step
 
 
 def _tensorboard() -> Any:

@@ -4,19 +4,20 @@ With the momentum M and the gradient G of a matrix of r rows and c columns,
 
     M <- m M + (1 - m) G,   U = (1 - m) G + m M  (Nesterov),   W <- (1 - a w) W - 0.2 a sqrt(max(r, c)) orth(U)
 
-for the learning rate a, the momentum m and the weight decay w. The scale makes a step the size of AdamW's (Moonshot AI
-2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every singular value of U into
-about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from X = U / |U|.
+for the learning rate a, the momentum m and the weight decay w. The scale makes a step the size of AdamW's
+(Moonshot AI 2025, arXiv 2502.16982), so one learning rate means the same for both. orth(U) drives every
+singular value of U into about [0.7, 1.2] by five steps of X <- (p I + q A + s A A) X with A = X X^T, from
+X = U / |U|.
 
-``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), where there are more rows than
-columns, otherwise its columns (Li et al. take rows throughout), differ in size. Each is divided by the root of a
-running mean v of its mean square, and the matrix brought back to the norm that it had:
+``normalise`` makes it NorMuon (Li et al. 2025, arXiv 2510.05491): the rows of orth(U), where there are more
+rows than columns, otherwise its columns (Li et al. take rows throughout), differ in size. Each is divided by
+the root of a running mean v of its mean square, and the matrix brought back to the norm that it had:
 
     v <- 0.95 v + 0.05 mean(orth(U)^2),   O = orth(U) / sqrt(v),   orth(U) <- O |orth(U)| / |O|.
 
-Same-shaped matrices are worked through together as one tensor. A parameter of three dimensions is a row of matrices,
-such as the blocks of a block-diagonal one; one of four, (a, i, j, d), a local tensor of a matrix product, the matrix
-(a i, j d).
+Same-shaped matrices are worked through together as one tensor. A parameter of three dimensions is a row of
+matrices, such as the blocks of a block-diagonal one; one of four, (a, i, j, d), a local tensor of a matrix
+product, the matrix (a i, j d).
 Shapes: N matrices, R rows, C columns, S the shorter of the two sides.
 """
 
@@ -45,10 +46,10 @@ LONG = 1.5
 class Muon(Optimizer):
     """Muon as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, but for rounding, and for rows of matrices.
 
-    A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all of it.
-    The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change nothing, as in
-    torch's fused optimizers. The state of a parameter is its ``momentum_buffer`` and, with ``normalise``, v as its
-    ``second_moment``, which every process has whole.
+    A parameter may be a shard of a matrix (DTensor): its whole update is gathered, and each process makes all
+    of it. The attribute ``found_inf``, where there is one (a scalar tensor), is 1 for a step that must change
+    nothing, as in torch's fused optimizers. The state of a parameter is its ``momentum_buffer`` and, with
+    ``normalise``, v as its ``second_moment``, which every process has whole.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Muon(Optimizer):
 
     def _change(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Take a step with same-shaped matrices. A step that must change nothing turns everything into its old self."""
-        rate, weights = group["lr"], [local(parameter) for parameter in parameters]
+        rate = group["lr"]
+        weights = [local(parameter) for parameter in parameters]
         form = _matrix_form(parameters[0].shape)
         scale: Tensor | float = -0.2 * rate * math.sqrt(max(form[-2:]))
         decay: Tensor | float = rate * group["weight_decay"]
@@ -95,10 +97,16 @@ class Muon(Optimizer):
         update = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
         skip: Tensor | None = getattr(self, "found_inf", None)
         if skip is not None:
+            # With the momentum in place of the gradient the momentum stays, and with 0 for both factors the weights.
             torch.where(skip > 0, momenta, update, out=update)
-            scale, decay = (1 - skip) * scale, (1 - skip) * decay
+            scale = (1 - skip) * scale
+            decay = (1 - skip) * decay
+
+        # M, and Nesterov's U, which takes the place of G in memory.
         momenta.lerp_(update, 1 - group["momentum"])
         update.lerp_(momenta, group["momentum"])
+
+        # Singular values are those of a whole matrix, so that shards are joined for them.
         whole = join_shards(update, parameters[0])
         whole_NRC = orthogonalise(whole.reshape(-1, *form[-2:]))
         if self._normalise:
@@ -113,32 +121,46 @@ class Muon(Optimizer):
         """Return the updates with rows (or columns) of one size in the long run, and the norms that they had."""
         along = 2 if _tall(update_NRC) else 1
         squares = torch.linalg.vector_norm(update_NRC, dim=along, keepdim=True).square() / update_NRC.shape[along]
+
+        # v, by the parameters: a row of matrices has one for each of them.
         of_each = squares.view(len(parameters), *form[:-2], *squares.shape[1:])
         second = self._stack("second_moment", parameters, list(torch.zeros_like(of_each)))
-        second.add_((of_each - second) * (EVENING if skip is None else EVENING * (1 - skip)))
+        weight = EVENING if skip is None else EVENING * (1 - skip)
+        second.add_((of_each - second) * weight)
         second = second.view(squares.shape)
+
+        # O, brought back to the norm of each matrix. Both norms lack the same factor.
         scales = (second + LEAST_NORM**2).rsqrt()
-        before, after = (x.sum(dim=(1, 2), keepdim=True).sqrt() for x in (squares, squares * scales.square()))
+        before = squares.sum(dim=(1, 2), keepdim=True).sqrt()
+        after = (squares * scales.square()).sum(dim=(1, 2), keepdim=True).sqrt()
         return update_NRC.mul_(scales * (before / after.clamp(min=LEAST_NORM)))
 
     def _stack(self, name: str, parameters: Sequence[Tensor], starts: Sequence[Tensor]) -> Tensor:
         """Return a state of same-shaped matrices as one tensor, of which their own are views; ``starts`` where new."""
-        identities, key = [id(parameter) for parameter in parameters], (name, parameters[0].shape)
+        identities = [id(parameter) for parameter in parameters]
+        key = (name, parameters[0].shape)
         known, stack = self._stacks.get(key, ([], torch.empty(0)))
         if known == identities:
             return stack
+
+        # The first step, or parameters have come or gone: what is known of each is copied together.
         states = [self.state[parameter] for parameter in parameters]
-        kept = [local(state[name]) if name in state else start for state, start in zip(states, starts, strict=True)]
+        kept = []
+        for state, start in zip(states, starts, strict=True):
+            kept.append(local(state[name]) if name in state else start)
         stack = torch.stack(kept)
         for parameter, state, part in zip(parameters, states, stack.unbind(), strict=True):
-            state[name] = shard_like(part, parameter) if part.shape == local(parameter).shape else part
-        self._stacks[key] = identities, stack
+            is_of_weights = part.shape == local(parameter).shape  # a second moment is smaller, and has no shards
+            state[name] = shard_like(part, parameter) if is_of_weights else part
+        self._stacks[key] = (identities, stack)
         return stack
 
 
 def _matrix_form(shape: torch.Size) -> tuple[int, ...]:
     """Return the shape of a parameter as one matrix or a row of them."""
-    return (shape[0] * shape[1], shape[2] * shape[3]) if len(shape) == 4 else tuple(shape)
+    if len(shape) == 4:  # (a, i, j, d), a tensor of a matrix product
+        return (shape[0] * shape[1], shape[2] * shape[3])
+    return tuple(shape)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:
@@ -148,7 +170,8 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     x_NRC = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
     shorter, longer = sorted(x_NRC.shape[1:])
     by_powers = longer > LONG * shorter and dtype == torch.float32
-    return (_by_powers(x_NRC) if by_powers else _by_products(x_NRC)).to(torch.float32)
+    x_NRC = _by_powers(x_NRC) if by_powers else _by_products(x_NRC)
+    return x_NRC.to(torch.float32)
 
 
 def _working_type(device: torch.device) -> torch.dtype:
@@ -169,28 +192,30 @@ def _tall(x_NRC: Tensor) -> bool:
 def _by_products(x_NRC: Tensor) -> Tensor:
     """Take the steps as they are written."""
     p, q, s = COEFFICIENTS
+    tall = _tall(x_NRC)
     for _ in range(STEPS):
         a_NSS = _small_square(x_NRC)
-        a_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)
-        left, right = (x_NRC, a_NSS) if _tall(x_NRC) else (a_NSS, x_NRC)
-        x_NRC = torch.baddbmm(x_NRC, left, right, beta=p)
+        a_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)  # q A + s A A
+        factors = (x_NRC, a_NSS) if tall else (a_NSS, x_NRC)
+        x_NRC = torch.baddbmm(x_NRC, *factors, beta=p)
     return x_NRC
 
 
 def _by_powers(x_NRC: Tensor) -> Tensor:
     """Take the steps with small square matrices alone, and multiply by the long one at the end.
 
-    Every factor F = p I + q A + s A A is a polynomial of the first A, so all commute: the next A is F A F, and X is
-    the product of the factors times the first X. A holds the squares of the singular values, for which bfloat16 has
-    too few digits.
+    Every factor F = p I + q A + s A A is a polynomial of the first A, so all commute: the next A is F A F,
+    and X is the product of the factors times the first X. A holds the squares of the singular values, for
+    which bfloat16 has too few digits.
     """
     p, q, s = COEFFICIENTS
-    a_NSS, product_NSS = _small_square(x_NRC), None
+    a_NSS = _small_square(x_NRC)
+    product_NSS = None
     for step in range(STEPS):
         factor_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)
         factor_NSS.diagonal(dim1=1, dim2=2).add_(p)
         product_NSS = factor_NSS if product_NSS is None else factor_NSS @ product_NSS
-        if step + 1 < STEPS:
+        if step + 1 < STEPS:  # nobody needs the A behind the last factor
             a_NSS = factor_NSS @ a_NSS @ factor_NSS
     assert product_NSS is not None
     return x_NRC @ product_NSS if _tall(x_NRC) else product_NSS @ x_NRC

@@ -2,7 +2,7 @@
 
 The loss of a language model is one objective, :class:`LanguageModelling`; methods of training make others
 (:mod:`weft.training.methods`).
-Shapes: B lanes, T positions of a segment.
+Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Objective:
     def loss(self, tokens: Tensor, targets: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         """Return the mean over the scored targets of (B, T) tokens, a scalar, and the state behind them.
 
-        ``targets`` (B, T) are those of the same positions, -100 where there is none; ``reset`` (B, T) is True at the
-        first token of each document.
+        ``targets`` (B, T) are those of the same positions, -100 where there is none; ``reset`` (B, T) is True
+        at the first token of each document.
         """
 
     def empty_state(self, batch_size: int, device: torch.device) -> State:
@@ -51,8 +51,8 @@ class Objective:
     def validate(self, scorer: Scorer, split: TokenizedSplit, *, boundary_id: int, progress: Progress) -> float:
         """Return how far from perfect the model is on ``split``: the one with the least is kept as the best.
 
-        Here it is the bits per byte of the model alone, whatever it learns from. ``scorer`` is the model, or the module
-        that gathers its shards.
+        Here it is the bits per byte of the model alone, whatever it learns from. ``scorer`` is the model, or
+        the module that gathers its shards.
         """
         nats = score(scorer, split, boundary_id=boundary_id, progress=progress)
         return compute_metrics(total_nats(nats), split, 0.0).bits_per_byte
@@ -71,9 +71,9 @@ class LanguageModelling(Objective):
 class ForwardPass(nn.Module):
     """The loss as a forward pass, which is what wrappers for several processes synchronise.
 
-    ``state`` gives the structure of the model's state. Here it comes and goes as plain tensors: wrappers take tuples of
-    tensors apart. What goes is detached and contiguous, so that nothing larger is kept for a part of it, and a compiled
-    loss meets one layout.
+    ``state`` gives the structure of the model's state. Here it comes and goes as plain tensors: wrappers take
+    tuples of tensors apart. What goes is detached and contiguous, so that nothing larger is kept for a part
+    of it, and a compiled loss meets one layout.
     """
 
     def __init__(self, model: LanguageModel, loss: Loss, state: State) -> None:
@@ -102,7 +102,9 @@ class ForwardPass(nn.Module):
 def _by_itself(part: Tensor) -> Tensor:
     """Return ``part`` contiguous, and with nothing else in its memory."""
     part = part.contiguous()
-    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
+    if part.untyped_storage().nbytes() == part.nbytes:
+        return part
+    return part.clone()
 
 
 def rebuild(like: State, parts: Sequence[Tensor]) -> State:

@@ -14,6 +14,7 @@ from weft.training.muon import Muon
 from weft.training.recipe import TrainingConfig
 
 RATE = "rate"  # key of a parameter group: its learning rate, by that of the rest
+DIMENSIONS = {"matrices": 2, "blocks": 3, "tensors": 4}  # of the parameters that each kind of map has
 
 
 def make_optimizers(
@@ -21,20 +22,30 @@ def make_optimizers(
 ) -> list[Optimizer]:
     """Return the optimizers of ``model``'s parameters. Vectors and scalars (norms, biases, gains) do not decay.
 
-    ``groups`` are more parameter groups of AdamW (:meth:`weft.training.hooks.Hook.parameter_groups`): what is in them
-    is in no other.
+    ``groups`` are more parameter groups of AdamW (:meth:`weft.training.hooks.Hook.parameter_groups`): what is
+    in them is in no other.
     """
-    apart = {id(parameter) for group in groups for parameter in group["params"]}
     asked = config.optimizer
+    taken = {id(parameter) for group in groups for parameter in group["params"]}
     hidden = []
     if asked.name != "adamw":
-        hidden = [p for p in _hidden_matrices(model, asked.muon_takes) if id(p) not in apart]
-    taken = apart | {id(parameter) for parameter in hidden}
-    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+        hidden = [weight for weight in _hidden_matrices(model, asked.muon_takes) if id(weight) not in taken]
+        taken.update(map(id, hidden))
+
+    # What is left learns with AdamW.
+    decaying = []
+    constant = []
+    for parameter in model.parameters():
+        if not parameter.requires_grad or id(parameter) in taken:
+            continue
+        if parameter.dim() >= 2:
+            decaying.append(parameter)
+        else:
+            constant.append(parameter)
     of_adamw: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": asked.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-        *(dict(group) for group in groups),
+        {"params": decaying, "weight_decay": asked.weight_decay},
+        {"params": constant, "weight_decay": 0.0},
+        *map(dict, groups),
     ]
     of_adamw = [group for group in of_adamw if group["params"]]
     adamw = AdamW(of_adamw, lr=asked.learning_rate, betas=asked.betas, fused=True)
@@ -60,11 +71,17 @@ def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None
 def _hidden_matrices(model: LanguageModel, kinds: Collection[str]) -> list[Tensor]:
     """Return what Muon takes of the linear maps inside blocks, and of what guides them.
 
-    ``kinds`` are of "matrices", "blocks" (of block-diagonal matrices: each is a matrix) and "tensors" (the local ones
-    of matrix products).
+    ``kinds`` are of "matrices", "blocks" (of block-diagonal matrices: each is a matrix) and "tensors" (the
+    local ones of matrix products).
     """
-    dimensions = {size for kind, size in (("matrices", 2), ("blocks", 3), ("tensors", 4)) if kind in kinds}
-    maps = list(model.blocks.modules())
-    guides = [part.guide_MN for part in maps if isinstance(part, StructuredMap) and part.guide_MN is not None]
-    found = [*(weight for part in maps for weight in weights(part)), *guides]
-    return list({id(w): w for w in found if w.dim() in dimensions and w.requires_grad}.values())
+    dimensions = {DIMENSIONS[kind] for kind in kinds}
+    parts = list(model.blocks.modules())
+    found = [weight for part in parts for weight in weights(part)]
+    for part in parts:
+        if isinstance(part, StructuredMap) and part.guide_MN is not None:
+            found.append(part.guide_MN)
+    matrices: dict[int, Tensor] = {}  # by identity, as blocks may share them
+    for weight in found:
+        if weight.dim() in dimensions and weight.requires_grad:
+            matrices[id(weight)] = weight
+    return list(matrices.values())

@@ -1,8 +1,8 @@
-"""Several processes, as ``torchrun`` or ``accelerate launch`` started them: one model, each its own lanes of text.
+"""Several processes, as ``torchrun`` or ``accelerate launch`` started them: one model, each its own rows of the batch.
 
-Data-parallel (DDP), where every process holds the model; or sharded (FSDP2, Zhao et al. 2023, arXiv 2304.11277), where
-each holds a part of every tensor, asked for with an FSDP configuration of ``accelerate launch``. On a machine without
-accelerators the processes talk through gloo.
+Data-parallel (DDP), where every process holds the model; or sharded (FSDP2, Zhao et al. 2023, arXiv
+2304.11277), where each holds a part of every tensor, asked for with an FSDP configuration of ``accelerate
+launch``. On a machine without accelerators the processes talk through gloo.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class Processes:
 
         # Precision and accumulation are the recipe's, whatever accelerate's configuration says. Where another trainer
         # of this Python process has settled the precision, accelerate refuses to hear of it again.
-        alone = launched() == 1 or torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=not alone, mixed_precision=None if is_initialized() else "no")
-        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        mixed_precision = None if is_initialized() else "no"
+        on_cpu = launched() > 1 and not torch.accelerator.is_available()  # else accelerate looks for what is there
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision)
+        self.rank = self.accelerator.process_index
+        self.count = self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         self.sharded = self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
@@ -83,8 +85,8 @@ class Processes:
         """Return the largest of each value over the processes."""
         if self.count == 1:
             return list(values)
-        told = torch.tensor(values, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
-        told = told.to(self.device)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS has not
+        told = torch.tensor(values, dtype=dtype).to(self.device)
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         return [float(value) for value in told]
 
@@ -140,31 +142,39 @@ def local(tensor: Tensor) -> Tensor:
 
 def shard_like(part: Tensor, model: Tensor) -> Tensor:
     """Return this process's ``part`` of a tensor that is sharded as ``model`` is; they share storage."""
-    return _joined(part, model, model.placements, model.shape, model.stride()) if is_shard(model) else part
+    if not is_shard(model):
+        return part
+    return _joined(part, model, model.placements, model.shape, model.stride())
 
 
 def join_shards(parts_N: Tensor, model: Tensor) -> Tensor:
     """Return N whole tensors, given this process's parts of them, each sharded as ``model`` is. All must call it."""
     if not is_shard(model):
         return parts_N
-    shape, stride = (len(parts_N), *model.shape), (model.numel(), *model.stride())
+    shape = (len(parts_N), *model.shape)
+    stride = (model.numel(), *model.stride())
     return _joined(parts_N, model, _behind(model), shape, stride).full_tensor()
 
 
 def own_shard(whole_N: Tensor, model: Tensor) -> Tensor:
     """Return this process's parts of N whole tensors, each to be sharded as ``model`` is."""
-    return _distributed(whole_N, model, _behind(model)).to_local() if is_shard(model) else whole_N
+    if not is_shard(model):
+        return whole_N
+    return _distributed(whole_N, model, _behind(model)).to_local()
 
 
 def _distributed(whole: Tensor, model: DTensor, placements: Sequence[Placement]) -> DTensor:
+    """Return ``whole``, which every process has, in shards on the processes of ``model``; each keeps its own."""
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole, model.device_mesh, placements, src_data_rank=None)  # all ranks have it
+    # None: nothing is sent, as all ranks have it.
+    return distribute_tensor(whole, model.device_mesh, placements, src_data_rank=None)
 
 
 def _joined(
     part: Tensor, model: DTensor, placements: Sequence[Placement], shape: tuple[int, ...], stride: tuple[int, ...]
 ) -> DTensor:
+    """Return the tensor of ``shape`` and ``stride`` of which every process holds a ``part``, on those of ``model``."""
     from torch.distributed.tensor import DTensor
 
     mesh = model.device_mesh
@@ -175,4 +185,7 @@ def _behind(model: DTensor) -> list[Placement]:
     """Return the placements of what is sharded as ``model`` is, but stands behind one more dimension."""
     from torch.distributed.tensor import Shard
 
-    return [Shard(place.dim + 1) if isinstance(place, Shard) else place for place in model.placements]
+    placements: list[Placement] = []
+    for place in model.placements:
+        placements.append(Shard(place.dim + 1) if isinstance(place, Shard) else place)
+    return placements

@@ -1,6 +1,6 @@
 """Segments on their way to the device: on a GPU the next one is made in a thread while the present one is trained on.
 
-Shapes: B lanes, T positions of a segment.
+Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations
@@ -30,35 +30,38 @@ class _Made(NamedTuple):
     epoch: float
 
 
-class Feed:
+class Prefetcher:
     """The segments of a stream, on ``device``; :attr:`state` and :attr:`epoch` are those behind the last one given.
 
-    ``ahead`` makes the next segment in a thread. That is for a GPU, which the host only has to keep busy: on a CPU the
-    thread would take the time it saves from the step itself.
+    ``ahead`` makes the next segment in a thread. That is for a GPU, which the host only has to keep busy: on
+    a CPU the thread would take the time it saves from the step itself.
     """
 
     def __init__(self, stream: TrainingStream, device: torch.device, *, ahead: bool) -> None:
-        self._stream, self._device = stream, device
-        self.state, self.epoch = stream.state, stream.epoch
-        self._thread = ThreadPoolExecutor(1, "weft-feed") if ahead else None
+        self._stream = stream
+        self._device = device
+        self.state = stream.state
+        self.epoch = stream.epoch
+        self._thread = ThreadPoolExecutor(1, "weft-prefetch") if ahead else None
         self._next: Future[_Made] | None = None
 
-    def __iter__(self) -> Feed:
+    def __iter__(self) -> Prefetcher:
         """Return itself."""
         return self
 
     def __next__(self) -> Batch:
-        """Return the next segment of every lane of this process."""
+        """Return the next segments of this process's rows of the batch."""
         made = self._next.result() if self._next else self._make()
         self._next = self._thread.submit(self._make) if self._thread else None
-        self.state, self.epoch = made.state, made.epoch
+        self.state = made.state
+        self.epoch = made.epoch
         return Batch(*(part.to(self._device, non_blocking=True) for part in made.batch))
 
     def _make(self) -> _Made:
-        parts = (torch.from_numpy(part) for part in next(self._stream))
+        batch = Batch(*map(torch.from_numpy, next(self._stream)))
         if self._device.type == "cuda":  # only pinned memory is copied while the GPU works
-            parts = (part.pin_memory() for part in parts)
-        return _Made(Batch(*parts), self._stream.state, self._stream.epoch)
+            batch = Batch(*(part.pin_memory() for part in batch))
+        return _Made(batch, self._stream.state, self._stream.epoch)
 
     def close(self) -> None:
         """End the thread, if there is one."""

@@ -30,11 +30,11 @@ def longest_queue(device: torch.device, log_every: int) -> int:
 class Queue:
     """Results of at most ``most`` steps that nobody has looked at, on the device that computes them.
 
-    ``pace`` is the seconds that a step took before the last look, by which the time of queued ones is estimated.
+    ``seconds_per_step`` is what a step took before the last look, by which the time of queued ones is estimated.
     """
 
     def __init__(self, most: int) -> None:
-        self.pace = 0.0
+        self.seconds_per_step = 0.0
         self._most = most
         self._results: list[Tensor] = []
         self._started = time.perf_counter()
@@ -45,12 +45,14 @@ class Queue:
     @property
     def full(self) -> bool:
         """Whether it is time to look: so many steps, or another one would take longer than a second."""
-        return len(self) >= self._most or self.pace == 0 or (len(self) + 1) * self.pace > FRESH
+        if len(self) >= self._most or self.seconds_per_step == 0:  # 0: nobody knows yet how long a step takes
+            return True
+        return (len(self) + 1) * self.seconds_per_step > FRESH
 
     @property
     def expected_seconds(self) -> float:
         """An estimate of the time that the queued steps take."""
-        return len(self) * self.pace
+        return len(self) * self.seconds_per_step
 
     def add(self, result_3: Tensor) -> None:
         """Add what :func:`weft.training.step.train_step` returned."""

@@ -28,6 +28,7 @@ from weft.version import __version__
 DEFAULT_MINUTES = 10.0
 LEAST_ENDS = 200  # documents that end: from so many on a model learns by itself where a text ends
 MAX_STEP_TOKENS = 1 << 26
+
 # What a saved recipe tells beside itself.
 PROVENANCE = (
     "weft_version",
@@ -40,6 +41,7 @@ PROVENANCE = (
     "found_at",
     "overwriting",
 )
+
 # What may differ when a run is resumed: how long it goes on and how it reports.
 RESUMABLE = (
     "training.steps",
@@ -187,14 +189,24 @@ class TrainingConfig(FrozenConfig):
     @classmethod
     def _word(cls, value: Any) -> Any:
         """Take the truth values for which YAML takes a bare on and off."""
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return value
 
     @property
     def budget(self) -> str:
         """The budget in words, such as "10 minutes"."""
-        key = next((key for key in ("steps", "tokens") if getattr(self, key)), "minutes")
-        amount = getattr(self, key) or DEFAULT_MINUTES
-        return f"{amount:,g} {key if amount != 1 else key.removesuffix('s')}"
+        amount: float = self.minutes or DEFAULT_MINUTES
+        unit = "minutes"
+        if self.steps:
+            amount = self.steps
+            unit = "steps"
+        elif self.tokens:
+            amount = self.tokens
+            unit = "tokens"
+        if amount == 1:
+            unit = unit.removesuffix("s")
+        return f"{amount:,g} {unit}"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -246,8 +258,9 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """
     written_by_weft = bool({"weft_version", "prepared", "made_by"} & values.keys())
     values = renamed(values, warn=not written_by_weft)
+    of_a_run = "prepared" in values or "made_by" in values
     data = values.get("data")
-    if not {"prepared", "made_by"} & values.keys() or not isinstance(data, dict) or "longest_document" in data:
+    if not of_a_run or not isinstance(data, dict) or "longest_document" in data:  # which 0.1.0 did not know
         return values
     told = re.search(r"split by (documents|lines|bytes)", str(values.get("prepared")))
     rule = told.group(1) if told else data.get("split", "auto")
@@ -332,17 +345,25 @@ def save_recipe(
 
 def differences(saved: Recipe, asked: Recipe) -> list[str]:
     """Return what differs and must not when a run is resumed, as dotted keys with both values."""
-    before, after = (flat(recipe.model_dump(mode="json")) for recipe in (saved, asked))
-    keys = [key for key in before | after if before.get(key) != after.get(key)]
-    return [f"{key} (was {before.get(key)}, now {after.get(key)})" for key in keys if key not in RESUMABLE]
+    before = flat(saved.model_dump(mode="json"))
+    after = flat(asked.model_dump(mode="json"))
+    changed = []
+    for key in before | after:
+        was = before.get(key)
+        now = after.get(key)
+        if was != now and key not in RESUMABLE:
+            changed.append(f"{key} (was {was}, now {now})")
+    return changed
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values under dotted keys."""
     dotted: dict[str, Any] = {}
     for key, value in values.items():
-        nested = isinstance(value, Mapping) and value
-        dotted |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+        if isinstance(value, Mapping) and value:  # an empty section is a value: it asks for its defaults
+            dotted |= flat(value, f"{prefix}{key}.")
+        else:
+            dotted[f"{prefix}{key}"] = value
     return dotted
 
 

@@ -80,30 +80,26 @@ def resolve_recipe(
     if starts_from:
         optimizer = training.optimizer
         tell(
-            f"Going on from '{starts_from}': what is not given is as usual (learning rate "
+            f"Going on from '{starts_from}': omitted options keep their defaults (learning rate "
             f"{optimizer.learning_rate:g}, weight decay {optimizer.weight_decay:g}), not made to fit the text."
         )
         return Resolved(recipe)
 
-    def measure(recipe: Recipe) -> float:
-        try:
-            check_step(recipe, prepared, None)
-        except TooLargeError:
-            return math.inf
-        return seconds_per_token(make_model(recipe, prepared, None), recipe.training, processes)
-
+    # The dial, which asks how fast this machine trains where the budget is time.
     if left and recipe.training.minutes:
         tell("Timing a few steps of training ...")
     most_batch_size = max(1, train.lanes_that_fit(batch.sequence_length) // processes.count)
     corpus = Corpus(train.bytes, train.lanes_that_fit(1), most_batch_size)
+    measure = partial(_measured, prepared=prepared, processes=processes)
     buildable = partial(_buildable, prepared=prepared)
     turned = turn(recipe, corpus, measure, processes.count, buildable, asked)
 
+    # What was chosen, in words. The vocabulary comes first: all else was chosen for it.
     chosen = sentences(turned)
     if chosen:
         why = "as given" if vocabulary_is_given else f"for {words.size(train.bytes)} of training text"
         chosen.insert(0, f"Vocabulary: {tokenizer.vocab_size:,} tokens ({tokenizer.kind}), {why}.")
-    return Resolved(turned.recipe, tuple(chosen), turned.pace)
+    return Resolved(turned.recipe, tuple(chosen), turned.tokens_per_second)
 
 
 def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
@@ -118,9 +114,22 @@ def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
 
 def _other_tokenizer(data: DataConfig, tokenizer: Tokenizer) -> str:
     """Name what ``data`` asks for and ``tokenizer`` is not, in a recipe's words."""
-    kind = data.tokenizer not in ("auto", tokenizer.kind)
-    size = data.vocab_size not in (None, tokenizer.vocab_size)
-    return ", ".join(["data.tokenizer"] * kind + ["data.vocab_size"] * size)
+    other = []
+    if data.tokenizer not in ("auto", tokenizer.kind):
+        other.append("data.tokenizer")
+    if data.vocab_size not in (None, tokenizer.vocab_size):
+        other.append("data.vocab_size")
+    return ", ".join(other)
+
+
+def _measured(recipe: Recipe, prepared: PreparedData, processes: Processes) -> float:
+    """Return the seconds that a token of the training of ``recipe`` takes; infinite where memory does not hold it."""
+    try:
+        check_step(recipe, prepared, None)
+    except TooLargeError:
+        return math.inf
+    model = make_model(recipe, prepared, None)
+    return seconds_per_token(model, recipe.training, processes)
 
 
 def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
@@ -155,9 +164,11 @@ def make_model(
     recipe: Recipe, prepared: PreparedData, origin: Path | None, tell: Callable[[str], None] = lambda _: None
 ) -> LanguageModel:
     """Return the model to start from: freshly initialised, or that (or blocks) of the run ``origin``."""
-    seed, block = recipe.training.seed, recipe.training.start.block
+    seed = recipe.training.seed
+    block = recipe.training.start.block
     if recipe.model.baseline:
-        return baseline(recipe.model.baseline).build(_baseline_config(recipe, prepared), seed=seed)
+        config = _baseline_config(recipe, prepared)
+        return baseline(recipe.model.baseline).build(config, seed=seed)
     if origin and block is not None:
         fitting = candidates(_unchanged(origin, recipe), recipe.model, origin)
         return transferred(fitting, origin, block, prepared, seed, tell)
@@ -170,20 +181,22 @@ def make_model(
 def check_step(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> None:
     """Raise UserError where memory does not hold a training step, by the least that it can need.
 
-    That are the weights, their gradients and one average of them; what each block reads; and the state of each lane
-    before and after. A device that is not the CPU tells by itself when its memory is full, so that only the weights
-    count, which are made here.
+    That are the weights, their gradients and one average of them; what each block reads; and the state of each row of
+    the batch before and after. A device that is not the CPU tells by itself when its memory is full, so that only the
+    weights count, which are made here.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # which has sizes and no memory
         if recipe.model.baseline:
             model = baseline(recipe.model.baseline).build(_baseline_config(recipe, prepared), seed=0)
         else:
             model = WeftModel(_model_config(recipe, prepared, origin))
-    needed = 4.0 * model.parameter_count
     batch = recipe.training.batch
+    weights = 4.0 * model.parameter_count  # bytes, in float32
+    needed = weights
     if not torch.accelerator.is_available():
         tokens = batch.batch_size * batch.sequence_length
-        needed = 3 * needed + 4.0 * tokens * model.config.hidden_size * model.depth
+        needed = 3 * weights
+        needed += 4.0 * tokens * model.config.hidden_size * model.depth  # what each block reads
         if model.context is None:  # its state is carried
             needed += 2.0 * batch.batch_size * model.state_bytes(model.window)
     check_memory(
@@ -217,8 +230,11 @@ def _baseline_config(recipe: Recipe, prepared: PreparedData) -> Any:
     """Return the configuration of a baseline; UserError for settings that only models of our own have."""
     model = recipe.model
     training = recipe.training
-    given = {key for key in ("pattern", "preset", *model.settings()) if getattr(model, key, None) not in (None, {})}
-    given.discard("dropout")
+    given = set()
+    for key in ("pattern", "preset", *model.settings()):
+        value = getattr(model, key, None)
+        if value is not None and value != {} and key != "dropout":
+            given.add(key)
     if training.start.run:
         given.add("training.start.run")
     given |= teachers(training.methods).keys()  # it learns from its own loss alone
@@ -237,11 +253,11 @@ def _baseline_config(recipe: Recipe, prepared: PreparedData) -> Any:
 
 def _model_config(recipe: Recipe, prepared: PreparedData, origin: Path | None) -> ModelConfig:
     """Return the model's configuration, with the tokenizer's special tokens in it."""
-    model, tokenizer = recipe.model, prepared.tokenizer
-    special = {"boundary_id": tokenizer.boundary_id, "padding_id": tokenizer.padding_id}
     if origin:
         return _started_from(origin, recipe)
-    return described_model(model, tokenizer.vocab_size, special)
+    tokenizer = prepared.tokenizer
+    special = {"boundary_id": tokenizer.boundary_id, "padding_id": tokenizer.padding_id}
+    return described_model(recipe.model, tokenizer.vocab_size, special)
 
 
 def known_vocabulary(data: DataConfig) -> int | None:
@@ -250,8 +266,10 @@ def known_vocabulary(data: DataConfig) -> int | None:
         return data.vocab_size
     if data.tokenizer_kind == "bytes":
         return MIN_VOCAB_SIZE
-    words = data.published.vocabulary if data.published and data.tokenizer_kind == data.published.tokenizer else None
-    return None if words is None else words + NUM_SPECIAL
+    published = data.published
+    if published is None or published.vocabulary is None or data.tokenizer_kind != published.tokenizer:
+        return None
+    return published.vocabulary + NUM_SPECIAL
 
 
 def described_model(model: ModelRecipe, vocab_size: int, special: dict[str, int] | None = None) -> ModelConfig:
@@ -276,15 +294,19 @@ def _started_from(origin: Path, recipe: Recipe) -> ModelConfig:
 
 def _unchanged(origin: Path, recipe: Recipe) -> ModelConfig:
     """Return the model of another run with what the recipe may change; UserError where it changes more."""
-    model, block = recipe.model, recipe.training.start.block
-    if block is not None and not model.pattern:
+    model = recipe.model
+    some_blocks = recipe.training.start.block is not None
+    if some_blocks and not model.pattern:
         raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")
     before = load_config(origin)
-    as_it_is = model.model_copy(update={"pattern": None, "letters": {}}) if block is not None else model
-    after, changed = laid_over(before, as_it_is)
-    blocks_alone = block is not None  # which have the run's width, whatever their number
-    if model.parameters and (blocks_alone or abs(count_parameters(before) / model.parameters - 1) > TOLERANCE):
-        changed.append("model.parameters")
+    asked = model
+    if some_blocks:  # the pattern is that of the new model: candidates() looks for its blocks
+        asked = model.model_copy(update={"pattern": None, "letters": {}})
+    after, changed = laid_over(before, asked)
+    if model.parameters:
+        off = abs(count_parameters(before) / model.parameters - 1)
+        if some_blocks or off > TOLERANCE:  # blocks have the run's width, whatever their number
+            changed.append("model.parameters")
     if changed:
         instead = ", or take some of its blocks by --init-block best" if "model.pattern" in changed else ""
         raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}{instead}.")

@@ -21,9 +21,9 @@ def progress(config: TrainingConfig, *, steps: int, tokens: int, seconds: float)
 def learning_rate_factor(config: TrainingConfig, done: float) -> float:
     """Return the learning rate as a fraction of its peak when ``done`` (0 to 1) of the budget is used.
 
-    ``linear``: warm-up, constant, then linear decay to zero over the last ``decay`` of the budget (trapezoid, Zhai et
-    al. 2022; Haegele et al. 2024, arXiv 2405.18392). ``cosine``: warm-up, then a half cosine to zero (Loshchilov and
-    Hutter 2017).
+    ``linear``: warm-up, constant, then linear decay to zero over the last ``decay`` of the budget (trapezoid,
+    Zhai et al. 2022; Haegele et al. 2024, arXiv 2405.18392). ``cosine``: warm-up, then a half cosine to zero
+    (Loshchilov and Hutter 2017).
     """
     schedule = config.schedule
     if done < schedule.warmup:

@@ -1,8 +1,8 @@
 """One step of training: forwards, backwards, clipping, optimizers. Training and the timing of it call the same one.
 
-Nothing in it waits for the device, so that steps can be queued: a step whose loss or gradient is not finite is undone
-where it is found, and the host hears of it when it looks.
-Shapes: B lanes, T positions of a segment.
+Nothing in it waits for the device, so that steps can be queued: a step whose loss or gradient is not finite
+is undone where it is found, and the host hears of it when it looks.
+Shapes: B rows of the batch, T positions of a segment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from weft.training.prefetch import Batch
 def train_step(learner: Learner, batches: Iterator[Batch], *, learning_rate: float, done: float) -> Tensor:
     """Take one optimizer step over the next ``accumulation`` segments of ``batches``.
 
-    ``done`` (from 0 to 1) is the part of the budget that is used before it. Return what :func:`apply_gradients` does.
+    ``done`` (from 0 to 1) is the part of the budget that is used before it. Return what
+    :func:`apply_gradients` does.
     """
     hooks = learner.hooks.values()
     accumulation = learner.config.batch.accumulation
@@ -83,8 +84,8 @@ def apply_gradients(
 ) -> Tensor:
     """Clip the gradients, let the optimizers take a step and drop the gradients.
 
-    Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of three. It is
-    left out, and nothing changes, where loss or norm is not finite.
+    Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of
+    three. It is left out, and nothing changes, where loss or norm is not finite.
     """
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip))
     finite = (loss.isfinite() & norm.isfinite()).to(torch.float32)

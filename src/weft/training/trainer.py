@@ -1,8 +1,9 @@
 """The training loop: segments in, a better model out.
 
-Recurrent state is carried, detached, from each segment to the next of its lane (Transformer-XL style); the stream's
-resets say where a document begins. The best model by validation is written to the run directory as it appears.
-Steps are queued (:mod:`weft.training.queue`): between two looks at their losses nothing waits for the device.
+Recurrent state is carried, detached, from each segment to the next of its row (Transformer-XL style); the
+stream's resets say where a document begins. The best model by validation is written to the run directory as
+it appears. Steps are queued (:mod:`weft.training.queue`): between two looks at their losses nothing waits for
+the device.
 
 What a step does is in :mod:`weft.training.step`; what may take part in it, in :mod:`weft.training.hooks`.
 """
@@ -27,12 +28,12 @@ from weft.training.checkpoint import CHECKPOINTS, Checkpoint, write_checkpoint
 from weft.training.learner import Learner
 from weft.training.listener import Listener, MetricsWriter, Status
 from weft.training.parallel import Processes, whole
-from weft.training.prefetch import Feed
+from weft.training.prefetch import Prefetcher
 from weft.training.queue import Queue, StepResult, longest_queue
 from weft.training.recipe import TrainingConfig
 from weft.training.schedule import learning_rate_factor, progress
 from weft.training.step import train_step
-from weft.training.throughput import PaceCheck
+from weft.training.throughput import ThroughputCheck
 from weft.training.validation import Sample, announced, choose_sample, older_sample
 from weft.words import valid_text
 
@@ -94,7 +95,7 @@ class Trainer:
         self.scoring_pace = math.nan  # seconds a token, of the fastest validation
         self.saved_step = -1  # of the newest checkpoint
 
-    def _open_stream(self, state: Any) -> Feed:
+    def _open_stream(self, state: Any) -> Prefetcher:
         """Return the training segments from where ``state`` stands (None: from the start)."""
         stream = open_stream(
             self.prepared,
@@ -106,7 +107,7 @@ class Trainer:
             world_size=self.processes.count,
             state=state,
         )
-        return Feed(stream, self.device, ahead=self.device.type == "cuda")
+        return Prefetcher(stream, self.device, ahead=self.device.type == "cuda")
 
     def request_stop(self) -> None:
         """Let :meth:`run` end after the present step (on a GPU, after the steps that are queued)."""
@@ -128,8 +129,8 @@ class Trainer:
         """Train until the budget is used (True) or a stop is requested (False); either way a checkpoint is left."""
         stop = False
         seen = self.done  # the part of the budget that was used at the last look
-        pace = PaceCheck(self.planned_pace)
-        self._check_pace(pace)
+        check = ThroughputCheck(self.planned_pace)
+        self._check_throughput(check)
         self.queue.start_clock()
         try:
             if self.done >= 1 and not self.best_step:  # what was best is lost
@@ -139,7 +140,7 @@ class Trainer:
                 if not self._must_look(seen):
                     continue
                 self._look()
-                self._check_pace(pace)
+                self._check_throughput(check)
                 stop = self.processes.most(float(self.stop_requested))[0] > 0  # all at the same step
 
                 # What follows does not count as training: the clock is started again behind it.
@@ -182,7 +183,7 @@ class Trainer:
         steps, seconds = self.queue.read()
         taken = self.processes.most(seconds)[0]
         self.seconds += taken
-        self.queue.pace = taken / len(steps)
+        self.queue.seconds_per_step = taken / len(steps)
         for step, told in enumerate(steps, start=self.step - len(steps) + 1):
             self._hear(step, told)
         self._log(steps[-1].gradient_norm)
@@ -190,7 +191,7 @@ class Trainer:
     def _hear(self, step: int, told: StepResult) -> None:
         """Take in what a step has come to."""
         if math.isfinite(told.loss):
-            self.recent.append((told.loss, self.queue.pace))
+            self.recent.append((told.loss, self.queue.seconds_per_step))
         if not told.skipped:
             self.bad_steps = 0
             return
@@ -209,12 +210,21 @@ class Trainer:
         if not self.recent:
             return
         per_step = self.config.batch.step_tokens * self.processes.count
-        speed = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
-        mean = sum(loss for loss, _ in self.recent) / len(self.recent)
+        tokens_per_second = per_step * len(self.recent) / sum(taken for _, taken in self.recent)
+        mean = sum(loss for loss, _ in self.recent) / len(self.recent)  # in nats a token
         train = self.prepared.train
-        bits = mean * (train.scored_tokens / train.bytes / math.log(2))
-        self.training_bits = bits
-        self.listener.status(Status(self.step, self.done, self.seconds, speed, bits, self.validation, self.best))
+        self.training_bits = mean * (train.scored_tokens / train.bytes / math.log(2))
+        self.listener.status(
+            Status(
+                step=self.step,
+                done=self.done,
+                seconds=self.seconds,
+                tokens_per_second=tokens_per_second,
+                train=self.training_bits,
+                validation=self.validation,
+                best=self.best,
+            )
+        )
         if len(self.recent) < self.config.logging.log_every and self.done < 1:
             return
         self._event(
@@ -225,17 +235,17 @@ class Trainer:
                 "seconds": round(self.seconds, 3),
                 "epoch": round(self.stream.epoch, 4),
                 "loss": mean,
-                "bits_per_byte": bits,
+                "bits_per_byte": self.training_bits,
                 "learning_rate": self.learner.optimizers[0].param_groups[0]["lr"],
-                "tokens_per_second": round(speed, 1),
+                "tokens_per_second": round(tokens_per_second, 1),
                 "gradient_norm": gradient_norm,
             }
         )
         self.recent.clear()
 
-    def _check_pace(self, pace: PaceCheck) -> None:
+    def _check_throughput(self, check: ThroughputCheck) -> None:
         """Say it where the run turns out to be far off the plan."""
-        news = pace.news(self.config, done=self.done, tokens=self.tokens, seconds=self.seconds)
+        news = check.news(self.config, done=self.done, tokens=self.tokens, seconds=self.seconds)
         if news:
             self.listener.message(news)
 
@@ -248,18 +258,24 @@ class Trainer:
         with self.learner.validating():
             scored = self.learner.objective.validate(self.learner.scorer, split, boundary_id=boundary, progress=timed)
             self.scoring_pace = min(timed.seconds_per_token, self.scoring_pace)
-            for line in announced(self.prepared, split, self.scoring_pace) if first else ():
-                self.listener.message(line)
+            if first:
+                for line in announced(self.prepared, split, self.scoring_pace):
+                    self.listener.message(line)
             self.validation = self.processes.of_main(scored)
-            # What is read for the first time cannot be known by heart, so it should cost what validation text costs.
-            if first and self.stream.epoch < 1 and (told := unlike_training(self.training_bits, self.validation)):
-                self.listener.message(told)
+            if first and self.stream.epoch < 1:
+                # What is read for the first time is not known by heart yet: it should cost what validation text costs.
+                told = unlike_training(self.training_bits, self.validation)
+                if told:
+                    self.listener.message(told)
+
             best = self.validation < self.best
             if best:
                 self.best = self.validation
                 self.best_step = self.step
-                named = {name: parameter for name, parameter in self.model.named_parameters() if not is_guide(name)}
-                weights = {name: whole(parameter.detach()) for name, parameter in named.items()}
+                weights = {}  # gathered by all processes, written by one
+                for name, parameter in self.model.named_parameters():
+                    if not is_guide(name):
+                        weights[name] = whole(parameter.detach())
                 if self.main:
                     save_weights(weights, self.folder / WEIGHTS)
             self._event(
@@ -276,8 +292,8 @@ class Trainer:
     def _validation_text(self) -> TokenizedSplit:
         """Return what is scored while training: chosen when it is first asked for, and the same from then on."""
         if self.sample is None:
-            trained = self.tokens / self.done  # at the end
-            self.sample = choose_sample(self.config, trained, bf16=self.learner.bf16, processes=self.processes.count)
+            in_all = self.tokens / self.done  # the tokens that the run will train on
+            self.sample = choose_sample(self.config, in_all, bf16=self.learner.bf16, processes=self.processes.count)
         if self.validation_split is None:
             self.validation_split = self.sample.of(self.prepared.validation, self.prepared.tokenizer)
         return self.validation_split
@@ -286,9 +302,14 @@ class Trainer:
         """Let the model write a little, from nothing (not from shards: each token would gather them all)."""
         if self.processes.sharded:
             return
-        how = Sampling(seed=1)
         with self.learner.validating():
-            text = generate(self.model, self.prepared.tokenizer, [""], max_new_tokens=SAMPLE_TOKENS, sampling=how)[0]
+            (text,) = generate(
+                self.model,
+                self.prepared.tokenizer,
+                [""],
+                max_new_tokens=SAMPLE_TOKENS,
+                sampling=Sampling(seed=1),
+            )
         self._event({"event": "sample", "step": self.step, "prompt": "", "text": valid_text(text)})
 
     def _event(self, record: dict[str, Any]) -> None:
@@ -312,8 +333,8 @@ class Trainer:
         state = self.learner.state_dict()
         state.progress |= {name: getattr(self, name) for name in _COUNTERS}
         state.progress |= {
-            "best": self.best if math.isfinite(self.best) else None,
-            "validation": self.validation if math.isfinite(self.validation) else None,
+            "best": _finite(self.best),
+            "validation": _finite(self.validation),
             "sample": self.sample,
             "stream": join_states(self.processes.gather(self.stream.state)),
             "corpus": self.prepared.train.identity,
@@ -334,7 +355,7 @@ class Trainer:
             )
         for name in _COUNTERS:
             setattr(self, name, told.get(name, getattr(self, name)))
-        self.recent = [(loss, seconds) for loss, seconds in self.recent]
+        self.recent = [(loss, seconds) for loss, seconds in self.recent]  # JSON made lists of the tuples
         self.best = math.inf if told["best"] is None else told["best"]
         self.validation = math.nan if told["validation"] is None else told["validation"]
         if "sample" not in told:  # written before version 0.1.0 told it
@@ -344,6 +365,11 @@ class Trainer:
         self.stream = self._open_stream(told["stream"])
         self.learner.load_state_dict(saved, self.folder / CHECKPOINTS)
         self.saved_step = self.step
+
+
+def _finite(value: float) -> float | None:
+    """Return ``value``, or None for what JSON has no word for: infinity, and what is not a number."""
+    return value if math.isfinite(value) else None
 
 
 def _crossed(before: float, after: float, parts: int) -> bool:

@@ -1,7 +1,7 @@
 """Start a model from some of the blocks of another: a stack that shares blocks from one whose layers are its own.
 
-After Dabre and Fujita 2021 (arXiv 2106.10002): the shared layer starts as one layer of a trained model, whose embedding
-and last norm come along.
+After Dabre and Fujita 2021 (arXiv 2106.10002): the shared layer starts as one layer of a trained model, whose
+embedding and last norm come along.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, li
     Only what has no parameters can (:data:`FREE`).
     """
     changed = []
+
+    # The model around the blocks.
     free: dict[str, Any] = {}
     for name, value in recipe.shell.items():
         before = getattr(config, name)
@@ -42,9 +44,13 @@ def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, li
             free[name] = value
         elif isinstance(value, Mapping):  # a section, of which some values are said
             known = before.model_dump() if before else {}
-            changed += [f"model.{name}.{key}" for key, said in value.items() if key not in known or known[key] != said]
+            for key, said_value in value.items():
+                if key not in known or known[key] != said_value:
+                    changed.append(f"model.{name}.{key}")
         elif value != before:
             changed.append(f"model.{name}")
+
+    # The pattern, which may be said in other words.
     stack = config.stack
     if recipe.pattern:
         said = expand(recipe.pattern, recipe.letters)
@@ -53,19 +59,30 @@ def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, li
             stack = said  # with the letters of the recipe's own
         else:
             changed.append("model.pattern")
+
+    # The blocks, each with the values that the recipe says of it.
     blocks: list[BlockConfig] = []
     for block, asked in zip(config.blocks, open_blocks(recipe, stack), strict=True):
         given = {key: value for key, value in asked.given.items() if key in asked.said}
-        blocks.append(block.changed(**{key: value for key, value in given.items() if key in FREE}))
-        changed += [asked.said[key] for key, value in given.items() if blocks[-1].changed(**{key: value}) != blocks[-1]]
-    return config.changed(**free, blocks=tuple(blocks)), list(dict.fromkeys(changed))
+        free_of_block = _free_values(given)
+        after = block.changed(**free_of_block)
+        for key, value in given.items():
+            if after.changed(**{key: value}) != after:
+                changed.append(asked.said[key])
+        blocks.append(after)
+    return config.changed(**free, blocks=tuple(blocks)), list(dict.fromkeys(changed))  # each key once
+
+
+def _free_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of ``given`` has no parameters."""
+    return {key: value for key, value in given.items() if key in FREE}
 
 
 def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[int, ModelConfig]:
     """Return the models of the recipe's pattern whose blocks are some of ``parent`` in a row, by the first of these.
 
-    Blocks come with their own settings, of which a letter of the recipe's own may change what has no parameters.
-    Raises UserError where no blocks are of the kinds that the pattern has.
+    Blocks come with their own settings, of which a letter of the recipe's own may change what has no
+    parameters. Raises UserError where no blocks are of the kinds that the pattern has.
     """
     assert recipe.pattern is not None, "blocks are taken for a pattern"
     stack = expand(recipe.pattern, recipe.letters)
@@ -76,12 +93,15 @@ def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[i
         for block, central, (spec, own) in zip(parent.blocks[first:], stack.centrals, named, strict=False):
             if kind_of(block) is not spec:
                 break
-            child = block.changed(**{key: value for key, value in own.items() if key in FREE})
-            if block.changed(**own) != child:
+            child = block.changed(**_free_values(own))
+            if block.changed(**own) != child:  # the letter has other parameters
                 break
             blocks.append(child)
+            if central is None:
+                continue
+            # It shares the central tensors of an earlier block, which must have just such.
             products = all(maps.kind == "matrix_product" for maps in block.all_maps.values())
-            if central is not None and not (products and blocks[central] == child):
+            if not products or blocks[central] != child:
                 break
         else:
             found[first] = parent.changed(
@@ -113,13 +133,15 @@ def transferred(
 ) -> WeftModel:
     """Return the model of those ``fitting`` that begins with block number ``block`` of ``origin``, and all else of it.
 
-    "best" tries all that fit and takes those with which a part of the validation text needs the fewest bits as it is.
+    "best" tries all that fit and takes those with which a part of the validation text needs the fewest bits
+    as it is.
     """
     parent = load_config(origin)
     weights = load_weights(origin / WEIGHTS)
+    places = ", ".join(map(str, fitting))
     if block != "best" and block not in fitting:
-        kinds = "".join(next(iter(fitting.values())).block_kinds)
-        places = ", ".join(map(str, fitting))
+        any_of_them = next(iter(fitting.values()))
+        kinds = "".join(any_of_them.block_kinds)
         raise UserError(
             f"Blocks {kinds} of '{origin}' begin at {places}, not at {block}: give --init-block one of these."
         )
@@ -127,32 +149,39 @@ def transferred(
     def start(first: int) -> WeftModel:
         model = build(fitting[first], seed=seed)
         found = taken(parent, weights, first, len(model.blocks))
-        named = [name for name, _ in model.named_parameters()]
-        load_into(model, {name: found[name] for name in named if name in found}, origin / WEIGHTS)
+        fit = {name: found[name] for name, _ in model.named_parameters() if name in found}
+        load_into(model, fit, origin / WEIGHTS)
         return model
 
     if block != "best":
         return start(block)
     split = spread_part(prepared.validation, LOOKED_AT, prepared.tokenizer)
     boundary = prepared.tokenizer.boundary_id
-    nats = {first: total_nats(score(start(first), split, boundary_id=boundary)) for first in fitting}
+    nats = {}
+    for first in fitting:
+        nats[first] = total_nats(score(start(first), split, boundary_id=boundary))
     best = min(nats, key=lambda first: nats[first])
-    tell(f"Starting from block {best} of '{origin}', of {', '.join(map(str, fitting))} the best as it is.")
-    return start(best)
+    tell(f"Starting from block {best} of '{origin}', of {places} the best as it is.")
+    return start(best)  # made again, so that no more than one model is in memory
 
 
 def taken(parent: ModelConfig, weights: Mapping[str, Tensor], first: int, count: int) -> dict[str, Tensor]:
     """Return the parameters of ``count`` blocks from ``first`` on under the numbers from 0, and those of no block."""
     found = {name: tensor for name, tensor in weights.items() if not name.startswith("blocks.")}
     for number in range(count):
-        own = _of_block(parent, weights, first + number)
-        found |= {f"blocks.{number}.{name}": tensor for name, tensor in own.items()}
+        for name, tensor in _of_block(parent, weights, first + number).items():
+            found[f"blocks.{number}.{name}"] = tensor
     return found
 
 
 def _of_block(parent: ModelConfig, weights: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
     """Return the parameters of a block, with the central tensors that it shares with another."""
-    shared, own = f"blocks.{parent.shared_centrals.get(block, block)}.", f"blocks.{block}."
-    centrals = {name: x for name, x in weights.items() if name.startswith(shared) and is_central(name)}
-    found = {name.removeprefix(shared): x for name, x in centrals.items()}
-    return found | {name.removeprefix(own): x for name, x in weights.items() if name.startswith(own)}
+    own = f"blocks.{block}."
+    holder = f"blocks.{parent.shared_centrals.get(block, block)}."  # of the central tensors: it or an earlier block
+    found = {}
+    for name, tensor in weights.items():
+        if name.startswith(own):
+            found[name.removeprefix(own)] = tensor
+        elif name.startswith(holder) and is_central(name):
+            found.setdefault(name.removeprefix(holder), tensor)
+    return found

@@ -1,8 +1,8 @@
 """Which part of the validation text is scored while training.
 
-All of it, where that is little; else a sample that makes all validations together take a tenth of the training. It is
-the same from the first validation to the last, or the best model could not be told. What is reported at the end is
-scored on the whole text in any case.
+All of it, where that is little; else a sample that makes all validations together take a tenth of the
+training. It is the same from the first validation to the last, or the best model could not be told. What is
+reported at the end is scored on the whole text in any case.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from weft.evaluation.scoring import first_part, spread_part
 from weft.training.recipe import TrainingConfig
 
 SHARE = 0.1  # of the time of training, for all validations together
-FEWEST, MOST = 4096, 200_000  # tokens: fewer tell too little, and a sample need not be larger
+# Tokens: fewer tell too little, and a sample need not be larger.
+FEWEST = 4096
+MOST = 200_000
 # What scoring a token costs, in tokens of training, by whether that is in bfloat16: scoring goes forward alone, but
 # always in float32. About as CPUs have it, and no machine's own measurement, or no run could be repeated.
 COST = {False: 1 / 3, True: 0.7}
@@ -48,18 +50,19 @@ def older_sample(config: TrainingConfig) -> Sample:
     return Sample(config.logging.validation_tokens or MOST, spread=False)
 
 
-def announced(prepared: PreparedData, split: TokenizedSplit, pace: float) -> list[str]:
+def announced(prepared: PreparedData, split: TokenizedSplit, seconds_per_token: float) -> list[str]:
     """Say that ``split`` is but a part of the validation text, and that scoring at the end will take long.
 
-    ``pace`` is in seconds a token. Where there is nothing of the kind, nothing is said.
+    Where there is nothing of the kind, nothing is said.
     """
-    lines, whole = [], prepared.validation.scored_tokens
+    lines = []
+    whole = prepared.validation.scored_tokens
     if split.scored_tokens < whole:
         lines.append(
             f"Validating on {split.scored_tokens:,} of the {whole:,} tokens of the validation text, spread over it "
             "evenly, so that it takes little time; the figures at the end are of all of it."
         )
-    seconds = pace * (prepared.validation.scored_tokens + prepared.test.scored_tokens)
+    seconds = seconds_per_token * (whole + prepared.test.scored_tokens)
     if seconds >= LONG:
         lines.append(f"After the training, scoring validation and test text takes about {words.duration(seconds)}.")
     return lines

@@ -1,12 +1,12 @@
 """The methods of training, by the name of their section of a recipe, ``training.methods.NAME``.
 
 A method is a file in this folder with a :class:`MethodConfig`, the fields of its section, and with what
-:meth:`MethodConfig.build` makes of them: a hook (:mod:`weft.training.hooks`), which takes part in every step beside the
-loss, or an objective (:mod:`weft.training.objective`), which is the loss. One line below registers it; nothing else in
-the package names it.
+:meth:`MethodConfig.build` makes of them: a hook (:mod:`weft.training.hooks`), which takes part in every step
+beside the loss, or an objective (:mod:`weft.training.objective`), which is the loss. One line below registers
+it; nothing else in the package names it.
 
-The line holds where the class is, not the class itself, so that a recipe is read without torch as long as it asks for
-no method.
+The line holds where the class is, not the class itself, so that a recipe is read without torch as long as it
+asks for no method.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class MethodConfig(FrozenConfig):
 class Method(NamedTuple):
     """A registered method: where its configuration is (``module:class``), or the class itself.
 
-    One that is ``always`` there is built for every training, from its defaults where the recipe has no section of it.
+    One that is ``always`` there is built for every training, from its defaults where the recipe has no
+    section of it.
     """
 
     config: str | type[MethodConfig]
@@ -94,13 +95,15 @@ register("average", "weft.training.methods.average:AverageConfig")
 def parse_methods(sections: Mapping[str, Any]) -> dict[str, MethodConfig]:
     """Return the settings of every method that ``sections`` ask for, in the order of registration.
 
-    A section is a mapping, or a configuration that was made before; None leaves the method out. UserError for a name
-    that is not registered, and for settings that are wrong.
+    A section is a mapping, or a configuration that was made before; None leaves the method out. UserError for
+    a name that is not registered, and for settings that are wrong.
     """
     for name in sections:
         if name not in _METHODS:
+            hint = f"the methods are {', '.join(_METHODS)}."
             near = difflib.get_close_matches(str(name), _METHODS, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"the methods are {', '.join(_METHODS)}."
+            if near:
+                hint = f"did you mean '{near[0]}'?"
             raise UserError(f"Unknown key '{SECTION}.{name}': {hint}")
     parsed = {}
     for name, method in _METHODS.items():
@@ -129,5 +132,9 @@ def with_standing(chosen: Mapping[str, MethodConfig]) -> dict[str, MethodConfig]
 
 def teachers(chosen: Mapping[str, MethodConfig]) -> dict[str, str]:
     """Return the runs that methods read while they train, by the fields that name them."""
-    runs = {f"{SECTION}.{name}.run": config.teacher() for name, config in chosen.items()}
-    return {field: run for field, run in runs.items() if run}
+    runs = {}
+    for name, config in chosen.items():
+        run = config.teacher()
+        if run:
+            runs[f"{SECTION}.{name}.run"] = run
+    return runs

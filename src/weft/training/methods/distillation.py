@@ -2,9 +2,10 @@
 
     loss = (1 - w) CE(targets) + w t^2 CE(softmax(teacher / t), softmax(student / t)) + h |student - teacher|^2
 
-with CE the mean nats of the scored positions, t the temperature, and the last term the mean square distance of the
-normed last hidden states. The teacher reads what the student reads, and its state is carried beside the student's.
-Shapes: B lanes, T positions, N tokens, D model width, V vocabulary.
+with CE the mean nats of the scored positions, t the temperature, and the last term the mean square distance
+of the normed last hidden states. The teacher reads what the student reads, and its state is carried beside
+the student's.
+Shapes: B rows of the batch, T positions, N tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from weft.training.parallel import Processes
 class DistillationConfig(MethodConfig):
     """Learning from the run ``run``.
 
-    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden states,
-    where both models are of one width.
+    ``weight`` of the loss is the teacher's, at ``temperature``; ``hidden`` weighs the distance of the hidden
+    states, where both models are of one width.
     """
 
     compiles = False
@@ -79,10 +80,10 @@ class Distillation(Objective):
 
     def loss(self, tokens: Tensor, targets: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         """Return the mean nats and both states, as :meth:`weft.model.WeftModel.loss` does for one model."""
-        own, other = state
-        hidden_BTD, own = self.student.hidden(tokens, own, reset)
+        student_state, teacher_state = state
+        hidden_BTD, student_state = self.student.hidden(tokens, student_state, reset)
         with torch.no_grad():
-            taught_BTD, other = self.teacher.hidden(tokens, other, reset)
+            taught_BTD, teacher_state = self.teacher.hidden(tokens, teacher_state, reset)
         config = self.config
         loss = (1 - config.weight) * self.student.embedding.loss(hidden_BTD, targets)
         if config.weight:
@@ -91,14 +92,17 @@ class Distillation(Objective):
             scored_BT1 = (targets >= 0)[..., None]
             distance_BTD = (hidden_BTD.float() - taught_BTD.float()).square() * scored_BT1
             loss = loss + config.hidden * distance_BTD.sum() / (count_targets(targets) * hidden_BTD.shape[-1])
-        return loss, (own, other)
+        return loss, (student_state, teacher_state)
 
     def _soft(self, hidden_BTD: Tensor, taught_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean cross-entropy to the teacher's probabilities; going backwards, logits are made again."""
         rows = max(FEWEST_ROWS, CHUNK_ELEMENTS // self.student.config.vocab_size)
-        parts = (hidden_BTD.flatten(0, 1), taught_BTD.flatten(0, 1), targets_BT.flatten() >= 0)
-        chunks = zip(*(torch.split(part, rows) for part in parts), strict=True)
-        nats: list[Any] = [checkpoint(self._soft_sum, *chunk, use_reentrant=False) for chunk in chunks]
+        hidden_chunks = torch.split(hidden_BTD.flatten(0, 1), rows)
+        taught_chunks = torch.split(taught_BTD.flatten(0, 1), rows)
+        scored_chunks = torch.split(targets_BT.flatten() >= 0, rows)
+        nats: list[Any] = []
+        for chunk in zip(hidden_chunks, taught_chunks, scored_chunks, strict=True):
+            nats.append(checkpoint(self._soft_sum, *chunk, use_reentrant=False))
         return torch.stack(nats).sum() / count_targets(targets_BT)
 
     def _soft_sum(self, hidden_ND: Tensor, taught_ND: Tensor, scored_N: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Guides(Hook):
             self._free()
             return
         share = guide_share(done, self.config.until)
-        self.share.fill_(share)
+        self.share.fill_(share)  # in place: the maps hold this tensor
         guided = not self.config.skip or bool(torch.rand(()) < share)
         for part in self.maps:
             part.guided = guided
@@ -82,7 +82,8 @@ class Guides(Hook):
         guides = {id(part.guide_MN) for part in self.maps}
         for optimizer in self.optimizers:
             forget(optimizer, guides)
-        self.optimizers[:] = [each for each in self.optimizers if any(group["params"] for group in each.param_groups)]
+        kept = [each for each in self.optimizers if any(group["params"] for group in each.param_groups)]
+        self.optimizers[:] = kept  # the learner's own list
         for part in self.maps:
             part.guide(None)
 
@@ -104,9 +105,12 @@ def guide_share(done: float, until: float) -> float:
 def forget(optimizer: Optimizer, parameters: set[int]) -> None:
     """Take parameters, named by their ``id``, out of an optimizer."""
     for group in optimizer.param_groups:
+        kept = []
         for parameter in group["params"]:
             if id(parameter) in parameters:
                 optimizer.state.pop(parameter, None)
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in parameters]
+            else:
+                kept.append(parameter)
+        group["params"] = kept
     if isinstance(optimizer, Muon):
         optimizer.restack()

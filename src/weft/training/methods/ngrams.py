@@ -1,7 +1,8 @@
 """What latent bigrams (:mod:`weft.layers.ngrams`) need beside the gradient: moving centroids, and a rate of their own.
 
-Centroids follow the vectors of the tokens that are read. Most rows of the tables are read rarely: they do not decay,
-and learn at ``rate`` times the learning rate. Without latent bigrams in the model there is nothing to do.
+Centroids follow the vectors of the tokens that are read. Most rows of the tables are read rarely: they do not
+decay, and learn at ``rate`` times the learning rate. Without latent bigrams in the model there is nothing to
+do.
 """
 
 from __future__ import annotations

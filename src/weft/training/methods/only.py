@@ -1,7 +1,7 @@
 """Lightweight tuning of matrix products (as in MPOP, Liu et al. 2021, arXiv 2106.02205): most parameters stay.
 
-Of the blocks everything learns but the central tensors, which hold most of the parameters; nothing outside the blocks
-learns.
+Of the blocks everything learns but the central tensors, which hold most of the parameters; nothing outside
+the blocks learns.
 """
 
 from __future__ import annotations

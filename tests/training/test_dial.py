@@ -39,7 +39,8 @@ from weft.training.dial import (
 from weft.training.parallel import Processes
 from weft.training.queue import Queue
 from weft.training.recipe import TrainingConfig, make_recipe
-from weft.training.run import saved_recipe, train
+from weft.training.run import train
+from weft.training.run_folder import saved_recipe
 from weft.training.throughput import TURNS, ThroughputBySize, ThroughputCheck, seconds_per_token
 
 TEXT = Corpus(bytes=2_000_000, tokens=700_000)

@@ -266,7 +266,7 @@ def test_tensors_that_do_not_fit_leave_the_model_alone(tmp_path):
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "disk is full.*--resume"),
+        (errno.ENOSPC, "disk is full.*resume=True"),
         (errno.EDQUOT, "disk is full"),
         (errno.EACCES, "cannot be written: choose another place"),
     ],

@@ -32,7 +32,7 @@ from weft.experiments.ledger import Ledger
 from weft.experiments.runner import Runner
 from weft.pattern import parse_count
 from weft.training.result import TrainingResult
-from weft.training.run import saved_recipe
+from weft.training.run_folder import saved_recipe
 
 RESULTS = Path(__file__).parent / "results" / "beginnings.json"
 SENTENCE = re.compile(rb"[^\s][^\n]*?(?:[.!?\xe2\x80\xa6][\"')\xc2\xbb\xe2\x80\x9d]*(?=\s)|(?=\n)|$)")

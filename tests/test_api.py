@@ -126,6 +126,6 @@ def test_an_argument_that_is_left_at_its_default_is_not_asked_about(run):
 
 
 def test_every_argument_in_the_table_is_one_that_a_function_has():
-    functions = [getattr(weft, name) for name in weft.__all__]
+    functions = [*(getattr(weft, name) for name in weft.__all__), *vars(weft.Run).values()]
     names = {name for function in functions for name in getattr(function, "__annotations__", {})}
     assert set(ARGUMENTS) <= names

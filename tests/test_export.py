@@ -314,13 +314,13 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path, no_translation
     export(run, out)
     assert (out / "export.json").stat().st_ino != first
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"something else than an export \('notes.txt'\): give --out another folder"):
+    with pytest.raises(UserError, match=r"something else than an export \('notes.txt'\): choose another folder"):
         export(run, out)
     with pytest.raises(UserError, match="something else"):
         export(run, run)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(UserError, match="is a file: give --out a folder"):
+    with pytest.raises(UserError, match="is a file: choose a folder"):
         export(run, file)
 
 

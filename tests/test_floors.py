@@ -20,12 +20,13 @@ FLOORS = (
     "baselines records",
     "export hf generation evaluation",
     "training",
-    "run reading",
+    "reading run",
     "experiments reports",
     "compress heads inside search",
     "serve integrations",
     "api",
     "weft",  # the public names
+    "flags",
     "terminal demo",
     "cli __main__",
 )

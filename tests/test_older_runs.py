@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import weft
-from weft.training.run import saved_recipe
+from weft.training.run_folder import saved_recipe
 
 OLDER = Path(__file__).parent / "older" / "run-0.1.0"
 
@@ -40,8 +40,8 @@ def test_its_text_is_split_as_it_was(run):
 
 def test_it_goes_on_from_its_checkpoint_to_the_model_that_it_came_to(run):
     (run / "results.json").unlink()
-    result = weft.train(out=run, resume=True)
-    assert result.steps == 12
+    mended = weft.train(out=run, resume=True)
+    assert mended.results.steps == 12
     for name, tensor in load_file(OLDER / "model.safetensors").items():
         assert_close(load_file(run / "model.safetensors")[name], tensor, atol=1e-4, rtol=1e-3)
 
@@ -59,6 +59,6 @@ def test_where_its_recipe_does_not_say_the_split_the_rule_of_then_holds(run):
 
 
 def test_its_recipe_makes_another_run_with_the_same_text(run, tmp_path):
-    result = weft.train(out=tmp_path / "again", recipe=run / "recipe.yaml", settings={"training": {"steps": 1}})
-    assert result.test.bytes == json.loads((OLDER / "results.json").read_text(encoding="utf-8"))["test"]["bytes"]
+    again = weft.train(out=tmp_path / "again", recipe=run / "recipe.yaml", settings={"training": {"steps": 1}})
+    assert again.results.test.bytes == json.loads((OLDER / "results.json").read_text(encoding="utf-8"))["test"]["bytes"]
     assert saved_recipe(tmp_path / "again").data == saved_recipe(run).data

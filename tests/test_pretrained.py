@@ -196,14 +196,14 @@ def test_a_damaged_folder_is_told_in_one_sentence(folder, damage, sentence):
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     for path in (tmp_path / "nowhere", Path(__file__)):
-        with pytest.raises(UserError, match="There is no run directory .*'weft train --out'"):
+        with pytest.raises(UserError, match="There is no run directory .*'weft train'"):
             load_model(path)
 
 
 def test_a_run_that_has_not_finished_is_told_to_resume(folder):
     (folder / "model.safetensors").unlink()
     (folder / "recipe.yaml").write_text("{}")
-    with pytest.raises(UserError, match="only half written, model.safetensors is missing: resume .* --resume"):
+    with pytest.raises(UserError, match="only half written, model.safetensors is missing: go on .* resume=True"):
         load_config(folder)
 
 
@@ -266,7 +266,7 @@ def test_tensors_that_do_not_fit_leave_the_model_alone(tmp_path):
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "disk is full.*--resume"),
+        (errno.ENOSPC, "disk is full.*resume=True"),
         (errno.EDQUOT, "disk is full"),
         (errno.EACCES, "cannot be written: choose another place"),
     ],

@@ -10,30 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from weft.waiting import wait_briefly
 
-if TYPE_CHECKING:
-    from weft.api import Comparison, compare, describe, evaluate, generate, load, train
-    from weft.config import ModelConfig
-    from weft.data import Tokenizer
-    from weft.description import Description
-    from weft.errors import UserError
-    from weft.evaluation.adaptation import Adaptation
-    from weft.evaluation.metrics import Metrics
-    from weft.generation import Sampling
-    from weft.model import WeftModel, build
-    from weft.pretrained import load_tokenizer
-    from weft.sizing import sized
-    from weft.training.run import TrainingResult
-    from weft.version import __version__ as __version__
-
+# The public names, and the modules that have them.
 _HOMES = {
     "Adaptation": "weft.evaluation.adaptation",
     "Comparison": "weft.api",
     "Description": "weft.description",
     "Metrics": "weft.evaluation.metrics",
     "ModelConfig": "weft.config",
+    "Run": "weft.run",
     "Sampling": "weft.generation",
     "Tokenizer": "weft.data",
-    "TrainingResult": "weft.training.run",
+    "TrainingResult": "weft.training.result",
     "UserError": "weft.errors",
     "WeftModel": "weft.model",
     "__version__": "weft.version",
@@ -48,27 +35,32 @@ _HOMES = {
     "train": "weft.api",
 }
 
-__all__ = [
-    "Adaptation",
-    "Comparison",
-    "Description",
-    "Metrics",
-    "ModelConfig",
-    "Sampling",
-    "Tokenizer",
-    "TrainingResult",
-    "UserError",
-    "WeftModel",
-    "build",
-    "compare",
-    "describe",
-    "evaluate",
-    "generate",
-    "load",
-    "load_tokenizer",
-    "sized",
-    "train",
-]
+# The same for type checkers, which do not run the code below; tests/test_public_names.py compares the two.
+if TYPE_CHECKING:
+    from weft.api import Comparison as Comparison
+    from weft.api import compare as compare
+    from weft.api import describe as describe
+    from weft.api import evaluate as evaluate
+    from weft.api import generate as generate
+    from weft.api import load as load
+    from weft.api import train as train
+    from weft.config import ModelConfig as ModelConfig
+    from weft.data import Tokenizer as Tokenizer
+    from weft.description import Description as Description
+    from weft.errors import UserError as UserError
+    from weft.evaluation.adaptation import Adaptation as Adaptation
+    from weft.evaluation.metrics import Metrics as Metrics
+    from weft.generation import Sampling as Sampling
+    from weft.model import WeftModel as WeftModel
+    from weft.model import build as build
+    from weft.pretrained import load_tokenizer as load_tokenizer
+    from weft.run import Run as Run
+    from weft.sizing import sized as sized
+    from weft.training.result import TrainingResult as TrainingResult
+    from weft.version import __version__ as __version__
+
+__all__ = list(_HOMES)
+__all__.remove("__version__")
 
 
 wait_briefly()  # before torch is imported

@@ -7,82 +7,89 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
-from weft.arguments import checked, is_path, told
-from weft.baselines import load_any
+from weft.arguments import StrPath, checked, is_path, told
 from weft.compress.verbs import Made as Made
 from weft.compress.verbs import merge_factors as merge_factors
 from weft.compress.verbs import tensorise as tensorise
 from weft.compress.verbs import unshare as unshare
 from weft.config import ModelConfig, merge
-from weft.data import DataConfig
-from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description
 from weft.description import describe as describe_config
 from weft.errors import Interrupted, UserError
-from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, check_adaptable, score_dynamically
-from weft.evaluation.compressors import Packed
-from weft.evaluation.compressors import pack as pack_text
-from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.adaptation import Adapt
 from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
-from weft.evaluation.scoring import score
 from weft.files import disk_errors
 from weft.generation import Sampling
-from weft.generation import generate as generate_texts
-from weft.language_model import LanguageModel
 from weft.model import WeftModel
 from weft.pattern import parse_count
-from weft.pretrained import check_folder, load_config, load_model, load_tokenizer
-from weft.reading import Paths, as_read, names_of, read_split, training_text
+from weft.pretrained import load_config, load_model
+from weft.reading import Paths, names_of
+from weft.run import Run, Split, Tell
 from weft.settings import renamed
 from weft.sizing import sized
-from weft.training import run as runs
 from weft.training.listener import Listener
 from weft.training.recipe import load_recipe, make_recipe
 from weft.training.resolve import described_model, known_vocabulary
+from weft.training.result import TrainingResult
+from weft.training.run import train as run_training
 
 if TYPE_CHECKING:
     from weft.experiments.compare import StudyListener
 
-Split = Literal["train", "validation", "test"]
 VOCABULARY = 4096  # of a model that is only described
-Transformed = tuple[WeftModel, float | None]  # a model made of another, and the error that it has beside it
 
 
 @checked
 def train(
     sources: Paths = (),
     *,
-    out: str | Path,
-    recipe: str | Path | Mapping[str, Any] | None = None,
+    out: StrPath,
+    recipe: StrPath | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    init_from: str | Path | None = None,
+    init_from: StrPath | None = None,
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
-    finish: Callable[[runs.TrainingResult], object] | None = None,
-) -> runs.TrainingResult:
-    """Train a model on ``sources`` (files, folders, globs) and leave it in the folder ``out``.
+    finish: Callable[[Run], object] | None = None,
+) -> Run:
+    """Train a model on ``sources`` (files, folders, globs) and return the run that it leaves in the folder ``out``.
 
     ``recipe`` is a YAML file or its values; ``settings`` are nested values laid over it, such as
     ``{"model": {"parameters": "2M"}, "training": {"minutes": 30}}``. See :class:`weft.training.recipe.Recipe`.
-    ``finish`` is called with the result while ``out`` is still this process's alone, so that it may write there.
+    The run has its numbers in ``results``, a report and a model card. ``finish`` is called with it before these two are
+    written, while ``out`` is still this process's alone, so that it may add figures for them to show.
     Raises UserError (a ValueError) for what a caller can put right.
     """
+    from weft.reports.run import finish as reports
+
     values = _recipe_values(recipe, settings or {})
     if names := names_of(sources):
         values = merge(values, {"data": {"sources": names}})
-    origin = None if init_from is None else Path(init_from)
-    return runs.train(
-        values, Path(out), init_from=origin, resume=resume, overwrite=overwrite, listener=listener, finish=finish
+    folder = Path(out)
+
+    def leave_pages(_: TrainingResult) -> None:
+        try:
+            if finish:
+                finish(Run(folder))
+        finally:  # the model and its numbers stand, even if somebody does not wait for more of them
+            reports.finish_run(folder)
+
+    run_training(
+        values,
+        folder,
+        init_from=None if init_from is None else Path(init_from),
+        resume=resume,
+        overwrite=overwrite,
+        listener=listener,
+        finish=leave_pages,
     )
+    return Run(folder)
 
 
-def _recipe_values(recipe: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_values(recipe: StrPath | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Lay ``settings`` over ``recipe``; a budget or an architecture in the settings replaces the recipe's.
 
     Both may have old keys, which are renamed before the two are laid over each other.
@@ -121,7 +128,7 @@ class Comparison:
 def compare(
     sources: Paths = (),
     *,
-    out: str | Path,
+    out: StrPath,
     architectures: Sequence[str],
     parameters: float | str,
     learning_rates: Sequence[float],
@@ -129,10 +136,10 @@ def compare(
     tokens: float | str | None = None,
     seeds: Sequence[int] = (0,),
     top: int | None = None,
-    variants: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
+    variants: StrPath | Mapping[str, Mapping[str, Any]] | None = None,
     baselines: Sequence[str] = (),
     jobs: int = 1,
-    recipe: str | Path | None = None,
+    recipe: StrPath | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     listener: StudyListener | None = None,
@@ -154,7 +161,10 @@ def compare(
 
     if peers:
         warnings.warn("'peers' is called 'baselines' now.", FutureWarning, stacklevel=3)
-    changes = load_variants(Path(variants)) if isinstance(variants, str | Path) else renamed_variants(variants or {})
+    if isinstance(variants, str | os.PathLike):
+        changes = load_variants(Path(variants))
+    else:
+        changes = renamed_variants(variants or {})
     plan = Plan.parse(
         {
             "architectures": tuple(architectures),
@@ -182,7 +192,7 @@ def compare(
 
 
 @checked
-def load(run: str | Path, *, window: int | None = None, applications: int | None = None) -> WeftModel:
+def load(run: StrPath, *, window: int | None = None, applications: int | None = None) -> WeftModel:
     """Return the model of a run directory, in evaluation mode.
 
     ``window`` replaces how many tokens every attention reaches back, ``applications`` how often the pattern's ``[ ]``
@@ -192,13 +202,13 @@ def load(run: str | Path, *, window: int | None = None, applications: int | None
 
 
 def describe(
-    what: str | Path | ModelConfig | WeftModel,
+    what: StrPath | ModelConfig | WeftModel,
     *,
     parameters: float | str = "2M",
     vocab_size: int | None = None,
     preset: str | None = None,
 ) -> Description:
-    """Describe a model without allocating it: a configuration, a model, a run directory, a recipe, or by its pattern.
+    """Describe a model without allocating it: a configuration, a model, a run, a recipe, or by its pattern.
 
     ``parameters`` (embeddings included), ``vocab_size`` (4,096 unless given) and ``preset`` are of a model that is
     named by its architecture or pattern; ``vocab_size`` also of a recipe's that leaves it to its texts.
@@ -214,7 +224,7 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
         return what.config
     if not is_path(what):
         raise UserError(f"'what' is {told(what)}: give an architecture, a pattern or a run directory.")
-    name = str(what)
+    name = str(Path(what)) if isinstance(what, os.PathLike) else str(what)
     path = Path(name)
     if name and os.path.isdir(path):  # noqa: PTH112 - a pattern may be longer than a path, where Path would raise
         return load_config(path)
@@ -226,9 +236,14 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
     return sized(name, parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
 
 
+def as_run(run: StrPath) -> Run:
+    """Return ``run`` itself where it is a :class:`weft.Run`, else the run in that folder."""
+    return run if isinstance(run, Run) else Run(run)
+
+
 @checked
 def evaluate(
-    run: str | Path,
+    run: StrPath,
     files: Paths = (),
     *,
     split: Split = "test",
@@ -238,94 +253,25 @@ def evaluate(
     text_key: str | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> Metrics:
-    """Score ``files``, or a split of the run's own corpus as it was; with ``adapt``, by dynamic evaluation.
-
-    True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
-    (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
-    ``window`` and ``applications`` are those of :func:`load`; ``text_key`` names the text in records or the column of
-    tables, where it is not that of the run's texts. ``progress`` is called with the number of tokens done since the
-    last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell`` hears what is
-    to be known of the text: which files are read, and in what its form is another than that of the training text.
-    """
-    run = Path(run)
-    check_folder(run)
-    tokenizer = load_tokenizer(run)
-    text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
-    model = load_any(run, window=window, applications=applications)
-    return evaluate_split(model, tokenizer, text, adapt=_learners(adapt, model), progress=progress, watch=watch)
-
-
-@checked
-def pack(
-    run: str | Path,
-    files: Paths = (),
-    *,
-    split: Split = "test",
-    text_key: str | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> Packed:
-    """Return what xz and PPMd need for the text that :func:`evaluate` scores, after the run's training text.
-
-    Where that text cannot be read, the compressors begin with nothing, and a note says so. ``progress`` is called with
-    the name of a compressor and the share that it has done. Raises UserError for the training split itself.
-    """
-    run = Path(run)
-    check_folder(run)
-    if split == "train" and not names_of(files):
-        raise UserError("Compressors read the training text first: choose another split, or name files.")
-    tokenizer = load_tokenizer(run)
-    text = read_split(run, tokenizer, files, split, text_key=text_key)
-    data = runs.saved_recipe(run).data if (run / runs.RECIPE).is_file() else DataConfig(sources=())
-    training, why = training_text(run, data, tokenizer)
-    separator = data.document_separator or DEFAULT_SEPARATOR
-    return pack_text(training, text, tokenizer, separator=separator, unprimed=why, progress=progress)
-
-
-@checked
-def token_bits(
-    run: str | Path,
-    files: Paths = (),
-    *,
-    split: Split = "test",
-    window: int | None = None,
-    applications: int | None = None,
-    adapt: bool | Adapt = False,
-    text_key: str | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-) -> list[tuple[str, float]]:
-    """Return every token of the text, as text, with its surprisal in bits; arguments are those of :func:`evaluate`."""
-    run = Path(run)
-    tokenizer, model = load_tokenizer(run), load_any(run, window=window, applications=applications)
-    text = read_split(run, tokenizer, files, split, text_key=text_key, tell=tell)
-    how = _learners(adapt, model)
-    boundary = tokenizer.boundary_id
-    nats = (
-        score_dynamically(model, text, how, boundary_id=boundary) if how else score(model, text, boundary_id=boundary)
+    """Score ``files``, or a split of the run's own corpus as it was: see :meth:`weft.Run.evaluate`."""
+    return as_run(run).evaluate(
+        files,
+        split=split,
+        window=window,
+        applications=applications,
+        adapt=adapt,
+        text_key=text_key,
+        progress=progress,
+        watch=watch,
+        tell=tell,
     )
-    tokens = np.asarray(text.tokens)
-    shown = tokens != tokenizer.boundary_id
-    return [
-        (tokenizer.decode([token]), float(cost / np.log(2)))
-        for token, cost in zip(tokens[shown], nats[shown], strict=True)
-    ]
-
-
-def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
-    """Return how ``model`` is to learn; one that cannot is refused here, before its text is scored for nothing."""
-    how = (LEARNERS if adapt else None) if isinstance(adapt, bool) else adapt
-    each = [how] if how is None or isinstance(how, Adaptation) else how
-    if not isinstance(each, list | tuple) or not all(one is None or isinstance(one, Adaptation) for one in each):
-        raise UserError(f"'adapt' is {told(adapt)}: give True, a weft.Adaptation, or a list of them.")
-    if how:
-        check_adaptable(model)
-    return how
 
 
 @overload
 def generate(
-    run: str | Path,
+    run: StrPath,
     prompts: str = "",
     *,
     max_new_tokens: int = 200,
@@ -335,7 +281,7 @@ def generate(
 ) -> str: ...
 @overload
 def generate(
-    run: str | Path,
+    run: StrPath,
     prompts: list[str] | tuple[str, ...],
     *,
     max_new_tokens: int = 200,
@@ -345,7 +291,7 @@ def generate(
 ) -> list[str]: ...
 @checked
 def generate(
-    run: str | Path,
+    run: StrPath,
     prompts: str | Sequence[str] = "",
     *,
     max_new_tokens: int = 200,
@@ -353,13 +299,9 @@ def generate(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
 ) -> str | list[str]:
-    """Continue one prompt or several; return the continuations without the prompts.
-
-    A text ends before the first of the strings ``stop`` in it. ``applications`` are those of :func:`load`. A prompt is
-    read in the form in which the run reads every text (``data.normalize``, ``data.line_ends``).
-    """
-    run = Path(run)
-    many = as_read(run, [prompts] if isinstance(prompts, str) else prompts)
-    model, tokenizer = load_any(run, applications=applications), load_tokenizer(run)
-    written = generate_texts(model, tokenizer, many, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+    """Continue one prompt or several, without the prompts themselves: see :meth:`weft.Run.generate`."""
+    several = [prompts] if isinstance(prompts, str) else list(prompts)
+    written = as_run(run).generate(
+        several, max_new_tokens=max_new_tokens, applications=applications, sampling=sampling, stop=stop
+    )
     return written[0] if isinstance(prompts, str) else written

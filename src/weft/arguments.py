@@ -20,6 +20,7 @@ from weft.errors import UserError
 SPLITS = ("train", "validation", "test")
 SHOWN = 60  # characters of a value that are told; of what is longer, its class
 
+StrPath = str | os.PathLike[str]  # a weft.Run is one as well
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -65,7 +66,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-RUN = Takes(is_path, "the path of a run directory")
+RUN = Takes(is_path, "the path of a run directory, or a weft.Run")
 PATHS = Takes(_several(is_path), "a path or a list of paths", several=True)
 TEXTS = Takes(_several(_is_text), "a string or a list of strings", several=True)
 POSITIVE = Takes(lambda value: _is_count(value) and value > 0, "a whole number above 0")
@@ -80,6 +81,7 @@ ARGUMENTS = {
     "sources": PATHS,
     "files": PATHS,
     "prompts": TEXTS,
+    "texts": TEXTS,
     "stop": TEXTS,
     "pattern": Takes(_is_text, "an architecture or a pattern, such as 'hybrid' or '(qf)4'"),
     "split": Takes(lambda value: value in SPLITS, ", ".join(SPLITS[:-1]) + " or " + SPLITS[-1]),

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.api import evaluate, pack
+from weft.api import train
 from weft.evaluation.compressors import COMPRESSORS, Packed
 from weft.evaluation.metrics import Metrics
 from weft.files import write_atomic
-from weft.generation import Sampling, generate
-from weft.pretrained import load_model, load_tokenizer
-from weft.records import RESULTS
-from weft.reports.run.finish import finish_run
+from weft.generation import Sampling
+from weft.run import Run
 from weft.training.listener import Listener
-from weft.training.run import TrainingResult, train
+from weft.training.result import TrainingResult
 from weft.words import valid_text
 
 if TYPE_CHECKING:
@@ -64,26 +62,22 @@ def run_demo(out: Path, minutes: float | None, overwrite: bool, listener: Listen
     for compressor in COMPRESSORS.values():
         compressor(b"a missing compressor should be told of before the training, not after it")
     budget = {"minutes": minutes} if minutes else {"tokens": TOKENS}
-    values = {"data": {"sources": [CORPUS]}, "training": budget | {"logging": {"validations": 4}}}
+    settings = {"training": budget | {"logging": {"validations": 4}}}
     shown: list[Demonstration] = []
-    train(
-        values,
-        out,
-        overwrite=overwrite,
-        listener=listener,
-        finish=lambda result: shown.append(_demonstrate(result, out, listener)),
-    )
+
+    def demonstrate(run: Run) -> None:
+        """Compare the run with compressors, let it adapt and write, and leave the figures with its results."""
+        result = run.results
+        listener.message("Compressing with xz and PPMd ...")
+        packed = run.pack()
+        listener.message("Dynamic evaluation ...")
+        adaptive = run.evaluate(adapt=True)
+        sample = run.generate(PROMPT, max_new_tokens=100, sampling=Sampling(seed=1))
+        told = result.to_json() | {"test_adaptive": adaptive.to_json()} | packed.to_json()
+        write_atomic(run.results_file, json.dumps(told, indent=2) + "\n")
+        shown.append(
+            Demonstration(result=result, adaptive=adaptive, packed=packed, sample=sample, report=run.report),
+        )
+
+    train(CORPUS, out=out, settings=settings, overwrite=overwrite, listener=listener, finish=demonstrate)
     return shown[0]
-
-
-def _demonstrate(result: TrainingResult, out: Path, listener: Listener) -> Demonstration:
-    """Compare the run in ``out`` with compressors, let it adapt and write, and leave the figures with its results."""
-    listener.message("Compressing with xz and PPMd ...")
-    packed = pack(out)
-    listener.message("Dynamic evaluation ...")
-    adaptive = evaluate(out, adapt=True)
-    sample = generate(load_model(out), load_tokenizer(out), [PROMPT], max_new_tokens=100, sampling=Sampling(seed=1))[0]
-    told = result.to_json() | {"test_adaptive": adaptive.to_json()} | packed.to_json()
-    write_atomic(out / RESULTS, json.dumps(told, indent=2) + "\n")
-    report = finish_run(out)
-    return Demonstration(result=result, adaptive=adaptive, packed=packed, sample=sample, report=report)

@@ -41,7 +41,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"The disk is full: '{path}' could not be written; free some space and run again with --resume "
+                f"The disk is full: '{path}' could not be written; free some space and run again with resume=True "
                 "(what was saved before is intact)."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

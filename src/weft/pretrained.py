@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from weft import words
-from weft.arguments import checked
+from weft.arguments import StrPath, checked
 from weft.config import ModelConfig
 from weft.data import Tokenizer
 from weft.errors import DamagedError, UserError
@@ -239,7 +239,7 @@ def assign(model: nn.Module | Module, tensors: Mapping[str, torch.Tensor]) -> No
 
 
 @checked
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def load_tokenizer(folder: StrPath) -> Tokenizer:
     """Read the folder's tokenizer; UserError for one that its model was not made with."""
     folder = Path(folder)
     check_folder(folder, TOKENIZER)
@@ -263,7 +263,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def check_folder(folder: Path, *needed: str) -> None:
     """Raise UserError unless ``folder`` holds no pickle and the files ``needed`` (unless named, a whole model's)."""
     if not folder.is_dir():
-        raise UserError(f"There is no run directory '{folder}': give the folder that 'weft train --out' wrote.")
+        raise UserError(f"There is no run directory '{folder}': give the folder that 'weft train' wrote.")
     refuse_pickles(folder)
     if (folder / ADAPTER).is_file() and not (folder / CONFIG).is_file():
         raise UserError(
@@ -279,7 +279,7 @@ def check_folder(folder: Path, *needed: str) -> None:
             "and save it again with save_pretrained(folder, max_shard_size='100GB')."
         )
     if missing:
-        hint = "resume its training with --resume" if (folder / "recipe.yaml").is_file() else "copy it again"
+        hint = "go on with its training with resume=True" if (folder / "recipe.yaml").is_file() else "copy it again"
         raise UserError(f"'{folder}' is only half written, {missing[0]} is missing: {hint}.")
 
 

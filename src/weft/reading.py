@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from weft.arguments import StrPath
 from weft.data import DataConfig, SplitName, TokenizedSplit, Tokenizer, tokenize_sources
 from weft.data.config import LINE_SEPARATOR
 from weft.errors import UserError
 from weft.records import RECIPE
-from weft.training.run import saved_recipe
-from weft.training.run_folder import raw_recipe
+from weft.training.run_folder import raw_recipe, saved_recipe
 from weft.training.texts import places_of, read_part, read_texts
 
-Paths = str | Path | Sequence[str | Path]
+Paths = StrPath | Sequence[StrPath]
 
 
 def read_split(
@@ -85,4 +86,5 @@ def training_text(run: Path, data: DataConfig, tokenizer: Tokenizer) -> tuple[To
 
 def names_of(paths: Paths) -> tuple[str, ...]:
     """Return one path or several as strings."""
-    return (str(paths),) if isinstance(paths, str | Path) else tuple(str(path) for path in paths)
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return tuple(os.fspath(path) for path in several)

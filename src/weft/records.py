@@ -17,11 +17,16 @@ from weft.older import model_fields
 from weft.plain_yaml import parse_yaml
 from weft.settings import renamed
 
-# Files of a run directory.
+# Files of a run directory, beside those of a model (weft.pretrained).
 RECIPE = "recipe.yaml"
+TEXTS = "texts.json"  # what a run remembers of its texts
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"  # of a run, and of a study
 REPORT = "report.html"  # as well
+CARD = "README.md"
+# Folders of a run directory.
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
 # Files of a study beside those.
 CURVES = "curves.json"
 TABLE = "table.md"
@@ -54,9 +59,9 @@ class RunRecords:
 def read_run(run: Path) -> RunRecords:
     """Read the records of ``run``; UserError where there is no such directory."""
     if not run.is_dir():
-        raise UserError(f"There is no run directory '{run}': give the folder that 'weft train --out' wrote.")
+        raise UserError(f"There is no run directory '{run}': give the folder that 'weft train' wrote.")
     recipe = _recipe(_text(run / RECIPE))
-    events = _without_undone(_events(_text(run / METRICS)))
+    events = read_events(run)
     return RunRecords(
         name=run.resolve().name,
         config=_config(_object(_text(run / "config.json"))),
@@ -66,6 +71,11 @@ def read_run(run: Path) -> RunRecords:
         validation=_of_kind(events, "validation"),
         samples=_of_kind(events, "sample"),
     )
+
+
+def read_events(run: Path) -> list[Event]:
+    """Return the events of ``metrics.jsonl`` in the order of their steps, without what a resumed run did again."""
+    return _without_undone(_events(_text(run / METRICS)))
 
 
 def finite(value: object) -> float | None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from weft.flags import with_flags
 from weft.words import figure
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Lines:
         self.last = 0.0
 
     def message(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(with_flags(text), markup=False, highlight=False, soft_wrap=True)
 
     def status(self, status: Status) -> None:
         if time.monotonic() - self.last >= PLAIN_SECONDS:
@@ -254,5 +255,5 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
 
 
 def error(console: Console, sentence: str) -> None:
-    """Print one sentence, as it is."""
-    console.print(Text("Error: ", style="bold red") + Text(sentence), soft_wrap=True, highlight=False)
+    """Print one sentence, in the command line's words."""
+    console.print(Text("Error: ", style="bold red") + Text(with_flags(sentence)), soft_wrap=True, highlight=False)

@@ -24,7 +24,8 @@ from weft.reports.run.card import write_card
 from weft.reports.run.finish import finish_run
 from weft.sizing import count_parameters, sized
 from weft.training.recipe import make_recipe
-from weft.training.run import saved_recipe, train
+from weft.training.run import train
+from weft.training.run_folder import saved_recipe
 
 
 @pytest.fixture(autouse=True)

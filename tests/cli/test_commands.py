@@ -140,11 +140,11 @@ def test_what_nobody_waits_for_is_left_out_and_made_up_for_later(tmp_path, corpu
     assert "baselines" not in json.loads((out / "results.json").read_text(encoding="utf-8"))
     (out / "report.html").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("weft.api.pack_text", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr("weft.run.pack_text", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         assert run_weft("train", "--out", out, "--resume").code == 130
     assert (out / "report.html").is_file()
     told = run_weft("train", "--out", out, "--resume", "--json").json()["baselines"]
-    monkeypatch.setattr("weft.api.pack_text", None)  # what is known is not measured again
+    monkeypatch.setattr("weft.run.pack_text", None)  # what is known is not measured again
     assert run_weft("train", "--out", out, "--resume", "--json").json()["baselines"] == told
 
 

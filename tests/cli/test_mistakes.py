@@ -47,7 +47,7 @@ BAD_OPTIONS = {
         ["--set", "model.attention.windo=9", "--parameters", "500k"],
         ["attention.windo'", "did you mean 'window'"],
     ),
-    "no equals sign": (["--set", "training.steps"], ["--set takes 'section.key=value'"]),
+    "no equals sign": (["--set", "training.steps"], ["is set by 'section.key=value'"]),
     "impossible value": (
         ["--set", "training.batch.batch_size=0"],
         ["'training.batch.batch_size' is 0", "greater than 0"],

@@ -86,7 +86,7 @@ def test_a_process_that_ended_is_followed_by_another_that_goes_on(
 
 def test_a_server_without_ranges_is_read_from_the_start(site: Site, target: Path) -> None:
     site.most, site.ranges = 100_000, False
-    with pytest.raises(UserError, match=r"ended after 100,000 of 512,000 bytes.*after the 100,000 bytes.*--path"):
+    with pytest.raises(UserError, match=r"ended after 100,000 of 512,000 bytes.*after the 100,000 bytes.*data.path"):
         fetch(site, target)
     site.most = None
     fetch(site, target)
@@ -125,7 +125,7 @@ def test_a_part_from_nowhere_is_not_trusted(site: Site, target: Path) -> None:
 def test_a_wrong_checksum_names_both_and_leaves_nothing(site: Site, target: Path) -> None:
     site.files["/file.zip"] = b"an error page"
     found = hashlib.md5(b"an error page").hexdigest()
-    with pytest.raises(UserError, match=rf"should be {SUM}, but is md5:{found}.*--path"):
+    with pytest.raises(UserError, match=rf"should be {SUM}, but is md5:{found}.*data.path"):
         fetch(site, target)
     assert leftovers(target) == []
 
@@ -138,7 +138,7 @@ def test_another_mirror_is_asked_where_one_fails(site: Site, target: Path) -> No
 
 
 def test_a_file_that_no_mirror_has_is_told_with_every_reason(site: Site, target: Path) -> None:
-    with pytest.raises(UserError, match=r"none/file.zip: the server answers 404.*look at your connection.*--path"):
+    with pytest.raises(UserError, match=r"none/file.zip: the server answers 404.*look at your connection.*data.path"):
         fetch(site, target, "none/file.zip")
     port = site.address.rpartition(":")[2]
     with pytest.raises(UserError, match="could not be downloaded") as told:

@@ -62,9 +62,9 @@ def test_a_table_without_the_column_asks_for_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(table())
     for kind in ("bpe", "bytes"):
-        with pytest.raises(UserError, match="no 'text', but id, satz: name the column .* --text-key"):
+        with pytest.raises(UserError, match="no 'text', but id, satz: name the column .* data.text_key"):
             train_part(path, tokenizer=kind)
-    with pytest.raises(UserError, match="--text-key"):
+    with pytest.raises(UserError, match="data.text_key"):
         tokenize_sources([str(path)], train_tokenizer("bytes", [], 258))
 
 
@@ -190,8 +190,8 @@ def test_a_folder_without_text_says_what_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("one line without an end. " * 200, "is one long line, .* --split bytes"),
-        ("a line of an old Mac\r" * 200, "end in CR alone, .*data.line_ends=lf, .*--split bytes"),
+        ("one line without an end. " * 200, "is one long line, .* data.split=bytes"),
+        ("a line of an old Mac\r" * 200, "end in CR alone, .*data.line_ends=lf, .*data.split=bytes"),
         ("short", "is too short"),
     ],
 )

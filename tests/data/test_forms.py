@@ -89,7 +89,7 @@ def test_records_are_made_one_too(tmp_path: Path) -> None:
 
 def test_text_whose_lines_end_in_cr_can_be_split_by_lines_once_they_are_made_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a line of an old Mac\r" * 100)
-    with pytest.raises(UserError, match="too short|--split bytes"):
+    with pytest.raises(UserError, match="too short|data.split=bytes"):
         list(iter_documents(DataConfig(sources=(path,), split="lines"), "test"))
     assert list(iter_documents(DataConfig(sources=(path,), split="lines", line_ends="lf"), "test"))
 
@@ -143,7 +143,7 @@ def test_line_ends_are_told() -> None:
     assert "All lines end in CR LF" in form_of("a\r\nb\r\n" * 9).remarks()[0]
     (mixed,) = form_of("a\r\nb\n" * 9).remarks()
     assert "9 LF, 9 CR LF" in mixed
-    assert "--set data.line_ends=lf" in mixed
+    assert "data.line_ends=lf" in mixed
 
 
 def test_a_line_end_across_two_blocks_is_one() -> None:
@@ -158,7 +158,7 @@ def test_a_line_end_across_two_blocks_is_one() -> None:
 def test_marks_apart_from_their_letters_are_told() -> None:
     (line,) = form_of("e\u0301 " * 9 + "é " * 4).remarks()
     assert "9 letters are apart from their marks (not NFC), 4 are one with them" in line
-    assert "--set data.normalize=nfc" in line
+    assert "data.normalize=nfc" in line
 
 
 def test_letters_of_another_script_that_look_alike_are_told() -> None:

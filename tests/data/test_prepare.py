@@ -91,7 +91,7 @@ def test_bytes_that_are_no_text_have_no_characters_or_words(tmp_path: Path) -> N
     path.write_bytes(bytes(range(256)) * 20)
     data = prepare(DataConfig(sources=(str(path),), tokenizer="bytes", split="bytes"))
     assert (data.train.bytes, data.train.characters, data.train.words) == (4608, None, None)
-    with pytest.raises(UserError, match="--tokenizer bytes"):
+    with pytest.raises(UserError, match="data.tokenizer=bytes"):
         prepare(config_of(path))
 
 

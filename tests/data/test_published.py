@@ -171,7 +171,9 @@ def test_a_wrong_archive_is_not_kept_and_the_next_mirror_is_asked(
 def test_a_short_file_is_told_the_length_and_the_way_to_use_it_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "part"
     path.write_bytes(BYTES[:1000])
-    with pytest.raises(UserError, match=r"has 1,000 bytes.*exactly 4,000.*--split bytes --tokenizer bytes") as told:
+    with pytest.raises(
+        UserError, match=r"has 1,000 bytes.*exactly 4,000.*data.split=bytes and data.tokenizer=bytes"
+    ) as told:
         prepared("enwik8", path)
     assert "\n" not in str(told.value)
     as_said = prepare(DataConfig(sources=(str(path),), split="bytes", tokenizer="bytes"))
@@ -191,7 +193,7 @@ def test_a_wrong_file_is_told_both_checksums(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_path_that_has_something_else_says_what_it_should_have(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no '.*none': give --path .* that has enwik8"):
+    with pytest.raises(UserError, match=r"There is no '.*none': give data.path .* that has enwik8"):
         prepared("enwik8", tmp_path / "none")
     with pytest.raises(UserError, match="has no enwik8"):
         prepared("enwik8", tmp_path)
@@ -274,7 +276,7 @@ def test_another_tokenizer_leaves_the_published_words(tmp_path: Path) -> None:
         ({"sources": ["enwik8"], "split": "documents"}, "split as published, not by documents"),
         ({"sources": ["wikitext-2"], "split": "bytes"}, "split as published, not by bytes"),
         ({"sources": ["text8"], "tokenizer": "bpe"}, "published over bytes, not bpe"),
-        ({"sources": ["a.txt"], "path": "x"}, r"--path\) goes with a published corpus.*enwik8, text8"),
+        ({"sources": ["a.txt"], "path": "x"}, r"path goes with a published corpus.*enwik8, text8"),
         ({"sources": ["hf:a/b", "c.txt"]}, "stands alone"),
         ({"sources": ["enwik8"], "pth": "x"}, "did you mean 'path'"),
     ],

@@ -195,7 +195,7 @@ def test_held_out_files_among_the_sources_are_not_trained_on(tmp_path: Path) -> 
 def test_too_little_text_to_split_says_what_to_do(tmp_path: Path, split: str) -> None:
     path = write(tmp_path / "a.txt", b"word")
     corpus = Corpus(DataConfig(sources=(path,), split=split), any_bytes=False)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="--validation and --test"):
+    with pytest.raises(UserError, match="data.validation and data.test"):
         corpus.require_all_splits()
 
 

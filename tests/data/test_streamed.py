@@ -407,7 +407,7 @@ def test_too_few_documents_to_hold_some_out(tmp_path: Path) -> None:
 
 def test_a_closed_vocabulary_needs_a_size(tmp_path: Path) -> None:
     source = write(tmp_path, "parquet")
-    with pytest.raises(UserError, match="--vocab-size"):
+    with pytest.raises(UserError, match="data.vocab_size"):
         prepared(source, tokenizer="closed-words")
     assert prepared(source, tokenizer="closed-words", vocab_size=50).validation.unknown_words
 

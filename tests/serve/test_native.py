@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+import weft
 from tests.serve.conftest import TEXT, events, get
-from weft import api, generation
+from weft import generation
 from weft.data.config import DEFAULT_SEPARATOR
 from weft.generation import Sampling, writing
 
@@ -18,7 +19,7 @@ def test_what_is_written_is_what_weft_generate_writes(ask, folder):
     (response,) = ask(("/weft/generate", SETTINGS))
     sampling = Sampling(temperature=1.3, top_k=50, top_p=0.9, seed=5)
     told = response.json()
-    assert told["text"] == api.generate(folder, TEXT, max_new_tokens=60, sampling=sampling)
+    assert told["text"] == weft.generate(folder, TEXT, max_new_tokens=60, sampling=sampling)
     assert told["finish"] == "length"
     assert told["tokens"] == len(told["written"]) == 60
 
@@ -44,7 +45,7 @@ def test_the_bits_of_a_written_text_are_those_of_reading_it(ask, folder, tmp_pat
     file.write_bytes(run.tokenizer.decode_bytes([token["id"] for token in tokens]))
     separator = DEFAULT_SEPARATOR.encode()
     assert separator not in file.read_bytes(), "choose a seed that writes one document"
-    read = api.token_bits(folder, file)
+    read = weft.Run(folder).token_bits(file)
     assert [token["bits"] for token in tokens] == pytest.approx([bits for _, bits in read], abs=1e-3)
     assert told["bits"] == pytest.approx(sum(bits for _, bits in read[3:]), abs=1e-3)
     assert told["bits_per_byte"] == told["bits"] / told["bytes"]
@@ -57,8 +58,10 @@ def test_a_score_is_that_of_weft_evaluate(ask, folder, tmp_path, run, text):
     file = tmp_path / "text.txt"
     file.write_bytes(text.encode())
     tokens = [token for document in told["documents"] for token in document]
-    assert [(run.tokenizer.decode([token["id"]]), token["bits"]) for token in tokens] == api.token_bits(folder, file)
-    metrics = api.evaluate(folder, file)
+    assert [(run.tokenizer.decode([token["id"]]), token["bits"]) for token in tokens] == weft.Run(folder).token_bits(
+        file
+    )
+    metrics = weft.evaluate(folder, file)
     assert (told["bits_per_byte"], told["bytes"]) == (metrics.bits_per_byte, metrics.bytes)
     assert told["bits"] == pytest.approx(sum(token["bits"] for token in tokens))
 
@@ -91,7 +94,7 @@ def test_a_long_prompt_is_read_in_pieces_without_a_seam(ask, folder):
     read = [token for document in scored.json()["documents"] for token in document]
     told = written.json()
     assert [t["bits"] for t in told["prompt"]][:-1] == pytest.approx([t["bits"] for t in read], abs=1e-3)
-    assert told["text"] == api.generate(folder, prompt, max_new_tokens=5)
+    assert told["text"] == weft.generate(folder, prompt, max_new_tokens=5)
 
 
 def test_an_end_of_document_stops(ask, run, monkeypatch):
@@ -129,7 +132,7 @@ def test_the_page_and_the_command_line_stop_at_the_same_place(ask, folder):
     (response,) = ask(("/weft/generate", settings | {"stop": stop}))
     told = response.json()
     sampling = Sampling(temperature=1.3, top_k=50, top_p=0.9, seed=5)
-    assert told["text"] == api.generate(folder, TEXT, max_new_tokens=60, sampling=sampling, stop=stop)
+    assert told["text"] == weft.generate(folder, TEXT, max_new_tokens=60, sampling=sampling, stop=stop)
     assert told["text"] == whole.json()["text"].split(stop)[0]
 
 

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, damage):
     assert damaged == ["step-00000002"]
     assert_same(found, earlier)
     damage(tmp_path / "step-00000001")
-    with pytest.raises(UserError, match="Every checkpoint .*step-00000002, step-00000001.*--overwrite"):
+    with pytest.raises(UserError, match="Every checkpoint .*step-00000002, step-00000001.*overwrite=True"):
         read_checkpoint(tmp_path)
 
 

@@ -39,7 +39,8 @@ from weft.training.dial import (
 from weft.training.parallel import Processes
 from weft.training.queue import Queue
 from weft.training.recipe import TrainingConfig, make_recipe
-from weft.training.run import saved_recipe, train
+from weft.training.run import train
+from weft.training.run_folder import saved_recipe
 from weft.training.throughput import TURNS, ThroughputBySize, ThroughputCheck, seconds_per_token
 
 TEXT = Corpus(bytes=2_000_000, tokens=700_000)
@@ -481,7 +482,7 @@ def test_a_run_that_is_off_the_plan_is_told_once_after_a_tenth_and_what_to_do():
     assert part == 10
     assert "500 tokens a second, 2.0 times slower than was timed" in slow
     assert "300k tokens will be read, not 600k, for which" in slow
-    assert "--resume --minutes 20." in slow
+    assert "resume=True and training.minutes=20." in slow
     assert "\n" not in slow
     ((part, fast),) = heard_of(ThroughputCheck(1000.0), 3000)
     assert part == 10
@@ -519,7 +520,7 @@ def test_a_run_that_is_off_the_plan_tells_it_also_when_it_is_resumed(tiny, tmp_p
     train({}, tmp_path / "run", resume=True, listener=Heard(0, signal.SIGINT))
     (told,) = (line for line in lines if "than was timed" in line)
     assert told.startswith("320 tokens a second, 31.2 times slower than was timed at the start: about 1.92k tokens")
-    assert told.endswith("--resume --minutes 4.")
+    assert told.endswith("resume=True and training.minutes=4.")
 
 
 def test_a_run_of_minutes_has_the_size_that_the_machine_is_good_for(tiny, tmp_path, monkeypatch):

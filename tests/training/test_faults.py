@@ -250,9 +250,9 @@ def test_what_is_done_with_the_result_is_done_before_anybody_else_comes(place, t
 
 def test_a_run_is_not_begun_in_the_folder_that_it_starts_from(place, tmp_path):
     run = shutil.copytree(place / "origin", tmp_path / "run")
-    with pytest.raises(UserError, match="--init-from and --out are one folder"):
+    with pytest.raises(UserError, match="training.start.run and out are one folder"):
         train(quick(place), run, init_from=run, overwrite=True)
-    with pytest.raises(UserError, match="training.methods.distillation.run and --out are one folder"):
+    with pytest.raises(UserError, match="training.methods.distillation.run and out are one folder"):
         train(quick(place, training={"methods": {"distillation": {"run": str(run)}}}), run, overwrite=True)
     assert contents(run) == contents(place / "origin")
 
@@ -269,7 +269,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_over(finished, tmp_pa
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "checkpoints")
     before = contents(run)
-    with pytest.raises(UserError, match="The checkpoints of '.*' are gone: train on from its model with --init-from"):
+    with pytest.raises(UserError, match="The checkpoints of '.*' are gone: train on from its model with training"):
         train({}, run, resume=True)
     assert contents(run) == before
 

@@ -17,9 +17,10 @@ from tests.conftest import BIGRAMS, MAPS, small_model
 from tests.training.freezing import FreezingConfig
 from tests.training.test_run import StopAt, assert_same_run
 from weft.errors import Interrupted, UserError
+from weft.records import CHECKPOINTS
 from weft.training import checkpoint as checkpoints
 from weft.training import step, throughput, trainer
-from weft.training.checkpoint import CHECKPOINTS, Checkpoint, read_checkpoint, write_checkpoint
+from weft.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from weft.training.hooks import Hook
 from weft.training.learner import Learner
 from weft.training.listener import Silent
@@ -30,7 +31,8 @@ from weft.training.objective import LanguageModelling
 from weft.training.parallel import Processes
 from weft.training.prefetch import Batch
 from weft.training.recipe import TrainingConfig, load_recipe, make_recipe
-from weft.training.run import saved_recipe, train
+from weft.training.run import train
+from weft.training.run_folder import saved_recipe
 from weft.training.throughput import seconds_per_token
 
 FREEZING = {"freezing": {"after": 0.5}, "average": {"decay": 0.9}}

@@ -80,7 +80,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny, tmp_path, sharded
 def test_lanes_that_cannot_be_shared_are_told(tiny, tmp_path, monkeypatch):
     train_until_stopped(tiny(training={"batch": {"batch_size": 3}}), tmp_path / "run")
     monkeypatch.setattr("weft.training.parallel.Processes.__init__", _two_processes)
-    with pytest.raises(UserError, match="3 lanes, which 2 processes cannot share evenly: .* divides 3"):
+    with pytest.raises(UserError, match="a batch of 3, which 2 processes cannot share evenly: .* divides 3"):
         train({}, tmp_path / "run", resume=True)
 
 

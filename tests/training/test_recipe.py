@@ -93,7 +93,7 @@ def test_settings_nest_and_later_ones_win():
 
 @pytest.mark.parametrize("assignment", ["training.steps", "steps=5", "", "=5"])
 def test_settings_that_assign_nothing_are_refused(assignment):
-    with pytest.raises(UserError, match="--set takes 'section.key=value'"):
+    with pytest.raises(UserError, match="is set by 'section.key=value'"):
         parse_settings([assignment])
 
 

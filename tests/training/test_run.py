@@ -28,7 +28,8 @@ from weft.pretrained import load_model
 from weft.training.listener import Silent
 from weft.training.recipe import TrainingConfig, make_recipe
 from weft.training.resolve import make_model
-from weft.training.run import check_sharded, saved_recipe, train
+from weft.training.run import check_sharded, train
+from weft.training.run_folder import saved_recipe
 from weft.training.trainer import Trainer
 
 AVERAGE = {"average": {"decay": 0.9}}
@@ -114,7 +115,7 @@ def test_a_run_resumed_from_any_checkpoint_equals_a_straight_one(tiny, tmp_path,
     values = tiny(**changes)
     train(values, tmp_path / "straight")
     for number, step in ((signal.SIGINT, 4), (signal.SIGTERM, 9)):
-        with pytest.raises(Interrupted, match=f"step {step}; go on with: weft train --out .* --resume") as stopped:
+        with pytest.raises(Interrupted, match=f"step {step}; go on with: weft.train.out=.*, resume=True") as stopped:
             train(
                 values if number == signal.SIGINT else {},
                 tmp_path / "stopped",
@@ -299,7 +300,7 @@ def test_an_existing_run_is_safe(tiny, tmp_path):
     out = tmp_path / "run"
     train(tiny(), out)
     weights = (out / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="--resume .* --overwrite"):
+    with pytest.raises(UserError, match="resume=True .* overwrite=True"):
         train(tiny(), out)
     with pytest.raises(UserError, match="no file|There is no"):
         train(tiny(data={"sources": ["missing.txt"]}), out, overwrite=True)
@@ -422,7 +423,7 @@ def test_a_run_resumes_without_what_it_began_from(tiny, tmp_path):
     ("changes", "named"),
     [
         ({"model": {"parameters": 90_000, "hidden_size": None}}, "model.parameters"),
-        ({"model": {"pattern": "qf"}}, "model.pattern, or take some of its blocks by --init-block best"),
+        ({"model": {"pattern": "qf"}}, "model.pattern, or take some of its blocks by training.start.block=best"),
         ({"data": {"tokenizer": "bpe"}}, "data.tokenizer"),
         ({"data": {"vocab_size": 300}}, "data.vocab_size"),
     ],
@@ -433,7 +434,7 @@ def test_what_another_model_is_not_is_refused_where_a_run_starts_from_it(tiny, t
     heard = Hear()
     train(tiny(training={"steps": 2}), tmp_path / "fine", init_from=tmp_path / "origin", listener=heard)
     assert any(line.startswith("Going on from") and "not made to fit" in line for line in heard.lines)
-    with pytest.raises(UserError, match=f"--init-from takes the .* leave out {named}"):
+    with pytest.raises(UserError, match=f"training.start.run takes the .* leave out {named}"):
         train(merge(tiny(), changes), tmp_path / "other", init_from=tmp_path / "origin")
     assert not (tmp_path / "other").exists()
 
@@ -532,7 +533,7 @@ def test_a_device_that_runs_out_of_memory_says_what_to_do(tiny, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run", run_out)
-        with pytest.raises(UserError, match=r"out of memory: go on with weft train --out .* --resume --set"):
+        with pytest.raises(UserError, match=r"out of memory: go on with weft.train\(out=.*, resume=True\) and"):
             train(tiny(), tmp_path / "run")
     train({"training": {"checkpoint_activations": True}}, tmp_path / "run", resume=True)
 

@@ -14,9 +14,9 @@ from weft import api, reading
 from weft.config import merge
 from weft.data.cache import clear_cache
 from weft.errors import UserError
+from weft.records import TEXTS
 from weft.training.recipe import load_recipe, make_recipe
 from weft.training.run import train
-from weft.training.texts import TEXTS
 
 LINES = [f"Number {number} of the lines, with {number * number} threads.\n" for number in range(150)]
 
@@ -244,7 +244,7 @@ def test_a_run_reads_other_texts_in_the_form_of_its_own(home: Path) -> None:
 def test_a_table_is_scored_by_the_column_that_is_named(home: Path) -> None:
     run = trained()
     (home / "a.csv").write_text("id,satz\n1,one\n2,two\n")
-    with pytest.raises(UserError, match="--text-key"):
+    with pytest.raises(UserError, match="data.text_key"):
         bits(run, files="a.csv")
     (home / "a.txt").write_text("one\n\n\ntwo")
     assert bits(run, files="a.csv", text_key="satz")[0] == bits(run, files="a.txt")[0]

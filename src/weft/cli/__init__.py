@@ -13,6 +13,7 @@ from weft.cli import compare, export, serve, train, transform, use  # noqa: F401
 from weft.cli.app import app, err
 from weft.errors import Interrupted, OldKeyWarning, UserError
 from weft.files import UNNAMEABLE, unnameable
+from weft.flags import with_flags
 from weft.launch import is_main
 
 
@@ -25,7 +26,7 @@ def main() -> None:
         _mistake(str(mistake))
     except Interrupted as stop:
         if is_main():
-            err.print(str(stop), markup=False, highlight=False, soft_wrap=True)
+            err.print(with_flags(str(stop)), markup=False, highlight=False, soft_wrap=True)
         sys.exit(128 + stop.signal_number)
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()

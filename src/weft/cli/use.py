@@ -9,76 +9,50 @@ from typing import Annotated, Any
 
 import typer
 
+from weft.cli import options
 from weft.cli.app import Json, Run, app, err, out, print_json, renamed_option, unescape
-from weft.cli.options import MANY
 from weft.errors import UserError
-
-Applications = Annotated[
-    int | None,
-    typer.Option(min=1, max=MANY, help="How often blocks in '[ ]' are applied, instead of the trained number."),
-]
+from weft.flags import with_flags
 
 
 @app.command()
 def evaluate(
     run: Run,
-    files: Annotated[
-        list[str] | None, typer.Argument(help="Text to score instead of a split.", show_default=False)
-    ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, max=MANY, help="Tokens that attention reaches back, instead of the trained number."),
-    ] = None,
-    memory: Annotated[int | None, typer.Option(min=1, max=MANY, hidden=True)] = None,
-    applications: Applications = None,
-    adapt: Annotated[
-        bool,
-        typer.Option(
-            "--adapt",
-            help="Dynamic evaluation: learn from what was scored, on copies, and mix in a cache of it; takes about ten "
-            "times as long.",
-        ),
-    ] = False,
-    text_key: Annotated[
-        str | None, typer.Option(help="The text's key in JSONL records, or its column.", show_default="the run's")
-    ] = None,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Print each token with its surprisal in bits.")] = False,
-    compressors: Annotated[
-        bool,
-        typer.Option(
-            "--compressors",
-            help="Show what xz and PPMd need for the same text, after the run's training text (8 MB at most of each).",
-        ),
-    ] = False,
+    files: options.ScoredFiles = None,
+    split: options.ScoredSplit = "test",
+    window: options.Window = None,
+    memory: options.Memory = None,
+    applications: options.Applications = None,
+    adapt: options.Adapt = False,
+    text_key: options.ScoredTextKey = None,
+    tokens: options.PrintTokens = False,
+    compressors: options.Compressors = False,
     as_json: Json = False,
 ) -> None:
     """Score text with a model: bits per byte and other metrics, every byte counted."""
-    from weft import api, terminal
+    from weft import terminal
+    from weft.run import Run
 
     if split not in ("train", "validation", "test"):
         raise UserError(f"There is no split '{split}': choose train, validation or test.")
-    how: dict[str, Any] = {"split": split, "window": window, "applications": applications, "adapt": adapt}
-    how |= {"text_key": text_key, "tell": _tell}
-    if memory is not None:  # the option's name in version 0.1
-        how["window"] = renamed_option("--memory", memory, "--window", window)
     if compressors and tokens:
         raise UserError("--compressors and --tokens exclude each other: keep one.")
     if compressors and split == "train" and not files:
         raise UserError("Compressors read the training text first: choose another --split, or name files.")
+    if memory is not None:
+        window = renamed_option("--memory", memory, "--window", window)
+    how: dict[str, Any] = {"split": split, "window": window, "applications": applications, "adapt": adapt}
+    how |= {"text_key": text_key, "tell": _tell}
+    scored = Run(run)
     if tokens:
-        pairs = api.token_bits(run, files or (), **how)
-        if as_json:
-            print_json([{"token": token, "bits": bits} for token, bits in pairs])
-        else:
-            sys.stdout.writelines(f"{bits:8.3f}  {token!r}\n" for token, bits in pairs)
+        _print_tokens(scored.token_bits(files or (), **how), as_json)
         return
     with terminal.scoring(err) as watch:
-        metrics = api.evaluate(run, files or (), watch=watch, **how)
+        metrics = scored.evaluate(files or (), watch=watch, **how)
     packed = None
     if compressors:
         with terminal.packing(err) as told:
-            packed = api.pack(run, files or (), split=how["split"], text_key=text_key, progress=told)
+            packed = scored.pack(files or (), split=how["split"], text_key=text_key, progress=told)
     if as_json:
         print_json(metrics.to_json() | (packed.to_json() if packed else {}))
         return
@@ -89,9 +63,17 @@ def evaluate(
         terminal.print_beside(out, packed, "Beside compressors", frozen, adaptive)
 
 
+def _print_tokens(pairs: list[tuple[str, float]], as_json: bool) -> None:
+    """Print tokens with their surprisal in bits."""
+    if as_json:
+        print_json([{"token": token, "bits": bits} for token, bits in pairs])
+    else:
+        sys.stdout.writelines(f"{bits:8.3f}  {token!r}\n" for token, bits in pairs)
+
+
 def _tell(line: str) -> None:
     """Say something of the text beside the metrics."""
-    err.print(line, markup=False, highlight=False, soft_wrap=True)
+    err.print(with_flags(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -101,9 +83,9 @@ def generate(
         list[str] | None,
         typer.Option(help="Text to go on from; may be given several times.", show_default=False),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MANY, help="Most tokens to write.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=options.MANY, help="Most tokens to write.")] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(max=MANY, help="Draw from the k likeliest tokens (0: all).")] = 0,
+    top_k: Annotated[int, typer.Option(max=options.MANY, help="Draw from the k likeliest tokens (0: all).")] = 0,
     top_p: Annotated[
         float, typer.Option(help="Draw from the likeliest tokens that hold this much probability.")
     ] = 0.95,
@@ -115,7 +97,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    applications: Applications = None,
+    applications: options.Applications = None,
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""

@@ -10,10 +10,10 @@ from weft.errors import UserError
 from weft.files import disk_errors, write_atomic
 from weft.model import WeftModel
 from weft.pretrained import load_tokenizer, save_model
-from weft.records import RECIPE
+from weft.records import RECIPE, TEXTS
 from weft.training.recipe import load_recipe
 from weft.training.run_folder import raw_recipe
-from weft.training.texts import FOUND_AT, TEXTS, places_of
+from weft.training.texts import FOUND_AT, places_of
 from weft.version import __version__
 
 
@@ -22,7 +22,7 @@ def check_free(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir() or any(out.iterdir()):
-        raise UserError(f"'{out}' already holds something: give --out another folder.")
+        raise UserError(f"'{out}' already holds something: choose another folder.")
 
 
 def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:

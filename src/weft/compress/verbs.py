@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.arguments import checked
+from weft.arguments import StrPath, checked
 from weft.config import MapConfig
 from weft.errors import UserError
 from weft.files import alone_in, disk_errors
@@ -36,7 +36,7 @@ class Made:
 
 
 @checked
-def merge_factors(run: str | Path, out: str | Path) -> Made:
+def merge_factors(run: StrPath, out: StrPath) -> Made:
     """Write the model of ``run`` to ``out`` with the factors of its structured maps multiplied out: the same function.
 
     Raises UserError where there are none, and where ``out`` holds something.
@@ -45,14 +45,14 @@ def merge_factors(run: str | Path, out: str | Path) -> Made:
 
     def transform(model: WeftModel) -> Transformed:
         if not model.config.has_structured_maps:
-            raise UserError(f"'{run}' has dense maps alone: there is nothing to multiply out.")
+            raise UserError(f"'{Path(run)}' has dense maps alone: there is nothing to multiply out.")
         return merge_maps(model), None
 
     return _made(run, out, "merge", transform)
 
 
 @checked
-def unshare(run: str | Path, out: str | Path) -> Made:
+def unshare(run: StrPath, out: StrPath) -> Made:
     """Write the model of ``run`` to ``out`` with a copy of its own for each application of a shared block.
 
     Raises UserError where nothing is shared, and where ``out`` holds something.
@@ -62,7 +62,9 @@ def unshare(run: str | Path, out: str | Path) -> Made:
     def transform(model: WeftModel) -> Transformed:
         if len(model.schedule) == len(model.blocks):
             pattern = model.config.pattern
-            raise UserError(f"The pattern of '{run}', '{pattern}', repeats no block: there is nothing to take apart.")
+            raise UserError(
+                f"The pattern of '{Path(run)}', '{pattern}', repeats no block: there is nothing to take apart."
+            )
         return unshare_blocks(model), None
 
     return _made(run, out, "unshare", transform)
@@ -70,8 +72,8 @@ def unshare(run: str | Path, out: str | Path) -> Made:
 
 @checked
 def tensorise(
-    run: str | Path,
-    out: str | Path,
+    run: StrPath,
+    out: StrPath,
     *,
     bond: int | None = None,
     adapter: int = 0,
@@ -93,7 +95,7 @@ def tensorise(
     return _made(run, out, "tensorise", transform)
 
 
-def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[WeftModel], Transformed]) -> Made:
+def _made(run: StrPath, out: StrPath, verb: str, transform: Callable[[WeftModel], Transformed]) -> Made:
     """Write what ``transform`` makes of the model of ``run`` to ``out``, which is looked at before anything is made."""
     from weft.compress.folder import check_free, write_made
 
@@ -102,5 +104,5 @@ def _made(run: str | Path, out: str | Path, verb: str, transform: Callable[[Weft
     with disk_errors(Path(out)), alone_in(Path(out), make=True):
         check_free(Path(out))
         model, error = transform(origin)
-        write_made(model, Path(run), Path(out), f"weft {verb} {run}")
+        write_made(model, Path(run), Path(out), f"weft {verb} {Path(run)}")
     return Made(run=Path(out), parameters=model.parameter_count, before=origin.parameter_count, error=error)

@@ -131,7 +131,7 @@ class DataConfig(FrozenConfig):
     def _check(self) -> Self:
         known = ", ".join(PUBLISHED)
         if self.path and not self.published:
-            raise ValueError(f"path (--path) goes with a published corpus as the only source: {known}")
+            raise ValueError(f"path goes with a published corpus as the only source: {known}")
         if self.streamed and len(self.sources) > 1:
             raise ValueError(f"a source '{HUB}...' stands alone: leave the others out")
         if self.published:

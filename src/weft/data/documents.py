@@ -187,7 +187,7 @@ def _record_text(file: SourceFile, number: int, line: bytes, text_key: str) -> b
         raise UserError(f"{where} is not JSON: a .jsonl file has one JSON record a line.") from None
     if not isinstance(record, dict) or text_key not in record:
         raise UserError(
-            f"{where} has no '{text_key}'{_keys(record)}: name the {what} that holds the text with --text-key."
+            f"{where} has no '{text_key}'{_keys(record)}: name the {what} that holds the text with data.text_key."
         )
     text = record[text_key]
     if not isinstance(text, str):

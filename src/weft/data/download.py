@@ -256,5 +256,5 @@ def _all_failed(target: Path, failures: list[str]) -> str:
         again = f"run again to go on after the {kept:,} bytes that came"
     return (
         f"{target.name} could not be downloaded ({'; '.join(failures)}): {again}, or get the file elsewhere and "
-        "name it with --path."
+        "name it with data.path."
     )

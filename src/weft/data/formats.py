@@ -31,9 +31,9 @@ _PACKED = {
 }
 # How to get at the text, where another hint is of more use than the usual one.
 _HINTS = {
-    "JSON": "rename it to .jsonl if every line is a record, else give it as hf:FILE (--text-key names the text's key)",
+    "JSON": "rename it to .jsonl if every line is a record, else give it as hf:FILE (data.text_key names the key)",
     "an archive": "unpack it and give its folder",
-    "a table of another kind": "give it as hf:FILE (--text-key names the column with the text)",
+    "a table of another kind": "give it as hf:FILE (data.text_key names the column with the text)",
 }
 _MARKS = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -59,7 +59,7 @@ def require_text(path: str, suffix: str, *, any_bytes: bool) -> None:
         return
     hint = _HINTS.get(what, "give its text as a .txt file")
     if suffix in _MARKUP:
-        hint += " (--set data.verbatim=true reads it with its markup)"
+        hint += " (data.verbatim=true reads it with its markup)"
     raise UserError(f"'{path}' is {what}, not plain text: {hint}.")
 
 
@@ -94,10 +94,10 @@ def why_uncut(path: str, start: bytes) -> str:
         return ""
     if start.count(b"\r") > 1:
         return (
-            f"The lines of '{path}' end in CR alone, at which no text is cut: read them as line ends with --set "
-            "data.line_ends=lf, or cut anywhere with --split bytes."
+            f"The lines of '{path}' end in CR alone, at which no text is cut: read them as line ends with "
+            "data.line_ends=lf, or cut anywhere with data.split=bytes."
         )
-    return f"'{path}' is one long line, and text is cut at line ends: cut it anywhere with --split bytes."
+    return f"'{path}' is one long line, and text is cut at line ends: cut it anywhere with data.split=bytes."
 
 
 def table_records(path: str, blocks: Iterable[bytes], delimiter: str) -> Iterator[bytes]:

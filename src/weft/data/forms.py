@@ -92,7 +92,7 @@ class Form:
             what = f"{self.decomposed:,} letters are apart from their marks (not NFC)"
             if self.composed:
                 what += f", {self.composed:,} are one with them"
-            yield what, "--set data.normalize=nfc makes each one character, as most texts have them"
+            yield what, "data.normalize=nfc makes each one character, as most texts have them"
         if self.inner_marks:
             what = f"A byte-order mark (U+FEFF) stands within the text, {self.inner_marks:,} times"
             yield what, "take it out there; it comes from files that were put one behind another"
@@ -110,7 +110,7 @@ class Form:
             what = f"Line ends differ ({', '.join(ends)})"
         else:
             what = f"All lines end in {'CR LF' if self.crlf else 'CR'}"
-        yield what, "a model learns to write them so; --set data.line_ends=lf reads every one as LF"
+        yield what, "a model learns to write them so; data.line_ends=lf reads every one as LF"
 
     def _strangers(self) -> Iterator[tuple[str, str]]:
         told: list[tuple[int, str]] = []

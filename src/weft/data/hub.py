@@ -172,7 +172,7 @@ class HubTexts(Iterator[str]):
             except Exception as error:  # whatever the network, the files and their many formats raise
                 raise UserError(
                     f"Reading the dataset '{self._source.name}' failed ({_first_line(error)}): look at it and at the "
-                    "connection, then go on (a run goes on with --resume)."
+                    "connection, then go on (a run goes on with resume=True)."
                 ) from error
             if text := self._text(record):  # empty records are no documents
                 return text

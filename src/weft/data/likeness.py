@@ -37,7 +37,7 @@ def remark_on_likeness(train: TokenizedSplit, validation: TokenizedSplit, test: 
         if ratio > TOLERANCE or ratio < 1 / TOLERANCE:
             remarks.append(
                 f"The {name} text is unlike the training text (its tokens alone cost {ratio:.2f} times as much a "
-                f"byte): {_MEANING[name]} Look at how the text is split (--split)."
+                f"byte): {_MEANING[name]} Look at how the text is split (data.split)."
             )
     return remarks
 

@@ -162,7 +162,7 @@ def _train(beginning: Beginning, size: int, config: DataConfig) -> Tokenizer:
     if kind == CLOSED and config.vocab_size is None:
         raise UserError(
             f"A closed vocabulary is not known while the text streams: say how many of the first words with "
-            f"--vocab-size, or use another tokenizer than {CLOSED}."
+            f"data.vocab_size, or use another tokenizer than {CLOSED}."
         )
     vocab_size = config.vocab_size or default_vocab_size(size)
     return train_tokenizer(kind, beginning.sample, vocab_size, exact=config.vocab_size is not None)

@@ -138,7 +138,7 @@ def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
     """Return the files of ``corpus`` in ``path``: a folder, a zip archive or the one file, also compressed."""
     names = ", ".join(file.name for file in corpus.files)
     if not path.exists():
-        raise UserError(f"There is no '{path}': give --path the file, archive or folder that has {names}.")
+        raise UserError(f"There is no '{path}': give data.path the file, archive or folder that has {names}.")
     if path.is_dir():
         found: list[SourceFile] = []
         missing: list[str] = []
@@ -151,13 +151,13 @@ def find_files(corpus: PublishedCorpus, path: Path) -> list[SourceFile]:
             return found
         if archive := _in_folder(path, corpus.archive):
             return find_files(corpus, archive)
-        rest = "the others are there" if found else f"give --path the folder or archive of {corpus.name}"
+        rest = "the others are there" if found else f"give data.path the folder or archive of {corpus.name}"
         raise UserError(f"The folder '{path}' has no {', '.join(missing)}: {rest}.")
     require_file(path)
     if zipfile.is_zipfile(path):  # by its content: the name may be any
         return [SourceFile(path, _in_archive(path, corpus, file.name)) for file in corpus.files]
     if len(corpus.files) > 1:
-        raise UserError(f"'{path}' is one file, but {corpus.name} has {names}: give --path their folder or archive.")
+        raise UserError(f"'{path}' is one file, but {corpus.name} has {names}: give data.path their folder or archive.")
     return [SourceFile(path)]
 
 
@@ -175,7 +175,7 @@ def _in_archive(path: Path, corpus: PublishedCorpus, name: str) -> str:
     with zipfile.ZipFile(path) as archive:
         found = [member for member in archive.namelist() if member.rpartition("/")[2] == name]
     if not found:
-        raise UserError(f"The archive '{path}' has no {name}: give --path the archive of {corpus.name}.")
+        raise UserError(f"The archive '{path}' has no {name}: give data.path the archive of {corpus.name}.")
     return min(found, key=len)  # some archives have a shadow of each file under __MACOSX
 
 
@@ -205,5 +205,5 @@ def check_published(corpus: PublishedCorpus, expected: PublishedFile, file: Sour
 def _own_way(corpus: PublishedCorpus, file: SourceFile) -> str:
     """Say how a file is trained on that is not the published one."""
     path = "FILE" if file.member else str(file.path)
-    options = " --split bytes --tokenizer bytes" if corpus.cuts else f" --tokenizer {corpus.tokenizer}"
-    return f"split this one in proportion with: weft train {path}{options}"
+    how = "data.split=bytes and data.tokenizer=bytes" if corpus.cuts else f"data.tokenizer={corpus.tokenizer}"
+    return f"split this one in proportion: train on {path} with {how}"

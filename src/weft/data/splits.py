@@ -160,7 +160,7 @@ class Corpus:
         alike = ", or all its documents are equal," if rule == "documents" else ""
         raise UserError(
             f"The text is too short{alike} to have a {split} part when split by {rule}: give more text, "
-            "or files of their own with --validation and --test."
+            "or files of their own with data.validation and data.test."
         )
 
     def _uncut(self) -> str:

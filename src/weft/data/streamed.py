@@ -140,7 +140,7 @@ def read_beginning(dataset: HubDataset, parts: Iterable[SplitName]) -> Beginning
         if not documents:
             raise UserError(
                 f"The dataset '{name}' has no {part} split and too few documents to hold some out: give more text, "
-                "or files of their own with --validation and --test."
+                "or files of their own with data.validation and data.test."
             )
     if not sample:
         raise UserError(f"The dataset '{name}' has no text to train on: check its column and split.")

@@ -155,7 +155,7 @@ def _decodable(file: SourceFile, data: bytes, offset: int) -> bytes:
 
 def _binary(file: SourceFile, offset: int) -> UserError:
     return UserError(
-        f"'{file.path}' looks binary (a NUL at byte {offset}): give UTF-8 text, or train with --tokenizer bytes, "
+        f"'{file.path}' looks binary (a NUL at byte {offset}): give UTF-8 text, or train with data.tokenizer=bytes, "
         "which takes any."
     )
 
@@ -171,5 +171,5 @@ def _other_encoding(file: SourceFile, name: str) -> UserError:
 def _undecodable(file: SourceFile, offset: int) -> UserError:
     return UserError(
         f"'{file.path}' is not UTF-8 at byte {offset}: convert it to UTF-8, or train with "
-        "--tokenizer bytes, which takes any."
+        "data.tokenizer=bytes, which takes any."
     )

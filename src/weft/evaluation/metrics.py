@@ -105,7 +105,8 @@ def unlike_parts(validation: float, test: float) -> str:
         return ""
     return (
         f"The validation text costs {validation:.3f} bits per byte and the test text {test:.3f}: they are of different "
-        "kinds, so the model was chosen for another text than it is tested on. Look at how the text is split (--split)."
+        "kinds, so the model was chosen for another text than it is tested on. Look at how the text is "
+        "split (data.split)."
     )
 
 
@@ -119,7 +120,7 @@ def unlike_training(training: float, validation: float) -> str:
     return (
         f"The validation text costs {validation:.3f} bits per byte now, training text that is read for the first "
         f"time {training:.3f}: it is of another kind than most of the training text. Look at how the text is split "
-        "(--split)."
+        "(data.split)."
     )
 
 

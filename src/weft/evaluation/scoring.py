@@ -7,7 +7,7 @@ are scored at once and one long document as a stream. Shapes: B lanes, T positio
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -83,6 +83,20 @@ def score(
             progress(int(scored.sum()))
     model.train(training)
     return nats
+
+
+def text_bits(model: Scorer, tokenizer: Tokenizer, texts: Sequence[str]) -> list[float]:
+    """Return the bits that each of ``texts`` costs, each a document of its own whose end is not counted."""
+    documents = []
+    for text in texts:
+        documents.append(np.append(tokenizer.boundary_id, tokenizer.encode(text)))
+    if not documents:
+        return []
+    offsets = np.cumsum([0, *map(len, documents)])
+    size = sum(len(text.encode()) for text in texts)
+    split = TokenizedSplit(np.concatenate(documents), offsets, size, None, None)
+    nats = score(model, split, boundary_id=tokenizer.boundary_id).astype(np.float64)
+    return [float(nats[begin:end].sum() / np.log(2)) for begin, end in pairwise(offsets)]
 
 
 def segments(

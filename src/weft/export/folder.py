@@ -52,7 +52,7 @@ class Exported:
 def export_folder(run: Path, out: Path, progress: Callable[[str], None]) -> Exported:
     """Export the run to ``out``; see :func:`weft.export.export`."""
     if out.resolve() == Path.cwd():
-        raise UserError("The present folder cannot be exchanged for an export: give --out a folder inside it.")
+        raise UserError("The present folder cannot be exchanged for an export: choose a folder inside it.")
     _check_place(out)
     model = load_model(run).requires_grad_(False)
     tokenizer = load_tokenizer(run)
@@ -78,12 +78,12 @@ def _check_place(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError(f"'{out}' is a file: give --out a folder.")
+        raise UserError(f"'{out}' is a file: choose a folder.")
     names = {path.name for path in out.iterdir()}
     foreign = names - _FILES
     if names and (DESCRIPTION not in names or foreign):
         other = min(foreign, default=min(names))
-        raise UserError(f"'{out}' holds something else than an export ('{other}'): give --out another folder.")
+        raise UserError(f"'{out}' holds something else than an export ('{other}'): choose another folder.")
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Guard:
         # DNS rebinding: a page of another site reaches a local server by its own name.
         host = headers.get("host", "")
         if self.loopback and not is_loopback(_split(f"//{host}").hostname or ""):
-            raise Refused(403, "This server is for this machine only: call it by localhost, or start it with --host.")
+            raise Refused(403, "This server is for this machine only: use localhost, or start it with another host.")
         # Browsers say whose page asks; programs that are no browsers say nothing.
         origin = headers.get("origin")
         if origin is not None and _split(origin).netloc.lower() != host.lower():

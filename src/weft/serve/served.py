@@ -15,9 +15,9 @@ from weft.description import describe
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
 from weft.pretrained import assign, load_model, load_tokenizer
-from weft.records import finite, read_run, section
+from weft.records import RECIPE, finite, read_run, section
 from weft.serve.limits import Refused
-from weft.training import run as runs
+from weft.training.run_folder import saved_recipe
 from weft.version import __version__
 
 
@@ -54,8 +54,8 @@ def load_run(folder: Path) -> ServedRun:
     name = folder.resolve().name
     # A folder of weights alone, without a recipe, is served too, with the usual separator.
     data = DataConfig(sources=())
-    if (folder / runs.RECIPE).is_file():
-        data = runs.saved_recipe(folder).data
+    if (folder / RECIPE).is_file():
+        data = saved_recipe(folder).data
     return ServedRun(
         name=name,
         names=frozenset({name, str(folder), str(folder.resolve())}),

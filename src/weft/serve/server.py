@@ -48,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise UserError(
-            f"The server cannot listen at {host}, port {port} ({reason}): choose another --port or --host."
+            f"The server cannot listen at {host}, port {port} ({reason}): choose another port or host."
         ) from None
 
 

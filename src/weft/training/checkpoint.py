@@ -25,7 +25,6 @@ from weft.files import disk_errors, json_object, sweep, sync_folder, temporary
 from weft.layers.maps import is_guide
 from weft.training.parallel import like
 
-CHECKPOINTS = "checkpoints"  # the folder in a run directory
 KEPT = 2
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -96,7 +95,7 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, list[str]] | None:
         damaged.append(path.name)
     if damaged:
         raise UserError(
-            f"Every checkpoint in '{folder}' is damaged ({', '.join(damaged)}): start again with --overwrite."
+            f"Every checkpoint in '{folder}' is damaged ({', '.join(damaged)}): start again with overwrite=True."
         )
     return None
 
@@ -116,7 +115,10 @@ def _read(folder: Path) -> Checkpoint | None:
     if progress.get("format") == 1:
         return _upgraded(Checkpoint(progress, groups))
     if progress.get("format") != FORMAT:
-        raise UserError(f"'{folder}' was written by another version of Weft: resume with that one, or use --overwrite.")
+        raise UserError(
+            f"'{folder}' was written by another version of Weft: resume with that one, or start again "
+            "with overwrite=True."
+        )
     return Checkpoint(progress, groups)
 
 

@@ -371,7 +371,7 @@ def sentences(turned: Turned) -> list[str]:
     size = choices[SIZE]
     lines = []
     if outlook.size is not None and size.by_dial:
-        lines.append(f"Size: {outlook.size / 1e6:.3g}M parameters, {size.why}; --parameters sets another.")
+        lines.append(f"Size: {outlook.size / 1e6:.3g}M parameters, {size.why}; model.parameters sets another.")
 
     told = {}
     length = turned.recipe.training.batch.sequence_length
@@ -394,6 +394,6 @@ def sentences(turned: Turned) -> list[str]:
         f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}."
     )
     lines.append(
-        f"Steps: {told[BATCH_SIZE]}, {told[LEARNING_RATE]}, which suit so many tokens; --set changes any value."
+        f"Steps: {told[BATCH_SIZE]}, {told[LEARNING_RATE]}, which suit so many tokens; the recipe may set others."
     )
     return lines

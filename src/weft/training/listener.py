@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from weft.errors import UserError
 from weft.evaluation.progress import Progress
 from weft.files import disk_errors, json_object, set_aside, write_atomic
-from weft.records import METRICS
+from weft.records import METRICS, TENSORBOARD
 
 
 class Status(NamedTuple):
@@ -75,7 +75,7 @@ class MetricsWriter:
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
         if self.writer and "step" in record:
-            self.board = self.board or self.writer(str(self.path.parent / "tensorboard"))
+            self.board = self.board or self.writer(str(self.path.parent / TENSORBOARD))
             for key, value in record.items():
                 if isinstance(value, float):
                     self.board.add_scalar(f"{record['event']}/{key}", value, record["step"])

@@ -126,7 +126,7 @@ class StartConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.block is not None and self.run is None:
-            raise ValueError("block says which blocks of another run to take: name the run (--init-from)")
+            raise ValueError("block says which blocks of another run to take: name the run (training.start.run)")
         return self
 
 
@@ -276,7 +276,8 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         key, equals, text = assignment.partition("=")
         if not equals or "." not in key:
             raise UserError(
-                f"--set takes 'section.key=value', such as training.optimizer.learning_rate=2e-3, not '{assignment}'."
+                "A value is set by 'section.key=value', such as 'training.optimizer.learning_rate=2e-3', not by "
+                f"'{assignment}'."
             )
         setting, old = rename(nested(key.strip(), _scalar(text)))
         old_keys += old

@@ -20,12 +20,12 @@ from weft.language_model import LanguageModel
 from weft.memory import TooLargeError, check_memory
 from weft.model import WeftModel, build
 from weft.model_recipe import ModelRecipe
-from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
+from weft.pretrained import WEIGHTS, load_config, load_into, load_tokenizer, load_weights
 from weft.sizing import TOLERANCE, count_parameters, drafted, of_recipes_width, sized_recipe
 from weft.training.dial import BATCH_SIZE, Corpus, left_open, sentences, turn
 from weft.training.methods import teachers
 from weft.training.parallel import Processes
-from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, BatchConfig, Recipe
+from weft.training.recipe import DEFAULT_MINUTES, LEAST_ENDS, BatchConfig, Recipe, TrainingConfig
 from weft.training.throughput import seconds_per_token
 from weft.training.transfer import candidates, laid_over, transferred
 
@@ -104,11 +104,9 @@ def resolve_recipe(
 
 def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Raise UserError where a recipe asks for another tokenizer than that of the run that it starts or learns from."""
-    training = recipe.training
-    runs = {**teachers(training.methods), "training.start.run": training.start.run}
     other = _other_tokenizer(recipe.data, tokenizer)
-    for field, run in runs.items():
-        if run and other:
+    for field, run in _runs_of(recipe).items():
+        if other:
             raise UserError(f"{field} takes the tokenizer of '{run}' as it is: leave out {other}.")
 
 
@@ -144,10 +142,56 @@ def _buildable(recipe: Recipe, prepared: PreparedData) -> bool:
     return True
 
 
-def check_model(model: ModelRecipe) -> None:
-    """Raise UserError for an architecture, pattern or preset that there is not, before any text is read."""
+def check_given(recipe: Recipe, out: Path, *, begun: bool) -> None:
+    """Refuse a recipe that no run in ``out`` can have, before any text is read; UserError.
+
+    One without texts; for an architecture, pattern or preset that there is not; and, unless the run has ``begun``, one
+    that starts from or learns from the run which it would take the place of.
+    """
+    if not recipe.data.sources:
+        raise UserError("There is nothing to train on: name files, folders or globs of text.")
+    model = recipe.model
     if not model.baseline:
         drafted(model, model.parameters or 1e6)
+    if not begun:
+        for field, run in _runs_of(recipe).items():
+            if Path(run).resolve() == out.resolve():
+                raise UserError(f"{field} and out are one folder, '{out}': choose another folder for the new run.")
+
+
+def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
+    """Return the tokenizer of the runs that are started from and learned from, which must be one; None without such."""
+    runs = [Path(run) for run in _runs_of(recipe).values()]
+    given = [load_tokenizer(run) for run in runs]
+    if len({tokenizer.to_json() for tokenizer in given}) > 1:
+        which = " and ".join(f"'{run}'" for run in runs)
+        raise UserError(f"The runs {which} have different tokenizers: choose such as have the same.")
+    return given[0] if given else None
+
+
+def _runs_of(recipe: Recipe) -> dict[str, str]:
+    """Return the runs that a recipe starts from and learns from, by the fields that name them."""
+    start = recipe.training.start.run
+    started = {"training.start.run": start} if start else {}
+    return started | teachers(recipe.training.methods)
+
+
+def deal_batch(
+    training: TrainingConfig, prepared: PreparedData, processes: int, together: int | None
+) -> TrainingConfig:
+    """Return ``training`` with the batch of each process: no more than a small text can fill.
+
+    A run that goes on keeps its batch of ``together`` rows, and shares it among the processes that there are now.
+    """
+    batch = fit_batch(training.batch, prepared, processes)
+    if together is not None:
+        if together % processes:
+            raise UserError(
+                f"This run has a batch of {together}, which {processes} processes cannot share evenly: resume it with "
+                f"a number of processes that divides {together}."
+            )
+        batch = batch.replace({"batch_size": together // processes})
+    return training.replace({"batch": batch})
 
 
 def fit_batch(batch: BatchConfig, prepared: PreparedData, processes: int) -> BatchConfig:
@@ -158,6 +202,13 @@ def fit_batch(batch: BatchConfig, prepared: PreparedData, processes: int) -> Bat
         length //= 2
     most = max(1, train.lanes_that_fit(length) // processes)
     return batch.replace({"batch_size": min(batch.batch_size, most), "sequence_length": length})
+
+
+def make_checked_model(recipe: Recipe, prepared: PreparedData, tell: Callable[[str], None]) -> LanguageModel:
+    """Return the model that a resolved recipe starts from; UserError where memory does not hold a training step."""
+    origin = Path(recipe.training.start.run) if recipe.training.start.run else None
+    check_step(recipe, prepared, origin)
+    return make_model(recipe, prepared, origin, tell)
 
 
 def make_model(
@@ -297,7 +348,9 @@ def _unchanged(origin: Path, recipe: Recipe) -> ModelConfig:
     model = recipe.model
     some_blocks = recipe.training.start.block is not None
     if some_blocks and not model.pattern:
-        raise UserError("--init-block takes blocks for another pattern: give it, such as --pattern '[qf]3'.")
+        raise UserError(
+            "training.start.block takes blocks for another pattern: give it, such as model.pattern='[qf]3'."
+        )
     before = load_config(origin)
     asked = model
     if some_blocks:  # the pattern is that of the new model: candidates() looks for its blocks
@@ -308,6 +361,7 @@ def _unchanged(origin: Path, recipe: Recipe) -> ModelConfig:
         if some_blocks or off > TOLERANCE:  # blocks have the run's width, whatever their number
             changed.append("model.parameters")
     if changed:
-        instead = ", or take some of its blocks by --init-block best" if "model.pattern" in changed else ""
-        raise UserError(f"--init-from takes the model of '{origin}' as it is: leave out {', '.join(changed)}{instead}.")
+        instead = ", or take some of its blocks by training.start.block=best" if "model.pattern" in changed else ""
+        what = ", ".join(changed) + instead
+        raise UserError(f"training.start.run takes the model of '{origin}' as it is: leave out {what}.")
     return after

@@ -51,7 +51,7 @@ def read_result(run: Path) -> TrainingResult:
     """Return the result of a finished run; UserError where there is none, DamagedError where it cannot be read."""
     path = run / RESULTS
     if not path.is_file():
-        raise UserError(f"'{run}' has no results yet: finish its training with --resume.")
+        raise UserError(f"'{run}' has no results yet: finish its training with resume=True.")
     told = json_object(path.read_bytes()) or {}
     try:
         return TrainingResult(

@@ -7,8 +7,8 @@ of a run and the last of the one before it, so that at any moment the folder hol
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +16,52 @@ from weft.baselines import source
 from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.data.record import found_at
 from weft.errors import DamagedError, UserError
-from weft.files import remove, set_aside, sweep, temporaries
+from weft.files import alone_in, remove, set_aside, sweep, temporaries
 from weft.language_model import LanguageModel
+from weft.launch import is_main
 from weft.layers.maps import is_guide
 from weft.plain_yaml import read_yaml
 from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights
-from weft.records import METRICS, RECIPE, REPORT, RESULTS
-from weft.training.checkpoint import CHECKPOINTS, sweep_checkpoints
+from weft.records import CARD, CHECKPOINTS, METRICS, RECIPE, REPORT, RESULTS, TENSORBOARD, TEXTS
+from weft.training.checkpoint import sweep_checkpoints
 from weft.training.listener import read_metrics
-from weft.training.methods import teachers
-from weft.training.recipe import Recipe, save_recipe
-from weft.training.texts import TEXTS, save_texts
+from weft.training.recipe import Recipe, load_recipe, make_recipe, save_recipe, settled
+from weft.training.texts import save_texts
 
 # What training and its report write, beside the checkpoints.
 _FILES = (RECIPE, TEXTS, CONFIG, GENERATION, SHIM, WEIGHTS, TOKENIZER, "tokenizer_config.json", METRICS, RESULTS)
-_PAGES = (REPORT, "README.md")
+_PAGES = (REPORT, CARD)
+
+
+@contextmanager
+def hold(out: Path, *, resume: bool, overwrite: bool, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder of a run as its only writer, for as long as the context lasts; UserError where that cannot be.
+
+    What killed processes left half written is removed, and before a run is resumed what stands in the place of its
+    files is set aside, which ``tell`` hears of.
+    """
+    check_request(out, resume=resume, overwrite=overwrite)
+    with alone_in(out, make=not resume) if is_main() else nullcontext():
+        check_contents(out, resume=resume, overwrite=overwrite)
+        if is_main():
+            sweep(out, *_FILES, *_PAGES)
+            sweep_checkpoints(out / CHECKPOINTS)
+            for line in clear_places(out) if resume else ():
+                tell(line)
+        yield
 
 
 def check_request(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse what cannot be, before a folder is made; UserError."""
     if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other: keep one.")
+        raise UserError("resume=True and overwrite=True exclude each other: keep one.")
     if resume:
         if not (out / RECIPE).is_file():
-            raise UserError(f"There is no run to resume in '{out}': leave --resume out to start one.")
+            raise UserError(f"There is no run to resume in '{out}': leave resume=True out to start one.")
     elif not out.exists():
         _check_place(out)
     elif not out.is_dir():
-        raise UserError(f"'{out}' is a file: give --out a folder.")
+        raise UserError(f"'{out}' is a file: choose a folder.")
 
 
 def check_contents(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -55,9 +73,11 @@ def check_contents(out: Path, *, resume: bool, overwrite: bool) -> None:
     if resume or not out.exists() or not set(out.iterdir()) - set(temporaries(out, *_FILES, *_PAGES)):
         return
     if not (out / RECIPE).is_file():
-        raise UserError(f"'{out}' holds something that is not a run: give --out another folder.")
+        raise UserError(f"'{out}' holds something that is not a run: choose another folder.")
     if not overwrite:
-        raise UserError(f"'{out}' already holds a run: add --resume to go on with it, or --overwrite to replace it.")
+        raise UserError(
+            f"'{out}' already holds a run: add resume=True to go on with it, or overwrite=True to replace it."
+        )
 
 
 def _check_place(out: Path) -> None:
@@ -69,33 +89,21 @@ def _check_place(out: Path) -> None:
         raise UserError(f"'{out}' cannot be made: nothing can be written in '{above}'; choose another place.")
 
 
-def check_apart(recipe: Recipe, out: Path) -> None:
-    """Refuse to begin a run in the folder of the one that it starts from or learns from, which must stay; UserError."""
-    training = recipe.training
-    given = {"--init-from": training.start.run} | teachers(training.methods)
-    for option, run in given.items():
-        if run and Path(run).resolve() == out.resolve():
-            raise UserError(f"{option} and --out are one folder, '{out}': give --out another.")
-
-
 def raw_recipe(run: Path) -> dict[str, Any]:
     """Return all that the recipe of a run says, also what is beside the recipe itself."""
     path = run / RECIPE
     values = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"'{path}' is not YAML")
     if not isinstance(values, dict) or not values:
-        raise DamagedError(f"'{path}' is damaged, it holds no recipe: restore it, or start again with --overwrite.")
+        raise DamagedError(f"'{path}' is damaged, it holds no recipe: restore it, or start again with overwrite=True.")
     return values
 
 
-def as_told(run: Path, prepared: PreparedData) -> PreparedData:
-    """Return ``prepared`` with the words on the text that were said when the run began.
-
-    The settled recipe splits the text in the same way, but does not tell any more how that was chosen.
-    """
-    said = raw_recipe(run)
-    text = said.get("text")
-    rule = text.get("rule") if isinstance(text, dict) else None
-    return replace(prepared, summary=str(said.get("prepared") or prepared.summary), rule=str(rule or prepared.rule))
+def saved_recipe(run: Path) -> Recipe:
+    """Return the resolved recipe of a run directory."""
+    if not (run / RECIPE).is_file():
+        raise UserError(f"'{run}' is not a run directory: it has no {RECIPE}.")
+    raw_recipe(run)
+    return make_recipe(load_recipe(run / RECIPE))
 
 
 def was_overwriting(run: Path) -> bool:
@@ -104,19 +112,15 @@ def was_overwriting(run: Path) -> bool:
 
 
 def begin(
-    out: Path,
-    recipe: Recipe,
-    data: DataConfig,
-    model: LanguageModel,
-    prepared: PreparedData,
-    chosen: Sequence[str],
-    asked: Mapping[str, Any],
+    out: Path, given: Recipe, recipe: Recipe, model: LanguageModel, prepared: PreparedData, chosen: Sequence[str]
 ) -> None:
-    """Write what a run begins with in place of all that is in ``out``, the recipe first.
+    """Write what a run begins with in place of all that is in ``out``, the resolved ``recipe`` first.
 
-    ``data`` is that of ``recipe`` with the names under which its texts were found. From when the recipe stands, the run
-    can be resumed; it says so where the rest of an earlier one is still there.
+    ``given`` is the recipe as it was given. From when the recipe stands, the run can be resumed; it says so where the
+    rest of an earlier one is still there.
     """
+    data = given.data
+    asked = settled(given, recipe)
     others = [path for path in out.iterdir() if path.name != RECIPE]
     if others:
         write_recipe(recipe, out, data, prepared, chosen=chosen, asked=asked, overwriting=True)
@@ -124,9 +128,12 @@ def begin(
 
 
 def begin_again(out: Path, recipe: Recipe, data: DataConfig, model: LanguageModel, prepared: PreparedData) -> None:
-    """Begin a run anew that was killed before its first checkpoint; what is not of it stays."""
+    """Begin a run anew that was killed before its first checkpoint; what is not of it stays.
+
+    ``data`` is that of ``recipe`` with the names under which its texts were found.
+    """
     said = raw_recipe(out)
-    own = (*_FILES, *_PAGES, CHECKPOINTS, "tensorboard")
+    own = (*_FILES, *_PAGES, CHECKPOINTS, TENSORBOARD)
     others = [path for path in out.iterdir() if path.name != RECIPE and (said.get("overwriting") or path.name in own)]
     _write_start(others, out, recipe, data, model, prepared, said.get("chosen") or (), said.get("asked") or {})
 
@@ -179,15 +186,9 @@ def check_not_lost(out: Path, checkpoint_every: int) -> None:
     steps = [record["step"] for record in read_metrics(out / METRICS).records if isinstance(record.get("step"), int)]
     if (out / RESULTS).is_file() or max(steps, default=0) > checkpoint_every:
         raise UserError(
-            f"The checkpoints of '{out}' are gone: train on from its model with --init-from {out}, or start again with "
-            "--overwrite."
+            f"The checkpoints of '{out}' are gone: train on from its model with training.start.run={out}, or start "
+            "again with overwrite=True."
         )
-
-
-def sweep_run(out: Path) -> None:
-    """Remove what killed processes left half written in a run's folder."""
-    sweep(out, *_FILES, *_PAGES)
-    sweep_checkpoints(out / CHECKPOINTS)
 
 
 def clear_places(out: Path) -> Iterator[str]:

@@ -13,8 +13,8 @@ from weft.data.record import TextRecord, located, record
 from weft.data.sources import resolve_sources
 from weft.errors import UserError
 from weft.files import write_atomic
+from weft.records import TEXTS
 
-TEXTS = "texts.json"
 FOUND_AT = "found_at"  # in the recipe, beside the sections
 _MOST_FILES = 3  # that are told
 Tell = Callable[[str], None]

@@ -179,9 +179,11 @@ def _off_plan(minutes: float, found: float, planned: float, *, tokens: int, seco
         "made."
     )
     if not slower:
-        return f"{told} A larger model would do better: start again with --overwrite, which times anew, or let it be."
+        return (
+            f"{told} A larger model would do better: start again with overwrite=True, which times anew, or let it be."
+        )
     enough_minutes = math.ceil(minutes + (wanted - will_read) / found / 60)
     return (
         f"{told} If another program keeps the machine busy, end it; or stop this run (Ctrl-C) and give it more time: "
-        f"--resume --minutes {enough_minutes}."
+        f"resume=True and training.minutes={enough_minutes}."
     )

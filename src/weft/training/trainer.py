@@ -24,7 +24,8 @@ from weft.generation import Sampling, generate
 from weft.language_model import LanguageModel
 from weft.layers.maps import is_guide
 from weft.pretrained import WEIGHTS, save_weights
-from weft.training.checkpoint import CHECKPOINTS, Checkpoint, write_checkpoint
+from weft.records import CHECKPOINTS
+from weft.training.checkpoint import Checkpoint, write_checkpoint
 from weft.training.learner import Learner
 from weft.training.listener import Listener, MetricsWriter, Status
 from weft.training.parallel import Processes, whole
@@ -351,7 +352,7 @@ class Trainer:
         if told["corpus"] != self.prepared.train.identity:
             raise UserError(
                 "The texts have changed since this run began (or its tokenizer): restore them, or start again with "
-                "--overwrite."
+                "overwrite=True."
             )
         for name in _COUNTERS:
             setattr(self, name, told.get(name, getattr(self, name)))

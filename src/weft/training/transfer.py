@@ -143,7 +143,7 @@ def transferred(
         any_of_them = next(iter(fitting.values()))
         kinds = "".join(any_of_them.stack.letters)
         raise UserError(
-            f"Blocks {kinds} of '{origin}' begin at {places}, not at {block}: give --init-block one of these."
+            f"Blocks {kinds} of '{origin}' begin at {places}, not at {block}: give training.start.block one of these."
         )
 
     def start(first: int) -> WeftModel:

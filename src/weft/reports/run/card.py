@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from weft.files import write_atomic
-from weft.records import RunRecords, finite, read_run, section
+from weft.records import CARD, RunRecords, finite, read_run, section
 from weft.reports.run.words import (
     compressors,
     compressors_note,
@@ -24,7 +24,6 @@ from weft.words import count, duration
 if TYPE_CHECKING:
     from weft.description import BlockRow
 
-CARD = "README.md"
 # What is known of the corpora that come with the package, by the name they are asked for.
 _BUNDLED = {"weft:sewiki": {"language": "se", "license": "cc-by-sa-4.0"}}
 _UNKNOWN_LICENSE = {"license": "other", "license_name": "see-the-training-data"}

@@ -1,0 +1,286 @@
+"""A run as a thing: the folder that training leaves, with its files, its recipe, its numbers, and what it can do.
+
+>>> run = weft.Run("runs/mine")
+>>> run.results.test.bits_per_byte
+>>> run.generate("Once")
+
+A :class:`Run` reads from the folder and writes nothing there. It is a path, too (``os.PathLike``), so it goes wherever
+a folder does. Its room is above training's: it reads the recipe, the results and the texts as training writes them, and
+training itself needs a folder only, which is not a whole run yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+
+from weft.arguments import StrPath, checked, told
+from weft.baselines import load_any
+from weft.data import DataConfig, Tokenizer
+from weft.data.config import DEFAULT_SEPARATOR
+from weft.description import Description, describe
+from weft.errors import UserError
+from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, check_adaptable, score_dynamically
+from weft.evaluation.compressors import Packed
+from weft.evaluation.compressors import pack as pack_text
+from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.metrics import Metrics
+from weft.evaluation.progress import Progress
+from weft.evaluation.scoring import score, text_bits
+from weft.generation import Sampling, generate
+from weft.language_model import LanguageModel
+from weft.pretrained import check_folder, load_config, load_tokenizer
+from weft.reading import Paths, as_read, names_of, read_split, training_text
+from weft.records import CARD, METRICS, RECIPE, REPORT, RESULTS, Event, read_events
+from weft.training.recipe import Recipe
+from weft.training.result import TrainingResult, read_result
+from weft.training.run_folder import saved_recipe
+
+Split = Literal["train", "validation", "test"]
+Tell = Callable[[str], None]
+
+
+class Run(os.PathLike[str]):
+    """The run in ``folder``.
+
+    The model and the tokenizer are loaded when they are first used, and then kept: for a run that was trained on
+    meanwhile, make another ``Run``. All else is read each time. UserError where there is no such folder, and, when it
+    is asked for, for what the folder does not hold or what is damaged.
+    """
+
+    @checked
+    def __init__(self, folder: StrPath) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UserError(f"There is no run directory '{self.folder}': give the folder that 'weft train' wrote.")
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"weft.Run('{self.folder}')"
+
+    # The files that people look at. Each is where it would be, whether it is there or not.
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe as it was resolved, in YAML."""
+        return self.folder / RECIPE
+
+    @property
+    def events_file(self) -> Path:
+        """The log of training, a JSON object in a line for each event."""
+        return self.folder / METRICS
+
+    @property
+    def results_file(self) -> Path:
+        """What training has come to, in JSON."""
+        return self.folder / RESULTS
+
+    @property
+    def report(self) -> Path:
+        """The report, a page in HTML."""
+        return self.folder / REPORT
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.folder / CARD
+
+    # What is in them.
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with every value that it left to the corpus and the machine."""
+        return saved_recipe(self.folder)
+
+    @property
+    def results(self) -> TrainingResult:
+        """What training has come to; UserError where it has not ended."""
+        return read_result(self.folder)
+
+    @property
+    def events(self) -> list[Event]:
+        """The events of training in the order of their steps: ``train``, ``validation``, ``sample``, ``skipped``."""
+        return read_events(self.folder)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, loaded once."""
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The best model by validation, loaded once, in evaluation mode on the CPU."""
+        return load_any(self.folder)
+
+    # What it can do.
+
+    def describe(self) -> Description:
+        """Describe the model without loading it: its blocks, their shapes, parameters, operations and state."""
+        return describe(load_config(self.folder))
+
+    @checked
+    def evaluate(
+        self,
+        files: Paths = (),
+        *,
+        split: Split = "test",
+        window: int | None = None,
+        applications: int | None = None,
+        adapt: bool | Adapt = False,
+        text_key: str | None = None,
+        progress: Callable[[int], None] | None = None,
+        watch: Callable[[Progress], None] | None = None,
+        tell: Tell = lambda _: None,
+    ) -> Metrics:
+        """Score ``files``, or a split of the run's own corpus as it was; with ``adapt``, by dynamic evaluation.
+
+        True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
+        (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
+        ``window`` and ``applications`` are those of :func:`weft.load`; ``text_key`` names the text in records or the
+        column of tables, where it is not that of the run's texts. ``progress`` is called with the number of tokens done
+        since the last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell``
+        hears what is to be known of the text: which files are read, and in what its form is another than that of the
+        training text.
+        """
+        check_folder(self.folder)
+        text = read_split(self.folder, self.tokenizer, files, split, text_key=text_key, tell=tell)
+        model = self._model_with(window, applications)
+        how = _learners(adapt, model)
+        return evaluate_split(model, self.tokenizer, text, adapt=how, progress=progress, watch=watch)
+
+    @checked
+    def token_bits(
+        self,
+        files: Paths = (),
+        *,
+        split: Split = "test",
+        window: int | None = None,
+        applications: int | None = None,
+        adapt: bool | Adapt = False,
+        text_key: str | None = None,
+        tell: Tell = lambda _: None,
+    ) -> list[tuple[str, float]]:
+        """Return every token of the text that :meth:`evaluate` scores, as text, with its surprisal in bits."""
+        tokenizer = self.tokenizer
+        model = self._model_with(window, applications)
+        text = read_split(self.folder, tokenizer, files, split, text_key=text_key, tell=tell)
+        how = _learners(adapt, model)
+        boundary = tokenizer.boundary_id
+        if how:
+            nats = score_dynamically(model, text, how, boundary_id=boundary)
+        else:
+            nats = score(model, text, boundary_id=boundary)
+        tokens = np.asarray(text.tokens)
+        shown = tokens != boundary
+        bits = nats[shown] / np.log(2)
+        return [(tokenizer.decode([token]), float(cost)) for token, cost in zip(tokens[shown], bits, strict=True)]
+
+    @overload
+    def score(self, texts: str) -> float: ...
+    @overload
+    def score(self, texts: list[str] | tuple[str, ...]) -> list[float]: ...
+    @checked
+    def score(self, texts: str | Sequence[str]) -> float | list[float]:
+        """Return the bits that a text costs, or each of several; each is a document, whose end is not counted.
+
+        A text is read in the form in which the run reads every text (``data.normalize``, ``data.line_ends``).
+        """
+        several = [texts] if isinstance(texts, str) else texts
+        bits = text_bits(self.model, self.tokenizer, as_read(self.folder, several))
+        return bits[0] if isinstance(texts, str) else bits
+
+    @overload
+    def generate(
+        self,
+        prompts: str = "",
+        *,
+        max_new_tokens: int = 200,
+        applications: int | None = None,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | tuple[str, ...],
+        *,
+        max_new_tokens: int = 200,
+        applications: int | None = None,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> list[str]: ...
+    @checked
+    def generate(
+        self,
+        prompts: str | Sequence[str] = "",
+        *,
+        max_new_tokens: int = 200,
+        applications: int | None = None,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> str | list[str]:
+        """Continue one prompt or several; return the continuations without the prompts.
+
+        A text ends before the first of the strings ``stop`` in it. ``applications`` are those of :func:`weft.load`. A
+        prompt is read in the form in which the run reads every text (``data.normalize``, ``data.line_ends``).
+        """
+        several = [prompts] if isinstance(prompts, str) else prompts
+        written = generate(
+            self._model_with(None, applications),
+            self.tokenizer,
+            as_read(self.folder, several),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+        )
+        return written[0] if isinstance(prompts, str) else written
+
+    @checked
+    def pack(
+        self,
+        files: Paths = (),
+        *,
+        split: Split = "test",
+        text_key: str | None = None,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> Packed:
+        """Return what xz and PPMd need for the text that :meth:`evaluate` scores, after the run's training text.
+
+        Where that text cannot be read, the compressors begin with nothing, and a note says so. ``progress`` is called
+        with the name of a compressor and the share that it has done. Raises UserError for the training split itself.
+        """
+        check_folder(self.folder)
+        if split == "train" and not names_of(files):
+            raise UserError("Compressors read the training text first: choose another split, or name files.")
+        text = read_split(self.folder, self.tokenizer, files, split, text_key=text_key)
+        data = self.recipe.data if self.recipe_file.is_file() else DataConfig(sources=())
+        training, why = training_text(self.folder, data, self.tokenizer)
+        separator = data.document_separator or DEFAULT_SEPARATOR
+        return pack_text(training, text, self.tokenizer, separator=separator, unprimed=why, progress=progress)
+
+    def _model_with(self, window: int | None, applications: int | None) -> LanguageModel:
+        """Return the model, or for another window or number of applications one that is loaded for the occasion."""
+        if window is None and applications is None:
+            return self.model
+        return load_any(self.folder, window=window, applications=applications)
+
+
+def _learners(adapt: bool | Adapt, model: LanguageModel) -> Adapt | None:
+    """Return how ``model`` is to learn; one that cannot is refused here, before its text is scored for nothing."""
+    if isinstance(adapt, bool):
+        how: Adapt | None = LEARNERS if adapt else None
+    else:
+        how = adapt
+    each = [how] if how is None or isinstance(how, Adaptation) else how
+    if not isinstance(each, list | tuple) or not all(one is None or isinstance(one, Adaptation) for one in each):
+        raise UserError(f"'adapt' is {told(adapt)}: give True, a weft.Adaptation, or a list of them.")
+    if how:
+        check_adaptable(model)
+    return how

@@ -33,13 +33,13 @@ from weft.training.transfer import candidates, laid_over, transferred
 class Resolved(NamedTuple):
     """A recipe with every value that it left to the corpus and the machine, as a run saves it.
 
-    ``chosen`` says in sentences what was chosen and why. ``pace`` is the tokens a second that the choice counts on;
-    None where nothing was timed.
+    ``chosen`` says in sentences what was chosen and why. ``tokens_per_second`` is what the choice counts
+    on; None where nothing was timed.
     """
 
     recipe: Recipe
     chosen: tuple[str, ...] = ()
-    pace: float | None = None
+    tokens_per_second: float | None = None
 
 
 def resolve_recipe(

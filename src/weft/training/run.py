@@ -140,7 +140,9 @@ def _start(given: Recipe, earlier: Earlier | None, out: Path, most_steps: int | 
 
     # The trainer, as of the first step or of the checkpoint.
     with _memory_errors(out if checkpoint else None):
-        trainer = Trainer(training, model, prepared, out, listener, processes, planned_pace=resolved.pace)
+        trainer = Trainer(
+            training, model, prepared, out, listener, processes, planned_tokens_per_second=resolved.tokens_per_second
+        )
         if checkpoint:
             trainer.load_state_dict(checkpoint)
 
@@ -224,7 +226,7 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
     scored = {}
     for name in ("validation", "test"):
         split: TokenizedSplit = getattr(trainer.prepared, name)
-        seconds = split.scored_tokens * trainer.scoring_pace  # NaN where no validation was timed
+        seconds = split.scored_tokens * trainer.scoring_seconds_per_token  # NaN where no validation was timed
         about = f" (about {words.duration(seconds)})" if seconds >= LONG else ""
         listener.message(f"Scoring the {name} text{about} ...")
         watch = partial(listener.scoring, f"the {name} text")

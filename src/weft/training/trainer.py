@@ -42,14 +42,14 @@ MOST_BAD_STEPS = 5
 SAMPLE_TOKENS = 64
 
 # What changes with every step and stands in a checkpoint as it is.
-_COUNTERS = ("step", "tokens", "seconds", "bad_steps", "best_step", "recent", "planned_pace")
+_COUNTERS = ("step", "tokens", "seconds", "bad_steps", "best_step", "recent")
 
 
 class Trainer:
     """One run's moving parts: complete once it is made, and then as of step 0 or as :meth:`load_state_dict` takes it.
 
     With several processes, ``config.batch`` is that of each; all draw the same conclusions from the same sums.
-    ``planned_pace`` is the tokens a second that the plan of the run counts on, None where nothing was planned.
+    ``planned_tokens_per_second`` is what the plan of the run counts on, None where nothing was planned.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trainer:
         listener: Listener,
         processes: Processes | None = None,
         *,
-        planned_pace: float | None = None,
+        planned_tokens_per_second: float | None = None,
     ) -> None:
         self.config = config
         self.model = model
@@ -84,7 +84,7 @@ class Trainer:
         self.recent: list[tuple[float, float]] = []  # (loss, seconds) of the steps since the last log line
         self.training_bits = math.nan  # their bits per byte, not in checkpoints
         self.bad_steps = 0  # in a row that were left out
-        self.planned_pace = planned_pace
+        self.planned_tokens_per_second = planned_tokens_per_second
         self.stop_requested = False
 
         # What the validations have shown.
@@ -93,7 +93,7 @@ class Trainer:
         self.best_step = 0
         self.sample: Sample | None = None  # what is scored, once that is chosen
         self.validation_split: TokenizedSplit | None = None
-        self.scoring_pace = math.nan  # seconds a token, of the fastest validation
+        self.scoring_seconds_per_token = math.nan  # of the fastest validation
         self.saved_step = -1  # of the newest checkpoint
 
     def _open_stream(self, state: Any) -> Prefetcher:
@@ -130,7 +130,7 @@ class Trainer:
         """Train until the budget is used (True) or a stop is requested (False); either way a checkpoint is left."""
         stop = False
         seen = self.done  # the part of the budget that was used at the last look
-        check = ThroughputCheck(self.planned_pace)
+        check = ThroughputCheck(self.planned_tokens_per_second)
         self._check_throughput(check)
         self.queue.start_clock()
         try:
@@ -258,9 +258,9 @@ class Trainer:
         boundary = self.prepared.tokenizer.boundary_id
         with self.learner.validating():
             scored = self.learner.objective.validate(self.learner.scorer, split, boundary_id=boundary, progress=timed)
-            self.scoring_pace = min(timed.seconds_per_token, self.scoring_pace)
+            self.scoring_seconds_per_token = min(timed.seconds_per_token, self.scoring_seconds_per_token)
             if first:
-                for line in announced(self.prepared, split, self.scoring_pace):
+                for line in announced(self.prepared, split, self.scoring_seconds_per_token):
                     self.listener.message(line)
             self.validation = self.processes.of_main(scored)
             if first and self.stream.epoch < 1:
@@ -334,6 +334,7 @@ class Trainer:
         state = self.learner.state_dict()
         state.progress |= {name: getattr(self, name) for name in _COUNTERS}
         state.progress |= {
+            "planned_pace": self.planned_tokens_per_second,  # the key's name in every checkpoint
             "best": _finite(self.best),
             "validation": _finite(self.validation),
             "sample": self.sample,
@@ -356,6 +357,7 @@ class Trainer:
             )
         for name in _COUNTERS:
             setattr(self, name, told.get(name, getattr(self, name)))
+        self.planned_tokens_per_second = told.get("planned_pace", self.planned_tokens_per_second)
         self.recent = [(loss, seconds) for loss, seconds in self.recent]  # JSON made lists of the tuples
         self.best = math.inf if told["best"] is None else told["best"]
         self.validation = math.nan if told["validation"] is None else told["validation"]

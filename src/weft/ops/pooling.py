@@ -1,8 +1,9 @@
 """A QRNN's pooling as one operator: from the gates' pre-activations to its outputs, nothing in between in memory.
 
-Plain torch writes tanh, sigmoids, products and cells one after another, and keeps most of them for the backward pass.
-The operator reads the gates as the linear map laid them out, and keeps the cells before each chunk of steps alone; the
-backward pass makes the rest again. Its forms are :mod:`weft.ops.cpu` and :mod:`weft.ops.triton`.
+Plain torch writes tanh, sigmoids, products and cells one after another, and keeps most of them for the
+backward pass. The operator reads the gates as the linear map laid them out, and keeps the cells before
+each chunk of steps alone; the backward pass makes the rest again. Its forms are :mod:`weft.ops.cpu`
+and :mod:`weft.ops.triton`.
 
 With z = tanh, f, o, i = sigmoid of the pre-activations and r_t = 0 at a reset, else 1 (Bradbury et al. 2017):
 
@@ -44,9 +45,9 @@ def fused_pooling(
     """Return ``(hidden_BTC, cell_BC)``: outputs in the gates' dtype, and the last cell, float32.
 
     ``gates_BTGC`` are pre-activations side by side (B, T, G * C), to which ``bias_GC`` is added in float32;
-    differentiable as these are, and ``cell_BC`` (None for zeros). ``reset_BT`` (boolean) marks steps at which the past
-    counts as zero. Raises ValueError for shapes that do not agree, and RuntimeError where no form takes the gates (ask
-    :func:`can_fuse`).
+    differentiable as these are, and ``cell_BC`` (None for zeros). ``reset_BT`` (boolean) marks steps at which
+    the past counts as zero. Raises ValueError for shapes that do not agree, and RuntimeError where no form
+    takes the gates (ask :func:`can_fuse`).
     """
     batch, time, width = gates_BTGC.shape
     cells = width // GATES[pooling]
@@ -63,18 +64,21 @@ def fused_pooling(
         raise ValueError(f"reset is {tuple(reset_BT.shape)} of {reset_BT.dtype}, must be boolean ({batch}, {time})")
     if bias_GC is not None and bias_GC.shape != (width,):
         raise ValueError(f"bias is {tuple(bias_GC.shape)}, must be (G * C,) = ({width},)")
-    bias_GC = None if bias_GC is None else bias_GC.float()
+    if bias_GC is not None:
+        bias_GC = bias_GC.float()
     hidden, last, _ = torch.ops.weft.pooling(gates_BTGC, bias_GC, cell_BC.float(), reset_BT, pooling)
     return hidden, last
 
 
 def _form(gates: Tensor, pooling: str) -> ModuleType:
+    """Return the form of the operator for these gates; RuntimeError where there is none."""
     if not can_fuse(gates, cast("Pooling", pooling)):
         raise RuntimeError(f"no fused pooling for {gates.dtype} on {gates.device}")
     return triton if gates.device.type == "cuda" else cpu
 
 
 def _chunks(gates: Tensor) -> Any:
+    """Return how many chunks of steps the cells before are kept for; the forms have chunks of their own length."""
     chunk = triton.CHUNK if gates.device.type == "cuda" else cpu.CHUNK
     return (gates.shape[1] + chunk - 1) // chunk
 

@@ -1,8 +1,9 @@
 """The linear recurrence c_t = f_t * c_{t-1} + u_t as a ``torch.library`` operator with its own backward.
 
-Autograd, ``torch.compile`` and ``torch.export`` see one operator, ``weft::linear_recurrence``. Its forms are compiled
-kernels on a CPU (:mod:`weft.ops.cpu`) and a GPU (:mod:`weft.ops.triton`), and elsewhere a loop over time that works in
-place on whole (batch x channel) slabs. The backward pass is the same recurrence run from the end:
+Autograd, ``torch.compile`` and ``torch.export`` see one operator, ``weft::linear_recurrence``. Its forms are
+compiled kernels on a CPU (:mod:`weft.ops.cpu`) and a GPU (:mod:`weft.ops.triton`), and elsewhere a loop over
+time that works in place on whole (batch x channel) slabs. The backward pass is the same recurrence run from
+the end:
 
     g_t = dc_t + f_{t+1} g_{t+1},   du_t = g_t,   df_t = g_t c_{t-1},   dc_0 = f_1 g_1
 
@@ -26,9 +27,9 @@ def linear_recurrence(
 ) -> tuple[Tensor, Tensor]:
     """Return ``(cells, last)`` of c_t = f_t * c_{t-1} + u_t, differentiable in ``forget``, ``update`` and ``state``.
 
-    ``forget`` and ``update`` are (B, T, C), ``state`` is (B, C) or None for zeros, ``reset`` is a boolean (B, T)
-    that marks steps at which the past counts as zero. ``cells`` is (B, T, C) and ``last`` (B, C) is a copy of its
-    last step (of ``state`` when T is 0). Cells are float32, or float64 for float64 inputs.
+    ``forget`` and ``update`` are (B, T, C), ``state`` is (B, C) or None for zeros, ``reset`` is a boolean (B,
+    T) that marks steps at which the past counts as zero. ``cells`` is (B, T, C) and ``last`` (B, C) is a copy
+    of its last step (of ``state`` when T is 0). Cells are float32, or float64 for float64 inputs.
 
     f and fo pooling of a QRNN are u = (1 - f) z, ifo pooling is u = i z (Bradbury et al. 2017).
     Raises ValueError when the shapes do not agree.
@@ -68,15 +69,18 @@ def _forward(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None
     if _on_gpu(update):
         cells, last = triton.recurrence_forward(forget, update, state, reset)
         return cells, last
-    forget, update = forget.to(state.dtype), update.to(state.dtype)
-    return (cpu.recurrence_forward if cpu.fits(update, state) else _loop)(forget, update, state, reset)
+    forget = forget.to(state.dtype)
+    update = update.to(state.dtype)
+    if cpu.fits(update, state):
+        return cpu.recurrence_forward(forget, update, state, reset)
+    return _loop(forget, update, state, reset)
 
 
 def _loop(forget: Tensor, update: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     cells = torch.empty(update.shape, dtype=update.dtype, device=update.device)
     last = state
     steps = zip(_keep(forget, reset).unbind(1), update.unbind(1), cells.unbind(1), strict=True)
-    for forget_BC, update_BC, cell_BC in steps:
+    for forget_BC, update_BC, cell_BC in steps:  # written in place: one slab after another, nothing copied
         torch.addcmul(update_BC, forget_BC, last, out=cell_BC)
         last = cell_BC
     return cells, last.clone(memory_format=torch.contiguous_format)
@@ -113,7 +117,8 @@ def _loop_backward(
             torch.add(grad_BC, running, out=grad_update_BC)
         else:
             torch.addcmul(grad_BC, later_keep, running, out=grad_update_BC)
-        running, later_keep = grad_update_BC, keep_BC
+        running = grad_update_BC
+        later_keep = keep_BC
     if later_keep is not None:
         running = later_keep * running
     torch.mul(grad_update[:, :1], state.unsqueeze(1), out=grad_forget[:, :1])

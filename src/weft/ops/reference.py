@@ -41,9 +41,13 @@ def pooling_reference(
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)`` as :func:`weft.ops.fused_pooling` documents it, in float32 or float64."""
     gates = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
-    gates = gates if bias_GC is None else gates + bias_GC
+    if bias_GC is not None:
+        gates = gates + bias_GC
     z, f, *rest = gates.chunk(GATES[pooling], dim=-1)
     forget = f.sigmoid()
-    update = (rest[1].sigmoid() if pooling == "ifo" else 1 - forget) * z.tanh()
+    input_gate = rest[1].sigmoid() if pooling == "ifo" else 1 - forget
+    update = input_gate * z.tanh()
     cells_BTC, last_BC = linear_recurrence_reference(forget, update, cell_BC, reset_BT)
-    return (cells_BTC if pooling == "f" else rest[0].sigmoid() * cells_BTC), last_BC
+    if pooling == "f":
+        return cells_BTC, last_BC
+    return rest[0].sigmoid() * cells_BTC, last_BC

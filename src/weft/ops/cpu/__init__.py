@@ -1,8 +1,8 @@
 """The recurrence and its neighbours on a CPU: Numba kernels, compiled on a user's machine without a compiler.
 
-Every function here takes CPU tensors of float32 (or bfloat16, where it says so) and knows nothing of autograd; who
-calls makes sure that :func:`available` holds. Nothing is compiled or imported from Numba before the first call.
-Shapes: B batch, T time, C cell width, G gates, N rows, D width, V vocabulary.
+Every function here takes CPU tensors of float32 (or bfloat16, where it says so) and knows nothing of
+autograd; who calls makes sure that :func:`available` holds. Nothing is compiled or imported from Numba before
+the first call. Shapes: B batch, T time, C cell width, G gates, N rows, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def available() -> bool:
 
 @cache
 def _imports() -> bool:
-    why = "" if _FOUND else "is missing"
-    if _FOUND:
+    why = ""
+    if not _FOUND:
+        why = "is missing"
+    else:
         try:
             import numba  # noqa: F401
         except Exception as error:  # it refuses a NumPy that is too new for it, with errors of several kinds
@@ -89,6 +91,7 @@ def _by_channels(kernel: Kernel, arguments: list[int], batch: int, time: int, wi
 
 def _shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
     """Return into how many tasks to part rows, the rows of each, and the threads that it is worth."""
+    # Four tasks a thread: who is done early takes more of them.
     threads = _threads(rows * width)
     each = max(least, -(-rows // (4 * threads)))
     return -(-rows // each), each, threads
@@ -103,7 +106,13 @@ def _by_rows(kernel: Kernel, arguments: list[int], rows: int, width: int, least:
 def _lined_up(x: Tensor) -> tuple[Tensor, int]:
     """Return ``x`` (B, T, width) with steps of equal distance in memory, and that distance."""
     batch, time, width = x.shape
-    row = x.stride(1) if time > 1 else x.stride(0) if batch > 1 else width
+    # of a dimension of one step torch's stride means nothing
+    if time > 1:
+        row = x.stride(1)
+    elif batch > 1:
+        row = x.stride(0)
+    else:
+        row = width
     if x.stride(2) == 1 and row >= width and (batch <= 1 or x.stride(0) == time * row):
         return x, row
     return x.contiguous(), width
@@ -119,6 +128,10 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
 def _bits(number: float) -> int:
     """Return the bits of a number, to be passed among addresses."""
     return int.from_bytes(struct.pack("<d", number), "little", signed=True)
@@ -128,9 +141,13 @@ def recurrence_forward(forget: Tensor, update: Tensor, state: Tensor, reset: Ten
     """Return ``(cells, last)``; float32."""
     from weft.ops.cpu import entries
 
-    (batch, time, width), (forget, row), (update, update_row) = update.shape, _lined_up(forget), _lined_up(update)
-    state, reset = state.contiguous(), None if reset is None else reset.contiguous()
-    cells, last = torch.empty(batch, time, width), torch.empty(batch, width)
+    batch, time, width = update.shape
+    forget, row = _lined_up(forget)
+    update, update_row = _lined_up(update)
+    state = state.contiguous()
+    reset = _contiguous(reset)
+    cells = torch.empty(batch, time, width)
+    last = torch.empty(batch, width)
     tensors = [forget, update, cells, state, last, reset]
     arguments = [*map(_address, tensors), time, row, update_row, _is_large(cells)]
     _by_channels(entries.recurrence_forward, arguments, batch, time, width)
@@ -143,15 +160,19 @@ def recurrence_backward(
     """Return the gradients of forget gates, updates and state; float32."""
     from weft.ops.cpu import entries
 
-    (batch, time, width), (forget, row) = cells.shape, _lined_up(forget)
-    grad_cells, grad_last, state = grad_cells.contiguous(), grad_last.contiguous(), state.contiguous()
-    reset = None if reset is None else reset.contiguous()
-    grads = torch.empty(batch, time, width), torch.empty(batch, time, width), torch.empty(batch, width)
-    tensors = [grad_cells, grad_last, forget, state, cells, *grads, reset]
-    _by_channels(
-        entries.recurrence_backward, [*map(_address, tensors), time, row, _is_large(cells)], batch, time, width
-    )
-    return grads
+    batch, time, width = cells.shape
+    forget, row = _lined_up(forget)
+    grad_cells = grad_cells.contiguous()
+    grad_last = grad_last.contiguous()
+    state = state.contiguous()
+    reset = _contiguous(reset)
+    grad_forget = torch.empty(batch, time, width)
+    grad_update = torch.empty(batch, time, width)
+    grad_state = torch.empty(batch, width)
+    tensors = [grad_cells, grad_last, forget, state, cells, grad_forget, grad_update, grad_state, reset]
+    arguments = [*map(_address, tensors), time, row, _is_large(cells)]
+    _by_channels(entries.recurrence_backward, arguments, batch, time, width)
+    return grad_forget, grad_update, grad_state
 
 
 def pooling_forward(
@@ -163,13 +184,18 @@ def pooling_forward(
     """
     from weft.ops.cpu import entries
 
-    (batch, width), time, (gates, row) = cell.shape, gates.shape[1], _lined_up(gates)
-    cell, reset = cell.contiguous(), None if reset is None else reset.contiguous()
+    batch, width = cell.shape
+    time = gates.shape[1]
+    gates, row = _lined_up(gates)
+    cell = cell.contiguous()
+    reset = _contiguous(reset)
     hidden = torch.empty(batch, time, width, dtype=gates.dtype)
-    last, starts = torch.empty(batch, width), torch.empty(batch, -(-time // CHUNK), width)
+    last = torch.empty(batch, width)
+    starts = torch.empty(batch, -(-time // CHUNK), width)
     tensors = [gates, _bias(bias, gates), hidden, cell, last, starts, reset]
     kernel = entries.pooling_forward[_DTYPES.index(gates.dtype)]
-    _by_channels(kernel, [*map(_address, tensors), time, row, KINDS[pooling]], batch, time, width)
+    arguments = [*map(_address, tensors), time, row, KINDS[pooling]]
+    _by_channels(kernel, arguments, batch, time, width)
     return hidden, last, starts
 
 
@@ -185,20 +211,21 @@ def pooling_backward(
     """Return the gradients of the gates (in their dtype), of the bias and of the first cell (float32)."""
     from weft.ops.cpu import entries
 
-    (batch, width), time, (gates, row) = grad_last.shape, gates.shape[1], _lined_up(gates)
-    grad_hidden, grad_last, starts = (
-        grad_hidden.to(gates.dtype).contiguous(),
-        grad_last.contiguous(),
-        starts.contiguous(),
-    )
-    reset = None if reset is None else reset.contiguous()
-    grad_gates, grad_cell = torch.empty(gates.shape, dtype=gates.dtype), torch.empty(batch, width)
-    grad_bias = torch.empty(batch, gates.shape[2])
-    tensors = [
-        gates, _bias(bias, gates), grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset
-    ]  # fmt: skip
+    batch, width = grad_last.shape
+    time = gates.shape[1]
+    gates, row = _lined_up(gates)
+    grad_hidden = grad_hidden.to(gates.dtype).contiguous()
+    grad_last = grad_last.contiguous()
+    starts = starts.contiguous()
+    reset = _contiguous(reset)
+    grad_gates = torch.empty(gates.shape, dtype=gates.dtype)
+    grad_cell = torch.empty(batch, width)
+    grad_bias = torch.empty(batch, gates.shape[2])  # of each sequence; the sum over them is made below
+    bias = _bias(bias, gates)
+    tensors = [gates, bias, grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset]
     kernel = entries.pooling_backward[_DTYPES.index(gates.dtype)]
-    _by_channels(kernel, [*map(_address, tensors), time, row, KINDS[pooling]], batch, time, width)
+    arguments = [*map(_address, tensors), time, row, KINDS[pooling]]
+    _by_channels(kernel, arguments, batch, time, width)
     return grad_gates, grad_bias.sum(0), grad_cell
 
 
@@ -211,8 +238,10 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
     """Return the normed rows of ``x`` (..., D), D a multiple of eight, and what each was multiplied by (N,)."""
     from weft.ops.cpu import entries
 
-    width, rows = x.shape[-1], x.numel() // x.shape[-1]
-    y, scales = torch.empty_like(x), torch.empty(rows)
+    width = x.shape[-1]
+    rows = x.numel() // x.shape[-1]
+    y = torch.empty_like(x)
+    scales = torch.empty(rows)
     arguments = [*map(_address, [x, weight, y, scales]), width, _bits(eps)]
     _by_rows(entries.rms_norm_forward, arguments, rows, width)
     return y, scales
@@ -222,8 +251,10 @@ def rms_norm_backward(x: Tensor, weight: Tensor, scales: Tensor, grad: Tensor) -
     """Return the gradients of ``x`` and ``weight``."""
     from weft.ops.cpu import entries
 
-    width, rows = x.shape[-1], x.numel() // x.shape[-1]
-    grad_x, parts = torch.empty_like(x), torch.empty(_shares(rows, width)[0], width)
+    width = x.shape[-1]
+    rows = x.numel() // x.shape[-1]
+    grad_x = torch.empty_like(x)
+    parts = torch.empty(_shares(rows, width)[0], width)
     arguments = [*map(_address, [x, weight, scales, grad, grad_x, parts]), width]
     _by_rows(entries.rms_norm_backward, arguments, rows, width)
     return grad_x, parts.sum(0)
@@ -252,8 +283,8 @@ def relu_squared_backward(y: Tensor, grad: Tensor) -> Tensor:
 def softmax_loss(logits: Tensor, targets: Tensor, weight: Tensor, *, gradient: bool) -> Tensor:
     """Return the nats of ``targets`` (N,) under softmax(logits), zero where they are negative.
 
-    With ``gradient``, that of ``weight`` (a scalar) times their sum takes the place of the logits (N, V), float32.
-    IndexError for a target outside the vocabulary.
+    With ``gradient``, that of ``weight`` (a scalar) times their sum takes the place of the logits (N, V),
+    float32. IndexError for a target outside the vocabulary.
     """
     from weft.ops.cpu import entries
 

@@ -1,16 +1,18 @@
 """One token's step of a whole model as one kernel: a list of operations that a team of threads works through together.
 
-Reading one token costs little arithmetic: each weight is read once. What is left is to read them as fast as memory
-gives them, so nothing else may take time: one start of the threads a token, some hundred nanoseconds between two
-operations, and no memory that is asked for. Whoever knows the model writes the list (:mod:`weft.generation.program`);
-here are the operations and the fields of each, all int64: numbers, addresses of float32, the bits of float64.
+Reading one token costs little arithmetic: each weight is read once. What is left is to read them as fast as
+memory gives them, so nothing else may take time: one start of the threads a token, some hundred nanoseconds
+between two operations, and no memory that is asked for. Whoever knows the model writes the list
+(:mod:`weft.generation.program`); here are the operations and the fields of each, all int64: numbers,
+addresses of float32, the bits of float64.
 
-An operation is some tasks, as many for each thread. Who has done its own takes those of the others, and an operation
-that reads what earlier ones wrote begins when all of their tasks are done, rather than when all threads have come: a
-thread whose core is given to somebody else in between holds nobody up. Each thread norms what it needs in memory of its
-own, once it has taken a task that reads it, so that what it reads cannot have been overwritten. A map's task is some
-rows, for every text of the batch at once, as weights are read once for all; a thread's rows lie together, and their
-beginning is asked for while the thread waits. What is written is rounded up to eight numbers, as all work is on eight.
+An operation is some tasks, as many for each thread. Who has done its own takes those of the others, and an
+operation that reads what earlier ones wrote begins when all of their tasks are done, rather than when all
+threads have come: a thread whose core is given to somebody else in between holds nobody up. Each thread norms
+what it needs in memory of its own, once it has taken a task that reads it, so that what it reads cannot have
+been overwritten. A map's task is some rows, for every text of the batch at once, as weights are read once for
+all; a thread's rows lie together, and their beginning is asked for while the thread waits. What is written is
+rounded up to eight numbers, as all work is on eight.
 
 Shapes: B texts, D model width, C cell width, H heads, G key-value heads, K head width, S slots of a ring.
 """
@@ -50,8 +52,8 @@ COUNT, THREADS, PRIVATE, PRIVATE_BYTES, SCRATCH_BYTES, LANES_AT, NUM_LANES, TOKE
 HEAD = 16  # fields, before those of the operations
 FIELDS = 32  # of an operation
 
-# The fields of every operation: which it is, its number of tasks for each thread, the counters of those taken (one for
-# each thread, ``APART`` after one another), and how many tasks of operations before it must be done.
+# The fields of every operation: which it is, its number of tasks for each thread, the counters of those taken
+# (one for each thread, ``APART`` after one another), and how many tasks of operations before it must be done.
 KIND, TASKS, TAKEN, AFTER = range(4)
 APART = 16
 EMBED, NORM, MAP, ATTEND = range(4)
@@ -59,21 +61,22 @@ EMBED, NORM, MAP, ATTEND = range(4)
 # Look the tokens' vectors up and scale them.
 EMBED_TABLE, EMBED_TO, EMBED_STRIDE, EMBED_WIDTH, EMBED_SCALE = range(4, 9)
 
-# No task: how to norm a vector of each text into a thread's own memory, and after it the ones before it in a ring,
-# newest first. With token shift (a share of 0 is none) what is normed lies ``raw`` behind; where it is mixed with the
-# last one, which is in a ring of two, is where it would lie else.
+# No task: how to norm a vector of each text into a thread's own memory, and after it the ones before it in a
+# ring, newest first. With token shift (a share of 0 is none) what is normed lies ``raw`` behind; where it is
+# mixed with the last one, which is in a ring of two, is where it would lie else.
 NORM_SOURCE, NORM_SOURCE_STRIDE, NORM_STRIDE, NORM_WIDTH, NORM_HOW, NORM_WEIGHT, NORM_BIAS, NORM_EPS = range(4, 12)
 NORM_RING, NORM_RING_STRIDE, NORM_WINDOW = range(12, 15)
 NORM_SHARE, NORM_RAW, NORM_LAST, NORM_LAST_STRIDE = range(15, 19)
 
 # Multiply with up to four matrices of one shape, ``rows`` of each a task, and work on the results.
 MAP_MATRICES, MAP_ROWS, MAP_COLUMNS, MAP_EACH, MAP_SOURCE, MAP_SOURCE_STRIDE, MAP_TO, MAP_TO_STRIDE = range(4, 12)
-MAP_WEIGHTS, MAP_BIASES = 12, 16  # four fields each; a bias of 0 is none
+MAP_WEIGHTS = 12  # four fields
+MAP_BIASES = 16  # four fields; a bias of 0 is none
 # What is done then, what is added (0: the thread's own memory), the result, a QRNN's cells and its zoneout.
 MAP_THEN, MAP_ADD, MAP_ADD_STRIDE, MAP_RESULT, MAP_RESULT_STRIDE = range(20, 25)
 MAP_CELL, MAP_CELL_STRIDE, MAP_ZONEOUT = range(25, 28)
-# A block's gate and gain (0: none) where something is added, where each text begins in a thread's own memory, and how
-# far behind that lies what is added to there.
+# A block's gate and gain (0: none) where something is added, where each text begins in a thread's own memory,
+# and how far behind that lies what is added to there.
 MAP_GATE, MAP_GAIN, MAP_OWN_STRIDE, MAP_ADD_AT = range(28, 32)
 
 # Write the new keys and values to their rings and attend; a task is the heads that share a key.
@@ -85,12 +88,15 @@ ATTEND_TO, ATTEND_QUERY_STRIDE, ATTEND_KEY_STRIDE, ATTEND_TO_STRIDE, ATTEND_ROWS
 
 @njit
 def _embed(p, o, task, lanes, count, tokens):
-    if task > 0:
+    """Write the scaled vectors of all texts' tokens."""
+    if task > 0:  # there is one for each thread, and too little to do to be parted
         return
-    table, x = as_float32(p[o + EMBED_TABLE]), as_float32(p[o + EMBED_TO])
+    table = as_float32(p[o + EMBED_TABLE])
+    x = as_float32(p[o + EMBED_TO])
     scale = np.float32(number(p[o + EMBED_SCALE]))
     for n in range(count):
-        at, to = tokens[lanes[n]] * p[o + EMBED_WIDTH], lanes[n] * p[o + EMBED_STRIDE]
+        at = tokens[lanes[n]] * p[o + EMBED_WIDTH]
+        to = lanes[n] * p[o + EMBED_STRIDE]
         for i in range(p[o + EMBED_WIDTH]):
             x[to + i] = table[at + i] * scale
 
@@ -98,19 +104,31 @@ def _embed(p, o, task, lanes, count, tokens):
 @njit
 def _norm(p, o, lanes, count, private, place):
     """Norm, and lay the window's earlier inputs behind."""
-    x, ring, width = as_float32(p[o + NORM_SOURCE]), as_float32(p[o + NORM_RING]), p[o + NORM_WIDTH]
-    how, weight, bias, eps = p[o + NORM_HOW], p[o + NORM_WEIGHT], p[o + NORM_BIAS], number(p[o + NORM_EPS])
+    x = as_float32(p[o + NORM_SOURCE])
+    ring = as_float32(p[o + NORM_RING])
+    width = p[o + NORM_WIDTH]
+    how = p[o + NORM_HOW]
+    weight = p[o + NORM_WEIGHT]
+    bias = p[o + NORM_BIAS]
+    eps = number(p[o + NORM_EPS])
     for n in range(count):
-        at, to = lanes[n] * p[o + NORM_SOURCE_STRIDE], lanes[n] * p[o + NORM_STRIDE]
+        at = lanes[n] * p[o + NORM_SOURCE_STRIDE]
+        to = lanes[n] * p[o + NORM_STRIDE]
         raw = to + p[o + NORM_RAW]
         if how == NONE:
             copied(x, at, private, raw, width)
         else:
             normed(x, at, private, raw, width, how, weight, bias, eps)
+        # Token shift: the last token's input is in the slot of the ring of two that
+        # this token's does not go to.
         if p[o + NORM_SHARE] != 0:
-            last, last_at = as_float32(p[o + NORM_LAST]), lanes[n] * p[o + NORM_LAST_STRIDE] + (place - 1) % 2 * width
+            last = as_float32(p[o + NORM_LAST])
+            last_at = lanes[n] * p[o + NORM_LAST_STRIDE] + (place - 1) % 2 * width
             shifted(private, raw, last, last_at, p[o + NORM_SHARE], private, to, width)
-        here, window = lanes[n] * p[o + NORM_RING_STRIDE], p[o + NORM_WINDOW]
+        # A QRNN's convolution reads earlier inputs too: lay them behind, newest
+        # first, as its matrix has them.
+        here = lanes[n] * p[o + NORM_RING_STRIDE]
+        window = p[o + NORM_WINDOW]
         for lag in range(1, window):
             copied(ring, here + (place - lag) % window * width, private, to + lag * width, width)
 
@@ -118,7 +136,9 @@ def _norm(p, o, lanes, count, private, place):
 @njit
 def _remember(p, o, lanes, count, private, place):
     """Write what was normed into the rings, for later tokens; nobody reads these slots for this one."""
-    ring, width, window = as_float32(p[o + NORM_RING]), p[o + NORM_WIDTH], p[o + NORM_WINDOW]
+    ring = as_float32(p[o + NORM_RING])
+    width = p[o + NORM_WIDTH]
+    window = p[o + NORM_WINDOW]
     for n in range(count):
         own = lanes[n] * p[o + NORM_STRIDE]
         if p[o + NORM_RING] != 0:
@@ -130,21 +150,33 @@ def _remember(p, o, lanes, count, private, place):
 
 @njit
 def _map(p, o, task, lanes, count, private):
-    rows, columns, then, stride = p[o + MAP_ROWS], p[o + MAP_COLUMNS], p[o + MAP_THEN], p[o + MAP_TO_STRIDE]
-    first, end = task * p[o + MAP_EACH], min(rows, (task + 1) * p[o + MAP_EACH])
-    part = (rows + VECTOR - 1) // VECTOR * VECTOR
+    """Multiply one task's rows of each matrix with the texts' vectors; then do what follows with these rows."""
+    rows = p[o + MAP_ROWS]
+    columns = p[o + MAP_COLUMNS]
+    then = p[o + MAP_THEN]
+    stride = p[o + MAP_TO_STRIDE]
+    first = task * p[o + MAP_EACH]
+    end = min(rows, (task + 1) * p[o + MAP_EACH])
+    part = (rows + VECTOR - 1) // VECTOR * VECTOR  # where the next matrix's results begin
     x = private if p[o + MAP_SOURCE] == 0 else as_float32(p[o + MAP_SOURCE])
-    y, h, cell = as_float32(p[o + MAP_TO]), as_float32(p[o + MAP_RESULT]), as_float32(p[o + MAP_CELL])
+    y = as_float32(p[o + MAP_TO])
+    h = as_float32(p[o + MAP_RESULT])
+    cell = as_float32(p[o + MAP_CELL])
     for m in range(p[o + MAP_MATRICES]):
-        w, bias = as_float32(p[o + MAP_WEIGHTS + m]), p[o + MAP_BIASES + m]
+        w = as_float32(p[o + MAP_WEIGHTS + m])
+        bias = p[o + MAP_BIASES + m]
         multiplied(w, bias, columns, x, p[o + MAP_SOURCE_STRIDE], y, stride, m * part, lanes, count, first, end)
     if then == PLAIN:
         return
+    # Rows depend on each other only at the same place (a cell on its gates, a sum on what is added), so what
+    # follows is done with this task's own rows, while they are in the cache.
     add = private if p[o + MAP_ADD] == 0 else as_float32(p[o + MAP_ADD])
     for n in range(count):
-        at, to = lanes[n] * stride, lanes[n] * p[o + MAP_RESULT_STRIDE]
+        at = lanes[n] * stride
+        to = lanes[n] * p[o + MAP_RESULT_STRIDE]
         if then == ADD:
-            add_at, gate = lanes[n] * p[o + MAP_ADD_STRIDE] + p[o + MAP_ADD_AT], p[o + MAP_GATE]
+            add_at = lanes[n] * p[o + MAP_ADD_STRIDE] + p[o + MAP_ADD_AT]
+            gate = p[o + MAP_GATE]
             share = np.float32(1.0)
             if gate != 0:
                 share = block_gate(private, lanes[n] * p[o + MAP_OWN_STRIDE], rows, gate, p[o + MAP_GAIN])
@@ -160,18 +192,37 @@ def _map(p, o, task, lanes, count, private):
 @njit
 def _attend(p, o, task, tokens, scratch, place):
     """Attend with one group of heads of one text."""
-    heads, groups, K, slots = p[o + ATTEND_HEADS], p[o + ATTEND_GROUPS], p[o + ATTEND_WIDTH], p[o + ATTEND_SLOTS]
-    lane, group = task // groups, task % groups
+    heads = p[o + ATTEND_HEADS]
+    groups = p[o + ATTEND_GROUPS]
+    K = p[o + ATTEND_WIDTH]
+    slots = p[o + ATTEND_SLOTS]
+    # The threads' tasks are rounded up, so some are of no text; and of the texts some may be at rest (token
+    # -1).
+    lane = task // groups
+    group = task % groups
     if lane >= p[o + ATTEND_ROWS] or tokens[lane] < 0:
         return
-    query, key, value = as_float32(p[o + ATTEND_QUERY]), as_float32(p[o + ATTEND_KEY]), as_float32(p[o + ATTEND_VALUE])
-    keys, values, y = as_float32(p[o + ATTEND_KEYS]), as_float32(p[o + ATTEND_VALUES]), as_float32(p[o + ATTEND_TO])
-    seen, angles, eps = as_int64(p[o + ATTEND_SEEN])[lane], p[o + ATTEND_ANGLES], number(p[o + ATTEND_EPS])
-    wide, each, scale = (K + VECTOR - 1) // VECTOR * VECTOR, heads // groups, np.float32(1.0 / math.sqrt(K))
-    ring, new = (lane * groups + group) * slots * wide, place % slots * wide
+    query = as_float32(p[o + ATTEND_QUERY])
+    key = as_float32(p[o + ATTEND_KEY])
+    value = as_float32(p[o + ATTEND_VALUE])
+    keys = as_float32(p[o + ATTEND_KEYS])
+    values = as_float32(p[o + ATTEND_VALUES])
+    y = as_float32(p[o + ATTEND_TO])
+    seen = as_int64(p[o + ATTEND_SEEN])[lane]
+    angles = p[o + ATTEND_ANGLES]
+    eps = number(p[o + ATTEND_EPS])
+    wide = (K + VECTOR - 1) // VECTOR * VECTOR
+    each = heads // groups
+    scale = np.float32(1.0 / math.sqrt(K))
+    # The new key is normed and turned once, as it goes into the ring; the oldest one is in
+    # the slot that it replaces.
+    ring = (lane * groups + group) * slots * wide
+    new = place % slots * wide
     at = lane * p[o + ATTEND_KEY_STRIDE] + group * K
     turned(key, at, K, p[o + ATTEND_KEY_NORM], eps, angles, np.float32(1.0), keys, ring + new)
     copied(value, at, values, ring + new, K)
+    # Each head of the group attends to what is known of this text: the window's
+    # positions, fewer near its start.
     known = min(seen, slots - 1) + 1
     oldest = (place - known + 1) % slots
     for head in range(group * each, (group + 1) * each):
@@ -197,24 +248,36 @@ def _ask_for_next(p, n, thread):
 
 def _decode(a):
     """Work through the list at ``a[1]``; ``a[0]`` counts the threads that have come."""
-    thread, p = fetch_add(a, 1), as_int64(a[1])
-    lanes, count, tokens, place = as_int64(p[LANES_AT]), p[NUM_LANES], as_int64(p[TOKENS]), p[PLACE]
-    mine, done, threads = p[PRIVATE] + thread * p[PRIVATE_BYTES], as_int64(p[DONE]), p[THREADS]
-    private, scratch, norm, last = as_float32(mine), as_float32(mine + p[SCRATCH_BYTES]), 0, 0
+    thread = fetch_add(a, 1)
+    p = as_int64(a[1])
+    lanes = as_int64(p[LANES_AT])
+    count = p[NUM_LANES]
+    tokens = as_int64(p[TOKENS])
+    place = p[PLACE]
+    mine = p[PRIVATE] + thread * p[PRIVATE_BYTES]
+    done = as_int64(p[DONE])
+    threads = p[THREADS]
+    private = as_float32(mine)
+    scratch = as_float32(mine + p[SCRATCH_BYTES])
+    norm = 0  # the norm that the next maps read, which is done when the first task of one is taken
+    last = 0  # the norm whose result is in this thread's memory
     for n in range(p[COUNT]):
         o = HEAD + n * FIELDS
         if p[o + KIND] == NORM:
             norm = o
             continue
         wait(done, p[o + AFTER])
+        # First this thread's own tasks, whose weights it has asked for, then what is left of each other's.
         for turn in range(threads):
-            owner, worked = (thread + turn) % threads, 0
+            owner = (thread + turn) % threads
+            worked = 0
             taken = as_int64(p[o + TAKEN] + owner * APART * 8)
-            while look(taken) < p[o + TASKS]:
+            while look(taken) < p[o + TASKS]:  # looking is cheap, and adding takes the counter from other cores
                 number_of = fetch_add(taken, 1)
                 if number_of >= p[o + TASKS]:
                     break
-                task, worked = owner * p[o + TASKS] + number_of, worked + 1
+                task = owner * p[o + TASKS] + number_of
+                worked = worked + 1
                 if p[o + KIND] == MAP:
                     if last != norm:
                         _norm(p, norm, lanes, count, private, place)

@@ -43,7 +43,8 @@ def asked_for(w, at):
 @njit
 def _square_sum(x, at, width, mean):
     """Return the sum of (x - mean)^2."""
-    even, sums = width - width % VECTOR, splat(0.0)
+    even = width - width % VECTOR
+    sums = splat(0.0)
     for i in range(0, even, VECTOR):
         v = load(x, at + i) - mean
         sums = fused(v, v, sums)
@@ -55,7 +56,8 @@ def _square_sum(x, at, width, mean):
 
 @njit
 def _mean(x, at, width):
-    even, sums = width - width % VECTOR, splat(0.0)
+    even = width - width % VECTOR
+    sums = splat(0.0)
     for i in range(0, even, VECTOR):
         sums = sums + load(x, at + i)
     s = total(sums)
@@ -74,9 +76,11 @@ def copied(x, at, y, to, width):
 @njit
 def normed(x, at, y, to, width, how, weight, bias, eps):
     """Write a vector as a norm gives it."""
+    # RMSNorm is LayerNorm with a mean of zero
     mean = _mean(x, at, width) if how == LAYER else np.float32(0.0)
     scale = np.float32(1.0 / math.sqrt(_square_sum(x, at, width, mean) / width + eps))
-    even, gain = width - width % VECTOR, as_float32(weight)
+    even = width - width % VECTOR
+    gain = as_float32(weight)
     for i in range(0, even, VECTOR):
         v = (load(x, at + i) - mean) * scale * load(gain, i)
         store(y, to + i, v if bias == 0 else v + load(as_float32(bias), i))
@@ -88,7 +92,8 @@ def normed(x, at, y, to, width, how, weight, bias, eps):
 @njit
 def shifted(x, at, before, before_at, share, y, to, width):
     """Write a vector mixed, channel by channel, with the one before it."""
-    even, share = width - width % VECTOR, as_float32(share)
+    even = width - width % VECTOR
+    share = as_float32(share)
     for i in range(0, even, VECTOR):
         v = load(x, at + i)
         store(y, to + i, fused(load(share, i), load(before, before_at + i) - v, v))
@@ -99,7 +104,8 @@ def shifted(x, at, before, before_at, share, y, to, width):
 @njit
 def _row_dot(w, at, columns, x, start):
     """Multiply a row of a matrix with a vector."""
-    even, a = columns - columns % VECTOR, splat(0.0)
+    even = columns - columns % VECTOR
+    a = splat(0.0)
     for i in range(0, even, VECTOR):
         a = fused(load(w, at + i), load(x, start + i), a)
     s = total(a)
@@ -114,19 +120,28 @@ def _two_rows(w, at, columns, x, start, y, to):
 
     The rows lie one after the other, so what is asked for ahead is the next ones, in order.
     """
-    even, next_row = columns - columns % (2 * VECTOR), at + columns
-    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    even = columns - columns % (2 * VECTOR)
+    next_row = at + columns
+    a = splat(0.0)
+    b = splat(0.0)
+    c = splat(0.0)
+    d = splat(0.0)
     for i in range(0, even, 2 * VECTOR):
         prefetch(w, at + AHEAD + 2 * i)
         prefetch(w, at + AHEAD + 2 * i + 2 * VECTOR)
-        u, v = load(x, start + i), load(x, start + i + VECTOR)
-        a, b = fused(load(w, at + i), u, a), fused(load(w, at + i + VECTOR), v, b)
-        c, d = fused(load(w, next_row + i), u, c), fused(load(w, next_row + i + VECTOR), v, d)
-    s, t = total(a + b), total(c + d)
+        u = load(x, start + i)
+        v = load(x, start + i + VECTOR)
+        a = fused(load(w, at + i), u, a)
+        b = fused(load(w, at + i + VECTOR), v, b)
+        c = fused(load(w, next_row + i), u, c)
+        d = fused(load(w, next_row + i + VECTOR), v, d)
+    s = total(a + b)
+    t = total(c + d)
     for i in range(even, columns):
         s += w[at + i] * x[start + i]
         t += w[next_row + i] * x[start + i]
-    y[to], y[to + 1] = s, t
+    y[to] = s
+    y[to + 1] = t
 
 
 @njit
@@ -134,7 +149,8 @@ def multiplied(w, bias, columns, x, x_stride, y, y_stride, offset, lanes, count,
     """Multiply rows ``first`` to ``end`` with each text's vector, each row's weights being read once."""
     for row in range(first, end, 2):
         for n in range(count):
-            start, to = lanes[n] * x_stride, lanes[n] * y_stride + offset + row
+            start = lanes[n] * x_stride
+            to = lanes[n] * y_stride + offset + row
             if row + 1 < end:
                 _two_rows(w, row * columns, columns, x, start, y, to)
             else:
@@ -150,9 +166,12 @@ def multiplied(w, bias, columns, x, x_stride, y, y_stride, offset, lanes, count,
 def pooled(y, at, part, cell, cell_at, h, to, how, zoneout, first, end):
     """Make gates of what the map gave, step the cells, gate what comes out."""
     for i in range(first, end, VECTOR):
-        z, f = tanh(load(y, at + i)), sigmoid(load(y, at + part + i))
+        z = tanh(load(y, at + i))
+        f = sigmoid(load(y, at + part + i))
         u = sigmoid(load(y, at + 3 * part + i)) if how == POOL_IFO else 1.0 - f
-        f, u = fused(1.0 - f, splat(zoneout), f), u * (1.0 - zoneout)
+        # zoneout outside training is its mean: f' = 1 - (1 - zoneout) (1 - f), and the update by 1 - zoneout
+        f = fused(1.0 - f, splat(zoneout), f)
+        u = u * (1.0 - zoneout)
         c = fused(f, load(cell, cell_at + i), u * z)
         store(cell, cell_at + i, c)
         store(h, to + i, c if how == POOL_F else sigmoid(load(y, at + 2 * part + i)) * c)
@@ -188,16 +207,19 @@ def activated(y, at, part, h, to, how, first, end):
 def turned(x, at, K, norm, eps, angles, scale, y, to):
     """Norm a head's query or key, rotate it by the angles (cosines, then sines), and scale it."""
     if norm != 0:
-        gain, root = as_float32(norm), np.float32(1.0 / math.sqrt(_square_sum(x, at, K, np.float32(0.0)) / K + eps))
+        gain = as_float32(norm)
+        root = np.float32(1.0 / math.sqrt(_square_sum(x, at, K, np.float32(0.0)) / K + eps))
         for i in range(K):
             y[to + i] = x[at + i] * root * gain[i] * scale
     else:
         for i in range(K):
             y[to + i] = x[at + i] * scale
     if angles != 0:
-        half, turn = K // 2, as_float32(angles)
+        half = K // 2
+        turn = as_float32(angles)
         for i in range(half):
-            a, b = y[to + i], y[to + half + i]
+            a = y[to + i]
+            b = y[to + half + i]
             y[to + i] = a * turn[i] - b * turn[half + i]
             y[to + half + i] = a * turn[half + i] + b * turn[i]
 
@@ -211,7 +233,8 @@ def _softmax(scores, at, count):
     most = splat(-1e30)
     for i in range(at, end, VECTOR):
         most = upper(most, load(scores, i))
-    top, sums = largest(most), splat(0.0)
+    top = largest(most)
+    sums = splat(0.0)
     for i in range(at, end, VECTOR):
         e = exp(load(scores, i) - top)
         store(scores, i, e)
@@ -234,9 +257,13 @@ def _summed(values, at, wide, first, end, scores, weight, y, to):
     """Add the values in slots ``first`` to ``end``, by their weights, to ``y``."""
     even = wide - wide % (4 * VECTOR)
     for i in range(0, even, 4 * VECTOR):
-        a, b, c, d = load(y, to + i), load(y, to + i + 8), load(y, to + i + 16), load(y, to + i + 24)
+        a = load(y, to + i)
+        b = load(y, to + i + 8)
+        c = load(y, to + i + 16)
+        d = load(y, to + i + 24)
         for slot in range(first, end):
-            here, share = at + slot * wide + i, splat(scores[weight + slot - first])
+            here = at + slot * wide + i
+            share = splat(scores[weight + slot - first])
             a = fused(load(values, here), share, a)
             b = fused(load(values, here + 8), share, b)
             c = fused(load(values, here + 16), share, c)
@@ -255,7 +282,11 @@ def _summed(values, at, wide, first, end, scores, weight, y, to):
 @njit
 def attended(keys, values, at, wide, slots, first, count, scratch):
     """Attend with one head, whose query stands first in ``scratch``; write the result behind it."""
-    scores, straight = 2 * wide, min(count, slots - first)  # the rest has wrapped around
+    # What is remembered is a ring: some keys from slot ``first`` on, and the rest, which has wrapped around,
+    # from slot
+    # 0. ``scratch`` holds the query, the result, and then the scores in the order of time.
+    scores = 2 * wide
+    straight = min(count, slots - first)
     _dots(keys, at, wide, first, first + straight, scratch, 0, scratch, scores)
     _dots(keys, at, wide, 0, count - straight, scratch, 0, scratch, scores + straight)
     sums = _softmax(scratch, scores, count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from weft.ops.cpu import kernels
+from weft.ops.cpu import kernels, pooling_kernels
 from weft.ops.cpu.launch import Kernel
 from weft.ops.cpu.simd import as_bfloat16, as_float32, as_int64, number
 
@@ -17,8 +17,11 @@ from weft.ops.cpu.simd import as_bfloat16, as_float32, as_int64, number
 @njit
 def _channels(a, task, at):
     """Return the sequence and the channels of a task; ``a[at:]`` are C, blocks a sequence and a block's width."""
-    C, blocks, width = a[at], a[at + 1], a[at + 2]
-    b, block = task // blocks, task % blocks
+    C = a[at]
+    blocks = a[at + 1]
+    width = a[at + 2]
+    b = task // blocks
+    block = task % blocks
     first = block * width
     return b, first, C if block == blocks - 1 else first + width
 
@@ -32,7 +35,7 @@ def _rows(a, task, at):
 
 def _pooling_forward(a, task):
     b, first, end = _channels(a, task, 10)
-    kernels.pooling_forward(
+    pooling_kernels.pooling_forward(
         as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]),
         a[6], b, a[7], a[10], a[8], a[9], first, end,
     )  # fmt: skip
@@ -40,7 +43,7 @@ def _pooling_forward(a, task):
 
 def _pooling_forward_bf16(a, task):
     b, first, end = _channels(a, task, 10)
-    kernels.pooling_forward(
+    pooling_kernels.pooling_forward(
         as_bfloat16(a[0]), as_float32(a[1]), as_bfloat16(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]),
         a[6], b, a[7], a[10], a[8], a[9], first, end,
     )  # fmt: skip
@@ -48,7 +51,7 @@ def _pooling_forward_bf16(a, task):
 
 def _pooling_backward(a, task):
     b, first, end = _channels(a, task, 12)
-    kernels.pooling_backward(
+    pooling_kernels.pooling_backward(
         as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]), as_float32(a[5]),
         as_float32(a[6]), as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11], first, end,
     )  # fmt: skip
@@ -56,7 +59,7 @@ def _pooling_backward(a, task):
 
 def _pooling_backward_bf16(a, task):
     b, first, end = _channels(a, task, 12)
-    kernels.pooling_backward(
+    pooling_kernels.pooling_backward(
         as_bfloat16(a[0]), as_float32(a[1]), as_bfloat16(a[2]), as_bfloat16(a[3]), as_float32(a[4]), as_float32(a[5]),
         as_float32(a[6]), as_float32(a[7]), a[8], b, a[9], a[12], a[10], a[11], first, end,
     )  # fmt: skip
@@ -122,8 +125,10 @@ def _softmax_loss(a, task):
 
 pooling_forward = (Kernel(_pooling_forward), Kernel(_pooling_forward_bf16))
 pooling_backward = (Kernel(_pooling_backward), Kernel(_pooling_backward_bf16))
-recurrence_forward, recurrence_backward = Kernel(_recurrence_forward), Kernel(_recurrence_backward)
-rms_norm_forward, rms_norm_backward = Kernel(_rms_norm_forward), Kernel(_rms_norm_backward)
+recurrence_forward = Kernel(_recurrence_forward)
+recurrence_backward = Kernel(_recurrence_backward)
+rms_norm_forward = Kernel(_rms_norm_forward)
+rms_norm_backward = Kernel(_rms_norm_backward)
 relu_squared_forward = (Kernel(_relu_squared_forward), Kernel(_relu_squared_forward_bf16))
 relu_squared_backward = (Kernel(_relu_squared_backward), Kernel(_relu_squared_backward_bf16))
 softmax_loss = Kernel(_softmax_loss)

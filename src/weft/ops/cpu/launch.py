@@ -1,9 +1,10 @@
 """Compile a kernel when it is first needed, and run its tasks on the threads that torch already has.
 
-A second pool of threads would fight with torch's for the cores: each spins for a while after its work. So kernels are
-compiled to plain C functions, and torch's own OpenMP runtime is asked to run a loop that takes tasks from a counter, as
-it runs torch's operators (GNU's entry point, on Linux). Elsewhere Python's threads run it: ctypes lets go of the
-interpreter's lock. Machine code is kept on disk, in a folder named after the sources, so it is made once.
+A second pool of threads would fight with torch's for the cores: each spins for a while after its work. So
+kernels are compiled to plain C functions, and torch's own OpenMP runtime is asked to run a loop that takes
+tasks from a counter, as it runs torch's operators (GNU's entry point, on Linux). Elsewhere Python's threads
+run it: ctypes lets go of the interpreter's lock. Machine code is kept on disk, in a folder named after the
+sources, so it is made once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Function:
     """
 
     def __init__(self, entry: Callable[..., None], *arguments: types.Type) -> None:
-        self._entry, self._signature = entry, types.void(*arguments)
+        self._entry = entry
+        self._signature = types.void(*arguments)
 
     @cached_property
     def address(self) -> int:

@@ -1,8 +1,9 @@
 """Eight float32 numbers as one value inside Numba kernels, so that a loop is vector code by construction.
 
-Numba leaves vectorising to the compiler, which gives up where many arrays might overlap. Here a kernel says what it
-means: ``z = tanh(load(gates, i))`` loads eight numbers, and ``f * c + (1.0 - f) * z`` is arithmetic on eight. Pointers
-are to float32, or to uint16 for bfloat16, which is widened as it is loaded and rounded to nearest even as it is stored.
+Numba leaves vectorising to the compiler, which gives up where many arrays might overlap. Here a kernel says
+what it means: ``z = tanh(load(gates, i))`` loads eight numbers, and ``f * c + (1.0 - f) * z`` is arithmetic
+on eight. Pointers are to float32, or to uint16 for bfloat16, which is widened as it is loaded and rounded to
+nearest even as it is stored.
 
 exp is within 5e-7 of exact relative to it where it is above e^-20, tanh and sigmoid within 3e-7 absolutely.
 """
@@ -62,11 +63,10 @@ def _operand(builder: Any, kind: Any, value: Any) -> Any:
     return _all(builder, value if kind == types.float32 else builder.fptrunc(value, ir.FloatType()))
 
 
-_MIXED = [
-    signature(floats, *pair)
-    for scalar in (types.float32, types.float64)
-    for pair in ((floats, floats), (floats, scalar), (scalar, floats))
-]
+# What arithmetic is declared for: two vectors, or a vector and a scalar on either side.
+_MIXED = [signature(floats, floats, floats)]
+for _scalar in (types.float32, types.float64):
+    _MIXED += [signature(floats, floats, _scalar), signature(floats, _scalar, floats)]
 
 
 def _define(function: Any, instruction: str) -> None:
@@ -133,6 +133,8 @@ def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 def _rounded(builder: Any, value: Any) -> Any:
     """Return bfloat16 bits, rounded to nearest, ties to even; what is not a number stays so."""
+    # bfloat16 is the upper half of float32; half of its last digit, less one where
+    # that digit is even, rounds it
     bits = builder.bitcast(value, _INTS)
     odd = builder.and_(builder.lshr(bits, _constant(16)), _constant(1))
     near = builder.add(builder.add(bits, _constant(0x7FFF)), odd)
@@ -174,8 +176,8 @@ def _prefetch(pointer: Any, write: int) -> Any:
         address = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [address.type, *[ir.IntType(32)] * 3])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
-        how, near, data = (ir.Constant(ir.IntType(32), value) for value in (write, 3, 1))
-        builder.call(function, [address, how, near, data])
+        options = [ir.Constant(ir.IntType(32), value) for value in (write, 3, 1)]  # to all caches; data, not code
+        builder.call(function, [address, *options])
         return context.get_constant(types.int32, 0)
 
     return types.int32(pointer, types.intp), generate
@@ -208,12 +210,15 @@ def _reduction(value: Any, combine: Any) -> Any:
         return None
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, width = args[0], VECTOR
+        vector = args[0]
+        width = VECTOR
         while width > 1:  # halves onto halves
             half = width // 2
-            order = ir.Constant(_INTS, [(lane + half) % width if lane < width else lane for lane in range(VECTOR)])
+            lanes = [(lane + half) % width for lane in range(width)]
+            order = ir.Constant(_INTS, [*lanes, *range(width, VECTOR)])
             moved = builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), order)
-            vector, width = combine(builder, vector, moved), half
+            vector = combine(builder, vector, moved)
+            width = half
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     return types.float32(floats), generate
@@ -273,8 +278,9 @@ def _raised(typing: Any, value: Any, shifted: Any) -> Any:
     """Return value * 2^n, where n are the lowest bits of ``shifted`` = n + 1.5 * 2^23."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value, shifted = (builder.bitcast(x, _INTS) for x in args)
-        return builder.bitcast(builder.add(value, builder.shl(shifted, _constant(23))), _FLOATS)
+        value = builder.bitcast(args[0], _INTS)
+        power = builder.shl(builder.bitcast(args[1], _INTS), _constant(23))  # n in the bits of the exponent
+        return builder.bitcast(builder.add(value, power), _FLOATS)
 
     return floats(floats, floats), generate
 

@@ -33,9 +33,15 @@ def pause(typing: Any) -> Any:
     """Tell the processor that this is a loop that waits."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        name, kinds = ("llvm.aarch64.hint", [_INT]) if _ARM else ("llvm.x86.sse2.pause", [])
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
-        builder.call(function, [ir.Constant(_INT, 1)] if _ARM else [])  # 1: yield
+        if _ARM:
+            name = "llvm.aarch64.hint"
+            hints = [ir.Constant(_INT, 1)]  # yield
+        else:
+            name = "llvm.x86.sse2.pause"
+            hints = []
+        kind = ir.FunctionType(ir.VoidType(), [_INT] * len(hints))
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(function, hints)
         return context.get_constant(types.int32, 0)
 
     return types.int32(), generate

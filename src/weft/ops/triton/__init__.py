@@ -1,15 +1,15 @@
 """The recurrence and fused QRNN pooling as Triton kernels, for tensors on a GPU.
 
-Time is worked through in chunks, whose reads are under way together and whose values stay in registers; few long
-sequences are cut into parts that run side by side (``division``). Triton is imported when one of these functions is
-first called, never before, and nothing is compiled until then.
+Time is worked through in chunks, whose reads are under way together and whose values stay in registers; few
+long sequences are cut into parts that run side by side (``division``). Triton is imported when one of these
+functions is first called, never before, and nothing is compiled until then.
 
     f:   c_t = f_t c_{t-1} + (1 - f_t) z_t        h_t = c_t
     fo:  the same cell                            h_t = o_t c_t
     ifo: c_t = f_t c_{t-1} + i_t z_t              h_t = o_t c_t
 
-with z = tanh, f, o, i = sigmoid (Bradbury et al. 2017, arXiv 1611.01576). Where ``reset`` is True, the past counts as
-zero. Cells are float32, or float64 for float64 inputs. What is returned owns its storage.
+with z = tanh, f, o, i = sigmoid (Bradbury et al. 2017, arXiv 1611.01576). Where ``reset`` is True, the past
+counts as zero. Cells are float32, or float64 for float64 inputs. What is returned owns its storage.
 
 Shapes: B batch, T time, N = ceil(T / CHUNK) chunks, C cell width, G gates (2, 3 or 4).
 """
@@ -77,9 +77,9 @@ def pooling_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(hidden, last, starts)`` from pre-activations (B, T, G * C) in the order z, f, o, i.
 
-    ``bias`` (G * C) is added to them; ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C) has the
-    type of the gates; ``last`` (B, C) is the cell after the last step; ``starts`` (B, N, C), the cells before each
-    chunk, is for the backward pass.
+    ``bias`` (G * C) is added to them; ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C)
+    has the type of the gates; ``last`` (B, C) is the cell after the last step; ``starts`` (B, N, C), the
+    cells before each chunk, is for the backward pass.
     """
     from weft.ops.triton import pooling as fused
 

@@ -1,9 +1,9 @@
 """How the work of a GPU kernel is cut up. Nothing here needs Triton.
 
-A row is ``width`` channels of one sequence. Its time is cut into parts, and a program walks through one of them in
-chunks of steps, carrying the cell. With one part every byte is read once. With more, a first pass finds what each part
-does to a cell, and a second one starts each part from the cell that reaches it: inputs are read twice, but a few long
-sequences keep the whole device busy.
+A row is ``width`` channels of one sequence. Its time is cut into parts, and a program walks through one of
+them in chunks of steps, carrying the cell. With one part every byte is read once. With more, a first pass
+finds what each part does to a cell, and a second one starts each part from the cell that reaches it: inputs
+are read twice, but a few long sequences keep the whole device busy.
 
 Shapes: B batch, T time, N chunks, P parts, C cell width.
 """

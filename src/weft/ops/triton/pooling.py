@@ -25,20 +25,23 @@ def forward(
     parts: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(hidden, last, starts)``; ``tiling`` and ``parts`` are chosen where they are not given."""
-    real, cells = division.cell_dtype(gates.dtype), gates.shape[2] // GATES[pooling]
+    real = division.cell_dtype(gates.dtype)
+    cells = gates.shape[2] // GATES[pooling]
     work = division.divide(gates, cells, tiling or division.tile(gates, division.CHUNK), parts)
     cell = cell.to(real)
     hidden = torch.empty(work.batch, work.time, cells, dtype=gates.dtype, device=gates.device)
     starts = torch.empty(work.batch, work.chunks, cells, dtype=real, device=gates.device)
     if not hidden.numel():
         return hidden, cell.clone(memory_format=torch.contiguous_format), starts
-    gates, cell, flags = division.in_rows(gates), cell.contiguous(), division.as_bytes(reset)
+    gates = division.in_rows(gates)
+    cell = cell.contiguous()
+    flags = division.as_bytes(reset)
     bias = _bias(bias, real)
     last = torch.empty(work.batch, cells, dtype=real, device=gates.device)
     row = division.row_stride(gates)
     with division.on_device(gates):
         between = cell
-        if work.parts > 1:
+        if work.parts > 1:  # a first pass over all parts at once finds the cells that reach each
             between = across_parts(*_forward_ends(gates, bias, flags, pooling, work), cell, work)
         kernels.forward[(work.programs,)](
             *(gates, bias, cell, between, flags, hidden, starts, last),
@@ -65,22 +68,27 @@ def backward(
     parts: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(grad_gates, grad_bias, grad_cell)``; ``tiling`` must be the one that ``starts`` was made with."""
-    real, cells = starts.dtype, gates.shape[2] // GATES[pooling]
+    real = starts.dtype
+    cells = gates.shape[2] // GATES[pooling]
     work = division.divide(gates, cells, tiling or division.tile(gates, division.CHUNK), parts)
     grad_last = grad_last.to(real)
     grad_gates = torch.empty(gates.shape, dtype=gates.dtype, device=gates.device)
     if not gates.numel():
         return grad_gates, grad_last.new_zeros(gates.shape[2]), grad_last.clone(memory_format=torch.contiguous_format)
-    grad_hidden, gates, starts = division.in_rows(grad_hidden), division.in_rows(gates), starts.contiguous()
-    grad_last, flags = grad_last.contiguous(), division.as_bytes(reset)
+    grad_hidden = division.in_rows(grad_hidden)
+    gates = division.in_rows(gates)
+    starts = starts.contiguous()
+    grad_last = grad_last.contiguous()
+    flags = division.as_bytes(reset)
     bias = _bias(bias, real)
     grad_cell = torch.empty(work.batch, cells, dtype=real, device=gates.device)
-    sums = (0,) if bias is None else (work.batch * work.parts, gates.shape[2])
+    sums = (0,) if bias is None else (work.batch * work.parts, gates.shape[2])  # one row for each part's program
     grad_bias = torch.empty(sums, dtype=real, device=gates.device)
-    grad_row, row = division.row_stride(grad_hidden), division.row_stride(gates)
+    grad_row = division.row_stride(grad_hidden)
+    row = division.row_stride(gates)
     with division.on_device(gates):
         between = grad_last
-        if work.parts > 1:
+        if work.parts > 1:  # and the gradients that come back to each
             ends = _backward_ends(grad_hidden, gates, bias, flags, pooling, work)
             between = back_across_parts(*ends, grad_last, work)
         kernels.backward[(work.programs,)](
@@ -93,7 +101,9 @@ def backward(
             HAS_RESET=flags is not None,
             FAST=division.fast(gates),
         )
-    return grad_gates, grad_cell.new_zeros(gates.shape[2]) if bias is None else grad_bias.sum(0), grad_cell
+    if bias is None:
+        return grad_gates, grad_cell.new_zeros(gates.shape[2]), grad_cell
+    return grad_gates, grad_bias.sum(0), grad_cell
 
 
 def _bias(bias: Tensor | None, real: torch.dtype) -> Tensor | None:
@@ -123,7 +133,8 @@ def _backward_ends(
 ) -> tuple[Tensor, Tensor]:
     """Return what each part does to the gradient that comes back to it, both (B, P, C)."""
     product, end = empty_parts(gates, work)
-    grad_row, row = division.row_stride(grad_hidden), division.row_stride(gates)
+    grad_row = division.row_stride(grad_hidden)
+    row = division.row_stride(gates)
     kernels.backward_ends[(work.programs,)](
         *(grad_hidden, gates, bias, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, grad_row, row),

@@ -1,9 +1,10 @@
 """Kernels of fused QRNN pooling, from gate pre-activations to hidden values and back. For Triton's compiler.
 
-Gates lie side by side, (B, T, G * C) in the order z, f, o, i. Cells are recomputed in the backward pass, chunk by
-chunk, from the cells before each chunk. The flags: HAS_OUTPUT for fo and ifo, HAS_INPUT for ifo, FAST as in ``tile``.
-For T, N, span and ALIGN see ``recurrence_kernels``. Steps past the end of time read f as OPEN and all else as 0, so
-that they keep the whole cell and add nothing: sigmoid(OPEN) is 1 and tanh(0) is 0 to the last bit.
+Gates lie side by side, (B, T, G * C) in the order z, f, o, i. Cells are recomputed in the backward pass,
+chunk by chunk, from the cells before each chunk. The flags: HAS_OUTPUT for fo and ifo, HAS_INPUT for ifo,
+FAST as in ``tile``. For T, N, span and ALIGN see ``recurrence_kernels``. Steps past the end of time read f as
+OPEN and all else as 0, so that they keep the whole cell and add nothing: sigmoid(OPEN) is 1 and tanh(0) is 0
+to the last bit.
 
 Shapes: B batch, T time, N chunks, P parts, C cell width, G gates.
 """
@@ -61,6 +62,7 @@ def forward_ends(
     bias_f = load_bias(bias_ptr, C + channel, inside, HAS_BIAS)
     if HAS_INPUT:
         bias_i = load_bias(bias_ptr, 3 * C + channel, inside, HAS_BIAS)
+    # c -> product c + end, one step after another: f (product c + end) + i z = (f product) c + (f end + i z)
     product = tl.full((BLOCK,), 1.0, real)
     end = tl.full((BLOCK,), 0.0, real)
     for n in range(part * span, tl.minimum(part * span + span, N)):
@@ -128,6 +130,7 @@ def forward(
         bias_i = load_bias(bias_ptr, 3 * C + channel, inside, HAS_BIAS)
     cell = carry_in(cell_ptr, between_ptr, sequence, part, parts, channel, C, False).to(real)
     for n in range(part * span, tl.minimum(part * span + span, N)):
+        # All gates of the chunk are read before the first is used.
         begin = sequence * T + n * CHUNK
         left = T - n * CHUNK
         live = live_rows(inside, 0, left, CHUNK)
@@ -139,6 +142,8 @@ def forward(
         if HAS_INPUT:
             raw_i = load_gates(gates_at + 3 * C, gates_row, live, bias_i, 0.0, CHUNK, HAS_BIAS)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
+        # The backward pass makes this chunk again from the cell before it. Then the steps: a cell, and what
+        # it gives.
         tl.store(starts_ptr + (sequence * N + n) * C + channel, cell, mask=inside)
         for k in tl.static_range(CHUNK):
             f = sigmoid(raw_f[k].to(real), FAST)
@@ -245,8 +250,8 @@ def backward(
 
     That of the bias is written as the sums of each part, (B, P, G * C).
 
-    With g the gradient of a cell, from its own output and from all later ones, and k what is kept (f, or 0 at a
-    reset):
+    With g the gradient of a cell, from its own output and from all later ones, and k what is kept (f, or 0 at
+    a reset):
 
         ifo:     dz = g i (1 - z^2)         df = g k c_{t-1} (1 - f)            di = g i z (1 - i)
         f, fo:   dz = g (1 - f) (1 - z^2)   df = g (k c_{t-1} - f z) (1 - f)
@@ -291,7 +296,10 @@ def backward(
         grads = load_rows(grad_ptr + begin * grad_row + channel, grad_row, live, 0.0, CHUNK)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)
 
-        cells, kept, added = (cell,), (), ()
+        # Forward through the chunk: the cells c_0 .. c_CHUNK, and the two terms of each, k c_{t-1} and i z.
+        cells = (cell,)
+        kept = ()
+        added = ()
         for t in tl.static_range(CHUNK):
             f = sigmoid(raw_f[t].to(real), FAST)
             i = 1.0 - f
@@ -300,8 +308,12 @@ def backward(
             keep_cell = cut_off(f, cut[t], HAS_RESET) * cell
             add_cell = i * tanh(raw_z[t].to(real), FAST)
             cell = keep_cell + add_cell
-            cells, kept, added = cells + (cell,), kept + (keep_cell,), added + (add_cell,)
+            cells = cells + (cell,)
+            kept = kept + (keep_cell,)
+            added = added + (add_cell,)
 
+        # And back: the gates' gradients, step by step, and what is passed on to the cell before. Gates are
+        # made again rather than kept, as registers are what this kernel has least of.
         for k in tl.static_range(CHUNK - 1, -1, -1):
             out = grad_gates_ptr + (begin + k) * out_row + channel
             grad = grads[k].to(real)

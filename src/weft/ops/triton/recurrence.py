@@ -28,12 +28,14 @@ def forward(
     cells = torch.empty(update.shape, dtype=real, device=update.device)
     if not update.numel():
         return cells, state.to(real, copy=True, memory_format=torch.contiguous_format)
-    forget, update, state = division.in_rows(forget), division.in_rows(update), state.to(real).contiguous()
+    forget = division.in_rows(forget)
+    update = division.in_rows(update)
+    state = state.to(real).contiguous()
     flags = division.as_bytes(reset)
     work = division.divide(update, update.shape[2], tiling or division.tile(update, division.LONG_CHUNK), parts)
     with division.on_device(update):
         between = state
-        if work.parts > 1:
+        if work.parts > 1:  # a first pass over all parts at once finds the cells that reach each
             product, end = part_ends(forget, update, flags, work, back=False)
             between = across_parts(product, end, state, work)
         return _run(forget, update, state, between, flags, work, flip=False)
@@ -55,12 +57,17 @@ def backward(
     grad_forget = torch.empty(cells.shape, dtype=real, device=cells.device)
     if not cells.numel():
         return grad_forget, grad_update, grad_last.to(real, copy=True, memory_format=torch.contiguous_format)
-    grad_cells, forget, cells = division.in_rows(grad_cells), division.in_rows(forget), division.in_rows(cells)
-    state, grad_last = state.to(real).contiguous(), grad_last.to(real).contiguous()
+    grad_cells = division.in_rows(grad_cells)
+    forget = division.in_rows(forget)
+    cells = division.in_rows(cells)
+    state = state.to(real).contiguous()
+    grad_last = grad_last.to(real).contiguous()
     grad_state = torch.empty_like(state)
     flags = division.as_bytes(reset)
     work = division.divide(cells, cells.shape[2], tiling or division.tile(cells, division.LONG_CHUNK), parts)
-    grad_row, keep_row, cells_row = (division.row_stride(x) for x in (grad_cells, forget, cells))
+    grad_row = division.row_stride(grad_cells)
+    keep_row = division.row_stride(forget)
+    cells_row = division.row_stride(cells)
     with division.on_device(cells):
         between = grad_last
         if work.parts > 1:
@@ -80,7 +87,8 @@ def part_ends(
 ) -> tuple[Tensor, Tensor]:
     """Return what each part does to what reaches it, x -> product x + end, both (B, P, C)."""
     product, end = empty_parts(update, work)
-    keep_row, update_row = division.row_stride(forget), division.row_stride(update)
+    keep_row = division.row_stride(forget)
+    update_row = division.row_stride(update)
     kernels.ends[(work.programs,)](
         *(forget, update, flags, product, end),
         *(work.time, work.chunks, work.span, work.cells, keep_row, update_row),
@@ -103,7 +111,8 @@ def back_across_parts(product: Tensor, end: Tensor, grad_last: Tensor, work: Div
 
 def empty_parts(like: Tensor, work: Division) -> tuple[Tensor, Tensor]:
     """Return two tensors (B, P, C) to be written."""
-    shape, real = (work.batch, work.parts, work.cells), division.cell_dtype(like.dtype)
+    shape = (work.batch, work.parts, work.cells)
+    real = division.cell_dtype(like.dtype)
     return torch.empty(shape, dtype=real, device=like.device), torch.empty(shape, dtype=real, device=like.device)
 
 
@@ -125,7 +134,8 @@ def _run(
     real = division.cell_dtype(update.dtype)
     cells = torch.empty(update.shape, dtype=real, device=update.device)
     last = torch.empty(state.shape, dtype=real, device=update.device)
-    keep_row, update_row = division.row_stride(keep), division.row_stride(update)
+    keep_row = division.row_stride(keep)
+    update_row = division.row_stride(update)
     kernels.forward[(work.programs,)](
         *(keep, update, state, between, flags, cells, last),
         *(work.time, work.chunks, work.span, work.cells, keep_row, update_row),

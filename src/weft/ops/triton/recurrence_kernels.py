@@ -1,9 +1,9 @@
 """Kernels of c_t = f_t c_{t-1} + u_t and of its backward pass. For Triton's compiler.
 
-Every program works on one part of time of one row (see ``division``). Numbers that change with the batch or the length
-(T, N, span) are arguments on which nothing is specialised, so a new length compiles nothing. Row strides and the cell
-width are multiples of ALIGN; saying so lets several channels be loaded at once. Steps past the end of time keep
-everything and add nothing.
+Every program works on one part of time of one row (see ``division``). Numbers that change with the batch or
+the length (T, N, span) are arguments on which nothing is specialised, so a new length compiles nothing. Row
+strides and the cell width are multiples of ALIGN; saying so lets several channels be loaded at once. Steps
+past the end of time keep everything and add nothing.
 
 Shapes: B batch, T time, N chunks, P parts, C cell width.
 """
@@ -39,7 +39,8 @@ def ends(
 ):
     """Find what each part does to a cell, c -> product c + end, both (B, P, C).
 
-    With BACK, what it does to the gradient x that comes back to it: x -> f_t (x + dc_t), where ``update`` is dc.
+    With BACK, what it does to the gradient x that comes back to it: x -> f_t (x +
+    dc_t), where ``update`` is dc.
     """
     C = C // ALIGN * ALIGN
     keep_row = keep_row // ALIGN * ALIGN
@@ -52,7 +53,7 @@ def ends(
     first = part * span
     last = tl.minimum(first + span, N)
     for step in range(first, last):
-        n = first + last - 1 - step if BACK else step
+        n = first + last - 1 - step if BACK else step  # chunks from the last one on
         begin = sequence * T + n * CHUNK
         left = T - n * CHUNK
         live = live_rows(inside, 0, left, CHUNK)
@@ -163,6 +164,8 @@ def backward(
         live = live_rows(inside, 0, left, CHUNK)
         grad = load_rows(grad_ptr + begin * grad_row + channel, grad_row, live, 0.0, CHUNK)
         keep = load_rows(keep_ptr + begin * keep_row + channel, keep_row, live, 1.0, CHUNK)
+        # c_{t-1} are the cells one row earlier; before the first step there is none,
+        # and the state takes its place
         before_live = live_rows(inside, tl.where(n == 0, 1, 0), left, CHUNK)
         before = load_rows(cells_ptr + (begin - 1) * cells_row + channel, cells_row, before_live, 0.0, CHUNK)
         cut = load_cuts(reset_ptr, begin, left, CHUNK, HAS_RESET)

@@ -1,10 +1,12 @@
 """What the kernels share: the place of a program, the rows of a chunk, and the gates. For Triton's compiler.
 
-A program is one warp that owns BLOCK neighbouring channels. It reads all rows of a chunk before it writes any, so that
-their reads are under way together, then walks through them with every value in a register: a scan across threads costs
-more instructions than the few that a cell needs, and would be what bounds the kernel.
+A program is one warp that owns BLOCK neighbouring channels. It reads all rows of a chunk before it
+writes any, so that their reads are under way together, then walks through them with every value in
+a register: a scan across threads costs more instructions than the few that a cell needs, and would
+be what bounds the kernel.
 
-Only Triton's own primitives are used, not its library of composed functions: that keeps what is compiled in sight.
+Only Triton's own primitives are used, not its library of composed functions: that keeps
+what is compiled in sight.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005, SIM108 (plain forms, as the compiler reads them)
@@ -104,8 +106,8 @@ def cut_off(keep, cut, HAS_RESET: tl.constexpr):
 def sigmoid(x, FAST: tl.constexpr):
     """Return 1 / (1 + exp(-x)); an exponential that overflows gives 0.
 
-    FAST is for float32 on NVIDIA: the bare instructions (errors of about 2^-23), where Triton's own forms of them
-    spend three times as many on numbers that do not occur here.
+    FAST is for float32 on NVIDIA: the bare instructions (errors of about 2^-23), where Triton's own forms of
+    them spend three times as many on numbers that do not occur here.
     """
     scaled = x * -1.4426950408889634
     if FAST:

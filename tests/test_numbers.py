@@ -118,7 +118,7 @@ def test_an_unbounded_field_would_fail():
 
 def test_sections_of_a_recipe_are_checked_as_the_models_are():
     sections = [name for name in ModelRecipe.model_fields if section_of(ModelRecipe, name)]
-    assert sections == ["adaptive", "ngrams", "maps"]
+    assert sections == ["adaptive", "ngrams"]
     assert ModelRecipe.keys()[-4:] == ["attention", "feed_forward", "qrnn", "attn_qrnn"]
     for section, key, value, sentence in [
         ("attention", "head_dim", 0, "'model.attention.head_dim' is 0: input should be greater than 0."),
@@ -132,6 +132,10 @@ def test_sections_of_a_recipe_are_checked_as_the_models_are():
         assert str(mistake.value).startswith(sentence)
     with pytest.raises(UserError, match=r"'model.maps.qrnn.rank' is -3"):
         make_recipe({"model": {"maps": {"qrnn": {"rank": -3}}}})
+    with pytest.raises(UserError, match=r"Unknown key 'model.maps.qrn': did you mean 'qrnn'"):
+        make_recipe({"model": {"maps": {"qrn": {"rank": 3}}}})
+    with pytest.raises(UserError, match=r"Unknown key 'model.maps.ran': did you mean '\w+.rank'"):
+        make_recipe({"model": {"maps": {"ran": {}}}})
     with pytest.raises(UserError, match=r"'model.attention.num_heads' is 'x'"):
         sized("af", parameters="1M", settings={"attention": {"num_heads": "x"}})
 

@@ -1,8 +1,9 @@
 """The description of a model, as data: frozen, keyword-only, validated when it is made.
 
-A model is a shell (:class:`Shell`: what all blocks and the embedding have in common), a tuple of block configurations,
-one for each block that has parameters of its own, and the schedule of their applications. The configuration of a kind
-of block stands in the file of that kind (:mod:`weft.blocks`); :mod:`weft.kinds` knows them all.
+A model is a shell (:class:`Shell`: what all blocks and the embedding have in common), a tuple of block
+configurations, one for each block that has parameters of its own, and the schedule of their applications. The
+configuration of a kind of block stands in the file of that kind (:mod:`weft.blocks`); :mod:`weft.kinds` knows
+them all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PlainValidator, SerializeAsAny, field_validator, model_validator
 
@@ -26,10 +27,10 @@ class MapConfig(FrozenConfig):
     ``share`` is the part of a dense map's parameters that the rank is chosen for, unless ``rank`` says it;
     ``block_shuffle``'s follows from ``blocks`` alone.
 
-    Of a ``matrix_product`` (:mod:`weft.layers.matrix_product`), ``factors`` are what sizes are products of, such as
-    [[4, 4, 4, 4, 3]] for 768 (others find their own); ``bond`` is the largest bond (None: none is too small for any
-    matrix), ``adapter`` the rank of what is added, and ``depth_scaled`` lets it start smaller by (2 L)^(1/4) in a stack
-    of L blocks, as deep post-norm stacks need.
+    Of a ``matrix_product`` (:mod:`weft.layers.matrix_product`), ``factors`` are what sizes are products of,
+    such as [[4, 4, 4, 4, 3]] for 768 (others find their own); ``bond`` is the largest bond (None: none is too
+    small for any matrix), ``adapter`` the rank of what is added, and ``depth_scaled`` lets it start smaller
+    by (2 L)^(1/4) in a stack of L blocks, as deep post-norm stacks need.
     """
 
     kind: Literal["dense", "low_rank", "block_dense", "block_shuffle", "matrix_product"] = "dense"
@@ -43,18 +44,19 @@ class MapConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if wrong := [list(parts) for parts in self.factors if len(parts) != 5]:
-            raise ValueError(f"factors are five numbers whose product is a size, not {wrong[0]}")
+        for parts in self.factors:
+            if len(parts) != 5:
+                raise ValueError(f"factors are five numbers whose product is a size, not {list(parts)}")
         return self
 
 
 class AdaptiveConfig(FrozenConfig):
     """Adaptive input and softmax (Grave et al. 2017, arXiv 1609.04309; Baevski and Auli 2019, arXiv 1809.10853).
 
-    Token ids must fall in frequency. ``cutoffs`` end the shortlist and each further cluster but the last, which ends
-    with the vocabulary. Cluster i's vectors have ``embedding_size // div_val**i`` features (at least one;
-    ``embedding_size`` None: the model's width); where that is not the model's width for every cluster, linear maps join
-    the two: one for all clusters when ``div_val`` is 1, else one for each.
+    Token ids must fall in frequency. ``cutoffs`` end the shortlist and each further cluster but the last,
+    which ends with the vocabulary. Cluster i's vectors have ``embedding_size // div_val**i`` features (at
+    least one; ``embedding_size`` None: the model's width); where that is not the model's width for every
+    cluster, linear maps join the two: one for all clusters when ``div_val`` is 1, else one for each.
     """
 
     cutoffs: tuple[Vocabulary, ...] = Field(min_length=1)
@@ -63,17 +65,18 @@ class AdaptiveConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(after <= before for before, after in pairwise(self.cutoffs)):
-            raise ValueError(f"the cutoffs must increase, which {list(self.cutoffs)} do not")
+        for before, after in pairwise(self.cutoffs):
+            if after <= before:
+                raise ValueError(f"the cutoffs must increase, which {list(self.cutoffs)} do not")
         return self
 
 
 class NGramsConfig(FrozenConfig):
     """Latent bigrams beside the embedding (:mod:`weft.layers.ngrams`).
 
-    Each of ``heads`` parts of a token's vector has ``clusters`` latent ids, and a table of ``table_size`` rows of
-    ``width`` features for pairs of them. A ``table_size`` of 0 leaves the layer's norm alone, which is the control.
-    Centroids keep ``decay`` of their place at each step.
+    Each of ``heads`` parts of a token's vector has ``clusters`` latent ids, and a table of ``table_size``
+    rows of ``width`` features for pairs of them. A ``table_size`` of 0 leaves the layer's norm alone, which
+    is the control. Centroids keep ``decay`` of their place at each step.
     """
 
     heads: int = Field(default=4, gt=0, le=1024)
@@ -95,8 +98,9 @@ class NGramsConfig(FrozenConfig):
 class BlockConfig(FrozenConfig):
     """The base of the configurations of all kinds of blocks; a kind's own says ``kind`` and its fields.
 
-    The class variables say how a recipe reaches the fields: ``map_roles`` names each field of maps with its role in
-    ``model.maps``, ``inherited`` the sections of other kinds that give what a recipe leaves open, with the fields.
+    The class variables say how a recipe reaches the fields: ``map_roles`` names each field of maps with its
+    role in ``model.maps``, ``inherited`` the sections of other kinds that give what a recipe leaves open,
+    with the fields.
     """
 
     kind: str
@@ -137,9 +141,12 @@ def _read_block(value: Any) -> BlockConfig:
     spec = kind_named(name) if isinstance(name, str) else None
     if spec is None:
         raise ValueError(f"a block says its kind, which is one of {known_kinds()}")
-    return spec.config.parse(value, where=f"config.json.blocks.{spec.name}")  # nobody else writes them as values
+    # Blocks as values come from nowhere but a config.json: recipes give sections, and
+    # code gives configurations.
+    return spec.config.parse(value, where=f"config.json.blocks.{spec.name}")
 
 
+# A block of any registered kind: read by its ``kind``, and written with all fields of its own class.
 AnyBlock = SerializeAsAny[Annotated[BlockConfig, PlainValidator(_read_block)]]
 
 
@@ -161,24 +168,14 @@ class Shell(FrozenConfig):
     ngrams: NGramsConfig | None = None  # None: blocks read the tokens' vectors alone
 
 
-class Application(NamedTuple):
-    """One use of a block: the letter of its ``kind`` and which block's parameters it uses.
-
-    ``central`` is None outside the pattern's ``{ }``; inside, the block whose central tensors it uses.
-    """
-
-    kind: str
-    block: int
-    central: int | None
-
-
 class ModelConfig(Shell):
     """Everything that decides a model's parameters and what it computes.
 
-    ``blocks`` are the blocks that have parameters of their own; ``schedule`` lists the block of each application, in
-    order. ``loops`` are the stretches of the schedule that the pattern's ``[ ]`` repeat, ``centrals`` says for each
-    block whose central tensors it uses (None: all that it has are its own; empty: so it is for all). ``pattern`` is
-    what somebody wrote, for people to read. ``vocab_size`` counts the boundary and padding tokens.
+    ``blocks`` are the blocks that have parameters of their own; ``schedule`` lists the block of each
+    application, in order. ``loops`` are the stretches of the schedule that the pattern's ``[ ]`` repeat,
+    ``centrals`` says for each block whose central tensors it uses (None: all that it has are its own; empty:
+    so it is for all). ``pattern`` is what somebody wrote, for people to read. ``vocab_size`` counts the
+    boundary and padding tokens.
     """
 
     pattern: str
@@ -197,27 +194,20 @@ class ModelConfig(Shell):
         return () if set(centrals) == {None} else centrals
 
     @property
-    def block_kinds(self) -> tuple[str, ...]:
-        """The letter of the kind of each block that has parameters of its own, by its number."""
-        return tuple(kind_of(block).letter for block in self.blocks)
-
-    @property
     def shared_centrals(self) -> dict[int, int]:
         """The blocks in the pattern's ``{ }``, and for each the block whose central tensors it uses."""
-        return {block: central for block, central in enumerate(self.centrals) if central is not None}
-
-    @property
-    def applications(self) -> tuple[Application, ...]:
-        """The block applications, in order."""
-        letters = self.block_kinds
-        centrals = self.shared_centrals
-        return tuple(Application(letters[block], block, centrals.get(block)) for block in self.schedule)
+        shared = {}
+        for block, central in enumerate(self.centrals):
+            if central is not None:
+                shared[block] = central
+        return shared
 
     @property
     def stack(self) -> Stack:
-        """The blocks' kinds and how they are applied, as :func:`weft.pattern.expand` gives them."""
+        """The letters of the blocks and how they are applied, as :func:`weft.pattern.expand` gives them."""
+        letters = tuple(kind_of(block).letter for block in self.blocks)
         centrals = self.centrals or (None,) * len(self.blocks)
-        return Stack(self.block_kinds, self.schedule, centrals, self.loops)
+        return Stack(letters, self.schedule, centrals, self.loops)
 
     @property
     def window(self) -> int:
@@ -240,14 +230,15 @@ class ModelConfig(Shell):
 
     def with_window(self, window: int) -> Self:
         """Return the model whose attention reaches ``window`` tokens back, in each block that has one."""
-        return self.with_blocks(
-            tuple(
-                block.changed(window=window) if "window" in type(block).model_fields else block for block in self.blocks
-            )
-        )
+        changed = []
+        for block in self.blocks:
+            attends = "window" in type(block).model_fields
+            changed.append(block.changed(window=window) if attends else block)
+        return self.with_blocks(tuple(changed))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        # Parameters that are never used would be trained by nobody, so every block must be applied.
         if set(self.schedule) != set(range(len(self.blocks))):
             raise ValueError(f"schedule must name each of the {len(self.blocks)} blocks, by numbers from 0")
         for block in self.blocks:
@@ -264,6 +255,8 @@ class ModelConfig(Shell):
         """Raise ValueError where blocks cannot use the central tensors of others, or loops do not fit the schedule."""
         if len(self.centrals) not in (0, len(self.blocks)):
             raise ValueError(f"centrals must say something of each of the {len(self.blocks)} blocks, or be empty")
+        # The owner comes first and is configured as the others: its tensors have the
+        # shapes that theirs would have.
         for block, owner in self.shared_centrals.items():
             if owner > block or self.blocks[owner] != self.blocks[block]:
                 raise ValueError(f"block {block} cannot use the central tensors of block {owner}, which is not like it")

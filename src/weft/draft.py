@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from weft.config import BlockConfig, MapConfig, ModelConfig
 from weft.kinds import BlockSpec, Stretch
-from weft.model_recipe import MapsConfig, ModelRecipe
+from weft.model_recipe import ModelRecipe
 from weft.pattern import Stack, expand
 
 BLOCKY = ("block_dense", "block_shuffle")  # kinds of maps whose widths are multiples of their blocks
@@ -20,9 +21,9 @@ WidthKey = tuple[str, int]  # of widths that are stretched as one: their field, 
 class OpenBlock:
     """A block of which ``given`` are the fields that are known.
 
-    ``parts`` says by how many blocks the maps of each field would be made were they none of the dense ones: widths suit
-    these everywhere, so that all blocks of a kind have the same. ``where`` names the block's settings in messages, and
-    ``said`` by their keys those fields that the recipe itself gives.
+    ``parts`` says by how many blocks the maps of each field would be made were they none of the dense ones:
+    widths suit these everywhere, so that all blocks of a kind have the same. ``where`` names the block's
+    settings in messages, and ``said`` by their keys those fields that the recipe itself gives.
     """
 
     spec: BlockSpec
@@ -44,14 +45,20 @@ class OpenBlock:
     def stretched(self, hidden_size: int, widths: Mapping[WidthKey, int]) -> BlockConfig:
         """Return the configuration, with those of its open widths that ``widths`` has."""
         config = self.configured(hidden_size)
-        by_rule = {each.width: getattr(config, each.width) for each in self.open_stretches(config)}
-        changed = {name: widths[name, size] for name, size in by_rule.items() if (name, size) in widths}
+        changed = {}
+        for stretch in self.open_stretches(config):
+            key = (stretch.width, getattr(config, stretch.width))  # the width by rule
+            if key in widths:
+                changed[stretch.width] = widths[key]
         return self.configured(hidden_size, changed) if changed else config
 
     def open_stretches(self, config: BlockConfig) -> tuple[Stretch, ...]:
         """Return the widths that sizing may change."""
-        stretches = self.spec.stretches
-        return tuple(each for each in stretches if each.width not in self.given and config.may_stretch(each.width))
+        found = []
+        for stretch in self.spec.stretches:
+            if stretch.width not in self.given and config.may_stretch(stretch.width):
+                found.append(stretch)
+        return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,34 +106,53 @@ class Draft:
 
 def open_blocks(recipe: ModelRecipe, stack: Stack) -> tuple[OpenBlock, ...]:
     """Return the blocks of ``stack`` with the fields that ``recipe`` gives them: by their letter, by their kind."""
-    maps = MapsConfig.parse(recipe.maps, where="model.maps")
-    seen: dict[str, int] = {}  # blocks so far, by the role of their maps
+    seen: Counter[str] = Counter()  # blocks so far, by the role of their maps
     made: dict[tuple[Any, ...], OpenBlock] = {}
     blocks = []
     for letter, central in zip(stack.letters, stack.centrals, strict=True):
         spec, own = recipe.of_letter(letter)
-        roles = spec.config.map_roles
-        places = {role: seen.get(role, 0) for role in roles.values()}
+        # What its maps are made of: this depends on the block's place among those of the role, as the first
+        # ones may be dense. Blocks in { } have no place among them.
+        by_role: dict[str, MapConfig] = {}
+        for field, role in spec.config.map_roles.items():
+            of_role = recipe.maps_of(role)
+            by_role[field] = of_role.of_block(role, seen[role]) if central is None else of_role.in_braces()
         if central is None:
-            seen |= {role: place + 1 for role, place in places.items()}
-        by_role = {}
-        for field, role in roles.items():
-            of_role = maps.of_role(role)
-            by_role[field] = of_role.in_braces() if central is not None else of_role.of_block(role, places[role])
+            seen.update(set(spec.config.map_roles.values()))
+
+        # Blocks that nothing tells apart are one object, which is sized once.
         key = (letter, *by_role.values())
         if key not in made:
-            inherited = _inherited(recipe, spec)
-            section = recipe.section(spec)
-            given = {name: value for name, (value, _) in inherited.items()} | section | own
-            said = {field: f"model.maps.{role}" for field, role in roles.items() if role in recipe.maps}
-            said |= {name: key for name, (_, key) in inherited.items()}
-            said |= {name: f"model.{spec.name}.{name}" for name in section}
-            said |= {name: f"model.letters.{letter}.{name}" for name in own}
-            where = f"model.letters.{letter}" if own else f"model.{spec.name}"
-            parts = {field: _parts(given.get(field, maps.of_role(role))) for field, role in roles.items()}
-            made[key] = OpenBlock(spec, by_role | given, said, parts, where)
+            made[key] = _open_block(recipe, letter, spec, own, by_role)
         blocks.append(made[key])
     return tuple(blocks)
+
+
+def _open_block(
+    recipe: ModelRecipe, letter: str, spec: BlockSpec, own: Mapping[str, Any], by_role: Mapping[str, MapConfig]
+) -> OpenBlock:
+    """Return a block of the kind ``spec``; ``own`` are the fields of its letter, ``by_role`` what maps are made of.
+
+    What is nearer to the block goes first: its letter, its kind's section, other
+    kinds' sections, ``model.maps``.
+    """
+    roles = spec.config.map_roles
+    fields: dict[str, Any] = {}
+    said = {field: f"model.maps.{role}" for field, role in roles.items() if role in recipe.maps}
+    for name, (value, key) in _inherited(recipe, spec).items():
+        fields[name] = value
+        said[name] = key
+    for name, value in recipe.section(spec).items():
+        fields[name] = value
+        said[name] = f"model.{spec.name}.{name}"
+    for name, value in own.items():
+        fields[name] = value
+        said[name] = f"model.letters.{letter}.{name}"
+
+    # The widths of all blocks of a role suit its structured maps, also where this one's are dense.
+    parts = {field: _parts(fields.get(field, recipe.maps_of(role))) for field, role in roles.items()}
+    where = f"model.letters.{letter}" if own else f"model.{spec.name}"
+    return OpenBlock(spec, {**by_role, **fields}, said, parts, where)
 
 
 def _inherited(recipe: ModelRecipe, spec: BlockSpec) -> dict[str, tuple[Any, str]]:
@@ -134,7 +160,9 @@ def _inherited(recipe: ModelRecipe, spec: BlockSpec) -> dict[str, tuple[Any, str
     found: dict[str, tuple[Any, str]] = {}
     for name, fields in spec.config.inherited.items():
         section = (recipe.model_extra or {}).get(name, {})
-        found |= {field: (section[field], f"model.{name}.{field}") for field in fields if field in section}
+        for field in fields:
+            if field in section:
+                found[field] = (section[field], f"model.{name}.{field}")
     return found
 
 

@@ -1,8 +1,8 @@
 """The kinds of blocks that models are made of, by their letters and names: one :class:`BlockSpec` registers a kind.
 
-Whatever needs to know which kinds there are (the pattern language, recipes, sizing, ``config.json``, descriptions) asks
-here, so that a new kind touches its own file and the line that registers it. Weft's own are registered by
-:mod:`weft.blocks`, which the first question loads.
+Whatever needs to know which kinds there are (the pattern language, recipes, sizing, ``config.json``,
+descriptions) asks here, so that a new kind touches its own file and the line that registers it. Weft's own
+are registered by :mod:`weft.blocks`, which the first question loads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _by_letter: dict[str, BlockSpec] = {}
 class Stretch:
     """A width that sizing may change to meet a budget.
 
-    Of all open widths of a model those of the lowest ``order`` are stretched, together. ``maps`` names the fields of
-    the maps that the width must suit, where they are made of blocks.
+    Of all open widths of a model those of the lowest ``order`` are stretched, together. ``maps`` names the
+    fields of the maps that the width must suit, where they are made of blocks.
     """
 
     width: str
@@ -81,7 +81,10 @@ def kinds() -> Mapping[str, BlockSpec]:
 
 def kind_named(name: str) -> BlockSpec | None:
     """Return the kind of that name or letter; None where there is none."""
-    return next((spec for spec in kinds().values() if name in (spec.letter, spec.name)), None)
+    for spec in kinds().values():
+        if name in (spec.letter, spec.name):
+            return spec
+    return None
 
 
 def kind_of(config: BlockConfig) -> BlockSpec:
@@ -90,6 +93,14 @@ def kind_of(config: BlockConfig) -> BlockSpec:
     if spec is None:
         raise UserError(f"There is no kind of block '{config.kind}': the kinds are {known_kinds()}.")
     return spec
+
+
+def map_roles() -> tuple[str, ...]:
+    """Return the roles that the linear maps of blocks have, each once: the keys of a recipe's ``model.maps``."""
+    roles: dict[str, None] = {}  # in the order of the kinds
+    for spec in kinds().values():
+        roles |= dict.fromkeys(spec.config.map_roles.values())
+    return tuple(roles)
 
 
 def known_kinds() -> str:

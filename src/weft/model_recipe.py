@@ -1,13 +1,14 @@
 """What a recipe says of its model: every field of :class:`weft.config.ModelConfig`, any of which may be left open.
 
-The fields themselves are declared once, in :class:`weft.config.Shell` and in the configuration of each kind of block;
-here they are collected. A section named after a kind (``attention``, ``qrnn`` ...) holds fields of all its blocks.
+The fields themselves are declared once, in :class:`weft.config.Shell` and in the configuration of each kind
+of block; here they are collected. A section named after a kind (``attention``, ``qrnn`` ...) holds fields of
+all its blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import (
     ConfigDict,
@@ -20,12 +21,11 @@ from pydantic import (
 )
 
 from weft.config import MapConfig, NGramsConfig, Shell
-from weft.kinds import BlockSpec, kind_named, kinds, known_kinds
+from weft.kinds import BlockSpec, kind_named, kinds, known_kinds, map_roles
 from weft.numbers import Parameters, Place
 from weft.pattern import parse_count
 from weft.settings import (
     FrozenConfig,
-    Values,
     WrongSettingError,
     check_values,
     open_fields,
@@ -37,8 +37,9 @@ from weft.settings import (
 class RoleMapsConfig(MapConfig):
     """What the maps of one role are made of, in all blocks that have it.
 
-    The first ``dense_first`` blocks of the role keep dense maps (None: one for structured feed-forwards, as published,
-    else none; matrix products have none), and so do ``dense_blocks``, which are numbers among those of the role.
+    The first ``dense_first`` blocks of the role keep dense maps (None: one for structured feed-forwards, as
+    published, else none; matrix products have none), and so do ``dense_blocks``, which are numbers among
+    those of the role.
     """
 
     dense_first: Place | None = None
@@ -48,7 +49,9 @@ class RoleMapsConfig(MapConfig):
         """Return the maps of the block that is number ``place`` of those with this role."""
         published = 1 if role == "feed_forward" and self.kind != "matrix_product" else 0
         first = published if self.dense_first is None else self.dense_first
-        return MapConfig() if place < first or place in self.dense_blocks else self.of_all()
+        if place < first or place in self.dense_blocks:
+            return MapConfig()
+        return self.of_all()
 
     def of_all(self) -> MapConfig:
         """Return the maps of a block that is none of the dense ones."""
@@ -57,19 +60,6 @@ class RoleMapsConfig(MapConfig):
     def in_braces(self) -> MapConfig:
         """Return the maps of a block in the pattern's ``{ }``: matrix products, as they are given or by default."""
         return self.of_all() if self.kind == "matrix_product" else MapConfig(kind="matrix_product")
-
-
-class MapsConfig(FrozenConfig):
-    """The linear maps by role: those of feed-forward blocks, of attention (fused too), of recurrence (fused too)."""
-
-    feed_forward: RoleMapsConfig = RoleMapsConfig()
-    attention: RoleMapsConfig = RoleMapsConfig()
-    qrnn: RoleMapsConfig = RoleMapsConfig()
-
-    def of_role(self, role: str) -> RoleMapsConfig:
-        """Return the maps of a role; a kind of block may have one of which nothing is said here, and has dense maps."""
-        maps: RoleMapsConfig = getattr(self, role, RoleMapsConfig())
-        return maps
 
 
 if TYPE_CHECKING:
@@ -87,12 +77,15 @@ else:
 class ModelRecipe(OpenShell):
     """Which model to build; what is left open is sized by rule (:mod:`weft.sizing`).
 
-    Beside the fields here and those of the shell there is a section for each kind of block, whose fields hold for all
-    blocks of that kind. ``letters`` are letters of one's own in the pattern, capitals: each names under ``block`` the
-    kind that it is and has any of its fields.
+    Beside the fields here and those of the shell there is a section for each kind of block, whose fields hold
+    for all blocks of that kind. ``letters`` are letters of one's own in the pattern, capitals: each names
+    under ``block`` the kind that it is and has any of its fields. ``maps`` says for each role
+    (:func:`weft.kinds.map_roles`) what the linear maps of all blocks are made of that have it; a fused
+    block's attention has the role ``attention``, too.
 
-    Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a budget of minutes the
-    machine. ``baseline`` names a model of another house instead (:mod:`weft.baselines`), for comparisons.
+    Where neither ``parameters`` nor ``hidden_size`` is given the size fits the corpus, and with a
+    budget of minutes the machine. ``baseline`` names a model of another house instead
+    (:mod:`weft.baselines`), for comparisons.
     """
 
     model_config = ConfigDict(extra="allow")  # sections of kinds of blocks: _check_sections refuses all else
@@ -103,7 +96,7 @@ class ModelRecipe(OpenShell):
     parameters: Parameters | None = None
     baseline: str | None = None
     preset: Literal["modern", "classic"] | None = None
-    maps: Annotated[dict[str, Any], Values(MapsConfig)] = Field(default_factory=dict)
+    maps: dict[str, dict[str, Any]] = Field(default_factory=dict)  # by role: those of the registered kinds
 
     @model_validator(mode="before")
     @classmethod
@@ -129,6 +122,22 @@ class ModelRecipe(OpenShell):
     @classmethod
     def _count(cls, value: Any) -> Any:
         return parse_count(value) if isinstance(value, str) else value
+
+    @field_validator("maps")
+    @classmethod
+    def _check_maps(cls, maps: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Check what the maps of each role are made of."""
+        checked = {}
+        for role, given in maps.items():
+            if role not in map_roles():
+                inner = {field: f"{known}.{field}" for known in map_roles() for field in RoleMapsConfig.model_fields}
+                raise WrongSettingError(unknown_key(f"model.maps.{role}", map_roles(), inner))
+            checked[role] = check_values(given, RoleMapsConfig, where=f"model.maps.{role}")
+        return checked
+
+    def maps_of(self, role: str) -> RoleMapsConfig:
+        """Return what the maps of a role are made of: dense, where nothing is said of it."""
+        return RoleMapsConfig.parse(self.maps.get(role, {}), where=f"model.maps.{role}")
 
     @field_validator("letters")
     @classmethod
@@ -163,7 +172,8 @@ class ModelRecipe(OpenShell):
     def keys(cls) -> list[str]:
         """Return all keys that there are: what is asked for, the shell, and a section for each kind of block."""
         asked = [name for name in cls.model_fields if name not in Shell.model_fields]
-        return [*asked, *Shell.model_fields, *(spec.name for spec in kinds().values())]
+        sections = [spec.name for spec in kinds().values()]
+        return [*asked, *Shell.model_fields, *sections]
 
     @model_serializer(mode="wrap")
     def _in_order(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -190,9 +200,8 @@ class ModelRecipe(OpenShell):
 
     def settings(self) -> dict[str, Any]:
         """Return everything that this recipe fixes of the model beside its pattern and size, as nested values."""
-        sections = {name: value for name, value in (self.model_extra or {}).items() if value}
-        given = {"letters": self.letters, "maps": self.maps}
-        return self.shell | sections | {name: value for name, value in given.items() if value}
+        settings = self.shell | (self.model_extra or {}) | {"letters": self.letters, "maps": self.maps}
+        return {name: value for name, value in settings.items() if value not in (None, {})}
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any], **asked: Any) -> Self:

@@ -58,6 +58,16 @@ def test_its_section_of_a_recipe_is_checked_as_its_configuration_is():
     assert (config.blocks[0].share, config.blocks[0].inner_size) == (0.25, 12)
 
 
+def test_its_maps_are_a_role_of_recipes():
+    recipe = make_recipe({"model": {"maps": {"mean": {"kind": "low_rank", "rank": 4}}}})
+    assert recipe.model.settings() == {"maps": {"mean": {"kind": "low_rank", "rank": 4}}}
+    settings = {"maps": {"mean": {"kind": "low_rank", "rank": 4, "dense_first": 1}}}
+    config = sized("mfm", parameters=60_000, vocab_size=300, settings=settings)
+    assert [block.maps.kind for block in config.blocks] == ["dense", "dense", "low_rank"]
+    with pytest.raises(UserError, match="Unknown key 'model.maps.median': did you mean 'mean'"):
+        make_recipe({"model": {"maps": {"median": {"rank": 4}}}})
+
+
 def test_config_json_holds_it():
     config = sized("m [f]2 {m}2", parameters=60_000, vocab_size=300)
     assert ModelConfig.parse(config.model_dump(mode="json")) == config

@@ -118,7 +118,7 @@ def test_names_that_tools_look_for_are_those_of_registered_modules():
     assert model.vocab_size == model.base_model.vocab_size == VOCABULARY
     values = model.config.to_dict()
     native = model.config.native
-    assert values["num_hidden_layers"] == len(native.applications)
+    assert values["num_hidden_layers"] == len(native.schedule)
     attention = next((block for block in native.blocks if block.kind == "attention"), None)
     heads = (values["num_attention_heads"], values["num_key_value_heads"], values["head_dim"])
     assert heads == ((attention.num_heads, attention.kv_heads, attention.head_dim) if attention else (1, 1, 16))

@@ -9,10 +9,10 @@ from tests.conftest import small_config, small_model
 from weft.config import MapConfig
 from weft.description import describe
 from weft.errors import UserError
+from weft.kinds import map_roles
 from weft.layers.linear import linear, make_map, rank_of
 from weft.layers.maps import BlockDense, BlockShuffle, LowRank, StructuredMap
 from weft.model import build
-from weft.model_recipe import MapsConfig
 from weft.sizing import count_parameters, sized
 from weft.training.optimizer import make_optimizers
 from weft.training.recipe import TrainingConfig
@@ -136,7 +136,7 @@ def test_the_first_feed_forward_is_dense_as_published_and_depth_can_be_chosen():
     assert kinds_of(small_model("fqff", maps), "inner") == ["Linear", "LowRank", "LowRank"]
     maps["maps"]["feed_forward"]["dense_first"] = 2
     assert kinds_of(small_model("fqff", maps), "output") == ["Linear", "Linear", "Linear", "LowRank"]
-    every = {role: {"kind": "block_dense", "dense_first": 0, "blocks": 2} for role in MapsConfig.model_fields}
+    every = {role: {"kind": "block_dense", "dense_first": 0, "blocks": 2} for role in map_roles()}
     model = small_model("fqax", {"maps": every})
     assert not any(isinstance(m, torch.nn.Linear) for m in model.blocks.modules())
 
@@ -144,7 +144,7 @@ def test_the_first_feed_forward_is_dense_as_published_and_depth_can_be_chosen():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["hybrid", "transformer", "x3", "[qfaf]2"])
 def test_a_budget_is_met_with_structured_maps(kind, name):
-    maps = {role: {"kind": kind} for role in MapsConfig.model_fields}
+    maps = {role: {"kind": kind} for role in map_roles()}
     config = sized(name, parameters=300_000, vocab_size=512, settings={"maps": maps})
     with torch.device("meta"):
         assert build(config).parameter_count == count_parameters(config)

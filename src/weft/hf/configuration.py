@@ -77,7 +77,7 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     @property
     def num_hidden_layers(self) -> int:
         """The number of block applications."""
-        return len(self.native.applications)
+        return len(self.native.schedule)
 
     @property
     def num_attention_heads(self) -> int:

@@ -118,7 +118,7 @@ def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[i
             instead = ", or leave model.maps and { } out, as its maps are dense"
         raise UserError(
             f"'{origin}' has no blocks {kinds} in a row whose maps are made as this pattern's: give a pattern "
-            f"with some of {''.join(parent.block_kinds)}{instead}."
+            f"with some of {''.join(parent.stack.letters)}{instead}."
         )
     return found
 
@@ -141,7 +141,7 @@ def transferred(
     places = ", ".join(map(str, fitting))
     if block != "best" and block not in fitting:
         any_of_them = next(iter(fitting.values()))
-        kinds = "".join(any_of_them.block_kinds)
+        kinds = "".join(any_of_them.stack.letters)
         raise UserError(
             f"Blocks {kinds} of '{origin}' begin at {places}, not at {block}: give --init-block one of these."
         )

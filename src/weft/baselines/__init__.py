@@ -1,8 +1,8 @@
 """Models of other houses behind our protocol, so that no comparison is with a straw man of our making.
 
-A baseline is trained by our loop on our data. It is a module here and a line in :data:`BASELINES`: its name, which is
-also the ``model_type`` in the ``config.json`` of its runs, and where it is. The module has what :class:`Baseline`
-lists, and its models implement :class:`weft.language_model.LanguageModel`.
+A baseline is trained by our loop on our data. It is a module here and a line in :data:`BASELINES`: its name,
+which is also the ``model_type`` in the ``config.json`` of its runs, and where it is. The module has what
+:class:`Baseline` lists, and its models implement :class:`weft.language_model.LanguageModel`.
 """
 
 from __future__ import annotations

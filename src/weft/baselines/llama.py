@@ -1,7 +1,7 @@
 """A Llama-style decoder (Touvron et al. 2023, arXiv 2302.13971), built by transformers, with tied embeddings as ours.
 
-It carries no state: in training it sees its segment, cut at the documents' borders; a text is scored by a sliding
-window (:mod:`weft.evaluation.windows`). Its run directory is a Llama folder that transformers reads.
+It carries no state: in training it sees its segment, cut at the documents' borders; a text is scored by a
+sliding window (:mod:`weft.evaluation.windows`). Its run directory is a Llama folder that transformers reads.
 
 Shapes: B texts, T positions, S positions with those before, D model width, V vocabulary.
 """
@@ -186,7 +186,10 @@ def _documents(tokens: Tensor, state: Any, reset: Tensor | None) -> tuple[dict[s
     """
     past = state.cache.get_seq_length() if state else 0
     places_T = torch.arange(past, past + tokens.shape[1], device=tokens.device)
-    starts_BT = torch.zeros_like(tokens) + (state.starts_B[:, None] if state else 0)
+    # For each position the place in the cache where its document starts: the last reset up to it.
+    starts_BT = torch.zeros_like(tokens)
+    if state:
+        starts_BT = starts_BT + state.starts_B[:, None]
     if reset is not None:
         starts_BT = torch.maximum(starts_BT, torch.where(reset, places_T, 0).cummax(dim=1).values)
     if not bool(starts_BT.any()):
@@ -215,9 +218,10 @@ class _Softmax:
 def sized(*, parameters: int, vocab_size: int, context: int = CONTEXT, dropout: float = 0.0) -> LlamaConfig:
     """Return transformers' configuration of a Llama with ``parameters`` parameters within 1 %, embedding included.
 
-    Depth as our own architectures have at that size; head width 32 up to width 256, then 64; of the widths that are
-    whole heads the one whose inner width, stretched to meet the budget, is nearest to 8/3 of it. ``dropout`` is of the
-    attention weights, the only one that a Llama has. UserError for a budget that cannot be met.
+    Depth as our own architectures have at that size; head width 32 up to width 256, then 64; of the widths
+    that are whole heads the one whose inner width, stretched to meet the budget, is nearest to 8/3 of it.
+    ``dropout`` is of the attention weights, the only one that a Llama has. UserError for a budget that cannot
+    be met.
     """
     depth = default_pairs(parameters)
     width, inner = _widths(parameters, vocab_size, depth)
@@ -240,8 +244,14 @@ def _widths(parameters: int, vocab_size: int, depth: int) -> tuple[int, int]:
         even = 8 * round(inner / 8)
         near = abs(_count(width, even, depth, vocab_size) - parameters) <= TOLERANCE / 2 * parameters
         fitted = (width, even if near else round(inner))
-        best = min(best, fitted, key=lambda pair: abs(math.log(pair[1] / pair[0] / INNER))) if width > 32 else fitted
+        best = fitted if width == 32 else min(best, fitted, key=_off_proportion)  # of equals the narrower
     return best
+
+
+def _off_proportion(widths: tuple[int, int]) -> float:
+    """Return how far the inner width is from 8/3 of the width, as twice as much counts like half as much."""
+    width, inner = widths
+    return abs(math.log(inner / width / INNER))
 
 
 def _count(width: int, inner: int, depth: int, vocab_size: int) -> int:

@@ -1,6 +1,7 @@
 """Multi-head causal attention over a window that goes from piece to piece.
 
-Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, C queries, S keys, Z = S + 1 distances.
+Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, C queries, S
+keys, Z = S + 1 distances.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class AttentionConfig(BlockConfig):
 class AttentionBlock(Block):
     """Attention over the last ``window`` positions (Vaswani et al. 2017; Transformer-XL, Dai et al. 2019).
 
-    Positions are rotary, Transformer-XL's relative ones (with its learned u and v biases, one pair a layer), or none.
+    Positions are rotary, Transformer-XL's relative ones (with its learned u and v biases, one pair a layer),
+    or none.
     """
 
     config: AttentionConfig
@@ -138,7 +140,8 @@ class AttentionBlock(Block):
 
     def _position_scores(self, query_BHCK: Tensor, keys: int) -> Tensor:
         """Return the scaled scores (q + v) r by distance (Dai et al. 2019, terms b and d), laid out by key."""
-        heads, width = self.config.num_heads, self.config.head_dim
+        heads = self.config.num_heads
+        width = self.config.head_dim
         bias_H1K = (self.position_bias - self.content_bias).view(heads, 1, width)
         query_BHCK = query_BHCK + bias_H1K.to(query_BHCK.dtype)
         embedded_ZD = self.dropout(sinusoids(keys + 1, self.distance.in_features, query_BHCK))

@@ -5,7 +5,8 @@ attention-QRNN block of arXiv 2502.00617:
 
     q = W_q x,  k, v = W_kv q,  gates = W_o norm(q + alpha attention(q, k, v)),  then pooling
 
-where alpha is a scalar that starts at 0. Shapes: B batch, T time, D model width, C cell width, H heads, K head width.
+where alpha is a scalar that starts at 0. Shapes: B batch, T time, D model width, C cell width, H heads, K
+head width.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class AttnQRNNConfig(RecurrentConfig):
     @classmethod
     def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:
         """Attention half as wide as the model, in whole heads, beside the cells' width."""
-        unit = given.get("num_heads", 1) * (2 if given.get("positions") == "rotary" else 1)
-        unit = math.lcm(unit, parts)  # the gates read the attention
+        even = 2 if given.get("positions") == "rotary" else 1
+        unit = math.lcm(given.get("num_heads", 1) * even, parts)  # the gates' maps read the attention
         widths = {"attention_size": max(1, hidden_size // 2 // unit) * unit, **given}
         return super().with_widths(widths, hidden_size, parts)
 
@@ -96,12 +97,16 @@ class AttnQRNNBlock(RecurrentBlock):
     def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
         """Attend, make the gates, run the recurrence."""
         projected = self.query(x_BTD)
-        together = (projected, self.key(projected), self.value(projected))
-        query, key, value = (part.unflatten(-1, (self.config.num_heads, -1)) for part in together)
+        key = self.key(projected)
+        value = self.value(projected)
+        by_head = (self.config.num_heads, -1)
+        query_BTHK = projected.unflatten(-1, by_head)
+        key_BTHK = key.unflatten(-1, by_head)
+        value_BTHK = value.unflatten(-1, by_head)
         attended_BTHK, attention = window_attention(
-            query,
-            key,
-            value,
+            query_BTHK,
+            key_BTHK,
+            value_BTHK,
             state.attention if state else None,
             reset_BT,
             window=self.window,

@@ -22,15 +22,16 @@ from weft.layers.token_shift import ShiftedState, TokenShift
 class Block(nn.Module):
     """A residual block: ``y = x + s mix(h)``, h = norm(x) (pre-norm), or ``y = norm(x + s mix(h))``, h = x (post-norm).
 
-    The factor s is 1, or with ``shell.block_gates`` a number for each position, by which a block says how much it
-    adds: ``2 g sigmoid(h . w / sqrt(D))`` with a gain g that starts at 1 and weights w that start at 0. With
-    ``shell.token_shift``, h is shifted first (:mod:`weft.layers.token_shift`) and the state is a ``ShiftedState``.
+    The factor s is 1, or with ``shell.block_gates`` a number for each position, by which a block says how
+    much it adds: ``2 g sigmoid(h . w / sqrt(D))`` with a gain g that starts at 1 and weights w that start at
+    0. With ``shell.token_shift``, h is shifted first (:mod:`weft.layers.token_shift`) and the state is a
+    ``ShiftedState``.
 
-    A block is made from its own configuration, which it keeps as ``config``, and the shell, which it shares with all
-    others. A subclass implements :meth:`mix` and what ``weft describe`` shows: :meth:`sizes` and two figures; one that
-    attends says how far back (:attr:`window`). The map whose output is added to the residual stream, if there is one,
-    is called ``output``: its initial values are special. Whoever wants to know a size asks the block: two blocks of one
-    kind may differ in all but the width of the stream.
+    A block is made from its own configuration, which it keeps as ``config``, and the shell, which it shares
+    with all others. A subclass implements :meth:`mix` and what ``weft describe`` shows: :meth:`sizes` and two
+    figures; one that attends says how far back (:attr:`window`). The map whose output is added to the
+    residual stream, if there is one, is called ``output``: its initial values are special. Whoever wants to
+    know a size asks the block: two blocks of one kind may differ in all but the width of the stream.
     """
 
     config: BlockConfig
@@ -45,8 +46,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(shell.dropout)
         self.pre_norm = shell.norm_placement == "pre"
         self.token_shift = TokenShift(shell.hidden_size) if shell.token_shift else None
-        self.block_gate = nn.Parameter(torch.zeros(shell.hidden_size)) if shell.block_gates else None
-        self.block_gain = nn.Parameter(torch.ones(1)) if shell.block_gates else None
+        self.block_gate = nn.Parameter(torch.zeros(shell.hidden_size)) if shell.block_gates else None  # w
+        self.block_gain = nn.Parameter(torch.ones(1)) if shell.block_gates else None  # g
 
     def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:
         """Return ``(y_BTD, state)``.
@@ -58,6 +59,7 @@ class Block(nn.Module):
         if self.token_shift is None:
             mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
         else:
+            # The state is the mixer's and, beside it, the last input before the shift.
             before_BD, before = (state.last_BD, state.mixer) if state is not None else (None, None)
             h_BTD, last_BD = self.token_shift(h_BTD, before_BD, reset_BT)
             mixed_BTD, after = self.mix(h_BTD, before, reset_BT)
@@ -66,9 +68,12 @@ class Block(nn.Module):
         if self.block_gate is None or self.block_gain is None:
             y_BTD = x_BTD + mixed_BTD
         else:
+            # s = 2 g sigmoid(h . w / sqrt(D))
             gate_BT1 = F.linear(h_BTD, self.block_gate[None] * h_BTD.shape[-1] ** -0.5).sigmoid().to(x_BTD.dtype)
             y_BTD = torch.addcmul(x_BTD, mixed_BTD.to(x_BTD.dtype), 2 * self.block_gain * gate_BT1)
-        return (y_BTD if self.pre_norm else self.norm(y_BTD)), state
+        if not self.pre_norm:
+            y_BTD = self.norm(y_BTD)
+        return y_BTD, state
 
     @abstractmethod
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
@@ -88,14 +93,18 @@ class Block(nn.Module):
 
     def made_of(self) -> str:
         """Say in a few words what the maps are made of, by their roles; "" where they are dense."""
-        return "".join(_made_of(role, getattr(self.config, field)) for field, role in self.config.map_roles.items())
+        told = ""
+        for field, role in self.config.map_roles.items():
+            told += _made_of(role, getattr(self.config, field))
+        return told
 
     @torch.no_grad()
     def empty_state(self, batch_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
         """Return the state at a text's start in the size that it has later: zeros, which blocks take for none.
 
-        ``dtype`` is that of the residual stream. What a state holds and in which precision is decided by :meth:`mix`,
-        also under autocast; so the block reads a window of zeros, and what it then remembers gives the form.
+        ``dtype`` is that of the residual stream. What a state holds and in which precision is decided by
+        :meth:`mix`, also under autocast; so the block reads a window of zeros, and what it then remembers
+        gives the form.
         """
         x_BTD = torch.zeros(1, max(1, self.window), self.hidden_size, device=device, dtype=dtype)
         training = self.training
@@ -121,11 +130,13 @@ def _made_of(role: str, maps: MapConfig) -> str:
     if maps.kind == "dense":
         return ""
     details = []
-    if maps.kind == "matrix_product":
-        details += [f"bonds up to {maps.bond}"] if maps.bond else []
-        details += [f"adapter {maps.adapter}"] if maps.adapter else []
-    else:
-        details += [f"{maps.blocks} blocks"] if maps.kind != "low_rank" else []
-        rank = f"rank {maps.rank}" if maps.rank else f"{maps.share:.0%}"
-        details += [rank] if maps.kind != "block_shuffle" else []
-    return f"; {role} {maps.kind}" + (f" ({', '.join(details)})" if details else "")
+    if maps.kind in ("block_dense", "block_shuffle"):
+        details.append(f"{maps.blocks} blocks")
+    if maps.kind in ("low_rank", "block_dense"):
+        details.append(f"rank {maps.rank}" if maps.rank else f"{maps.share:.0%}")
+    if maps.kind == "matrix_product" and maps.bond:
+        details.append(f"bonds up to {maps.bond}")
+    if maps.kind == "matrix_product" and maps.adapter:
+        details.append(f"adapter {maps.adapter}")
+    written = f" ({', '.join(details)})" if details else ""
+    return f"; {role} {maps.kind}{written}"

@@ -35,15 +35,17 @@ class FeedForwardConfig(BlockConfig):
     @classmethod
     def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:  # noqa: ARG003
         """Four times the model's width, or 8/3 of it where there are three maps."""
-        three_maps = given.get("activation") == "swiglu"
-        return {"inner_size": round(hidden_size * 8 / 3 / 8) * 8 if three_maps else 4 * hidden_size, **given}
+        inner_size = 4 * hidden_size
+        if given.get("activation") == "swiglu":
+            inner_size = round(hidden_size * 8 / 3 / 8) * 8  # as many parameters in three maps, in multiples of 8
+        return {"inner_size": inner_size, **given}
 
 
 class FeedForwardBlock(Block):
     """Two maps with an activation between them (Vaswani et al. 2017).
 
-    Activations: relu; relu squared (So et al. 2021, arXiv 2109.08668); gelu; swiglu, which has a third map that
-    gates (Shazeer 2020, arXiv 2002.05202).
+    Activations: relu; relu squared (So et al. 2021, arXiv 2109.08668); gelu; swiglu, which has a third map
+    that gates (Shazeer 2020, arXiv 2002.05202).
     """
 
     config: FeedForwardConfig
@@ -66,8 +68,10 @@ class FeedForwardBlock(Block):
             inner = F.silu(self.gate(x_BTD)) * inner
         elif self.activation == "gelu":
             inner = F.gelu(inner)
+        elif self.activation == "relu_squared":
+            inner = relu_squared(inner)
         else:
-            inner = relu_squared(inner) if self.activation == "relu_squared" else F.relu(inner)
+            inner = F.relu(inner)
         return self.output(self.inner_dropout(inner)), NoState()
 
     def sizes(self) -> str:

@@ -45,8 +45,9 @@ class QRNNBlock(RecurrentBlock):
 
     def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
         """Make the gates from each position's last inputs, run the recurrence."""
-        side_by_side, inputs_BWD = _last_inputs(x_BTD, self.kernel_size, state.inputs_BWD if state else None, reset_BT)
-        mixed_BTD, cell_BC = self.recur(side_by_side, state.cell_BC if state else None, reset_BT)
+        cell_BC, inputs_BWD = (None, None) if state is None else state
+        side_by_side, inputs_BWD = _last_inputs(x_BTD, self.kernel_size, inputs_BWD, reset_BT)
+        mixed_BTD, cell_BC = self.recur(side_by_side, cell_BC, reset_BT)
         return mixed_BTD, QRNNState(cell_BC, inputs_BWD)
 
     @property
@@ -88,11 +89,16 @@ def _last_inputs(
         return x_BTD, before_BWD
     time = x_BTD.shape[1]
     padded = torch.cat([before_BWD.to(x_BTD.dtype), x_BTD], dim=1)
-    views = [padded[:, lags - lag : lags - lag + time] for lag in range(kernel_size)]
     last = padded[:, time:]
+    document_BS = None
     if reset_BT is not None:
         document_BS = F.pad(reset_BT.cumsum(1, dtype=torch.int32), (lags, 0))  # 0: the one from before this piece
-        same = [document_BS[:, lags - lag : lags - lag + time] == document_BS[:, lags:] for lag in range(kernel_size)]
-        views = [view.masked_fill(~inside[..., None], 0.0) for view, inside in zip(views, same, strict=True)]
         last = last.masked_fill((document_BS[:, time:] != document_BS[:, -1:])[..., None], 0.0)
+    views = []
+    for lag in range(kernel_size):
+        places = slice(lags - lag, lags - lag + time)
+        view = padded[:, places]
+        if document_BS is not None:
+            view = view.masked_fill((document_BS[:, places] != document_BS[:, lags:])[..., None], 0.0)
+        views.append(view)
     return torch.cat(views, dim=-1), last

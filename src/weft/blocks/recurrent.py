@@ -81,7 +81,8 @@ class RecurrentBlock(Block):
         gates_BTGC = self.gates(input_BTI)
         hidden_BTC, cell_BC = pool(gates_BTGC, bias, cell_BC, reset_BT, config.pooling, config.zoneout, self.training)
         hidden_BTC = hidden_BTC.to(input_BTI.dtype)
-        return (self.output(hidden_BTC) if self.output else hidden_BTC), cell_BC
+        mixed_BTD = self.output(hidden_BTC) if self.output else hidden_BTC
+        return mixed_BTD, cell_BC
 
     def recurrence_flops(self) -> int:
         """About ten operations a cell: gates, recurrence, output gate."""

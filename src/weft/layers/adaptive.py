@@ -1,16 +1,18 @@
 """Adaptive input and softmax: rare tokens in clusters of their own, with shorter vectors if wanted.
 
-After Grave et al. 2017 (arXiv 1609.04309, the softmax), Baevski and Auli 2019 (arXiv 1809.10853, the input) and
-Transformer-XL (Dai et al. 2019, arXiv 1901.02860). Token ids fall in frequency. With the clusters C_0 (the shortlist)
-to C_K, the head is one softmax over the tokens of C_0 and one logit for each of the K others:
+After Grave et al. 2017 (arXiv 1609.04309, the softmax), Baevski and Auli 2019 (arXiv 1809.10853, the input)
+and Transformer-XL (Dai et al. 2019, arXiv 1901.02860). Token ids fall in frequency. With the clusters C_0
+(the shortlist) to C_K, the head is one softmax over the tokens of C_0 and one logit for each of the K others:
 
     p(w | h) = head(w | h)                     for w in C_0
     p(w | h) = head(C_i | h) tail_i(w | h)     for w in C_i, i > 0
     tail_i = softmax(T_i P_i^T h + b_i),       input(w) = sqrt(D) P_i T_i[w]
 
-T_i is the table of cluster i, of width E_i, and P_i its map to the model's width. Tied, input and softmax share both.
+T_i is the table of cluster i, of width E_i, and P_i its map to the model's width. Tied, input and softmax
+share both.
 
-Shapes: B batch, T time, N tokens, D model width, E width of a cluster's vectors, K tail clusters, V vocabulary.
+Shapes: B batch, T time, N tokens, D model width, E width of a cluster's vectors, K
+tail clusters, V vocabulary.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ Softmax = tuple[Tensor, Tensor, Tensor | None, Tensor]  # hidden states, weight,
 
 def make_embedding(config: ModelConfig) -> Embedding:
     """Return the embedding that ``config`` asks for, its values not yet set."""
-    vocabulary, width, tied = config.vocab_size, config.hidden_size, config.tie_embeddings
+    vocabulary = config.vocab_size
+    width = config.hidden_size
+    tied = config.tie_embeddings
     if config.adaptive is None:
         return TokenEmbedding(vocabulary, width, tied=tied, bias=config.head_bias)
     return AdaptiveEmbedding(vocabulary, width, config.adaptive, tied=tied, bias=config.head_bias)
@@ -42,9 +46,9 @@ def make_embedding(config: ModelConfig) -> Embedding:
 class AdaptiveEmbedding(Embedding):
     """An embedding and softmax in clusters of falling frequency, exact: probabilities sum to 1 over the vocabulary.
 
-    ``projections`` holds no map where every vector is as wide as the model, one where they are all of another width,
-    and one for each cluster (the shortlist too) where ``div_val`` is above 1. With ``bias``, each token's and each tail
-    cluster's logit has one.
+    ``projections`` holds no map where every vector is as wide as the model, one where they are all of another
+    width, and one for each cluster (the shortlist too) where ``div_val`` is above 1. With ``bias``, each
+    token's and each tail cluster's logit has one.
     """
 
     def __init__(
@@ -55,7 +59,8 @@ class AdaptiveEmbedding(Embedding):
         self.ranges = tuple(pairwise((0, *adaptive.cutoffs, vocab_size)))
         self.widths = widths(hidden_size, adaptive)
         tails = len(self.ranges) - 1
-        self.tables, self.projections = self._tables(), self._maps(adaptive.div_val)
+        self.tables = self._tables()
+        self.projections = self._maps(adaptive.div_val)
         self.head_tables = None if tied else self._tables()
         self.head_projections = None if tied else self._maps(adaptive.div_val)
         self.clusters_KE = nn.Parameter(torch.empty(tails, self.widths[0]))
@@ -64,10 +69,10 @@ class AdaptiveEmbedding(Embedding):
 
     def _tables(self) -> nn.ParameterList:
         """Make the vectors of each cluster's tokens."""
-        return nn.ParameterList(
-            nn.Parameter(torch.empty(last - first, width))
-            for (first, last), width in zip(self.ranges, self.widths, strict=True)
-        )
+        tables = nn.ParameterList()
+        for (first, last), width in zip(self.ranges, self.widths, strict=True):
+            tables.append(nn.Parameter(torch.empty(last - first, width)))
+        return tables
 
     def _maps(self, div_val: int) -> nn.ParameterList:
         """Make the maps (D, E) from vectors to the model's width: none, one, or one for each cluster."""
@@ -79,7 +84,8 @@ class AdaptiveEmbedding(Embedding):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return the embeddings (B, T, D), scaled by sqrt(D).
 
-        Every cluster is looked up for every token and the right one chosen, so that shapes do not depend on values.
+        Every cluster is looked up for every token and the right one chosen, so that
+        shapes do not depend on values.
         """
         embedded = self._vectors(tokens_BT, 0)
         for tail in range(1, len(self.ranges)):
@@ -91,6 +97,8 @@ class AdaptiveEmbedding(Embedding):
 
     def _vectors(self, tokens_BT: Tensor, cluster: int) -> Tensor:
         """Look ``tokens_BT`` up in one cluster, for others something in it; one outside the vocabulary is an error."""
+        # Ids of other clusters are moved into this one. Outside the vocabulary they are left where they are:
+        # below the first cluster and above the last, where the look-up fails.
         first, last = self.ranges[cluster]
         lowest = None if cluster == 0 else 0
         highest = None if cluster == len(self.ranges) - 1 else last - first - 1
@@ -127,10 +135,12 @@ class AdaptiveEmbedding(Embedding):
 
     def _parts(self, hidden_ND: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor | slice, Softmax]]:
         """Yield the head and each tail: which tokens it is computed for, and what their cross-entropy is made of."""
+        # The head's target is the token itself where it is in the shortlist, else the cluster that it is in.
         hidden_NE = self._narrow(hidden_ND)
         cluster_N = torch.stack([targets_N >= first for first, _ in self.ranges[1:]]).sum(0)
         head_N = torch.where(cluster_N > 0, self.ranges[0][1] + cluster_N - 1, targets_N)
         yield slice(None), (self._narrow(hidden_NE, 0), self._head_weight(), self._head_bias(), head_N)
+        # A tail's targets are its tokens, numbered from its first one; the shape depends on the text.
         for tail, (first, _) in enumerate(self.ranges[1:], start=1):
             inside = cluster_N == tail
             hidden = self._narrow(hidden_NE[inside], tail)
@@ -145,16 +155,20 @@ class AdaptiveEmbedding(Embedding):
         for vectors in (*self.tables, *(self.head_tables or ()), self.clusters_KE):
             nn.init.normal_(vectors, std=TABLE_STD)
         for projection in (*self.projections, *(self.head_projections or ())):
-            nn.init.normal_(projection, std=CLASSIC_PROJECTION_STD if classic else projection.shape[1] ** -0.5)
+            std = CLASSIC_PROJECTION_STD if classic else projection.shape[1] ** -0.5
+            nn.init.normal_(projection, std=std)
 
     def flops(self) -> int:
         """The maps in and out and the logits of every cluster, as generation makes them.
 
-        An upper bound: a token that is scored needs the head and, if it is not in the shortlist, its own cluster.
+        An upper bound: a token that is scored needs the head and, if it is not in the
+        shortlist, its own cluster.
         """
         vectors: list[Tensor] = [*self.tables, self.clusters_KE]
-        maps: list[Tensor] = [*self.projections]
-        return sum(2 * matrix.numel() for matrix in vectors) + sum(4 * matrix.numel() for matrix in maps)
+        softmax = sum(2 * matrix.numel() for matrix in vectors)
+        projections: list[Tensor] = [*self.projections]
+        maps = sum(4 * matrix.numel() for matrix in projections)  # once in, once out
+        return softmax + maps
 
     def softmax_parameters(self) -> int:
         """The output tables and maps where they are not the embedding's (the rest is counted with the embedding)."""
@@ -162,14 +176,21 @@ class AdaptiveEmbedding(Embedding):
         return sum(parameter.numel() for parameter in own)
 
     def _narrow(self, hidden: Tensor, cluster: int | None = None) -> Tensor:
-        """Map hidden states (..., D) to the width of the vectors: of all clusters at once, or of one by its own map."""
+        """Map hidden states (..., D) to the width of the vectors: of all clusters at once, or of one by its own map.
+
+        So each state is narrowed once: by the first call where there is one map, by the second where there
+        are several.
+        """
         maps = self.projections if self.head_projections is None else self.head_projections
-        if cluster is None:
-            return F.linear(hidden, maps[0].t()) if len(maps) == 1 else hidden
-        return F.linear(hidden, maps[cluster].t()) if len(maps) > 1 else hidden
+        if cluster is None and len(maps) == 1:
+            return F.linear(hidden, maps[0].t())
+        if cluster is not None and len(maps) > 1:
+            return F.linear(hidden, maps[cluster].t())
+        return hidden
 
     def _output_table(self, cluster: int) -> Tensor:
-        table: Tensor = (self.tables if self.head_tables is None else self.head_tables)[cluster]
+        tables = self.tables if self.head_tables is None else self.head_tables
+        table: Tensor = tables[cluster]
         return table
 
     def _bias(self, cluster: int) -> Tensor | None:
@@ -182,7 +203,9 @@ class AdaptiveEmbedding(Embedding):
 
     def _head_bias(self) -> Tensor | None:
         shortlist = self._bias(0)
-        return None if shortlist is None or self.cluster_bias_K is None else torch.cat([shortlist, self.cluster_bias_K])
+        if shortlist is None or self.cluster_bias_K is None:
+            return None
+        return torch.cat([shortlist, self.cluster_bias_K])
 
 
 def widths(hidden_size: int, adaptive: AdaptiveConfig) -> tuple[int, ...]:

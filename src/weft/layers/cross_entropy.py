@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from weft.ops import cpu
 
@@ -22,9 +23,10 @@ def cross_entropy(
 ) -> Tensor:
     """Return the mean nats of ``targets_N`` under softmax(h W^T + b); negative targets do not count (all: zero).
 
-    The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice. ``count`` (a scalar)
-    replaces the number of targets that the sum is divided by, where these are a part of a larger batch. Products are
-    in the precision of ``hidden_ND``, under autocast in the lower one; sums over chunks are in each tensor's own.
+    The gradient is made in the forward pass, chunk by chunk, so nothing is computed twice. ``count`` (a
+    scalar) replaces the number of targets that the sum is divided by, where these are a part of a larger
+    batch. Products are in the precision of ``hidden_ND``, under autocast in the lower one; sums over chunks
+    are in each tensor's own.
     """
     if count is None:
         count = count_targets(targets_N)
@@ -45,20 +47,16 @@ def count_targets(targets_N: Tensor) -> Tensor:
 @torch.no_grad()
 def surprisal(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
     """Return each target's nats (N,), zero where the target is -100; no gradient."""
-    pieces = [
-        torch.nn.functional.cross_entropy(
-            _logits(hidden_ND[rows], weight_VD, bias_V),
-            targets_N[rows],
-            ignore_index=IGNORE,
-            reduction="none",
-        )
-        for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0])
-    ]
+    pieces = []
+    for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
+        logits = _logits(hidden_ND[rows], weight_VD, bias_V)
+        nats_N = functional.cross_entropy(logits, targets_N[rows], ignore_index=IGNORE, reduction="none")
+        pieces.append(nats_N)
     return torch.cat(pieces) if pieces else hidden_ND.new_zeros(0)
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
-    logits = torch.nn.functional.linear(hidden_ND, weight_VD, bias_V)
+    logits = functional.linear(hidden_ND, weight_VD, bias_V)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -75,17 +73,26 @@ def _forward(
 
     It is an operator so that a compiled graph does not hold the chunks, whose number changes with the length.
     """
-    grad_hidden = torch.empty_like(hidden_ND) if gradient else hidden_ND.new_empty(0)
-    grad_weight = torch.zeros_like(weight_VD) if gradient else weight_VD.new_empty(0)
-    grad_bias = torch.zeros_like(bias_V) if gradient and bias_V is not None else weight_VD.new_empty(0)
+    # An operator returns tensors, so what is not asked for is an empty one.
+    grad_hidden = hidden_ND.new_empty(0)
+    grad_weight = weight_VD.new_empty(0)
+    grad_bias = weight_VD.new_empty(0)
+    if gradient:
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD)
+        if bias_V is not None:
+            grad_bias = torch.zeros_like(bias_V)
     total = torch.zeros((), dtype=_loss_dtype(hidden_ND), device=hidden_ND.device)
-    weight, bias = weight_VD.to(hidden_ND.dtype), None if bias_V is None else bias_V.to(hidden_ND.dtype)
+    weight = weight_VD.to(hidden_ND.dtype)
+    bias = None if bias_V is None else bias_V.to(hidden_ND.dtype)
     for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
-        hidden, targets = hidden_ND[rows], targets_N[rows]
+        hidden = hidden_ND[rows]
+        targets = targets_N[rows]
         nats, grad_logits = _nats_and_gradient(_logits(hidden, weight, bias), targets, 1 / count, gradient)
         total += nats
         if not gradient:
             continue
+        # With G the gradient of this chunk's logits: dh = G W, dW += G^T h, db += the sum over tokens of G.
         grad_logits = grad_logits.to(hidden.dtype)
         grad_hidden[rows] = grad_logits @ weight
         grad_weight += grad_logits.t() @ hidden
@@ -117,8 +124,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _autograd(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    grad_hidden, grad_weight, grad_bias = (grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors)
-    return grad_hidden, grad_weight, grad_bias if ctx.has_bias else None, None, None, None
+    grads: list[Tensor | None] = [grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
+    if not ctx.has_bias:
+        grads[2] = None
+    return (*grads, None, None, None)  # of hidden states, weight and bias; targets, count and gradient have none
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -133,7 +142,8 @@ def _nats_and_gradient(logits: Tensor, targets_N: Tensor, share: Tensor, gradien
         nats_N = cpu.softmax_loss(logits, targets_N, share.to(torch.float32), gradient=gradient)
         return nats_N.sum(), logits
     log_total = logits.logsumexp(dim=-1, keepdim=True)
-    scored, index = (targets_N >= 0)[:, None], targets_N.clamp(min=0)[:, None]
+    scored = (targets_N >= 0)[:, None]
+    index = targets_N.clamp(min=0)[:, None]
     nats = ((log_total - logits.gather(1, index)) * scored).sum()
     if gradient:
         weights = (scored * share).to(logits.dtype)

@@ -6,8 +6,8 @@ For a map from N features to M,
     block_dense    y = L blockdiag(D) x                    r (M + N / b)
     block_shuffle  y = S' blockdiag(E) S blockdiag(D) x    min(M, N) (M + N) / b
 
-with rank r and b blocks, after Wei et al. 2024 (arXiv 2407.09835, 2406.16450); S and S' are fixed permutations that let
-every input reach every output (Monarch matrices, Dao et al. 2022, arXiv 2204.00595).
+with rank r and b blocks, after Wei et al. 2024 (arXiv 2407.09835, 2406.16450); S and S' are fixed
+permutations that let every input reach every output (Monarch matrices, Dao et al. 2022, arXiv 2204.00595).
 Shapes: N inputs, M outputs, R rank, K blocks, n = N / K inputs of a block, m outputs of a block.
 """
 
@@ -26,10 +26,12 @@ GUIDE = "guide_MN"  # the parameter of a map that is no part of the model
 class StructuredMap(nn.Module):
     """A linear map that holds factors of its matrix.
 
-    ``bias`` is None where there is none; with ``adds_bias`` False it is left to the caller: a QRNN's pooling adds it.
+    ``bias`` is None where there is none; with ``adds_bias`` False it is left to the caller: a QRNN's pooling
+    adds it.
 
-    In self-guided training (Wei et al.) a map has a dense ``guide_MN`` beside it, which has ``guide_share`` of the
-    output as long as it lasts; it is no part of the model, and outside training mode nothing is left of it.
+    In self-guided training (Wei et al.) a map has a dense ``guide_MN`` beside it, which has ``guide_share``
+    of the output as long as it lasts; it is no part of the model, and outside training mode nothing is left
+    of it.
     """
 
     guide_MN: nn.Parameter | None
@@ -37,7 +39,8 @@ class StructuredMap(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, adds_bias: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features
+        self.out_features = out_features
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.adds_bias = adds_bias
         self.register_parameter(GUIDE, None)
@@ -48,7 +51,9 @@ class StructuredMap(nn.Module):
         y = self.product(x)
         if self.guided and self.training and self.guide_MN is not None:
             y = torch.lerp(y, F.linear(x, self.guide_MN), self.guide_share.to(y.dtype))
-        return y if self.bias is None or not self.adds_bias else y + self.bias.to(y.dtype)
+        if self.bias is None or not self.adds_bias:
+            return y
+        return y + self.bias.to(y.dtype)
 
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
@@ -140,7 +145,8 @@ class BlockDense(StructuredMap):
 class BlockShuffle(StructuredMap):
     """y = S' blockdiag(E) S blockdiag(D) x.
 
-    S takes number s of block k, of K blocks of m, to place s K + k; S' gives output s of block k the place s K + k.
+    S takes number s of block k, of K blocks of m, to place s K + k; S' gives output s of block k the place s
+    K + k.
     """
 
     def __init__(self, in_features: int, out_features: int, blocks: int, **bias: bool) -> None:
@@ -193,7 +199,8 @@ def orthogonal_(factor: Tensor, std: float) -> None:
 @torch.no_grad()
 def merged(part: StructuredMap) -> Tensor:
     """Return the matrix (M, N) that the factors make, by way of float64: no number of threads changes a digit."""
-    return copy.deepcopy(part).double().dense_weight().to(part.factors()[0].dtype).contiguous()
+    weight_MN = copy.deepcopy(part).double().dense_weight()
+    return weight_MN.to(part.factors()[0].dtype).contiguous()
 
 
 def is_guide(name: str) -> bool:
@@ -205,4 +212,6 @@ def weights(part: nn.Module) -> list[Tensor]:
     """Return what a linear map multiplies by, the factor of the outputs last; nothing for other modules."""
     if isinstance(part, nn.Linear):
         return [part.weight]
-    return list(part.factors()) if isinstance(part, StructuredMap) else []
+    if isinstance(part, StructuredMap):
+        return list(part.factors())
+    return []

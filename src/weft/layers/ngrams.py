@@ -6,12 +6,12 @@ quantisation), and the pair of ids at a position and before it has a vector of i
     b_t = z_t + K z_{t-1},   row = ((b (i + 1) + i + 1) mod p_i) mod R   for head i = 0, 1, ...
     out_t = [LN(x_t) without its last w features, LN(table_i[row])]
 
-with p_i the i-th prime above R, and z_{t-1} = 0 at a document's start. Centroids follow the tokens that are read in
-training (an exponential mean; those that no token is nearest to stay where they are, while the published code lets them
-shrink). Ids depend on the token alone, so there is a table of them (V, H).
+with p_i the i-th prime above R, and z_{t-1} = 0 at a document's start. Centroids follow the tokens that are
+read in training (an exponential mean; those that no token is nearest to stay where they are, while the
+published code lets them shrink). Ids depend on the token alone, so there is a table of them (V, H).
 
-Shapes: B batch, T time, D model width, H heads, E = D / H features of a head, K clusters, R rows of a head's table,
-W features of a row, V vocabulary, N tokens.
+Shapes: B batch, T time, D model width, H heads, E = D / H features of a head, K clusters, R rows of a head's
+table, W features of a row, V vocabulary, N tokens.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class LatentBigrams(nn.Module):
 
     def __init__(self, config: NGramsConfig, hidden_size: int) -> None:
         super().__init__()
-        heads, features = config.heads, hidden_size // config.heads
-        self.config, self.features = config, features
+        heads = config.heads
+        features = hidden_size // config.heads
+        self.config = config
+        self.features = features
         self.token_gain_HE = nn.Parameter(torch.ones(heads, features))
         self.token_bias_HE = nn.Parameter(torch.zeros(heads, features))
         if not config.table_size:
@@ -87,6 +89,8 @@ class LatentBigrams(nn.Module):
         before_BTH = self._before(ids_BTH, state, reset_BT)
         rows_BTHW = F.embedding(self.rows(ids_BTH, before_BTH), self.tables_NW)
         pairs_BTHW = F.layer_norm(rows_BTHW, (self.config.width,), eps=EPS) * self.pair_gain_HW + self.pair_bias_HW
+        # The pair's features take the place of the head's last ones; where they are as many as the head has,
+        # which would leave nothing of the token, they are added to it.
         kept = self.features - self.config.width
         joined = torch.cat([x_BTHE[..., :kept], pairs_BTHW], dim=-1) if kept else x_BTHE + pairs_BTHW
         return joined.flatten(-2), NGramState(ids_BTH[:, -1].clone())
@@ -101,10 +105,10 @@ class LatentBigrams(nn.Module):
         """Return the row of each head's pair among those of all tables."""
         pairs_BTH = ids_BTH + self.config.clusters * before_BTH
         size = self.config.table_size
-        hashed = [
-            (pairs * (head + 1) + head + 1) % prime % size + head * size
-            for head, (pairs, prime) in enumerate(zip(pairs_BTH.unbind(-1), self.primes, strict=True))
-        ]
+        hashed = []
+        for head, (pairs_BT, prime) in enumerate(zip(pairs_BTH.unbind(-1), self.primes, strict=True)):
+            row_BT = (pairs_BT * (head + 1) + head + 1) % prime % size
+            hashed.append(row_BT + head * size)  # all tables stand in one, head after head
         return torch.stack(hashed, dim=-1)
 
     def ids(self, tokens: Tensor, weight_VD: Tensor) -> Tensor | None:
@@ -121,17 +125,19 @@ class LatentBigrams(nn.Module):
             return self._known[1]
         now = versions((weight_VD, self.centroids_HKE))
         if self._known is None or self._known[0] != now:
-            self._known = now, self._nearest(weight_VD)
+            self._known = (now, self._nearest(weight_VD))
         return self._known[1]
 
     @torch.no_grad()
     def _nearest(self, weight_VD: Tensor) -> Tensor:
         """Return the nearest centroid of each token in each head (V, H), in float32 whatever autocast says."""
         with torch.autocast(weight_VD.device.type, enabled=False):
+            # |x - c|^2 without |x|^2, which is the same for all centroids: |c|^2 - 2 x . c
             x_HVE = self._by_head(weight_VD.detach().float()).transpose(0, 1)
             centroids_HKE = self.centroids_HKE.float()
             squares_H1K = centroids_HKE.square().sum(-1)[:, None]
-            return torch.baddbmm(squares_H1K, x_HVE, centroids_HKE.transpose(1, 2), alpha=-2).argmin(-1).T.contiguous()
+            distances_HVK = torch.baddbmm(squares_H1K, x_HVE, centroids_HKE.transpose(1, 2), alpha=-2)
+            return distances_HVK.argmin(-1).T.contiguous()
 
     @torch.no_grad()
     def observe(
@@ -143,8 +149,8 @@ class LatentBigrams(nn.Module):
     ) -> None:
         """Move each centroid towards the mean of those of ``tokens_BT`` that are nearest to it, if there are any.
 
-        Frozen tables keep their centroids. ``summed`` adds a tensor up over all processes; ``padded_BT`` is True where
-        there is no token.
+        Frozen tables keep their centroids. ``summed`` adds a tensor up over all processes; ``padded_BT`` is
+        True where there is no token.
         """
         if not self.remembers or not self.tables_NW.requires_grad:
             return
@@ -159,7 +165,8 @@ class LatentBigrams(nn.Module):
             # A head at a time: (K, V) for all at once is large where there are many tokens and clusters.
             nearest_KV = [(ids_V == clusters_K1) * counts_V for ids_V in self._nearest(weight_VD).unbind(1)]
             sums_HKE = torch.stack([each_KV @ x_VE for each_KV, x_VE in zip(nearest_KV, x_HVE, strict=True)])
-        sums_HKE, counts_HK = summed(sums_HKE), summed(torch.stack([each_KV.sum(1) for each_KV in nearest_KV]))
+        sums_HKE = summed(sums_HKE)
+        counts_HK = summed(torch.stack([each_KV.sum(1) for each_KV in nearest_KV]))
         means_HKE = sums_HKE / counts_HK.clamp(min=1)[..., None]
         moved_HKE = torch.lerp(self.centroids_HKE.float(), means_HKE, 1 - self.config.decay)
         self.centroids_HKE.copy_(torch.where(counts_HK[..., None] > 0, moved_HKE, self.centroids_HKE.float()))
@@ -174,9 +181,10 @@ class LatentBigrams(nn.Module):
         heads, vocabulary = x_HVE.shape[:2]
         more = max(0, self.config.clusters - vocabulary)
         for head in range(heads):
-            order = torch.cat([torch.randperm(vocabulary), torch.randint(vocabulary, (more,))])[: self.config.clusters]
-            self.centroids_HKE[head] = x_HVE[head][order.to(x_HVE.device)]
-        if more:  # none on another
+            order = torch.cat([torch.randperm(vocabulary), torch.randint(vocabulary, (more,))])
+            chosen = order[: self.config.clusters].to(x_HVE.device)
+            self.centroids_HKE[head] = x_HVE[head][chosen]
+        if more:  # with more clusters than tokens some start at one token: moved a little, none is on another
             self.centroids_HKE[:, vocabulary:] += TABLE_STD * torch.randn_like(self.centroids_HKE[:, vocabulary:])
 
 

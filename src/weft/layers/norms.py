@@ -27,7 +27,9 @@ class RMSNorm(nn.Module):
         """Return ``x`` (..., size) divided by its root mean square and scaled."""
         normed = self._norm(x)
         device = x.device.type
-        return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
+        if torch.is_autocast_enabled(device):
+            normed = normed.to(torch.get_autocast_dtype(device))
+        return normed
 
     def _norm(self, x: Tensor) -> Tensor:
         fits = x.shape[-1:] == self.weight.shape and x.shape[-1] % cpu.LEAST_WIDTH == 0
@@ -42,7 +44,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
+        x = x.contiguous()
+        weight = weight.contiguous()
         y, scales = cpu.rms_norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, scales)
         return y

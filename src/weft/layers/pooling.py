@@ -38,35 +38,43 @@ def pool(
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, gates * C), and their bias.
 
-    Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old value in
-    training; outside training every update is scaled by ``1 - zoneout``.
+    Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old
+    value in training; outside training every update is scaled by ``1 - zoneout``.
     """
     if zoneout == 0 and can_fuse(gates_BTGC, pooling):
         return fused_pooling(gates_BTGC, cell_BC, reset_BT, pooling, bias_GC)
     gates_BTGC = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
-    gates_BTGC = gates_BTGC if bias_GC is None else gates_BTGC + bias_GC
+    if bias_GC is not None:
+        gates_BTGC = gates_BTGC + bias_GC
     z, f, *rest = gates_BTGC.chunk(GATES[pooling], dim=-1)
-    forget, value = f.sigmoid(), z.tanh()
+    forget = f.sigmoid()
+    value = z.tanh()
     update_gate = rest[1].sigmoid() if pooling == "ifo" else 1 - forget
+    # Zoneout: where ``updated`` is 0 the cell stays as it was, f = 1 and i = 0;
+    # outside training, by its mean.
     if zoneout > 0:
-        keep = torch.rand_like(forget) >= zoneout if training else torch.full_like(forget, 1 - zoneout)
-        forget, update_gate = 1 - keep * (1 - forget), keep * update_gate
+        updated = torch.rand_like(forget) >= zoneout if training else torch.full_like(forget, 1 - zoneout)
+        forget = 1 - updated * (1 - forget)
+        update_gate = updated * update_gate
     cells_BTC, last_BC = linear_recurrence(forget, update_gate * value, cell_BC, reset_BT)
-    return (cells_BTC if pooling == "f" else rest[0].sigmoid() * cells_BTC), last_BC
+    if pooling == "f":
+        return cells_BTC, last_BC
+    return rest[0].sigmoid() * cells_BTC, last_BC
 
 
 @torch.no_grad()
 def init_forget_bias_(bias_GC: Tensor, pooling: Pooling, longest: float) -> None:
     """Set the gate biases so that channels start with time constants spread from 1 to ``longest`` steps.
 
-    A channel whose gate rests at f forgets with time constant tau = -1 / log f; tau is spaced evenly on a log scale.
-    The idea is that of chrono initialisation (Tallec and Ollivier 2018, arXiv 1804.11188). In ifo pooling the input
-    gate starts at 1 - f, so that cells keep the scale of their inputs.
+    A channel whose gate rests at f forgets with time constant tau = -1 / log f; tau is spaced evenly on a log
+    scale. The idea is that of chrono initialisation (Tallec and Ollivier 2018, arXiv 1804.11188). In ifo
+    pooling the input gate starts at 1 - f, so that cells keep the scale of their inputs.
     """
     bias_GC.zero_()
     parts = bias_GC.chunk(GATES[pooling])
     tau = torch.logspace(0, math.log10(max(longest, 1.0)), parts[1].shape[0], dtype=torch.float64)
     logits = torch.logit(torch.exp(-1 / tau)).to(bias_GC.dtype)
+    # the parts are the biases of z, f, o and i
     parts[1].copy_(logits)
     if pooling == "ifo":
         parts[3].copy_(-logits)

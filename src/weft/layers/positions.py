@@ -23,7 +23,8 @@ def rotary_tables(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Ten
 
 def rotate(x_BTHK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Rotate the two halves of the last dimension by each position's angles."""
-    cos, sin = cos_TK[:, None, :], sin_TK[:, None, :]
+    cos = cos_TK[:, None, :]
+    sin = sin_TK[:, None, :]
     first, second = x_BTHK.to(cos_TK.dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BTHK.dtype)
 
@@ -39,8 +40,9 @@ def sinusoids(length: int, size: int, like: Tensor) -> Tensor:
 def relative_shift(scores_BHCZ: Tensor) -> Tensor:
     """Turn scores by distance into scores by key (Dai et al. 2019, appendix B), without a copy.
 
-    On input, column z of the S + 1 holds distance S - z; on output, column s of the S holds the distance from query c,
-    which stands at key S - C + c, to key s. Entries for keys after the query are meaningless and must be masked.
+    On input, column z of the S + 1 holds distance S - z; on output, column s of the S holds the distance from
+    query c, which stands at key S - C + c, to key s. Entries for keys after the query are meaningless and
+    must be masked.
     """
     batch, heads, queries, columns = scores_BHCZ.shape
     turned = scores_BHCZ.reshape(batch, heads, columns, queries)

@@ -41,7 +41,10 @@ def tensors(state: object) -> list[Tensor]:
     if isinstance(state, Tensor):
         return [state]
     assert isinstance(state, tuple), type(state)
-    return [tensor for part in state for tensor in tensors(part)]
+    found: list[Tensor] = []
+    for part in state:
+        found += tensors(part)
+    return found
 
 
 def structure(state: object) -> Structure:

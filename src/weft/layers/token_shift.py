@@ -1,8 +1,8 @@
 """Token shift: what goes into a block is, channel by channel, partly what went in one position before.
 
-h'_t = h_t + m * (h_{t-1} - h_t), m learned (Peng et al. 2023, arXiv 2305.13048, eq. 11): a causal convolution of width
-two with one weight a channel, where a QRNN of window 2 has one for each channel and gate. Shapes: B batch, T time,
-D model width.
+h'_t = h_t + m * (h_{t-1} - h_t), m learned (Peng et al. 2023, arXiv 2305.13048, eq. 11): a causal convolution
+of width two with one weight a channel, where a QRNN of window 2 has one for each channel and gate. Shapes: B
+batch, T time, D model width.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class TokenShift(nn.Module):
     def forward(self, x_BTD: Tensor, before_BD: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the shifted inputs (B, T, D) and the last input (B, D) as it was.
 
-        ``before_BD`` is the input before the first one; at a document's start, where ``reset_BT`` is True, it counts as
-        zeros, and where it is None too.
+        ``before_BD`` is the input before the first one; at a document's start, where ``reset_BT`` is True, it
+        counts as zeros, and where it is None too.
         """
         if before_BD is None:
             before_BD = torch.zeros_like(x_BTD[:, 0])

@@ -12,4 +12,8 @@ def versions(tensors: Iterable[Tensor]) -> list[object]:
 
     Tensors of inference mode count no changes: for them it holds as long as nobody writes into them.
     """
-    return [(x.data_ptr(), 0 if x.is_inference() else x._version, x.device, x.dtype) for x in tensors]
+    found: list[object] = []
+    for x in tensors:
+        changes = 0 if x.is_inference() else x._version
+        found.append((x.data_ptr(), changes, x.device, x.dtype))
+    return found

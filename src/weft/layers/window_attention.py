@@ -1,12 +1,13 @@
 """Causal attention over a window of past positions, with explicit state.
 
-Every position sees itself and at most the ``window`` positions before it, in its own document, in training as in
-streaming (Transformer-XL's same-length rule), so pieces of a text give what the whole gives. Queries are worked
-through in blocks, so the work and the memory of a long text are those of its window; on a GPU, where nothing but the
-window and the documents decides what is seen, a kernel does that (:mod:`weft.layers.flex_window`).
+Every position sees itself and at most the ``window`` positions before it, in its own document, in training
+as in streaming (Transformer-XL's same-length rule), so pieces of a text give what the whole gives. Queries
+are worked through in blocks, so the work and the memory of a long text are those of its window; on a GPU,
+where nothing but the window and the documents decides what is seen, a kernel does that
+(:mod:`weft.layers.flex_window`).
 
-Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, R = H / G, K head width,
-C queries in a block.
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, R = H / G, K head
+width, C queries in a block.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def window_attention(
 ) -> tuple[Tensor, AttentionState]:
     """Return the attended values (B, T, H, K) and the state after the last position.
 
-    ``position_scores`` adds position-dependent scores to the content scores (relative positions). G must divide H.
+    ``position_scores`` adds position-dependent scores to the content scores (relative positions). G must
+    divide H.
     """
     free = state is None and reset_BT is None  # nothing but order decides what is seen
     if state is None:
@@ -86,7 +88,9 @@ def _attend_in_blocks(
     past = keys_BSGK.shape[1] - time
     if how.rotary:
         query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
-    query_BHTK, keys_BGSK, values_BGSK = (x.transpose(1, 2) for x in (query_BTHK, keys_BSGK, values_BSGK))
+    query_BHTK = query_BTHK.transpose(1, 2)
+    keys_BGSK = keys_BSGK.transpose(1, 2)
+    values_BGSK = values_BSGK.transpose(1, 2)
 
     blocks = []
     for start in range(0, time, QUERY_BLOCK):
@@ -105,12 +109,18 @@ def _attend_folded(
 ) -> Tensor:
     """Return what :func:`_attend_in_blocks` returns, with no loop: the N blocks are further rows of the batch.
 
-    Each block gets a copy of the keys it may see, so this is the slower form; but its graph is the same for every
-    length, as a program of dynamic length needs. The last block is filled up with queries that are dropped.
+    Each block gets a copy of the keys it may see, so this is the slower form; but its graph is
+    the same for every length, as a program of dynamic length needs. The last block is filled up
+    with queries that are dropped.
     """
-    time, window, block = query_BTHK.shape[1], how.window, QUERY_BLOCK
+    # Block n has the queries from n C on and the keys from n C on, of a text with exactly a window of keys
+    # before its first query: what is missing at either end is filled up.
+    time = query_BTHK.shape[1]
+    window = how.window
+    block = QUERY_BLOCK
     count = (time + block - 1) // block
-    before, fill = window - (keys_BSGK.shape[1] - time), count * block - time
+    before = window - (keys_BSGK.shape[1] - time)
+    fill = count * block - time
     starts_N1 = torch.arange(count, device=query_BTHK.device)[:, None] * block
     places = (starts_N1 + torch.arange(window + block, device=query_BTHK.device)).flatten()
 
@@ -118,11 +128,15 @@ def _attend_folded(
         padded = F.pad(x_BS, (0, 0) * (x_BS.dim() - 2) + (before, fill), value=value)
         return padded.index_select(1, places).reshape(-1, window + block, *x_BS.shape[2:])
 
-    keys_BSGK, values_BSGK, documents_BS = fold(keys_BSGK), fold(values_BSGK), fold(documents_BS, value=-1)
+    keys_BSGK = fold(keys_BSGK)
+    values_BSGK = fold(values_BSGK)
+    documents_BS = fold(documents_BS, value=-1)
     query_BCHK = F.pad(query_BTHK, (0, 0, 0, 0, 0, fill)).reshape(-1, block, *query_BTHK.shape[2:])
     if how.rotary:
         query_BCHK, keys_BSGK = _turn(query_BCHK, keys_BSGK)
-    query_BHCK, keys_BGSK, values_BGSK = (x.transpose(1, 2) for x in (query_BCHK, keys_BSGK, values_BSGK))
+    query_BHCK = query_BCHK.transpose(1, 2)
+    keys_BGSK = keys_BSGK.transpose(1, 2)
+    values_BGSK = values_BSGK.transpose(1, 2)
     mask = _mask(window, window + block, slice(0, window + block), window, documents_BS, query_BHCK)
     mask = _with_positions(mask, query_BHCK, window + block, how.position_scores)
     attended_BHCK = _attend(query_BHCK, keys_BGSK, values_BGSK, mask, how.dropout)
@@ -202,6 +216,7 @@ def _attend(query_BHCK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, mask: Tens
         return _attend_head(query_BHCK, key_BGSK, value_BGSK, mask, dropout)
     repeats = heads // groups
     query_BGCK = query_BHCK.reshape(batch, groups, repeats * count, width)
+    # The mask grows with the queries: it has a row for each head, or one row for all heads.
     if mask is not None and mask.shape[1] == heads:
         mask = mask.reshape(mask.shape[0], groups, repeats * count, mask.shape[-1])
     elif mask is not None and count > 1:
@@ -215,14 +230,16 @@ def _attend_head(
 ) -> Tensor:
     """Attend with keys and values for every head.
 
-    On a CPU in bfloat16 torch's fused attention is slow backwards with a mask (more than twice the plain products).
-    There scores are rounded by their product, so the softmax, which reckons in float32 inside, takes them as they are.
+    On a CPU in bfloat16 torch's fused attention is slow backwards with a mask (more than twice the plain
+    products). There scores are rounded by their product, so the softmax, which reckons in float32 inside,
+    takes them as they are.
     """
     if not (query_BHCK.device.type == "cpu" and query_BHCK.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(query_BHCK, key_BHSK, value_BHSK, attn_mask=mask, dropout_p=dropout)
     scores = torch.matmul(query_BHCK * query_BHCK.shape[-1] ** -0.5, key_BHSK.transpose(-1, -2))
     if mask is not None:
-        scores = scores + (_additive(mask, scores.dtype) if mask.dtype == torch.bool else mask)
+        added = _additive(mask, scores.dtype) if mask.dtype == torch.bool else mask
+        scores = scores + added
     weights = F.dropout(scores.softmax(-1), dropout).to(value_BHSK.dtype)
     return torch.matmul(weights, value_BHSK)
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Shells around the blocks. `modern` is what ModelConfig's own defaults say, with gates and token shift; `classic` is
-# Transformer-XL's (kimiyoung/transformer-xl, Dai et al. 2019): post-norm, LayerNorm, ReLU, relative positions, biased
-# feed-forwards and softmax, N(0, 0.02) everywhere, dropout also after the activation.
+# Shells around the blocks. `modern` is what ModelConfig's own defaults say, with gates and token
+# shift; `classic` is Transformer-XL's (kimiyoung/transformer-xl, Dai et al. 2019): post-norm,
+# LayerNorm, ReLU, relative positions, biased feed-forwards and softmax, N(0, 0.02) everywhere, dropout
+# also after the activation.
 PRESETS: dict[str, dict[str, Any]] = {
-    "modern": {"block_gates": True, "token_shift": True},  # docs/research/largest-gains.md, token-shift.md
+    # docs/research/largest-gains.md (block gates), docs/research/token-shift.md
+    "modern": {"block_gates": True, "token_shift": True},
     "classic": {
         "norm": "layer",
         "norm_placement": "post",
@@ -34,8 +36,13 @@ def _par(pairs: int) -> str:
     cut = blocks * 2 // 3
     width = min((cut + cut // attentions) // attentions, blocks // attentions)
     rest = blocks - width * attentions
-    group = f"a{'f' * (width - 1)}"
-    return (f"({group}){attentions}" if attentions > 1 else group) + (f" f{rest}" if rest > 0 else "")
+    # ``attentions`` groups of one attention and the feed-forwards after it, then feed-forwards to the end
+    pattern = f"a{'f' * (width - 1)}"
+    if attentions > 1:
+        pattern = f"({pattern}){attentions}"
+    if rest > 0:
+        pattern += f" f{rest}"
+    return pattern
 
 
 def _hybrid(pairs: int) -> str:
@@ -44,8 +51,9 @@ def _hybrid(pairs: int) -> str:
     Our reconstruction of the Hybrid Transformer (arXiv 2502.00617, whose layer string is unknown to us):
     recurrence below, little attention, in the upper middle (the placement of SHA-RNN and SRU++).
     """
-    mixers = ["a" if pair % 4 == (2 if pairs > 3 else 1) else "q" for pair in range(pairs)]
-    return " ".join(f"{mixer}f" for mixer in mixers)
+    attending = 2 if pairs > 3 else 1  # of four mixers, counted from 0
+    written = ["af" if pair % 4 == attending else "qf" for pair in range(pairs)]
+    return " ".join(written)
 
 
 class Architecture(NamedTuple):
@@ -82,7 +90,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 def default_pairs(parameters: float) -> int:
     """Return the depth rule's number of Transformer pairs for a budget of ``parameters``.
 
-    From 3 pairs at 1M and 2M (docs/research/depth.md: the hybrid at 1M with three seeds, at 2M, and the Transformer at
-    1M, with one) to Transformer-XL's 12 at 41M. Between them (5 at 5M, 7 at 10M) it is a guess.
+    From 3 pairs at 1M and 2M (docs/research/depth.md: the hybrid at 1M with three seeds, at
+    2M, and the Transformer at 1M, with one) to Transformer-XL's 12 at 41M. Between them (5 at
+    5M, 7 at 10M) it is a guess.
     """
     return max(2, round(12 * math.pow(parameters / 41e6, 0.42)))

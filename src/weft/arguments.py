@@ -1,7 +1,7 @@
 """What the functions of Python's door take, checked before they begin.
 
-An argument of one name means the same in every function, so a table says what each takes. What does not fit is one
-sentence, as on the command line.
+An argument of one name means the same in every function, so a table says what each takes. What does not fit
+is one sentence, as on the command line.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ RENAMED = {"memory": "window"}
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Return ``function``, which raises UserError for an argument that is not what :data:`ARGUMENTS` says.
 
-    An argument that is given by its old name (:data:`RENAMED`) is taken under its new one, with a FutureWarning.
+    An argument that is given by its old name (:data:`RENAMED`) is taken under its new
+    one, with a FutureWarning.
     """
     signature = inspect.signature(function)
 

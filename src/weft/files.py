@@ -89,8 +89,8 @@ def temporaries(folder: Path, *names: str) -> dict[Path, int]:
 def sweep(folder: Path, *names: str) -> None:
     """Remove what killed writers of ``names`` (or patterns of names) left in ``folder``, as the one who holds it.
 
-    What belongs to a process that lives stays. This one has not begun to write: what bears its number is of another
-    that had the same (in a container all have small ones).
+    What belongs to a process that lives stays. This one has not begun to write: what bears its number is of
+    another that had the same (in a container all have small ones).
     """
     for path, writer in temporaries(folder, *names).items():
         if writer == os.getpid() or not _lives(writer):
@@ -118,7 +118,8 @@ def remove(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Rename what is at ``path``, which is damaged, and return its new place: nothing is thrown away."""
     for number in count(1):
-        place = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        again = f"-{number}" if number > 1 else ""
+        place = path.with_name(f"{path.name}.damaged{again}")
         if not os.path.lexists(place):
             break
     path.rename(place)
@@ -138,9 +139,9 @@ def json_object(text: str | bytes) -> dict[str, Any] | None:
 def alone_in(folder: Path, *, make: bool = False) -> Iterator[None]:
     """Hold ``folder`` for the caller, until this process ends in whatever way; UserError where another one holds it.
 
-    With ``make`` the folder is made where it is not there, and removed at the end if nothing was put into it. It is
-    the folder itself that is locked, so whoever holds it must not exchange it for another. Where the file system has
-    no locks, nothing is held.
+    With ``make`` the folder is made where it is not there, and removed at the end if nothing was put into it.
+    It is the folder itself that is locked, so whoever holds it must not exchange it for another. Where the
+    file system has no locks, nothing is held.
     """
     made: list[Path] = []
     descriptor = None

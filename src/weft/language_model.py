@@ -1,7 +1,8 @@
 """What training, evaluation and generation ask of a language model, whoever built it.
 
-:class:`weft.model.WeftModel` implements this protocol, and so does every baseline (:mod:`weft.baselines`). Nothing else
-in the house asks which of them it has in its hands. Shapes: B batch, T time, D model width, V vocabulary.
+:class:`weft.model.WeftModel` implements this protocol, and so does every baseline
+(:mod:`weft.baselines`). Nothing else in the house asks which of them it has in its hands. Shapes: B
+batch, T time, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-# What a model remembers between two calls: a tuple, which whoever passes it on does not look into. Those of a model
-# that carries its state are NamedTuples of tensors, batch first (:mod:`weft.layers.state`).
+# What a model remembers between two calls: a tuple, which whoever passes it on does not look into. Those of a
+# model that carries its state are NamedTuples of tensors, batch first (:mod:`weft.layers.state`).
 State = Any
 
 
@@ -81,12 +82,12 @@ class Scorer(Module, Protocol):
 class LanguageModel(Scorer, Protocol):
     """A causal language model.
 
-    ``tokens`` are (B, T); ``targets`` (B, T) are aligned to the logits, and -100 is ignored; ``state`` is what an
-    earlier call returned (None at the start of a text); ``reset`` is a boolean (B, T), True at the first token of each
-    document: nothing crosses it.
+    ``tokens`` are (B, T); ``targets`` (B, T) are aligned to the logits, and -100 is ignored; ``state`` is
+    what an earlier call returned (None at the start of a text); ``reset`` is a boolean (B, T), True at the
+    first token of each document: nothing crosses it.
 
-    With ``checkpoint_activations`` set, training keeps only what goes into each block, and makes the rest again in the
-    backward pass.
+    With ``checkpoint_activations`` set, training keeps only what goes into each block, and makes the rest
+    again in the backward pass.
     """
 
     checkpoint_activations: bool

@@ -45,7 +45,9 @@ def _swap_in_group() -> float:
     """Return what the control group leaves of swap."""
     try:
         most = _group_says("swap.max")
-        return math.inf if most == "max" else float(max(int(most) - int(_group_says("swap.current")), 0))
+        if most == "max":
+            return math.inf
+        return float(max(int(most) - int(_group_says("swap.current")), 0))
     except (OSError, ValueError):
         return 0.0
 

@@ -1,7 +1,8 @@
 """The model: an embedding, the stack of blocks that the pattern describes, and the softmax.
 
-The stack is gone through in one place, :func:`walk`, by whoever reads a text with it. Whoever wants to look at what the
-blocks read, or to change it, says so to the walk: no module is hooked, so two threads can read with one model.
+The stack is gone through in one place, :func:`walk`, by whoever reads a text with it. Whoever wants to look
+at what the blocks read, or to change it, says so to the walk: no module is hooked, so two threads can read
+with one model.
 
 Shapes: B batch, T time, D model width, H heads of latent bigrams, V vocabulary.
 """
@@ -28,7 +29,8 @@ from weft.layers.norms import make_norm
 from weft.layers.state import NoState, zeros
 from weft.memory import check_memory
 
-# (block, x_BTD, its state, reset_BT) -> (y_BTD, state): how one block is applied, by its number in ``blocks``.
+# (block, x_BTD, its state, reset_BT) -> (y_BTD, state): how one block is applied, by
+# its number in ``blocks``.
 ApplyBlock = Callable[[int, Tensor, Any, Tensor | None], tuple[Tensor, Any]]
 # Sites are numbered: site n is what block application n reads, the last site what the last norm reads.
 Watch = Callable[[int, Tensor], object]  # (site, x_BTD)
@@ -38,8 +40,8 @@ Edits = Mapping[int, Callable[[Tensor], Tensor]]  # by site: x_BTD -> what is re
 class ModelState(NamedTuple):
     """What a model remembers of the texts that it reads.
 
-    ``blocks`` has one entry for each block application, in order, the NamedTuple of that kind of block; ``embedding``
-    is what latent bigrams remember.
+    ``blocks`` has one entry for each block application, in order, the NamedTuple of that kind of block;
+    ``embedding`` is what latent bigrams remember.
     """
 
     blocks: tuple[Any, ...]
@@ -70,9 +72,10 @@ def walk(
 ) -> tuple[Tensor, ModelState]:
     """Go through a stack with the tokens' vectors; return what the last norm reads (B, T, D), and the state.
 
-    ``ids_BTH`` are the tokens' latent ids, None where the model has none; ``apply`` applies a block. ``edits`` maps
-    sites to functions, each of which returns what is read there instead; then ``watch`` is called with every site and
-    what is read. Both see the tensors of the computation itself: with gradients, and not to be changed in place.
+    ``ids_BTH`` are the tokens' latent ids, None where the model has none; ``apply`` applies a block.
+    ``edits`` maps sites to functions, each of which returns what is read there instead; then ``watch`` is
+    called with every site and what is read. Both see the tensors of the computation itself: with gradients,
+    and not to be changed in place.
     """
 
     def visit(site: int, x_BTD: Tensor) -> Tensor:
@@ -82,6 +85,7 @@ def walk(
             watch(site, x_BTD)
         return x_BTD
 
+    # Latent bigrams change the tokens' vectors before anybody reads them.
     depth = len(stack.schedule)
     before: Sequence[Any] = (None,) * depth if state is None else state.blocks
     x_BTD = embedded_BTD
@@ -91,6 +95,7 @@ def walk(
         x_BTD, remembered = stack.ngrams(x_BTD, ids_BTH, last, reset_BT)
     x_BTD = stack.dropout(x_BTD)
 
+    # A block that is applied several times has a state for each application.
     after = []
     for application, block in enumerate(stack.schedule):
         x_BTD = visit(application, x_BTD)
@@ -102,11 +107,13 @@ def walk(
 class WeftModel(nn.Module):
     """A stack of blocks over a token embedding, with explicit recurrent state.
 
-    ``blocks`` holds the blocks that have parameters of their own; ``schedule`` lists the block of each application, so
-    a block that the pattern repeats with shared parameters stands in ``blocks`` once and in ``schedule`` often.
+    ``blocks`` holds the blocks that have parameters of their own; ``schedule`` lists the block of each
+    application, so a block that the pattern repeats with shared parameters stands in ``blocks`` once and in
+    ``schedule`` often.
 
-    With ``checkpoint_activations`` set, training keeps only what goes into each block, and makes what is inside again
-    in the backward pass (Chen et al. 2016, arXiv 1604.06174): the same numbers from less memory in more time.
+    With ``checkpoint_activations`` set, training keeps only what goes into each block, and makes what is
+    inside again in the backward pass (Chen et al. 2016, arXiv 1604.06174): the same numbers from less memory
+    in more time.
     """
 
     model_type = "weft"
@@ -130,8 +137,9 @@ class WeftModel(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         """Return float32 ``(logits_BTV, state)`` for ``tokens`` (B, T); adaptive logits are log-probabilities.
 
-        ``state`` is what an earlier call returned (None at the start of a text); ``reset`` is a boolean (B, T), True at
-        the first token of each document: nothing crosses it. Position t's logits are for the token at t + 1.
+        ``state`` is what an earlier call returned (None at the start of a text); ``reset`` is a boolean (B,
+        T), True at the first token of each document: nothing crosses it. Position t's logits are for the
+        token at t + 1.
         """
         hidden_BTD, state = self.hidden(tokens, state, reset)
         return self.embedding.logits(hidden_BTD), state
@@ -177,9 +185,9 @@ class WeftModel(nn.Module):
     def empty_state(self, batch_size: int, device: torch.device) -> ModelState:
         """Return the state at a text's start in the size that it has later: zeros, which every part takes for none.
 
-        With states of one size, every segment has the same shapes, and a model is compiled once. The parts decide what
-        they remember and in which precision, also under autocast; so the model reads a window of one token, and what
-        it then remembers gives the form.
+        With states of one size, every segment has the same shapes, and a model is compiled once. The parts
+        decide what they remember and in which precision, also under autocast; so the model reads a window of
+        one token, and what it then remembers gives the form.
         """
         tokens = torch.zeros(1, max(1, self.window), dtype=torch.long, device=device)
         training = self.training
@@ -265,14 +273,19 @@ class WeftModel(nn.Module):
     @property
     def parameter_count(self) -> int:
         """All parameters, shared storage counted once, without what guides them in training."""
-        named = self.named_parameters()
-        return sum(parameter.numel() for name, parameter in named if not is_guide(name))
+        total = 0
+        for name, parameter in self.named_parameters():
+            if not is_guide(name):
+                total += parameter.numel()
+        return total
 
     @property
     def body_parameter_count(self) -> int:
         """The parameters outside the embedding, the softmax and the latent bigrams."""
-        parts = [self.embedding] if self.ngrams is None else [self.embedding, self.ngrams]
-        return self.parameter_count - sum(parameter.numel() for part in parts for parameter in part.parameters())
+        outside = list(self.embedding.parameters())
+        if self.ngrams is not None:
+            outside += self.ngrams.parameters()
+        return self.parameter_count - sum(parameter.numel() for parameter in outside)
 
 
 def share_centrals(blocks: nn.ModuleList, config: ModelConfig) -> None:
@@ -315,17 +328,23 @@ def _initialise(model: WeftModel) -> None:
     model.embedding.initialise(classic=classic)
     if model.ngrams is not None:
         model.ngrams.initialise(vectors(model.embedding))
+    # First all linear maps and norms.
     for module in model.blocks.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02 if classic else module.in_features**-0.5)
+            std = 0.02 if classic else module.in_features**-0.5
+            nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, StructuredMap):
-            module.initialise(0.02 if classic else module.in_features**-0.5)
+            std = 0.02 if classic else module.in_features**-0.5
+            module.initialise(std)
             if isinstance(module, MatrixProduct) and module.depth_scaled:
                 module.before[0].mul_((2 * len(model.schedule)) ** -0.25)
         elif isinstance(module, nn.LayerNorm) and classic:
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
+    # Then what writes to the residual stream: at zero each block starts as the identity; scaled by (2
+    # L)^(-1/2) the stream keeps its size over L blocks (Radford et al. 2019). At last what a kind of block
+    # has of its own.
     for block in model.own_blocks:
         if block.output is not None and config.residual_init == "zero":
             nn.init.zeros_(weights(block.output)[-1])

@@ -1,8 +1,9 @@
 """The numbers that a description may hold, each kind with its bounds.
 
-The bounds lie beyond every model, text and machine that we know of, and below what would stop a library instead of
-being told. Whether *this* machine has the memory is another question (:mod:`weft.memory`). A number without a kind here
-says its own bounds where its field is declared; `tests/test_numbers.py` finds a field that has none.
+The bounds lie beyond every model, text and machine that we know of, and below what would stop a library
+instead of being told. Whether *this* machine has the memory is another question (:mod:`weft.memory`). A
+number without a kind here says its own bounds where its field is declared; `tests/test_numbers.py` finds a
+field that has none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What earlier versions wrote of a model, read as it was.
 
-Format 1 of ``config.json``, which 0.1.0 wrote, holds the pattern and one section for each kind of block, as a recipe
-does, with every width in it; what maps are made of follows from the place of a block among those of its role.
+Format 1 of ``config.json``, which 0.1.0 wrote, holds the pattern and one section for each kind of block, as a
+recipe does, with every width in it; what maps are made of follows from the place of a block among those of
+its role.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ def model_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_format_1(values: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration that format 1 describes."""
-    pattern, width, vocabulary = (values.get(name) for name in ("pattern", "hidden_size", "vocab_size"))
+    pattern = values.get("pattern")
+    width = values.get("hidden_size")
+    vocabulary = values.get("vocab_size")
     if not (isinstance(pattern, str) and isinstance(width, int) and isinstance(vocabulary, int)):
         raise UserError("'config.json' must hold a pattern, a hidden_size and a vocab_size.")
-    known = {name: values[name] for name in (*Shell.model_fields, *_SECTIONS) if values.get(name) is not None}
+    known = {}
+    for name in (*Shell.model_fields, *_SECTIONS):
+        if values.get(name) is not None:
+            known[name] = values[name]
     known = renamed({"model": known}, warn=False)["model"]
     recipe = ModelRecipe.parse({**known, "pattern": pattern}, where="config.json")
     special = {name: values[name] for name in _OF_MODEL if name in values}

@@ -9,8 +9,9 @@ repeats what stands before it, brackets group and nest, spaces are ignored:
 
 Capitals are letters of one's own: a recipe says which kind of block each is, with other settings.
 
-:func:`expand` turns the string into a :class:`Stack`, which a model is built from; nothing reads the string again.
-What is done with the applications of a model is done with its stack, and :func:`written` writes a pattern for it.
+:func:`expand` turns the string into a :class:`Stack`, which a model is built from; nothing reads the string
+again. What is done with the applications of a model is done with its stack, and :func:`written` writes a
+pattern for it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class Loop(NamedTuple):
 class Stack(NamedTuple):
     """Which blocks a model has and how they are applied.
 
-    ``letters`` and ``centrals`` have one entry for each block with parameters of its own: its letter, and the block
-    whose central tensors it uses (None outside ``{ }``). ``schedule`` lists the block of each application.
+    ``letters`` and ``centrals`` have one entry for each block with parameters of its own: its
+    letter, and the block whose central tensors it uses (None outside ``{ }``). ``schedule`` lists
+    the block of each application.
     """
 
     letters: tuple[str, ...]
@@ -124,7 +126,11 @@ def unshared(stack: Stack) -> Stack:
     centrals: list[int | None] = []
     for place, block in enumerate(stack.schedule):
         owner = stack.centrals[block]
-        centrals.append(None if owner is None else passes[owner][passes[block].index(place)])
+        if owner is None:
+            centrals.append(None)
+        else:
+            number = passes[block].index(place)  # of the pass
+            centrals.append(passes[owner][number])
     letters = tuple(stack.letters[block] for block in stack.schedule)
     return Stack(letters, tuple(range(len(letters))), tuple(centrals))
 
@@ -139,6 +145,7 @@ def _written(stack: Stack, schedule: Sequence[int]) -> str:
     text = ""
     place = 0
     while place < len(schedule):
+        # Of all that repeats from here on, in any bracket, take what covers the most; of equals the shortest.
         best = ("", 1, 1)  # the bracket, the length of what repeats, how often
         for length in range(1, (len(schedule) - place) // 2 + 1):
             for opened in _CLOSING:
@@ -150,7 +157,9 @@ def _written(stack: Stack, schedule: Sequence[int]) -> str:
             text += stack.letters[schedule[place]]
         else:
             once = _written(stack, schedule[place : place + length])
-            text += f"{once}{times}" if opened == "(" and len(once) == 1 else f"{opened}{once}{_CLOSING[opened]}{times}"
+            if opened != "(" or len(once) > 1:
+                once = f"{opened}{once}{_CLOSING[opened]}"
+            text += f"{once}{times}"
         place += length * times
     return text
 
@@ -176,7 +185,12 @@ def _repeats(stack: Stack, schedule: Sequence[int], length: int, opened: str) ->
 
 
 def _depth(items: tuple[_Item, ...]) -> int:
-    return sum(item.times * (1 if isinstance(item.content, str) else _depth(item.content)) for item in items)
+    """Return the number of applications."""
+    depth = 0
+    for item in items:
+        once = 1 if isinstance(item.content, str) else _depth(item.content)
+        depth += item.times * once
+    return depth
 
 
 class _Use(NamedTuple):
@@ -192,8 +206,9 @@ def _expand(items: tuple[_Item, ...], start: int) -> tuple[list[_Use], list[Loop
     uses: list[_Use] = []
     loops: list[Loop] = []
     for item in items:
-        first: list[_Use] = []
-        for _ in range(1 if item.shared else item.times):
+        first: list[_Use] = []  # of the copies in { }: those that own the central tensors
+        copies = 1 if item.shared else item.times
+        for _ in range(copies):
             inner: list[Loop] = []
             if isinstance(item.content, str):
                 once = [_Use(item.content, start)]
@@ -201,14 +216,20 @@ def _expand(items: tuple[_Item, ...], start: int) -> tuple[list[_Use], list[Loop
                 once, inner = _expand(item.content, start)
             start = max(start, 1 + max(use.block for use in once))
             if item.opened == "{":
-                first = first or [use._replace(central=use.block) if use.central is None else use for use in once]
+                first = first or [_as_owner(use) for use in once]
                 once = [use._replace(central=of.central) for use, of in zip(once, first, strict=True)]
-            if item.shared:
+            if item.shared:  # an outer loop takes the place of those inside it
                 loops.append(Loop(len(uses), len(once), item.times))
+                uses += once * item.times
             else:
                 loops += [loop._replace(start=len(uses) + loop.start) for loop in inner]
-            uses += once * (item.times if item.shared else 1)
+                uses += once
     return uses, loops
+
+
+def _as_owner(use: _Use) -> _Use:
+    """Return the use with its own block as the one whose central tensors it uses, unless an inner { } gave another."""
+    return use if use.central is not None else use._replace(central=use.block)
 
 
 class _Parser:
@@ -264,14 +285,19 @@ class _Parser:
             return f"'{character}' closes nothing here."
         if character.isdigit():
             return "A number must follow the letter or bracket that it repeats."
-        own = f", and your own {', '.join(self.own_letters)}" if self.own_letters else ""
-        hint = " Capitals are letters of your own, which model.letters defines." if character.isupper() else ""
+        own = ""
+        if self.own_letters:
+            own = f", and your own {', '.join(self.own_letters)}"
+        hint = ""
+        if character.isupper():
+            hint = " Capitals are letters of your own, which model.letters defines."
         return f"'{character}' is not a block: the letters are {known_kinds()}{own}.{hint}"
 
     def _number(self) -> int:
         """Read an optional repeat count (1 when there is none)."""
         self._peek()
-        at, digits = self.position, ""
+        at = self.position
+        digits = ""
         while self.position < len(self.pattern) and self.pattern[self.position] in "0123456789":
             digits += self.pattern[self.position]
             self.position += 1
@@ -295,7 +321,9 @@ def parse_count(text: str | float) -> int:
     How large it may be is for the field to say that it is for.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:e\+?[0-9]+)?)\s*([kmbg]?)\s*", str(text).lower())
-    number = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    number = math.inf
+    if match:
+        number = float(match[1]) * _UNITS[match[2]]
     if not math.isfinite(number):
         raise UserError(f"{words.short(str(text))} is not a count: write for example 2000000, 2e6 or 2M.")
     return int(number)

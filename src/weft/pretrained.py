@@ -1,7 +1,8 @@
 """A model as a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files.
 
-Nothing is ever unpickled. ``config.json`` holds the fields of :class:`weft.config.ModelConfig` beside the keys that
-Hugging Face tools look for; ``modeling_weft.py`` tells them where the classes are: in the installed package.
+Nothing is ever unpickled. ``config.json`` holds the fields of :class:`weft.config.ModelConfig`
+beside the keys that Hugging Face tools look for; ``modeling_weft.py`` tells them where the classes
+are: in the installed package.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ ADAPTER = "adapter_config.json"
 GENERATION = "generation_config.json"
 _FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-# What transformers.Trainer leaves beside a model to resume its own training; nothing loads a model from these.
+# What transformers.Trainer leaves beside a model to resume its own training; nothing
+# loads a model from these.
 _TRAINER_STATE = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 SHIM_TEXT = '''"""Where transformers finds the classes of this model: in the installed package `weft`."""
 
@@ -95,11 +97,13 @@ def _token_ids(config: ModelConfig) -> dict[str, int]:
 
 def special_ids(config: ModelConfig) -> tuple[int, int]:
     """Return the ids of the boundary and padding tokens: as given, else the vocabulary's last two."""
-    boundary, padding = config.boundary_id, config.padding_id
-    return (
-        config.vocab_size - 2 if boundary is None else boundary,
-        config.vocab_size - 1 if padding is None else padding,
-    )
+    boundary = config.boundary_id
+    if boundary is None:
+        boundary = config.vocab_size - 2
+    padding = config.padding_id
+    if padding is None:
+        padding = config.vocab_size - 1
+    return boundary, padding
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -190,8 +194,8 @@ def check_format(values: Mapping[str, Any], what: str) -> None:
 def load_model(folder: Path, *, window: int | None = None, applications: int | None = None) -> WeftModel:
     """Read a model in evaluation mode, bit-equal to what was saved.
 
-    ``window`` replaces how many tokens every attention of the stack reaches back, ``applications`` how often the
-    pattern's ``[ ]`` are applied.
+    ``window`` replaces how many tokens every attention of the stack reaches back, ``applications`` how often
+    the pattern's ``[ ]`` are applied.
     """
     config = load_config(folder)
     if window is not None:
@@ -226,13 +230,12 @@ def check_fit(model: nn.Module | Module, tensors: Mapping[str, torch.Tensor], pa
 
 def assign(model: nn.Module | Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Let ``tensors``, which fit, be the parameters of ``model``; parameters of several names stay one."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    taken = {
-        name: nn.Parameter(tensors[name], requires_grad=parameter.requires_grad)
-        for name, parameter in model.named_parameters()
-    }
+    # By the parameter that is there now: the new one. It is the same object under each of its names.
+    taken = {}
+    for name, parameter in model.named_parameters():
+        taken[id(parameter)] = nn.Parameter(tensors[name], requires_grad=parameter.requires_grad)
     everywhere = model.named_parameters(remove_duplicate=False)
-    model.load_state_dict({name: taken[first[id(x)]] for name, x in everywhere}, strict=True, assign=True)
+    model.load_state_dict({name: taken[id(parameter)] for name, parameter in everywhere}, strict=True, assign=True)
 
 
 @checked
@@ -240,8 +243,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read the folder's tokenizer; UserError for one that its model was not made with."""
     folder = Path(folder)
     check_folder(folder, TOKENIZER)
-    tokenizer, values = Tokenizer.load(folder), _read_object(folder / CONFIG)
-    rows, boundary = values.get("vocab_size"), values.get("boundary_id")
+    tokenizer = Tokenizer.load(folder)
+    values = _read_object(folder / CONFIG)
+    rows = values.get("vocab_size")
+    boundary = values.get("boundary_id")
     if isinstance(rows, int) and tokenizer.vocab_size > rows:
         raise UserError(
             f"'{folder}' has a tokenizer of {tokenizer.vocab_size:,} tokens and a model of {rows:,}: they are not of "
@@ -280,10 +285,13 @@ def check_folder(folder: Path, *needed: str) -> None:
 
 def refuse_pickles(folder: Path) -> None:
     """Raise UserError if ``folder`` holds a pickle that might pass for a model."""
-    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
-    pickles = [path for path in pickles if not any(path.match(pattern) for pattern in _TRAINER_STATE)]
+    pickles: set[Path] = set()
+    for pattern in _PICKLES:
+        pickles.update(folder.glob(pattern))
+    for pattern in _TRAINER_STATE:
+        pickles.difference_update(folder.glob(pattern))
     if pickles:
         raise UserError(
-            f"'{folder}' holds a pickle ({pickles[0].name}), which could run any code: Weft reads safetensors only; "
+            f"'{folder}' holds a pickle ({min(pickles).name}), which could run any code: Weft reads safetensors only; "
             "remove the file or convert it."
         )

@@ -74,7 +74,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
     if isinstance(told := problem.get("ctx", {}).get("error"), WrongSettingError):
         return str(told)
     path = [str(part) for part in problem["loc"]]
-    dotted = ".".join(([where] if where else []) + path)
+    dotted = ".".join([where, *path] if where else path)
     cause = problem.get("ctx", {}).get("error")
     if dotted and isinstance(cause, UserError) and dotted in str(cause):  # of a section that names the place itself
         return str(cause)
@@ -83,8 +83,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
         known = list(section.model_fields)
         return unknown_key(dotted, known, _inner_keys(section))
     message = problem["msg"].removeprefix("Value error, ")
-    if not dotted or isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
-        return f"In '{dotted}', {message}." if dotted else f"{message[:1].upper()}{message[1:].rstrip('.')}."
+    if not dotted:
+        return f"{message[:1].upper()}{message[1:].rstrip('.')}."
+    if isinstance(problem["input"], Mapping | BaseModel):  # about values together, not about one
+        return f"In '{dotted}', {message}."
     shown = words.short(problem["input"])
     told = message.removeprefix(f"{shown} is ").rstrip(".")
     return f"'{dotted}' is {shown}: {told[:1].lower()}{told[1:]}."
@@ -134,8 +136,8 @@ def section_of(model: type[BaseModel], name: str) -> type[FrozenConfig] | None:
 class Values:
     """Marks a dict that holds some of the fields of ``section``, at any depth: each is checked as it is there.
 
-    What only the whole section can tell (whether values fit each other) is left to the section. A field that can have
-    one value alone, such as the ``kind`` of a block, is no setting.
+    What only the whole section can tell (whether values fit each other) is left to the section. A field that
+    can have one value alone, such as the ``kind`` of a block, is no setting.
     """
 
     def __init__(self, section: type[FrozenConfig]) -> None:
@@ -146,12 +148,14 @@ class Values:
         for name, field in self.section.model_fields.items():
             if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
                 continue
-            inner = section_of(self.section, name)
-            optional = type(None) in get_args(field.annotation)
-            kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-            if inner:
+            kind: Any = field.annotation
+            if inner := section_of(self.section, name):
+                optional = type(None) in get_args(field.annotation)
                 kind = Annotated[dict[str, Any], Values(inner)]
-                kind = kind | None if optional else kind
+                if optional:
+                    kind = kind | None
+            elif field.metadata:  # bounds
+                kind = Annotated[kind, *field.metadata]
             fields[name] = core_schema.typed_dict_field(handler.generate_schema(kind), required=False)
         config = core_schema.CoreConfig(allow_inf_nan=False)
         return core_schema.typed_dict_schema(fields, extra_behavior="forbid", config=config)
@@ -173,7 +177,8 @@ def check_values(values: Mapping[str, Any], section: type[FrozenConfig], *, wher
 def open_fields(section: type[FrozenConfig]) -> dict[str, Any]:
     """Return the fields of ``section`` for :func:`pydantic.create_model`, each of which may be left open.
 
-    A value that is left open is None; of a nested section some values may be given, and none are an empty dict.
+    A value that is left open is None; of a nested section some values may be given,
+    and none are an empty dict.
     """
     fields: dict[str, Any] = {}
     for name, field in section.model_fields.items():
@@ -185,8 +190,8 @@ def open_fields(section: type[FrozenConfig]) -> dict[str, Any]:
     return fields
 
 
-# Keys of recipes that had another name in version 0.1.0, and what they are called now. A key may have become a section
-# that holds it: `training.optimizer` was a word.
+# Keys of recipes that had another name in version 0.1.0, and what they are called now. A key may have become
+# a section that holds it: `training.optimizer` was a word.
 RENAMED = {
     "model.peer": "model.baseline",
     "model.attention.memory": "model.attention.window",
@@ -223,9 +228,9 @@ RENAMED = {
 def renamed(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
     """Return nested ``values`` of a recipe with old keys (:data:`RENAMED`) under their new names.
 
-    One :class:`~weft.errors.OldKeyWarning` names all that were found. Without ``warn`` nothing is said: this is for
-    what an earlier version wrote, where every key is there, and None is the default of whatever has it.
-    Raises UserError where a value is given under both names.
+    One :class:`~weft.errors.OldKeyWarning` names all that were found. Without ``warn`` nothing is said: this
+    is for what an earlier version wrote, where every key is there, and None is the default of whatever has
+    it. Raises UserError where a value is given under both names.
     """
     found, old = rename(values)
     if warn:

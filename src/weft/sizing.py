@@ -8,8 +8,8 @@ Rules, in this order:
   come nearest to D (one head: as wide as the model);
 - then the inner and cell widths are stretched together (where there are none, the head width) until the budget is met.
 
-Every block is sized by itself, so that a pattern may mix blocks of one kind with different widths. Parameters are
-counted on the real modules, built without storage, once per storage.
+Every block is sized by itself, so that a pattern may mix blocks of one kind with different widths. Parameters
+are counted on the real modules, built without storage, once per storage.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def sized(
 ) -> ModelConfig:
     """Return the configuration of ``pattern`` with ``parameters`` parameters, embeddings included, within 1 %.
 
-    ``pattern`` is a pattern string or the name of an architecture; ``preset`` (modern or classic) replaces the
-    architecture's own shell; ``settings`` fixes any values of a recipe's model
+    ``pattern`` is a pattern string or the name of an architecture; ``preset`` (modern or classic) replaces
+    the architecture's own shell; ``settings`` fixes any values of a recipe's model
     (:class:`weft.model_recipe.ModelRecipe`). Raises UserError where no width meets the budget.
     """
     recipe, special_ids = _asked(pattern, preset, settings or {})
@@ -95,16 +95,22 @@ def _asked(pattern: str, preset: str | None, settings: Mapping[str, Any]) -> tup
 def drafted(recipe: ModelRecipe, parameters: float, special_ids: Mapping[str, int] | None = None) -> Draft:
     """Return the draft of the model that a recipe asks for, with the settings of its shell under its own.
 
-    A named architecture is as deep as the depth rule has it for ``parameters``; ``special_ids`` are fields of the
-    configuration that the tokenizer says.
+    A named architecture is as deep as the depth rule has it for ``parameters``; ``special_ids`` are fields of
+    the configuration that the tokenizer says.
     """
+    # The shell's settings lie under the architecture's, and these under the recipe's own.
     name = recipe.pattern or recipe.architecture
     architecture = ARCHITECTURES.get(name)
-    preset = recipe.preset or (architecture.preset if architecture else "modern")
-    settings = merge(PRESETS[preset], (architecture.settings if architecture else None) or {})
-    settings = merge(settings, recipe.settings())
+    preset = "modern"
+    of_architecture: Mapping[str, Any] = {}
+    if architecture:
+        preset = architecture.preset
+        of_architecture = architecture.settings or {}
+    preset = recipe.preset or preset
+    settings = merge(merge(PRESETS[preset], of_architecture), recipe.settings())
     if preset == "classic" and "dropout" in settings:  # Transformer-XL also drops after the activation
         settings = merge({"feed_forward": {"dropout": settings["dropout"]}}, settings)
+    # Words with hyphens are names, which are mistyped more often than a pattern is that looks like one.
     if architecture:
         pattern = architecture.pattern(default_pairs(parameters))
     elif re.fullmatch(r"[a-z]{2,}(-[a-z]+)*", name) and set(name) - set(kinds()):
@@ -132,14 +138,16 @@ def sized_recipe(
         return _stretch(draft, draft.hidden_size, vocab_size, budget)
     unit = _unit(draft)
     least = _least(draft)
-
-    def fits(width: int) -> bool:
-        return width < least or count_parameters(draft.configured(width, vocab_size)) <= budget
-
     step = math.lcm(WIDTH_STEP, unit)
     coarse = math.lcm(CACHE_LINE, unit)
-    width = step * _last(lambda steps: fits(step * steps), MAX_WIDTH // step)
-    width = width if width < max(128, coarse) else width // coarse * coarse
+
+    def fits(steps: int) -> bool:
+        width = step * steps
+        return width < least or count_parameters(draft.configured(width, vocab_size)) <= budget
+
+    width = step * _last(fits, MAX_WIDTH // step)
+    if width >= max(128, coarse):
+        width = width // coarse * coarse
     if width < least:
         narrowest = -(-least // step) * step
         smallest = count_parameters(draft.configured(narrowest, vocab_size))
@@ -154,15 +162,17 @@ def sized_recipe(
 def of_recipes_width(recipe: ModelRecipe, vocab_size: int, special_ids: Mapping[str, int] | None = None) -> ModelConfig:
     """Return the configuration with the recipe's ``hidden_size`` and all other widths by rule.
 
-    A named architecture is as deep as the depth rule has it for as many parameters as it then has: more blocks are more
-    parameters, which want more blocks, until both agree (they do, as depth grows more slowly than size).
+    A named architecture is as deep as the depth rule has it for as many parameters as it then has: more
+    blocks are more parameters, which want more blocks, until both agree (they do, as depth grows more slowly
+    than size).
     """
     size = 0
     while True:
         draft = drafted(recipe, size, special_ids)
         assert draft.hidden_size is not None, "the recipe says the width"
         config = draft.configured(draft.hidden_size, vocab_size)
-        before, size = size, count_parameters(config)
+        before = size
+        size = count_parameters(config)
         if default_pairs(size) == default_pairs(before):
             return config
 
@@ -175,17 +185,23 @@ def count_parameters(config: ModelConfig) -> int:
             parts.append(LatentBigrams(config.ngrams, config.hidden_size))
         if config.norm_placement == "pre":
             parts.append(make_norm(config.norm, config.hidden_size))
+        total = sum(map(_size, parts))
+        # Blocks that are configured alike are made once. A copy in the pattern's { } has no central tensors
+        # of its own.
         centrals = config.shared_centrals
         copies = [centrals.get(block, block) != block for block in range(len(config.blocks))]
-        blocks = Counter(zip(config.blocks, copies, strict=True))
-        sizes = {(own, copy): _size(kind_of(own).block(own, config), copy=copy) for own, copy in blocks}
-    return sum(map(_size, parts)) + sum(sizes[key] * times for key, times in blocks.items())
+        for (own, copy), times in Counter(zip(config.blocks, copies, strict=True)).items():
+            total += times * _size(kind_of(own).block(own, config), copy=copy)
+    return total
 
 
 def _size(module: torch.nn.Module, *, copy: bool = False) -> int:
     """Return the parameters of a module; a ``copy`` has no central tensors of its own."""
-    named = module.named_parameters()
-    return sum(parameter.numel() for name, parameter in named if not (copy and is_central(name)))
+    size = 0
+    for name, parameter in module.named_parameters():
+        if not (copy and is_central(name)):
+            size += parameter.numel()
+    return size
 
 
 def _unit(draft: Draft) -> int:
@@ -204,7 +220,10 @@ def _least(draft: Draft) -> int:
             if own.kind in ("low_rank", "block_dense"):
                 least = max(least, own.rank or 1)
     ngrams = _ngrams(draft)
-    return max(least, ngrams.heads * (ngrams.width if ngrams.table_size else 1)) if ngrams else least
+    if ngrams is not None:
+        features = ngrams.width if ngrams.table_size else 1  # of a head, at least
+        least = max(least, ngrams.heads * features)
+    return least
 
 
 def _of_bigrams(draft: Draft) -> str:
@@ -222,13 +241,20 @@ def _ngrams(draft: Draft) -> NGramsConfig | None:
 
 def _last(holds: Callable[[int], bool], most: int) -> int:
     """Return the last n in 1..most for which ``holds(n)`` (true up to some n, then false), 0 where there is none."""
-    low, high = 0, 1
+    # It holds at ``low`` (or that is 0) and not at ``high``: double until that is so,
+    # then halve what lies between.
+    low = 0
+    high = 1
     while high <= most and holds(high):
-        low, high = high, high * 2
+        low = high
+        high *= 2
     high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
     return low
 
 
@@ -259,14 +285,21 @@ def _stretch(draft: Draft, hidden_size: int, vocab_size: int, budget: int) -> Mo
     def miss(config: ModelConfig) -> float:
         return abs(count_parameters(config) / budget - 1)
 
+    def scaled(steps: int) -> dict[WidthKey, float]:
+        """Return the free widths in their proportions, the widest of them ``steps`` wide."""
+        widest = max(size for _, size in free)
+        return {key: key[1] * steps / widest for key in free}
+
     # Scaled together, until the next step of the widest would pass the budget.
-    widest = max((size for _, size in free), default=1)
-    steps = max(1, _last(lambda n: fits({key: key[1] * n / widest for key in free}), 8 * MAX_WIDTH)) if free else 1
-    scaled = {key: key[1] * steps / widest for key in free}
+    widths: dict[WidthKey, float] = {}
+    if free:
+        steps = _last(lambda steps: fits(scaled(steps)), 8 * MAX_WIDTH)
+        widths = scaled(max(1, steps))
     for step in (64, 32, CACHE_LINE, 8, 4, 2, 1):
-        tried = [with_widths(widths, step) for widths in _around(scaled, step)]
+        tried = [with_widths(near, step) for near in _around(widths, step)]
         best = min([best, *tried], key=miss)
-        if miss(best) <= TOLERANCE / (2 if step >= CACHE_LINE else 4):
+        near_enough = TOLERANCE / 2 if step >= CACHE_LINE else TOLERANCE / 4
+        if miss(best) <= near_enough:
             break
     if miss(best) > TOLERANCE:
         raise UserError(
@@ -282,7 +315,8 @@ def _free_widths(draft: Draft, hidden_size: int) -> dict[WidthKey, list[tuple[Bl
     They are those of the lowest order among the widths that the recipe leaves open.
     """
     found: list[tuple[int, WidthKey, BlockConfig, int]] = []
-    for block in sorted(draft.different_blocks, key=lambda block: list(kinds()).index(block.spec.letter)):
+    order_of_kinds = list(kinds())  # so that the order of a pattern's letters decides nothing
+    for block in sorted(draft.different_blocks, key=lambda block: order_of_kinds.index(block.spec.letter)):
         config = block.configured(hidden_size)
         for stretch in block.open_stretches(config):
             key = (stretch.width, getattr(config, stretch.width))

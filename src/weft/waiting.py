@@ -1,8 +1,9 @@
 """How long a thread of a CPU waits awake for the others, which decides how fast a busy machine trains.
 
-Between two parallel pieces of work torch's threads (of GNU's OpenMP, on Linux) spin for about a millisecond before they
-sleep. Where something else wants the same cores, a spinning thread keeps them from the one that it waits for, which
-makes training many times slower. Waits between our pieces are far shorter than that: so they spin only as long.
+Between two parallel pieces of work torch's threads (of GNU's OpenMP, on Linux) spin for about a millisecond
+before they sleep. Where something else wants the same cores, a spinning thread keeps them from the one that
+it waits for, which makes training many times slower. Waits between our pieces are far shorter than that: so
+they spin only as long.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import os
 
 TURNS = "3000"  # measured: as fast as ever on a quiet machine (docs/performance.md)
-POLICY, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+POLICY = "OMP_WAIT_POLICY"
+SPINS = "GOMP_SPINCOUNT"
 
 
 def wait_briefly() -> None:

@@ -138,6 +138,6 @@ def _tensorboard() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "TensorBoard is not installed: pip install 'weft-lm[track]', or drop training.tensorboard."
+            "TensorBoard is not installed: pip install 'weft-lm[track]', or leave out training.logging.tensorboard."
         ) from None
     return SummaryWriter

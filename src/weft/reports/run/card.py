@@ -256,8 +256,8 @@ def _usage(run: RunRecords) -> str:
     python = f'import weft\n\nprint(weft.generate("{folder}", "..."))\nmodel = weft.load("{folder}")'
     adapter = _ADAPTER.replace("FOLDER", folder)
     return (
-        f"Install Weft, from a clone of its repository (Python 3.11 to 3.13, no compiler, no GPU needed):\n\n"
-        f"```sh\npip install .\n```\n\nThen, where `{folder}` is this folder:\n\n"
+        f"Install Weft (Python 3.11 to 3.14, no compiler, no GPU needed):\n\n"
+        f"```sh\npip install weft-lm  # or, in a clone of the repository: pip install .\n```\n\nThen, where `{folder}` is this folder:\n\n"
         f"```sh\n{shell}\n```\n\n```python\n{python}\n```\n\n"
         f"With transformers; Weft must be installed there, too:\n\n```python\n{adapter}\n```"
     )

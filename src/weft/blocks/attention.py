@@ -1,6 +1,6 @@
 """Multi-head causal attention over a window that goes from piece to piece.
 
-Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, C queries, S
+Shapes: B batch, T time, D width, H heads, G key-value heads, K head width, Q queries, S
 keys, Z = S + 1 distances.
 """
 
@@ -138,16 +138,16 @@ class AttentionBlock(Block):
         )
         return self.output(attended_BTHK.flatten(2)), state
 
-    def _position_scores(self, query_BHCK: Tensor, keys: int) -> Tensor:
+    def _position_scores(self, query_BHQK: Tensor, keys: int) -> Tensor:
         """Return the scaled scores (q + v) r by distance (Dai et al. 2019, terms b and d), laid out by key."""
         heads = self.config.num_heads
         width = self.config.head_dim
         bias_H1K = (self.position_bias - self.content_bias).view(heads, 1, width)
-        query_BHCK = query_BHCK + bias_H1K.to(query_BHCK.dtype)
-        embedded_ZD = self.dropout(sinusoids(keys + 1, self.distance.in_features, query_BHCK))
+        query_BHQK = query_BHQK + bias_H1K.to(query_BHQK.dtype)
+        embedded_ZD = self.dropout(sinusoids(keys + 1, self.distance.in_features, query_BHQK))
         distance_HKZ = self.distance(embedded_ZD).unflatten(-1, (heads, width)).permute(1, 2, 0) * width**-0.5
-        scores_BHCZ = torch.matmul(query_BHCK, distance_HKZ)
-        return relative_shift(scores_BHCZ)
+        scores_BHQZ = torch.matmul(query_BHQK, distance_HKZ)
+        return relative_shift(scores_BHQZ)
 
     @property
     def window(self) -> int:

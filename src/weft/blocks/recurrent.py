@@ -78,8 +78,8 @@ class RecurrentBlock(Block):
         """Return what is added to the residual stream (B, T, D) and the cell after the last position."""
         config = self.config
         bias = self.gates.bias  # before the call: of parameters that are offloaded nothing is there after it
-        gates_BTGC = self.gates(input_BTI)
-        hidden_BTC, cell_BC = pool(gates_BTGC, bias, cell_BC, reset_BT, config.pooling, config.zoneout, self.training)
+        gates_BTAC = self.gates(input_BTI)
+        hidden_BTC, cell_BC = pool(gates_BTAC, bias, cell_BC, reset_BT, config.pooling, config.zoneout, self.training)
         hidden_BTC = hidden_BTC.to(input_BTI.dtype)
         mixed_BTD = self.output(hidden_BTC) if self.output else hidden_BTC
         return mixed_BTD, cell_BC

@@ -2,7 +2,7 @@
 
 A lane is a row of the batch from one step to the next: it reads the documents that are dealt to it.
 
-Legend: B lanes of this rank (its batch size), G lanes of all ranks, T tokens of a segment (the sequence
+Legend: B lanes of this rank (its batch size), L lanes of all ranks, T tokens of a segment (the sequence
 length).
 """
 
@@ -56,7 +56,7 @@ class _Mark(NamedTuple):
     block: int
     epoch: int
     place: dict[str, Any] | None
-    loads_G: list[int]
+    loads_L: list[int]
 
 
 @dataclass
@@ -152,7 +152,7 @@ class DocumentStream(Iterator[Segment]):
         self._block = begin.block  # the number of the next block
         self._epoch = begin.epoch
         # The bytes that each lane was given, less those that all were given.
-        self._loads_G = list(begin.loads_G)
+        self._loads_L = list(begin.loads_L)
         self._reader = split.read(begin.place)
         self._marks: deque[_Mark] = deque([begin])
         # The blocks that were being read are dealt again; what the lanes were done with is left out.
@@ -221,28 +221,28 @@ class DocumentStream(Iterator[Segment]):
 
         # Deal each document to the lane with the fewest bytes, the first of equals. Every rank deals to all
         # lanes, so that all ranks agree, but keeps the documents of its own lanes alone.
-        heap = [(load, lane) for lane, load in enumerate(self._loads_G)]
+        heap = [(load, lane) for lane, load in enumerate(self._loads_L)]
         heapq.heapify(heap)
-        numbers_G = [0] * len(self._loads_G)
+        numbers_L = [0] * len(self._loads_L)
         order = np.random.default_rng((self._seed, self._block)).permutation(len(pieces))
         for index in order:
             data = pieces[index].data
             load, lane = heapq.heappop(heap)
             heapq.heappush(heap, (load + len(data), lane))
-            place = _Place(self._block, numbers_G[lane])
-            numbers_G[lane] += 1
+            place = _Place(self._block, numbers_L[lane])
+            numbers_L[lane] += 1
             own = self._own.get(lane)
             if own and place >= own.begin:
                 own.texts.append(_Document(place, data, ends=not pieces[index].cut))
 
         # Remember where the next block begins, to deal from there again when a run is resumed.
         least = heap[0][0]  # only differences matter
-        loads_G = [0] * len(heap)
+        loads_L = [0] * len(heap)
         for load, lane in heap:
-            loads_G[lane] = load - least
-        self._loads_G = loads_G
+            loads_L[lane] = load - least
+        self._loads_L = loads_L
         self._block += 1
-        self._marks.append(_Mark(self._block, self._epoch, self._reader.place, self._loads_G))
+        self._marks.append(_Mark(self._block, self._epoch, self._reader.place, self._loads_L))
 
     def _forget(self) -> None:
         """Drop the marks of blocks that no lane needs any more."""
@@ -265,6 +265,6 @@ def _begin(state: dict[str, Any] | None, lanes: int) -> tuple[_Mark, dict[str, l
     if not state:
         return _Mark(0, 0, None, [0] * lanes), {}
     mark = _Mark(*state["mark"])
-    if len(mark.loads_G) == lanes:
+    if len(mark.loads_L) == lanes:
         return mark, state["cursors"]
-    return mark._replace(loads_G=[0] * lanes), {}  # another G: nobody's place means anything any more
+    return mark._replace(loads_L=[0] * lanes), {}  # another G: nobody's place means anything any more

@@ -16,7 +16,7 @@ predicted the last ones (:func:`mix`). That also makes a high rate the best one:
 model is there. The result is mixed in the same way with itself and a cache (:mod:`weft.evaluation.cache`),
 which knows at once what a learner learns after seeing it some times.
 
-Shapes: K scorers, N tokens of a text, B = 1 lane, T positions.
+Shapes: L scorers, N tokens of a text, B = 1 lane, T positions.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def check_adaptable(model: LanguageModel) -> None:
         raise UserError("Dynamic evaluation is for models that carry their state: score a baseline without 'adapt'.")
 
 
-def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
+def mix(nats_LN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
     """Return the nats (N,) of the scorers' weighted mean: fixed share (Herbster and Warmuth 1998).
 
     A scorer's weight goes with the probability that it gave to the tokens before; a share ``switch`` is
@@ -93,14 +93,14 @@ def mix(nats_KN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.floa
     than the best of them, and mostly fewer. A learner that diverges (infinite, or not a number) counts
     as having given no chance at all.
     """
-    nats_KN = np.where(np.isnan(nats_KN), np.inf, nats_KN)
+    nats_LN = np.where(np.isnan(nats_LN), np.inf, nats_LN)
     # Chances are relative to the best scorer's of each token, so that the sum of a very
     # unlikely one is not 0.
-    least_N = nats_KN.min(axis=0)
-    chances_NK = np.exp((least_N - nats_KN).T.astype(np.float64))
-    totals_N = np.empty(len(chances_NK))
-    weights = np.full(len(nats_KN), 1 / len(nats_KN))
-    for place, chances in enumerate(chances_NK):
+    least_N = nats_LN.min(axis=0)
+    chances_NL = np.exp((least_N - nats_LN).T.astype(np.float64))
+    totals_N = np.empty(len(chances_NL))
+    weights = np.full(len(nats_LN), 1 / len(nats_LN))
+    for place, chances in enumerate(chances_NL):
         joint = weights * chances
         total = joint.sum()
         totals_N[place] = total

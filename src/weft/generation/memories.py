@@ -3,7 +3,7 @@
 A memory takes the model's state in and gives it back. A ring's slots are taken in turn,
 so nothing is ever moved.
 Shapes: B texts, D model width, C cell width, G key-value heads, K head width, M remembered positions, S
-slots of a ring (M + 1), W kernel size of a QRNN.
+slots of a ring (M + 1), W = kernel size - 1 inputs that a QRNN remembers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How the next token is drawn from the logits.
 
 The order is: temperature, then top-k, then top-p. Only what is kept is ever sorted, so that a draw costs
-little beside the model's step with a vocabulary of any size. Shapes: V vocabulary, K tokens that are kept.
+little beside the model's step with a vocabulary of any size. Shapes: V vocabulary, N tokens that are kept.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ def draw(logits_V: Floats, sampling: Sampling, random: np.random.Generator) -> i
         raise UserError("The model's logits are not numbers: its training diverged; take an earlier checkpoint.")
     if sampling.greedy:
         return likeliest
-    weights_K = logits_V - most  # no exponential overflows, as the largest is 0 here
-    weights_K *= 1 / sampling.temperature
-    ids_K: Ids | None = None  # of the tokens that are kept, rising; None: all are
-    if 0 < sampling.top_k < len(weights_K):
-        ids_K = _largest(weights_K, sampling.top_k, np.partition(weights_K, -sampling.top_k)[-sampling.top_k])
-        weights_K = weights_K[ids_K]
-    np.exp(weights_K, out=weights_K)
+    weights_N = logits_V - most  # no exponential overflows, as the largest is 0 here
+    weights_N *= 1 / sampling.temperature
+    ids_N: Ids | None = None  # of the tokens that are kept, rising; None: all are
+    if 0 < sampling.top_k < len(weights_N):
+        ids_N = _largest(weights_N, sampling.top_k, np.partition(weights_N, -sampling.top_k)[-sampling.top_k])
+        weights_N = weights_N[ids_N]
+    np.exp(weights_N, out=weights_N)
     if sampling.top_p < 1:
-        inside_K = _nucleus(weights_K, sampling.top_p)
-        weights_K = weights_K[inside_K]
-        ids_K = inside_K if ids_K is None else ids_K[inside_K]
-    drawn = _place(weights_K, random.random())
-    return drawn if ids_K is None else int(ids_K[drawn])
+        inside_N = _nucleus(weights_N, sampling.top_p)
+        weights_N = weights_N[inside_N]
+        ids_N = inside_N if ids_N is None else ids_N[inside_N]
+    drawn = _place(weights_N, random.random())
+    return drawn if ids_N is None else int(ids_N[drawn])
 
 
 def surprisal(logits_V: Floats, token: int) -> float:
@@ -84,32 +84,32 @@ def surprisal(logits_V: Floats, token: int) -> float:
     return float((math.log(np.exp(logits_V - most).sum()) + most - logits_V[token]) / math.log(2))
 
 
-def _nucleus(weights_K: Floats, share: float) -> Ids:
+def _nucleus(weights_N: Floats, share: float) -> Ids:
     """Return the places, in order, of the fewest largest weights that hold ``share`` of their sum."""
-    wanted = share * float(weights_K.sum(dtype=np.float64))
+    wanted = share * float(weights_N.sum(dtype=np.float64))
     # Weights are of the likeliest token's: those of at least 1 % of it nearly always
     # hold the share, and are few.
-    for least in SHARES if len(weights_K) > FEW else SHARES[-1:]:
-        head = weights_K[weights_K >= least]
+    for least in SHARES if len(weights_N) > FEW else SHARES[-1:]:
+        head = weights_N[weights_N >= least]
         if not least or head.sum(dtype=np.float64) >= wanted:
             break
     head.sort()
     held = head[::-1].cumsum(dtype=np.float64)
     count = min(int(held.searchsorted(wanted)) + 1, len(head))
-    return _largest(weights_K, count, head[-count])
+    return _largest(weights_N, count, head[-count])
 
 
-def _largest(values_K: Floats, count: int, least: np.float32) -> Ids:
+def _largest(values_N: Floats, count: int, least: np.float32) -> Ids:
     """Return the places, in order, of the ``count`` largest values, of which ``least`` is the smallest."""
-    places: Ids = (values_K >= least).nonzero()[0]
+    places: Ids = (values_N >= least).nonzero()[0]
     surplus = len(places) - count
     if surplus:  # equal ones at the border
-        level = places[values_K[places] == least]
+        level = places[values_N[places] == least]
         places = np.setdiff1d(places, level[len(level) - surplus :], assume_unique=True)
     return places
 
 
-def _place(weights_K: Floats, chance: float) -> int:
+def _place(weights_N: Floats, chance: float) -> int:
     """Return where ``chance``, from 0 to 1, falls among the weights; never on one that is zero."""
-    held = weights_K.cumsum(dtype=np.float64)
+    held = weights_N.cumsum(dtype=np.float64)
     return min(int(held.searchsorted(chance * held[-1], side="right")), int(held.searchsorted(held[-1])))

@@ -5,7 +5,7 @@
     ifo: c_t = f_t c_{t-1} + i_t z_t              h_t = o_t c_t
 
 with z = tanh, f, o, i = sigmoid (Bradbury et al. 2017, arXiv 1611.01576; f is the paper's forget gate).
-Shapes: B batch, T time, C cell width, G gates (2, 3 or 4).
+Shapes: B batch, T time, C cell width, A gates (2, 3 or 4).
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ class GateMap(nn.Linear):
 
 
 def pool(
-    gates_BTGC: Tensor,
-    bias_GC: Tensor | None,
+    gates_BTAC: Tensor,
+    bias_AC: Tensor | None,
     cell_BC: Tensor | None,
     reset_BT: Tensor | None,
     pooling: Pooling,
     zoneout: float,
     training: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, gates * C), and their bias.
+    """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, A * C), and their bias.
 
     Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old
     value in training; outside training every update is scaled by ``1 - zoneout``.
     """
-    if zoneout == 0 and can_fuse(gates_BTGC, pooling):
-        return fused_pooling(gates_BTGC, cell_BC, reset_BT, pooling, bias_GC)
-    gates_BTGC = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
-    if bias_GC is not None:
-        gates_BTGC = gates_BTGC + bias_GC
-    z, f, *rest = gates_BTGC.chunk(GATES[pooling], dim=-1)
+    if zoneout == 0 and can_fuse(gates_BTAC, pooling):
+        return fused_pooling(gates_BTAC, cell_BC, reset_BT, pooling, bias_AC)
+    gates_BTAC = gates_BTAC.to(torch.promote_types(gates_BTAC.dtype, torch.float32))
+    if bias_AC is not None:
+        gates_BTAC = gates_BTAC + bias_AC
+    z, f, *rest = gates_BTAC.chunk(GATES[pooling], dim=-1)
     forget = f.sigmoid()
     value = z.tanh()
     update_gate = rest[1].sigmoid() if pooling == "ifo" else 1 - forget
@@ -63,17 +63,17 @@ def pool(
 
 
 @torch.no_grad()
-def init_forget_bias_(bias_GC: Tensor, pooling: Pooling, longest: float) -> None:
+def init_forget_bias_(bias_AC: Tensor, pooling: Pooling, longest: float) -> None:
     """Set the gate biases so that channels start with time constants spread from 1 to ``longest`` steps.
 
     A channel whose gate rests at f forgets with time constant tau = -1 / log f; tau is spaced evenly on a log
     scale. The idea is that of chrono initialisation (Tallec and Ollivier 2018, arXiv 1804.11188). In ifo
     pooling the input gate starts at 1 - f, so that cells keep the scale of their inputs.
     """
-    bias_GC.zero_()
-    parts = bias_GC.chunk(GATES[pooling])
+    bias_AC.zero_()
+    parts = bias_AC.chunk(GATES[pooling])
     tau = torch.logspace(0, math.log10(max(longest, 1.0)), parts[1].shape[0], dtype=torch.float64)
-    logits = torch.logit(torch.exp(-1 / tau)).to(bias_GC.dtype)
+    logits = torch.logit(torch.exp(-1 / tau)).to(bias_AC.dtype)
     # the parts are the biases of z, f, o and i
     parts[1].copy_(logits)
     if pooling == "ifo":

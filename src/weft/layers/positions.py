@@ -1,6 +1,6 @@
 """Positions for attention. All are relative, so a text may be ten million tokens long.
 
-Shapes: B batch, T time, H heads, K head width, C queries in a block, S keys in a block.
+Shapes: B batch, T time, H heads, K head width, Q queries in a block, S keys in a block.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def sinusoids(length: int, size: int, like: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :size].to(like.dtype)
 
 
-def relative_shift(scores_BHCZ: Tensor) -> Tensor:
+def relative_shift(scores_BHQZ: Tensor) -> Tensor:
     """Turn scores by distance into scores by key (Dai et al. 2019, appendix B), without a copy.
 
     On input, column z of the S + 1 holds distance S - z; on output, column s of the S holds the distance from
     query c, which stands at key S - C + c, to key s. Entries for keys after the query are meaningless and
     must be masked.
     """
-    batch, heads, queries, columns = scores_BHCZ.shape
-    turned = scores_BHCZ.reshape(batch, heads, columns, queries)
+    batch, heads, queries, columns = scores_BHQZ.shape
+    turned = scores_BHQZ.reshape(batch, heads, columns, queries)
     return turned[:, :, 1:].reshape(batch, heads, queries, columns - 1)

@@ -6,8 +6,8 @@ are worked through in blocks, so the work and the memory of a long text are thos
 where nothing but the window and the documents decides what is seen, a kernel does that
 (:mod:`weft.layers.flex_window`).
 
-Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, R = H / G, K head
-width, C queries in a block.
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, K head
+width, Q queries in a block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from weft.layers import flex_window
 from weft.layers.positions import rotary_tables, rotate
 
 QUERY_BLOCK = 128
-# Gives the additive scores (B, H, C, S) of a block of queries (B, H, C, K) over its last S keys.
+# Gives the additive scores (B, H, Q, S) of a block of queries (B, H, Q, K) over its last S keys.
 PositionScores = Callable[[Tensor, int], Tensor]
 
 
@@ -96,10 +96,10 @@ def _attend_in_blocks(
     for start in range(0, time, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, time)
         seen = slice(max(0, past + start - how.window), past + stop)
-        query_BHCK = query_BHTK[:, :, start:stop]
-        mask = _mask(past + start, past + stop, seen, how.window, documents_BS, query_BHCK)
-        mask = _with_positions(mask, query_BHCK, seen.stop - seen.start, how.position_scores)
-        blocks.append(_attend(query_BHCK, keys_BGSK[:, :, seen], values_BGSK[:, :, seen], mask, how.dropout))
+        query_BHQK = query_BHTK[:, :, start:stop]
+        mask = _mask(past + start, past + stop, seen, how.window, documents_BS, query_BHQK)
+        mask = _with_positions(mask, query_BHQK, seen.stop - seen.start, how.position_scores)
+        blocks.append(_attend(query_BHQK, keys_BGSK[:, :, seen], values_BGSK[:, :, seen], mask, how.dropout))
     attended_BHTK = torch.cat(blocks, dim=2) if blocks else query_BHTK
     return attended_BHTK.transpose(1, 2)
 
@@ -131,16 +131,16 @@ def _attend_folded(
     keys_BSGK = fold(keys_BSGK)
     values_BSGK = fold(values_BSGK)
     documents_BS = fold(documents_BS, value=-1)
-    query_BCHK = F.pad(query_BTHK, (0, 0, 0, 0, 0, fill)).reshape(-1, block, *query_BTHK.shape[2:])
+    query_BQHK = F.pad(query_BTHK, (0, 0, 0, 0, 0, fill)).reshape(-1, block, *query_BTHK.shape[2:])
     if how.rotary:
-        query_BCHK, keys_BSGK = _turn(query_BCHK, keys_BSGK)
-    query_BHCK = query_BCHK.transpose(1, 2)
+        query_BQHK, keys_BSGK = _turn(query_BQHK, keys_BSGK)
+    query_BHQK = query_BQHK.transpose(1, 2)
     keys_BGSK = keys_BSGK.transpose(1, 2)
     values_BGSK = values_BSGK.transpose(1, 2)
-    mask = _mask(window, window + block, slice(0, window + block), window, documents_BS, query_BHCK)
-    mask = _with_positions(mask, query_BHCK, window + block, how.position_scores)
-    attended_BHCK = _attend(query_BHCK, keys_BGSK, values_BGSK, mask, how.dropout)
-    return attended_BHCK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])[:, :time]
+    mask = _mask(window, window + block, slice(0, window + block), window, documents_BS, query_BHQK)
+    mask = _with_positions(mask, query_BHQK, window + block, how.position_scores)
+    attended_BHQK = _attend(query_BHQK, keys_BGSK, values_BGSK, mask, how.dropout)
+    return attended_BHQK.transpose(1, 2).reshape(-1, count * block, *query_BTHK.shape[2:])[:, :time]
 
 
 def _turn(query_BTHK: Tensor, keys_BSGK: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,12 +165,12 @@ def _kept_tables(length: int, head_dim: int, dtype: torch.dtype, device: torch.d
 
 
 def _with_positions(
-    mask: Tensor | None, query_BHCK: Tensor, keys: int, position_scores: PositionScores | None
+    mask: Tensor | None, query_BHQK: Tensor, keys: int, position_scores: PositionScores | None
 ) -> Tensor | None:
     """Turn the boolean mask into additive scores where positions have scores of their own."""
     if position_scores is None:
         return mask
-    scores = position_scores(query_BHCK, keys)
+    scores = position_scores(query_BHQK, keys)
     return scores if mask is None else scores + _additive(mask, scores.dtype)
 
 
@@ -205,28 +205,28 @@ def _remember(keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, wind
     return AttentionState(keys_BSGK[:, kept], values_BSGK[:, kept], valid_BS[:, kept])
 
 
-def _attend(query_BHCK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attend under a boolean mask, or with additive scores (B or 1, H or 1, C, S).
+def _attend(query_BHQK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attend under a boolean mask, or with additive scores (B or 1, H or 1, Q, S).
 
-    The R heads that share keys and values are further queries, so keys and values need not be repeated.
+    The H / G heads that share keys and values are further queries, so keys and values need not be repeated.
     """
-    batch, heads, count, width = query_BHCK.shape
+    batch, heads, count, width = query_BHQK.shape
     groups = key_BGSK.shape[1]
     if groups == heads:
-        return _attend_head(query_BHCK, key_BGSK, value_BGSK, mask, dropout)
+        return _attend_head(query_BHQK, key_BGSK, value_BGSK, mask, dropout)
     repeats = heads // groups
-    query_BGCK = query_BHCK.reshape(batch, groups, repeats * count, width)
+    query_BGQK = query_BHQK.reshape(batch, groups, repeats * count, width)
     # The mask grows with the queries: it has a row for each head, or one row for all heads.
     if mask is not None and mask.shape[1] == heads:
         mask = mask.reshape(mask.shape[0], groups, repeats * count, mask.shape[-1])
     elif mask is not None and count > 1:
         mask = mask.repeat(1, 1, repeats, 1)
-    attended_BGCK = _attend_head(query_BGCK, key_BGSK, value_BGSK, mask, dropout)
-    return attended_BGCK.reshape(batch, heads, count, value_BGSK.shape[-1])
+    attended_BGQK = _attend_head(query_BGQK, key_BGSK, value_BGSK, mask, dropout)
+    return attended_BGQK.reshape(batch, heads, count, value_BGSK.shape[-1])
 
 
 def _attend_head(
-    query_BHCK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tensor | None, dropout: float
+    query_BHQK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask: Tensor | None, dropout: float
 ) -> Tensor:
     """Attend with keys and values for every head.
 
@@ -234,9 +234,9 @@ def _attend_head(
     products). There scores are rounded by their product, so the softmax, which reckons in float32 inside,
     takes them as they are.
     """
-    if not (query_BHCK.device.type == "cpu" and query_BHCK.dtype == torch.bfloat16):
-        return F.scaled_dot_product_attention(query_BHCK, key_BHSK, value_BHSK, attn_mask=mask, dropout_p=dropout)
-    scores = torch.matmul(query_BHCK * query_BHCK.shape[-1] ** -0.5, key_BHSK.transpose(-1, -2))
+    if not (query_BHQK.device.type == "cpu" and query_BHQK.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(query_BHQK, key_BHSK, value_BHSK, attn_mask=mask, dropout_p=dropout)
+    scores = torch.matmul(query_BHQK * query_BHQK.shape[-1] ** -0.5, key_BHSK.transpose(-1, -2))
     if mask is not None:
         added = _additive(mask, scores.dtype) if mask.dtype == torch.bool else mask
         scores = scores + added
@@ -245,7 +245,7 @@ def _attend_head(
 
 
 def _mask(start: int, stop: int, seen: slice, window: int, documents_BS: Tensor | None, like: Tensor) -> Tensor | None:
-    """Return the boolean mask (B or 1, 1, C, keys) of what the queries at [start, stop) see within ``seen``.
+    """Return the boolean mask (B or 1, 1, Q, keys) of what the queries at [start, stop) see within ``seen``.
 
     None says that they see all of it: a single query does, but for other documents.
     """
@@ -254,7 +254,7 @@ def _mask(start: int, stop: int, seen: slice, window: int, documents_BS: Tensor 
         same = (documents_BS[:, start:stop, None] == documents_BS[:, None, seen])[:, None]
     if stop - start == 1:
         return same
-    query_C = torch.arange(start, stop, device=like.device)[:, None]
+    query_Q = torch.arange(start, stop, device=like.device)[:, None]
     key_S = torch.arange(seen.start, seen.stop, device=like.device)[None, :]
-    near = ((key_S <= query_C) & (key_S >= query_C - window))[None, None]
+    near = ((key_S <= query_Q) & (key_S >= query_Q - window))[None, None]
     return near if same is None else near & same

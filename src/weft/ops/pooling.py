@@ -10,7 +10,7 @@ With z = tanh, f, o, i = sigmoid of the pre-activations and r_t = 0 at a reset, 
     c_t = r_t f_t c_{t-1} + (1 - f_t) z_t   (f, fo)      h_t = c_t       (f)
     c_t = r_t f_t c_{t-1} + i_t z_t         (ifo)        h_t = o_t c_t   (fo, ifo)
 
-Shapes: B batch, T time, C cell width, G gates of a cell.
+Shapes: B batch, T time, C cell width, A gates of a cell.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from weft.ops import cpu, triton
 from weft.ops.gates import GATES, Pooling
 
 
-def can_fuse(gates_BTGC: Tensor, pooling: Pooling) -> bool:
+def can_fuse(gates_BTAC: Tensor, pooling: Pooling) -> bool:
     """Return whether a form of the operator takes these gates; in an exported program there is none."""
-    gates = gates_BTGC
+    gates = gates_BTAC
     if torch.compiler.is_exporting():
         return False
     if gates.device.type == "cuda":
@@ -36,37 +36,37 @@ def can_fuse(gates_BTGC: Tensor, pooling: Pooling) -> bool:
 
 
 def fused_pooling(
-    gates_BTGC: Tensor,
+    gates_BTAC: Tensor,
     cell_BC: Tensor | None,
     reset_BT: Tensor | None,
     pooling: Pooling,
-    bias_GC: Tensor | None = None,
+    bias_AC: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)``: outputs in the gates' dtype, and the last cell, float32.
 
-    ``gates_BTGC`` are pre-activations side by side (B, T, G * C), to which ``bias_GC`` is added in float32;
+    ``gates_BTAC`` are pre-activations side by side (B, T, A * C), to which ``bias_AC`` is added in float32;
     differentiable as these are, and ``cell_BC`` (None for zeros). ``reset_BT`` (boolean) marks steps at which
     the past counts as zero. Raises ValueError for shapes that do not agree, and RuntimeError where no form
     takes the gates (ask :func:`can_fuse`).
     """
-    batch, time, width = gates_BTGC.shape
+    batch, time, width = gates_BTAC.shape
     cells = width // GATES[pooling]
     if cells * GATES[pooling] != width:
         raise ValueError(f"gates are {width} wide, but {pooling} pooling needs a multiple of {GATES[pooling]}")
     if cell_BC is None:
-        cell_BC = gates_BTGC.new_zeros(batch, cells, dtype=torch.float32)
+        cell_BC = gates_BTAC.new_zeros(batch, cells, dtype=torch.float32)
     if cell_BC.shape != (batch, cells):
         raise ValueError(f"cell is {tuple(cell_BC.shape)}, must be (B, C) = ({batch}, {cells})")
-    for name, x in (("cell", cell_BC), ("reset", reset_BT), ("bias", bias_GC)):
-        if x is not None and x.device != gates_BTGC.device:
-            raise ValueError(f"{name} is on {x.device}, but the gates are on {gates_BTGC.device}")
+    for name, x in (("cell", cell_BC), ("reset", reset_BT), ("bias", bias_AC)):
+        if x is not None and x.device != gates_BTAC.device:
+            raise ValueError(f"{name} is on {x.device}, but the gates are on {gates_BTAC.device}")
     if reset_BT is not None and (reset_BT.shape != (batch, time) or reset_BT.dtype != torch.bool):
         raise ValueError(f"reset is {tuple(reset_BT.shape)} of {reset_BT.dtype}, must be boolean ({batch}, {time})")
-    if bias_GC is not None and bias_GC.shape != (width,):
-        raise ValueError(f"bias is {tuple(bias_GC.shape)}, must be (G * C,) = ({width},)")
-    if bias_GC is not None:
-        bias_GC = bias_GC.float()
-    hidden, last, _ = torch.ops.weft.pooling(gates_BTGC, bias_GC, cell_BC.float(), reset_BT, pooling)
+    if bias_AC is not None and bias_AC.shape != (width,):
+        raise ValueError(f"bias is {tuple(bias_AC.shape)}, must be (A * C,) = ({width},)")
+    if bias_AC is not None:
+        bias_AC = bias_AC.float()
+    hidden, last, _ = torch.ops.weft.pooling(gates_BTAC, bias_AC, cell_BC.float(), reset_BT, pooling)
     return hidden, last
 
 

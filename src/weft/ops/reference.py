@@ -33,16 +33,16 @@ def linear_recurrence_reference(
 
 
 def pooling_reference(
-    gates_BTGC: Tensor,
+    gates_BTAC: Tensor,
     cell_BC: Tensor | None,
     reset_BT: Tensor | None,
     pooling: str,
-    bias_GC: Tensor | None = None,
+    bias_AC: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)`` as :func:`weft.ops.fused_pooling` documents it, in float32 or float64."""
-    gates = gates_BTGC.to(torch.promote_types(gates_BTGC.dtype, torch.float32))
-    if bias_GC is not None:
-        gates = gates + bias_GC
+    gates = gates_BTAC.to(torch.promote_types(gates_BTAC.dtype, torch.float32))
+    if bias_AC is not None:
+        gates = gates + bias_AC
     z, f, *rest = gates.chunk(GATES[pooling], dim=-1)
     forget = f.sigmoid()
     input_gate = rest[1].sigmoid() if pooling == "ifo" else 1 - forget

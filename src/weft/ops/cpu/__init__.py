@@ -2,7 +2,7 @@
 
 Every function here takes CPU tensors of float32 (or bfloat16, where it says so) and knows nothing of
 autograd; who calls makes sure that :func:`available` holds. Nothing is compiled or imported from Numba before
-the first call. Shapes: B batch, T time, C cell width, G gates, N rows, D width, V vocabulary.
+the first call. Shapes: B batch, T time, C cell width, A gates, N rows, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def recurrence_backward(
 def pooling_forward(
     gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``(hidden, last, starts)`` of gates (B, T, G * C), float32 or bfloat16; bias and cells are float32.
+    """Return ``(hidden, last, starts)`` of gates (B, T, A * C), float32 or bfloat16; bias and cells are float32.
 
     ``starts`` (B, ceil(T / CHUNK), C) are the cells before each chunk of steps, for the backward pass.
     """

@@ -9,7 +9,7 @@ again. How pointers, widths and resets come is said in :mod:`weft.ops.cpu.kernel
     fo:  the same cell                            h_t = o_t c_t
     ifo: c_t = f_t c_{t-1} + i_t z_t              h_t = o_t c_t
 
-Shapes: B batch, T time, C cell width, G gates of a cell (in the order z, f, o, i).
+Shapes: B batch, T time, C cell width, A gates of a cell (in the order z, f, o, i).
 """
 
 # mypy: disable-error-code="no-untyped-def"

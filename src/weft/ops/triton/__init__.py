@@ -11,7 +11,7 @@ functions is first called, never before, and nothing is compiled until then.
 with z = tanh, f, o, i = sigmoid (Bradbury et al. 2017, arXiv 1611.01576). Where ``reset`` is True, the past
 counts as zero. Cells are float32, or float64 for float64 inputs. What is returned owns its storage.
 
-Shapes: B batch, T time, N = ceil(T / CHUNK) chunks, C cell width, G gates (2, 3 or 4).
+Shapes: B batch, T time, N = ceil(T / CHUNK) chunks, C cell width, A gates (2, 3 or 4).
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def recurrence_backward(
 def pooling_forward(
     gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``(hidden, last, starts)`` from pre-activations (B, T, G * C) in the order z, f, o, i.
+    """Return ``(hidden, last, starts)`` from pre-activations (B, T, A * C) in the order z, f, o, i.
 
-    ``bias`` (G * C) is added to them; ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C)
+    ``bias`` (A * C) is added to them; ``cell`` (B, C) is the cell before the first step. ``hidden`` (B, T, C)
     has the type of the gates; ``last`` (B, C) is the cell after the last step; ``starts`` (B, N, C), the
     cells before each chunk, is for the backward pass.
     """
@@ -95,7 +95,7 @@ def pooling_backward(
     reset: Tensor | None,
     pooling: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the gates (B, T, G * C) in their own type, of the bias and of the first cell (B, C)."""
+    """Return the gradients of the gates (B, T, A * C) in their own type, of the bias and of the first cell (B, C)."""
     from weft.ops.triton import pooling as fused
 
     return fused.backward(grad_hidden, grad_last, gates, bias, starts, reset, pooling)

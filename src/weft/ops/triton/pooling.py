@@ -1,6 +1,6 @@
 """Fused QRNN pooling on a GPU: what :mod:`weft.ops.triton` says of it, as launches of kernels.
 
-Shapes: B batch, T time, N chunks, P parts, C cell width, G gates.
+Shapes: B batch, T time, N chunks, P parts, C cell width, A gates.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Kernels of fused QRNN pooling, from gate pre-activations to hidden values and back. For Triton's compiler.
 
-Gates lie side by side, (B, T, G * C) in the order z, f, o, i. Cells are recomputed in the backward pass,
+Gates lie side by side, (B, T, A * C) in the order z, f, o, i. Cells are recomputed in the backward pass,
 chunk by chunk, from the cells before each chunk. The flags: HAS_OUTPUT for fo and ifo, HAS_INPUT for ifo,
 FAST as in ``tile``. For T, N, span and ALIGN see ``recurrence_kernels``. Steps past the end of time read f as
 OPEN and all else as 0, so that they keep the whole cell and add nothing: sigmoid(OPEN) is 1 and tanh(0) is 0
 to the last bit.
 
-Shapes: B batch, T time, N chunks, P parts, C cell width, G gates.
+Shapes: B batch, T time, N chunks, P parts, C cell width, A gates.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005 (plain forms, as the compiler reads them)
@@ -246,9 +246,9 @@ def backward(
     HAS_RESET: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """Write the gradients of the gates (B, T, G * C) and of the cell before the first step (B, C).
+    """Write the gradients of the gates (B, T, A * C) and of the cell before the first step (B, C).
 
-    That of the bias is written as the sums of each part, (B, P, G * C).
+    That of the bias is written as the sums of each part, (B, P, A * C).
 
     With g the gradient of a cell, from its own output and from all later ones, and k what is kept (f, or 0 at
     a reset):

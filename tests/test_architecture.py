@@ -50,6 +50,11 @@ def shapes() -> dict[str, str]:
     return found
 
 
+def is_room(folder: Path) -> bool:
+    """Tell whether a folder holds files of the project: what an older checkout left may hold byte code alone."""
+    return folder.is_dir() and any(path.is_file() for path in folder.iterdir()) and "__pycache__" not in folder.parts
+
+
 SHAPES = shapes()
 OWN = dict(re.findall(r"^\| `([\w/.]+)` \| (.*) \|$", LETTERS, re.MULTILINE))
 SHARED = dict(re.findall(r"^\| ([A-Z]) \| (.*) \|$", LETTERS, re.MULTILINE))
@@ -58,13 +63,13 @@ SHARED = dict(re.findall(r"^\| ([A-Z]) \| (.*) \|$", LETTERS, re.MULTILINE))
 def test_the_picture_has_every_room_and_no_other():
     told = rooms_in_the_picture()
     there = {path.name for path in SOURCE.glob("*.py")}
-    there |= {f"{path.name}/" for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    there |= {f"{path.name}/" for path in SOURCE.iterdir() if is_room(path)}
     assert sorted(told) == sorted(there)
 
 
 def test_every_folder_is_named():
     for folder in SOURCE.rglob("*/"):
-        if folder.is_dir() and "__pycache__" not in folder.parts:
+        if is_room(folder):
             assert f"{folder.relative_to(SOURCE).as_posix()}/" in PICTURE, folder
 
 

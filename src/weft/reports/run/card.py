@@ -257,7 +257,8 @@ def _usage(run: RunRecords) -> str:
     adapter = _ADAPTER.replace("FOLDER", folder)
     return (
         f"Install Weft (Python 3.11 to 3.14, no compiler, no GPU needed):\n\n"
-        f"```sh\npip install weft-lm  # or, in a clone of the repository: pip install .\n```\n\nThen, where `{folder}` is this folder:\n\n"
+        f"```sh\npip install weft-lm  # or, in a clone of the repository: pip install .\n```\n\n"
+        f"Then, where `{folder}` is this folder:\n\n"
         f"```sh\n{shell}\n```\n\n```python\n{python}\n```\n\n"
         f"With transformers; Weft must be installed there, too:\n\n```python\n{adapter}\n```"
     )

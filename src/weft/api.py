@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,14 +142,12 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     listener: StudyListener | None = None,
-    peers: Sequence[str] = (),
 ) -> Comparison:
     """Train ``architectures`` (names or patterns) and ``baselines`` at equal size and budget; leave a study in ``out``.
 
     ``variants`` are more contenders, by name, each with what it changes of the recipe, or a YAML file of them.
     Each is trained with every learning rate and the first seed; the best rate by the validation text is trained with
     the other seeds, for the ``top`` contenders only where that is given. What ``out`` holds already is not done again.
-    ``peers`` is what ``baselines`` were called in 0.1.0.
     Raises UserError for what a caller can put right, Interrupted when a signal to stop came; then the report tells what
     there is so far.
     """
@@ -159,8 +156,6 @@ def compare(
     from weft.experiments.plan import Plan, base_values, load_variants, renamed_variants
     from weft.reports.comparison.report import write_comparison
 
-    if peers:
-        warnings.warn("'peers' is called 'baselines' now.", FutureWarning, stacklevel=3)
     if isinstance(variants, str | os.PathLike):
         changes = load_variants(Path(variants))
     else:
@@ -169,7 +164,7 @@ def compare(
         {
             "architectures": tuple(architectures),
             "variants": changes,
-            "baselines": (*baselines, *peers),
+            "baselines": tuple(baselines),
             "parameters": parse_count(parameters),
             "minutes": minutes,
             "tokens": None if tokens is None else parse_count(tokens),

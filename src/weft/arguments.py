@@ -93,13 +93,12 @@ ARGUMENTS = {
     "settings": Takes(_is_mapping, "a dictionary, such as {'training': {'minutes': 30}}"),
     "architectures": Takes(_is_list, "a list of architectures and patterns", several=True),
     "baselines": Takes(_is_list, "a list of names", several=True),
-    "peers": Takes(_is_list, "a list of names", several=True),
     "learning_rates": Takes(_is_list, "a list of numbers", several=True),
     "seeds": Takes(_is_list, "a list of whole numbers", several=True),
 }
 
 # Arguments that had another name in version 0.1, and what they are called now.
-RENAMED = {"memory": "window"}
+RENAMED = {"memory": "window", "peers": "baselines"}
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

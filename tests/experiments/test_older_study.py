@@ -72,12 +72,12 @@ def test_it_is_not_another_comparison(study):
 
 def test_the_old_words_are_read_with_a_warning(study):
     asked = {key: value for key, value in ASKED.items() if key != "baselines"}
-    with pytest.warns(FutureWarning, match="'peers' is called 'baselines' now"):
+    with pytest.warns(FutureWarning, match="'peers' is now called 'baselines'"):
         results = weft.compare("texts/sami.txt", out=study, peers=["llama"], **asked).results
     assert results["settings"]["baselines"] == ["llama"]
     options = ("--architectures", "q", "--parameters", "20k", "--tokens", "1k", "--learning-rates", "8e-3")
     options += ("--tokenizer", "bytes")
     settings = [word for key, value in TRAINING.items() for word in ("--set", f"training.{key}={value}")]
-    with pytest.warns(FutureWarning, match="'peers' is called 'baselines' now"):
-        told = run_weft("compare", "texts/sami.txt", "--out", study, "--peer", "llama", *options, *settings)
+    told = run_weft("compare", "texts/sami.txt", "--out", study, "--peer", "llama", *options, *settings)
     assert (told.code, "llama (baseline)" in told.out) == (0, True)
+    assert "--peer is now called --baseline" in told.err

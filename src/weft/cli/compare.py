@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from weft.cli.app import Json, app, err, given, out, print_json
+from weft.cli.app import Json, app, err, given, out, print_json, renamed_option
 from weft.cli.options import (
     CorpusPath,
     DocumentSeparator,
@@ -72,6 +72,8 @@ def compare(
     from weft.config import merge
     from weft.training.recipe import parse_settings
 
+    if peer:
+        baseline = renamed_option("--peer", peer, "--baseline", baseline)
     settings = merge(
         given(
             data=data_values(
@@ -93,7 +95,6 @@ def compare(
         architectures=_names(("" if variants else ALL) if architectures is None else architectures),
         variants=variants,
         baselines=baseline or (),
-        peers=peer or (),
         parameters=parameters,
         minutes=minutes,
         tokens=tokens,

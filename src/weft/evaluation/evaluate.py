@@ -29,9 +29,9 @@ def evaluate_split(
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> Metrics:
-    """Return the figures of ``split``: every byte is scored, with state carried through each document.
+    """Return the metrics of ``split``: every byte is scored, with state carried through each document.
 
-    With ``adapt``, the figures are those of dynamic evaluation, by one learner or several, and
+    With ``adapt``, the metrics are those of dynamic evaluation, by one learner or several, and
     ``bits_per_byte_frozen`` tells the other; the model's weights are left as they were. ``progress`` is
     called with the number of tokens done since the last call, ``watch`` with how far the whole is.
     """

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, from the nats of every token."""
+"""The metrics of an evaluation, from the nats of every token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Metrics:
         seconds: wall time of the scoring.
         bits_per_byte_frozen: with dynamic evaluation, the figure of the weights as trained (else None).
         bits_per_end: what it costs to tell that a document ends, on average, with the weights as trained (None where no
-            document ends, and for a model that carries no state). It is in none of the other figures.
+            document ends, and for a model that carries no state). It is in none of the other metrics.
         repeated_bytes: bytes of lines that stand in the training text too, as far as that is known.
         bits_per_byte_new: bits per byte of the other lines, where some are repeated (else None).
     """
@@ -49,7 +49,7 @@ class Metrics:
 
 
 def metrics_from_json(values: Mapping[str, Any]) -> Metrics:
-    """Return the figures that :meth:`Metrics.to_json` gave; KeyError, TypeError or ValueError where they are none."""
+    """Return the metrics that :meth:`Metrics.to_json` gave; KeyError, TypeError or ValueError where they are none."""
     return Metrics(
         bits_per_byte=float(values["bits_per_byte"]),
         bits_per_character=_optional(values["bits_per_character"]),
@@ -78,7 +78,7 @@ def compute_metrics(
     new: float | None = None,
     per_end: float | None = None,
 ) -> Metrics:
-    """Return the figures of ``split`` whose tokens cost ``nats`` together.
+    """Return the metrics of ``split`` whose tokens cost ``nats`` together.
 
     ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have,
     ``per_end`` the bits of the end of a document.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from weft.architectures import ARCHITECTURES, default_pairs
 from weft.errors import UserError
-from weft.pattern import PatternError, expand, parse_count
+from weft.pattern import PatternError, expand, parse_count, written
 
 
 def letters(pattern):
@@ -133,3 +133,32 @@ def test_counts(text, count):
 def test_bad_counts(text):
     with pytest.raises(UserError, match="2M"):
         parse_count(text)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["qf[qf]2", "(af)2[af]2", "f[f]2", "[qf]2qf[qf]2", "{qf}2[qf]2", "(q[fa]2)2", "[qf]3a", "qa{f}2 [af]3", "f{f}2f"],
+)
+def test_a_pattern_that_is_written_for_people_is_of_the_same_stack(pattern):
+    stack = expand(pattern)
+    again = expand(written(stack))
+    assert (again.letters, again.schedule, again.centrals) == (stack.letters, stack.schedule, stack.centrals)
+
+
+def bracketed(parts):
+    """Return a strategy of groups of ``parts`` that repeat two or three times."""
+
+    def group(given):
+        inner, brackets, times = given
+        return f"{brackets[0]}{''.join(inner)}{brackets[1]}{times}"
+
+    return st.tuples(parts, st.sampled_from(["()", "[]", "{}"]), st.integers(2, 3)).map(group)
+
+
+@given(
+    st.recursive(st.sampled_from("afq"), lambda inner: bracketed(st.lists(inner, min_size=1, max_size=3)), max_leaves=5)
+)
+def test_any_pattern_that_is_written_for_people_is_of_the_same_stack(pattern):
+    stack = expand(pattern)
+    again = expand(written(stack))
+    assert (again.letters, again.schedule, again.centrals) == (stack.letters, stack.schedule, stack.centrals)

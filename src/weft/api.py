@@ -38,6 +38,7 @@ from weft.training.run import train as run_training
 if TYPE_CHECKING:
     from weft.experiments.compare import StudyListener
 
+PARAMETERS = "2M"  # of a model that is only described, like its vocabulary
 VOCABULARY = 4096  # of a model that is only described
 
 
@@ -105,6 +106,9 @@ def _recipe_values(recipe: StrPath | Mapping[str, Any] | None, settings: Mapping
         values = {**values, "training": training}
     if "architecture" in _section(settings, "model"):
         values = {**values, "model": {**_section(values, "model"), "pattern": None}}
+    if {"architecture", "pattern"} & _section(settings, "model").keys():  # letters are those of the pattern before
+        model = {key: value for key, value in _section(values, "model").items() if key != "letters"}
+        values = {**values, "model": model}
     return merge(values, settings)
 
 
@@ -199,19 +203,19 @@ def load(run: StrPath, *, window: int | None = None, applications: int | None = 
 def describe(
     what: StrPath | ModelConfig | WeftModel,
     *,
-    parameters: float | str = "2M",
+    parameters: float | str | None = None,
     vocab_size: int | None = None,
     preset: str | None = None,
 ) -> Description:
     """Describe a model without allocating it: a configuration, a model, a run, a recipe, or by its pattern.
 
-    ``parameters`` (embeddings included), ``vocab_size`` (4,096 unless given) and ``preset`` are of a model that is
-    named by its architecture or pattern; ``vocab_size`` also of a recipe's that leaves it to its texts.
+    ``parameters`` (embeddings included; 2M by default), ``vocab_size`` (4,096 by default) and ``preset`` are of a model
+    that is named by its architecture or pattern. The first two are also of a recipe that leaves them to its texts.
     """
     return describe_config(_described(what, parameters, vocab_size, preset))
 
 
-def _described(what: object, parameters: float | str, vocab_size: int | None, preset: str | None) -> ModelConfig:
+def _described(what: object, parameters: float | str | None, vocab_size: int | None, preset: str | None) -> ModelConfig:
     """Return the configuration that ``what`` tells of."""
     if isinstance(what, ModelConfig):
         return what
@@ -225,10 +229,17 @@ def _described(what: object, parameters: float | str, vocab_size: int | None, pr
         return load_config(path)
     if path.suffix in (".yaml", ".yml"):
         recipe = make_recipe(load_recipe(path))
+        if parameters is not None and recipe.model.parameters is None and recipe.model.hidden_size is None:
+            recipe = recipe.replace({"model.parameters": parse_count(parameters)})
         return described_model(recipe.model, vocab_size or known_vocabulary(recipe.data) or VOCABULARY)
     if not name or "/" in name:  # which is in no pattern
         raise UserError(f"There is no run directory '{name}': give one, an architecture or a pattern.")
-    return sized(name, parameters=parameters, vocab_size=vocab_size or VOCABULARY, preset=preset)
+    return sized(
+        name,
+        parameters=PARAMETERS if parameters is None else parameters,
+        vocab_size=vocab_size or VOCABULARY,
+        preset=preset,
+    )
 
 
 def as_run(run: StrPath) -> Run:

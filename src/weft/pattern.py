@@ -172,7 +172,9 @@ def _repeats(stack: Stack, schedule: Sequence[int], length: int, opened: str) ->
         if opened == "[":
             alike = other == first
         else:  # copies: other blocks of the same letters, which repeat among themselves as the first do
-            alike = not set(other) & set(schedule[: times * length])
+            # A block that is applied again further on is no copy: it belongs to the loop that begins with it.
+            elsewhere = {*schedule[: times * length], *schedule[(times + 1) * length :]}
+            alike = not elsewhere & set(other)
             alike = alike and [other.index(block) for block in other] == [first.index(block) for block in first]
             for block, of in zip(other, first, strict=True):
                 shares = stack.centrals[block] is not None

@@ -11,7 +11,8 @@ from weft.data import DataConfig, SplitName, TokenizedSplit, Tokenizer, tokenize
 from weft.data.config import LINE_SEPARATOR
 from weft.errors import UserError
 from weft.records import RECIPE
-from weft.training.run_folder import raw_recipe, saved_recipe
+from weft.training.recipe import load_recipe
+from weft.training.run_folder import raw_recipe
 from weft.training.texts import places_of, read_part, read_texts
 
 Paths = StrPath | Sequence[StrPath]
@@ -59,7 +60,11 @@ def read_split(
 
 def _data_of(run: Path) -> DataConfig:
     """Return what the run's recipe says of its text."""
-    return saved_recipe(run).data if (run / RECIPE).is_file() else DataConfig(sources=())
+    if not (run / RECIPE).is_file():
+        return DataConfig(sources=())
+    raw_recipe(run)  # says what is wrong with a damaged one
+    # Its methods of training may be registered nowhere here, and who reads its text needs none of them.
+    return DataConfig.parse({"sources": (), **load_recipe(run / RECIPE).get("data", {})}, where="data")
 
 
 def as_read(run: Path, prompts: Sequence[str]) -> list[str]:

@@ -99,8 +99,13 @@ def unknown_key(dotted: str, known: Sequence[str], inner: Mapping[str, str] | No
     """
     places = dict(inner or {}) | {key: key for key in known}
     near = difflib.get_close_matches(dotted.rpartition(".")[2], places, n=1, cutoff=0.5)
-    hint = f"did you mean '{places[near[0]]}'?" if near else f"the keys here are {', '.join(known)}."
-    return f"Unknown key '{dotted}': {hint}"
+    if not near:
+        return f"Unknown key '{dotted}': the keys here are {', '.join(known)}."
+    nearest = places[near[0]]
+    if nearest == dotted:  # it is right, but written as one key
+        section, _, key = dotted.partition(".")
+        return f"Unknown key '{dotted}': values are nested, so write {{'{section}': {{'{key}': ...}}}}."
+    return f"Unknown key '{dotted}': did you mean '{nearest}'?"
 
 
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

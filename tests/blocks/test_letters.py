@@ -8,7 +8,7 @@ import torch
 import weft
 from tests.training.test_run import StopAt, assert_same_run
 from weft.errors import Interrupted, UserError
-from weft.hf import register
+from weft.hf import WeftConfig, register
 from weft.model import build
 from weft.pretrained import load_model
 from weft.sizing import configure, count_parameters, sized
@@ -115,3 +115,23 @@ def test_mistakes_are_told_in_a_sentence(pattern, letters, words):
     values = {"hidden_size": 16, "pattern": pattern, "letters": letters}
     with pytest.raises(UserError, match=words):
         described_model(make_recipe({"model": values}).model, 30)
+
+
+@pytest.mark.parametrize("change", [{"pattern": "qfaf"}, {"architecture": "hybrid"}])
+def test_another_pattern_leaves_the_letters_of_a_recipe_out(tiny, tmp_path, change):
+    recipe = tiny(model={"pattern": "qGf", "letters": {"G": LETTERS["G"]}}, training={"steps": 1})
+    run = weft.train(out=tmp_path / "run", recipe=recipe, settings={"model": change})
+    assert not run.recipe.model.letters
+
+
+def test_the_adapter_tells_the_heads_of_one_block():
+    letters = {"G": {"block": "a", "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}}
+    config = configure("xf Gf", 30, {"hidden_size": 16, "letters": letters})
+    told = WeftConfig(**config.model_dump(mode="json"))
+    assert (told.num_attention_heads, told.num_key_value_heads, told.head_dim) == (4, 2, 8)
+
+
+def test_a_recipe_with_letters_is_described_at_a_size_that_is_given(tmp_path):
+    path = tmp_path / "letters.yaml"
+    path.write_text("model: {pattern: qf Gf, letters: {G: {block: a, window: 8}}}")
+    assert weft.describe(path, parameters="300k").parameters == pytest.approx(300_000, rel=0.01)

@@ -323,7 +323,7 @@ def test_overwrite_replaces_a_study_and_nothing_else(study, text, tmp_path):
             ["--set", "training.optimizer.learning_rate=1e-3"],
             "A comparison sets training.optimizer.learning_rate itself",
         ),
-        (["--set", "model.architecture=qrnn"], "A comparison sets model.architecture itself"),
+        (["--set", "model.architecture=qrnn"], "A comparison sets --architecture itself"),
         (["--set", "training.clipp=1"], "did you mean 'optimizer.clip'?"),
         (["--path", "somewhere"], "goes with a published corpus"),
         (["--validation", "nowhere.txt"], "nowhere.txt"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from weft.baselines.llama import LanguageModel
+from weft.language_model import LanguageModel
 from weft.training.hooks import Hook
 from weft.training.methods import MethodConfig
 from weft.training.parallel import Processes
@@ -39,6 +39,9 @@ class Freezing(Hook):
 
     def after_step(self) -> None:
         self.steps += 1
+
+    def end(self) -> None:
+        self.steps = -1  # which no checkpoint tells: a run that is stopped goes on as it was
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps} | ({} if self.frozen is None else {"frozen": self.frozen})

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import weft
 from tests.conftest import BIGRAMS, MAPS, small_model
 from tests.training.freezing import FreezingConfig
 from tests.training.test_run import StopAt, assert_same_run
@@ -31,6 +32,7 @@ from weft.training.objective import LanguageModelling
 from weft.training.parallel import Processes
 from weft.training.prefetch import Batch
 from weft.training.recipe import TrainingConfig, load_recipe, make_recipe
+from weft.training.result import read_result
 from weft.training.run import train
 from weft.training.run_folder import saved_recipe
 from weft.training.throughput import seconds_per_token
@@ -197,6 +199,12 @@ class PruningConfig(MethodConfig):
     def build(self, model, processes):
         del processes
         return Pruning(model)
+
+
+def test_a_run_is_read_where_its_method_is_not_registered(tiny, tmp_path):
+    with registered("freezing", FreezingConfig):
+        train(tiny(training={"methods": FREEZING}), tmp_path / "run")
+    assert weft.evaluate(tmp_path / "run").bits_per_byte == read_result(tmp_path / "run").test.bits_per_byte
 
 
 def test_a_mask_needs_no_more_than_a_hook(tiny, tmp_path):

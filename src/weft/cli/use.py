@@ -132,7 +132,7 @@ def describe(
             help="An architecture, a pattern such as '(af)6', a run directory, or a recipe.", show_default=False
         ),
     ],
-    parameters: Annotated[str, typer.Option(help="Size, embeddings included.")] = "2M",
+    parameters: Annotated[str | None, typer.Option(help="Size, embeddings included.", show_default="2M")] = None,
     vocab_size: Annotated[
         int | None, typer.Option(min=1, help="Vocabulary size.", show_default="the recipe's, or 4096")
     ] = None,

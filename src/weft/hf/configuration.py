@@ -81,18 +81,26 @@ class WeftConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     @property
     def num_attention_heads(self) -> int:
-        """The number of attention heads of the first block that has some, else 1."""
-        return self._of_first("num_heads", 1)
+        """The number of attention heads of the first attention block, or else of another that has some, else 1."""
+        return self._of_first_attention("num_heads", self._of_first("num_heads", 1))
 
     @property
     def num_key_value_heads(self) -> int:
-        """The number of heads of keys and values of the first block that has attention heads, else 1."""
-        return self._of_first("kv_heads", self.num_attention_heads)
+        """The number of heads of keys and values of that block."""
+        return self._of_first_attention("kv_heads", self.num_attention_heads)
 
     @property
     def head_dim(self) -> int:
         """The width of an attention head of the first attention block; what the heads share where there is none."""
-        return self._of_first("head_dim", self.native.hidden_size // self.num_attention_heads)
+        return self._of_first_attention("head_dim", self.native.hidden_size // self.num_attention_heads)
+
+    def _of_first_attention(self, name: str, otherwise: int) -> int:
+        """Return this number of the first attention block, the kind with heads of keys and values of its own."""
+        for block in self.native.blocks:
+            if hasattr(block, "kv_heads"):
+                value: int = getattr(block, name)
+                return value
+        return otherwise
 
     def _of_first(self, name: str, otherwise: int) -> int:
         """Return this number of the first block that has it."""

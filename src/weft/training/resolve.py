@@ -274,7 +274,11 @@ def resumed_model(out: Path, recipe: Recipe, prepared: PreparedData) -> Language
 
 def name_of(recipe: Recipe) -> str:
     """Say in a word what is trained."""
-    return recipe.model.baseline or ("continued" if recipe.training.start.run else recipe.model.architecture)
+    if recipe.model.baseline:
+        return recipe.model.baseline
+    if recipe.training.start.run:
+        return "continued"
+    return "pattern" if recipe.model.pattern else recipe.model.architecture
 
 
 def _baseline_config(recipe: Recipe, prepared: PreparedData) -> Any:

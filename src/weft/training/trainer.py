@@ -153,11 +153,12 @@ class Trainer:
                     self.save()
                 seen = self.done
                 self.queue.start_clock()
+            self.stream.close()
+            self.save()  # before hooks end, so that a run that goes on finds them as they were in training
         finally:
             self.stream.close()
             for hook in self.learner.hooks.values():
                 hook.end()
-        self.save()
         return self.done >= 1
 
     def _queue_step(self) -> None:

@@ -100,13 +100,15 @@ class BlockConfig(FrozenConfig):
 
     The class variables say how a recipe reaches the fields: ``map_roles`` names each field of maps with its
     role in ``model.maps``, ``inherited`` the sections of other kinds that give what a recipe leaves open,
-    with the fields.
+    with the fields. ``free`` names the fields on which no parameters depend: they may differ from those of the
+    run that another starts from.
     """
 
     kind: str
 
     map_roles: ClassVar[Mapping[str, str]] = {}
     inherited: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    free: ClassVar[tuple[str, ...]] = ("dropout", "zoneout", "window")
 
     @classmethod
     def with_widths(cls, given: Mapping[str, Any], hidden_size: int, parts: int) -> dict[str, Any]:  # noqa: ARG003

@@ -66,3 +66,11 @@ def test_a_trial_that_fails_ends_the_search_with_its_reason(tmp_path, monkeypatc
     for _ in range(2):  # it would fail again
         with pytest.raises(UserError, match="'one' failed: The loss was not finite. .delete '.*one' to try it again"):
             Ledger(tmp_path / "ledger.json").train(Runner(tmp_path), {"one": steps(1)}, record)
+
+
+def test_a_damaged_ledger_is_one_sentence(tmp_path):
+    path = tmp_path / "ledger.json"
+    path.write_text('{"runs": {', encoding="utf-8")
+    with pytest.raises(UserError, match="ledger.json' is damaged: restore it, or move it away"):
+        Ledger(path)
+    assert path.is_file()

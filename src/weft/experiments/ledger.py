@@ -9,9 +9,9 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from weft.errors import UserError
+from weft.errors import DamagedError, UserError
 from weft.experiments.runner import Outcome, Runner
-from weft.files import remove, write_atomic
+from weft.files import json_object, remove, write_atomic
 from weft.training.result import TrainingResult
 
 
@@ -25,7 +25,10 @@ class Ledger:
         self.path = path
         saved: dict[str, Any] = {}
         if path.is_file():
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            found = json_object(path.read_bytes())
+            if found is None:
+                raise DamagedError(f"'{path}' is damaged: restore it, or move it away to train its runs anew.")
+            saved = found
         self.told: dict[str, Any] = {"runs": {}, **saved, **(told or {})}
 
     @property

@@ -25,14 +25,14 @@ from weft.model_recipe import ModelRecipe
 from weft.pattern import expand
 from weft.pretrained import WEIGHTS, load_config, load_into, load_weights
 
-FREE = ("dropout", "zoneout", "window")  # what has no parameters, and may differ from the run that is started from
+FREE = ("dropout",)  # fields of the shell on which no parameters depend; a kind of block says its own
 LOOKED_AT = 20_000  # validation tokens that tell which blocks are best
 
 
 def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, list[str]]:
     """Return a run's model with what ``recipe`` says, and the keys of what it says that cannot change.
 
-    Only what has no parameters can (:data:`FREE`).
+    Only fields on which no parameters depend can (:data:`FREE`, :attr:`weft.config.BlockConfig.free`).
     """
     changed = []
 
@@ -64,7 +64,7 @@ def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, li
     blocks: list[BlockConfig] = []
     for block, asked in zip(config.blocks, open_blocks(recipe, stack), strict=True):
         given = {key: value for key, value in asked.given.items() if key in asked.said}
-        free_of_block = _free_values(given)
+        free_of_block = _free_values(block, given)
         after = block.changed(**free_of_block)
         for key, value in given.items():
             if after.changed(**{key: value}) != after:
@@ -73,9 +73,9 @@ def laid_over(config: ModelConfig, recipe: ModelRecipe) -> tuple[ModelConfig, li
     return config.changed(**free, blocks=tuple(blocks)), list(dict.fromkeys(changed))  # each key once
 
 
-def _free_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of ``given`` has no parameters."""
-    return {key: value for key, value in given.items() if key in FREE}
+def _free_values(block: BlockConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of ``given``, fields of a block, no parameters depend on."""
+    return {key: value for key, value in given.items() if key in block.free}
 
 
 def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[int, ModelConfig]:
@@ -93,7 +93,7 @@ def candidates(parent: ModelConfig, recipe: ModelRecipe, origin: Path) -> dict[i
         for block, central, (spec, own) in zip(parent.blocks[first:], stack.centrals, named, strict=False):
             if kind_of(block) is not spec:
                 break
-            child = block.changed(**_free_values(own))
+            child = block.changed(**_free_values(block, own))
             if block.changed(**own) != child:  # the letter has other parameters
                 break
             blocks.append(child)

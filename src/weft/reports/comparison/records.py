@@ -131,7 +131,7 @@ class StudyRecords:
 def read_study(folder: Path) -> StudyRecords:
     """Read ``results.json`` and ``curves.json`` of ``folder``; UserError where there is no such directory."""
     if not folder.is_dir():
-        raise UserError(f"There is no study '{folder}': give the folder that 'weft compare --out' wrote.")
+        raise UserError(f"There is no study '{folder}': give the folder that a comparison was written into.")
     return study_records(folder.resolve().name, _json(folder / RESULTS), _json(folder / CURVES))
 
 

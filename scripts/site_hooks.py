@@ -19,7 +19,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 SHOWN = {".py": "python", ".yaml": "yaml", ".sh": "sh"}  # as pages; other files are copied
-CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+# A link whose words are code is a link, so it is looked for before code is.
+CODE = re.compile(r"(?P<link>\[`[^`\n]*`\]\([^)\s]+\))|^(?:```|~~~).*?^(?:```|~~~)|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 ROLE = re.compile(r":(?:func|class|mod|meth|data|attr|exc):(?=<code>)")
 HIDDEN = "---\nsearch: {exclude: true}\n---\n"
@@ -123,6 +124,7 @@ def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
     parts: list[str] = []
     end = 0
     for code in CODE.finditer(markdown):
-        parts += [change(markdown[end : code.start()]), code[0]]
+        parts.append(change(markdown[end : code.start()]))
+        parts.append(change(code[0]) if code["link"] else code[0])
         end = code.end()
     return "".join([*parts, change(markdown[end:])])

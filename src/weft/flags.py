@@ -15,7 +15,6 @@ OPTIONS = {
     "model.architecture": "--architecture",
     "model.pattern": "--pattern",
     "model.parameters": "--parameters",
-    "model.baseline": "--baseline",
     "data.tokenizer": "--tokenizer",
     "data.vocab_size": "--vocab-size",
     "data.validation": "--validation",

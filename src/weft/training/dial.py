@@ -393,7 +393,5 @@ def sentences(turned: Turned) -> list[str]:
         f"Reading: {about}{outlook.tokens / 1e6:.3g}M tokens, {epochs} times the text; against learning it by heart "
         f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}."
     )
-    lines.append(
-        f"Steps: {told[BATCH_SIZE]}, {told[LEARNING_RATE]}, which suit so many tokens; the recipe may set others."
-    )
+    lines.append(f"Steps: {told[BATCH_SIZE]}, {told[LEARNING_RATE]}; a recipe may set others.")
     return lines

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -136,7 +135,7 @@ def _start(given: Recipe, earlier: Earlier | None, out: Path, most_steps: int | 
     if processes.sharded:
         check_sharded(model)
     together = checkpoint.progress["lanes"] if checkpoint else None
-    short = _shortened(resolved.recipe, most_steps, processes.count)
+    short = _shortened(resolved.recipe, most_steps)
     training = deal_batch(short.training, prepared, processes.count, together)
 
     # The trainer, as of the first step or of the checkpoint.
@@ -259,13 +258,10 @@ def _most_steps() -> int | None:
     return int(most)
 
 
-def _shortened(recipe: Recipe, most_steps: int | None, processes: int) -> Recipe:
+def _shortened(recipe: Recipe, most_steps: int | None) -> Recipe:
     """Cap the budget, and leave all else as the whole one has it."""
     if not most_steps:
         return recipe
-    training = recipe.training
-    steps = min(most_steps, training.steps or most_steps)
-    if training.tokens:
-        steps = min(steps, math.ceil(training.tokens / (training.batch.step_tokens * processes)))
+    steps = min(most_steps, recipe.training.steps or most_steps)
     update = {"steps": steps, "tokens": None, "minutes": None}
-    return recipe.model_copy(update={"training": training.model_copy(update=update)})
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=update)})

@@ -223,12 +223,17 @@ class ModelConfig(Shell):
 
     def with_blocks(self, blocks: tuple[BlockConfig, ...]) -> Self:
         """Return the same stack of other blocks."""
-        return self.parse(dict(self) | {"blocks": blocks})
+        return self.changed(blocks=blocks)
 
     def with_stack(self, stack: Stack, blocks: tuple[BlockConfig, ...] | None = None) -> Self:
         """Return the model with other applications, of the same or of other blocks; its pattern is written anew."""
-        changed = {"schedule": stack.schedule, "centrals": stack.centrals, "loops": stack.loops}
-        return self.parse(dict(self) | changed | {"pattern": written(stack), "blocks": blocks or self.blocks})
+        return self.changed(
+            pattern=written(stack),
+            blocks=blocks or self.blocks,
+            schedule=stack.schedule,
+            centrals=stack.centrals,
+            loops=stack.loops,
+        )
 
     def with_window(self, window: int) -> Self:
         """Return the model whose attention reaches ``window`` tokens back, in each block that has one."""

@@ -35,7 +35,7 @@ def read_split(
     names = names_of(files)
     if not names and not (run / RECIPE).is_file():
         raise UserError(f"'{run}' does not say what it was trained on: name files to evaluate.")
-    data = _data_of(run)
+    data = data_of(run)
     remembered = read_texts(run)
     if names:
         if data.document_separator == LINE_SEPARATOR:
@@ -58,7 +58,7 @@ def read_split(
     return text
 
 
-def _data_of(run: Path) -> DataConfig:
+def data_of(run: Path) -> DataConfig:
     """Return what the run's recipe says of its text."""
     if not (run / RECIPE).is_file():
         return DataConfig(sources=())
@@ -70,7 +70,7 @@ def _data_of(run: Path) -> DataConfig:
 def as_read(run: Path, prompts: Sequence[str]) -> list[str]:
     """Return prompts in the form in which the run reads every text; as they are where its recipe cannot be read."""
     try:
-        unify = _data_of(run).unify
+        unify = data_of(run).unify
     except UserError:
         return list(prompts)
     return [unify.text(prompt) for prompt in prompts]

@@ -21,7 +21,7 @@ import numpy as np
 
 from weft.arguments import StrPath, checked, told
 from weft.baselines import load_any
-from weft.data import DataConfig, Tokenizer
+from weft.data import Tokenizer
 from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description, describe
 from weft.errors import UserError
@@ -35,7 +35,7 @@ from weft.evaluation.scoring import score, text_bits
 from weft.generation import Sampling, generate
 from weft.language_model import LanguageModel
 from weft.pretrained import check_folder, load_config, load_tokenizer
-from weft.reading import Paths, as_read, names_of, read_split, training_text
+from weft.reading import Paths, as_read, data_of, names_of, read_split, training_text
 from weft.records import CARD, METRICS, RECIPE, REPORT, RESULTS, Event, read_events
 from weft.training.recipe import Recipe
 from weft.training.result import TrainingResult, read_result
@@ -260,7 +260,7 @@ class Run(os.PathLike[str]):
         if split == "train" and not names_of(files):
             raise UserError("Compressors read the training text first: choose another split, or name files.")
         text = read_split(self.folder, self.tokenizer, files, split, text_key=text_key)
-        data = self.recipe.data if self.recipe_file.is_file() else DataConfig(sources=())
+        data = data_of(self.folder)
         training, why = training_text(self.folder, data, self.tokenizer)
         separator = data.document_separator or DEFAULT_SEPARATOR
         return pack_text(training, text, self.tokenizer, separator=separator, unprimed=why, progress=progress)

@@ -205,6 +205,7 @@ def test_a_run_is_read_where_its_method_is_not_registered(tiny, tmp_path):
     with registered("freezing", FreezingConfig):
         train(tiny(training={"methods": FREEZING}), tmp_path / "run")
     assert weft.evaluate(tmp_path / "run").bits_per_byte == read_result(tmp_path / "run").test.bits_per_byte
+    assert weft.Run(tmp_path / "run").pack()
 
 
 def test_a_mask_needs_no_more_than_a_hook(tiny, tmp_path):

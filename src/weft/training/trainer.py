@@ -153,7 +153,6 @@ class Trainer:
                     self.save()
                 seen = self.done
                 self.queue.start_clock()
-            self.stream.close()
             self.save()  # before hooks end, so that a run that goes on finds them as they were in training
         finally:
             self.stream.close()

@@ -9,7 +9,8 @@ from tests.ops.test_recurrence import resets
 from weft.layers.pooling import pool
 from weft.ops import GATES, can_fuse, cpu, fused_pooling, pooling_reference
 
-SHAPES = [(2, 7, 8), (1, 1, 9), (3, cpu.CHUNK, 37), (1, 2 * cpu.CHUNK + 1, 530), (5, cpu.CHUNK + 1, 64)]
+LEAST = cpu.LEAST_WIDTH
+SHAPES = [(2, 7, LEAST), (1, 1, LEAST + 1), (3, cpu.CHUNK, 37), (1, 2 * cpu.CHUNK + 1, 530), (5, cpu.CHUNK + 1, 64)]
 KINDS = ["none", "first", "last", "random", "all"]
 
 
@@ -73,9 +74,9 @@ def test_bfloat16_gates_keep_float32_cells(pooling):
 
 @pytest.mark.parametrize("extreme", [-1e4, -100.0, -20.0, 20.0, 100.0, 1e4])
 def test_saturated_gates_stay_finite_and_right(extreme):
-    gates = torch.full((1, 40, 24), extreme, requires_grad=True)
-    hidden, last = fused_pooling(gates, torch.full((1, 8), 3.0), None, "fo")
-    truth, _ = pooling_reference(gates.detach().double(), torch.full((1, 8), 3.0).double(), None, "fo")
+    gates = torch.full((1, 40, 3 * LEAST), extreme, requires_grad=True)
+    hidden, last = fused_pooling(gates, torch.full((1, LEAST), 3.0), None, "fo")
+    truth, _ = pooling_reference(gates.detach().double(), torch.full((1, LEAST), 3.0).double(), None, "fo")
     torch.testing.assert_close(hidden.double(), truth, rtol=1e-6, atol=1e-6)
     (gradient,) = torch.autograd.grad(hidden.sum() + last.sum(), gates)
     assert gradient.isfinite().all()
@@ -92,9 +93,9 @@ def test_what_is_not_a_number_stays_visible():
 
 
 def test_an_infinite_cell_does_not_cross_a_reset():
-    gates, _ = make((1, 4, 8), "fo")
+    gates, _ = make((1, 4, LEAST), "fo")
     reset = torch.tensor([[False, False, True, False]])
-    hidden, last = fused_pooling(gates.detach(), torch.full((1, 8), torch.inf), reset, "fo")
+    hidden, last = fused_pooling(gates.detach(), torch.full((1, LEAST), torch.inf), reset, "fo")
     assert hidden[:, 2:].isfinite().all()
     assert last.isfinite().all()
 
@@ -109,9 +110,9 @@ def test_pieces_equal_the_whole():
 
 
 def test_no_steps_return_the_cell():
-    gates, cell = make((2, 4, 8), "fo")
+    gates, cell = make((2, 4, LEAST), "fo")
     hidden, last = fused_pooling(gates[:, :0], cell, None, "fo")
-    assert hidden.shape == (2, 0, 8)
+    assert hidden.shape == (2, 0, LEAST)
     torch.testing.assert_close(last, cell)
     (gradient,) = torch.autograd.grad(last.sum(), cell)
     torch.testing.assert_close(gradient, torch.ones_like(cell))

@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
         return normed
 
     def _norm(self, x: Tensor) -> Tensor:
-        fits = x.shape[-1:] == self.weight.shape and x.shape[-1] % cpu.LEAST_WIDTH == 0
+        fits = x.shape[-1:] == self.weight.shape
         if fits and x.dtype == torch.float32 and cpu.usable(x, self.weight):
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return normed

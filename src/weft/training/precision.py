@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
+
+from weft.ops.cpu.processor import has_bf16
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
@@ -19,13 +18,6 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
     return device.type == "cpu" and cpu_has_bf16()
 
 
-@cache
 def cpu_has_bf16() -> bool:
     """Return whether this CPU has bfloat16 matrix instructions (known on Linux; False elsewhere)."""
-    if platform.system() != "Linux":
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+    return has_bf16()

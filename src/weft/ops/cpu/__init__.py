@@ -120,7 +120,7 @@ def _lined_up(x: Tensor) -> tuple[Tensor, int]:
 
 def _is_large(x: Tensor) -> int:
     """Return whether ``x`` and its like are written past the caches: they would not stay there until they are read."""
-    aligned = x.data_ptr() % 32 == 0 and x.shape[-1] % LEAST_WIDTH == 0
+    aligned = x.data_ptr() % (4 * VECTOR) == 0 and x.shape[-1] % LEAST_WIDTH == 0
     return int(aligned and x.numel() * x.element_size() >= _LARGE)
 
 
@@ -235,7 +235,7 @@ def _bias(bias: Tensor | None, gates: Tensor) -> Tensor:
 
 
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the normed rows of ``x`` (..., D), D a multiple of eight, and what each was multiplied by (N,)."""
+    """Return the normed rows of ``x`` (..., D) and what each was multiplied by (N,)."""
     from weft.ops.cpu import entries
 
     width = x.shape[-1]

@@ -12,7 +12,7 @@ threads have come: a thread whose core is given to somebody else in between hold
 what it needs in memory of its own, once it has taken a task that reads it, so that what it reads cannot have
 been overwritten. A map's task is some rows, for every text of the batch at once, as weights are read once for
 all; a thread's rows lie together, and their beginning is asked for while the thread waits. What is written is
-rounded up to eight numbers, as all work is on eight.
+rounded up to whole registers, as all work is on these.
 
 Shapes: B texts, D model width, C cell width, H heads, G key-value heads, K head width, S slots of a ring.
 """

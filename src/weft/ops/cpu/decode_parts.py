@@ -226,7 +226,7 @@ def turned(x, at, K, norm, eps, angles, scale, y, to):
 
 @njit
 def _softmax(scores, at, count):
-    """Turn scores into e^(score - the largest); return their sum. What fills them up to eight counts for nothing."""
+    """Turn scores into e^(score - the largest); return their sum. What fills up a register counts for nothing."""
     end = at + (count + VECTOR - 1) // VECTOR * VECTOR
     for i in range(at + count, end):
         scores[i] = -1e30
@@ -258,20 +258,20 @@ def _summed(values, at, wide, first, end, scores, weight, y, to):
     even = wide - wide % (4 * VECTOR)
     for i in range(0, even, 4 * VECTOR):
         a = load(y, to + i)
-        b = load(y, to + i + 8)
-        c = load(y, to + i + 16)
-        d = load(y, to + i + 24)
+        b = load(y, to + i + VECTOR)
+        c = load(y, to + i + 2 * VECTOR)
+        d = load(y, to + i + 3 * VECTOR)
         for slot in range(first, end):
             here = at + slot * wide + i
             share = splat(scores[weight + slot - first])
             a = fused(load(values, here), share, a)
-            b = fused(load(values, here + 8), share, b)
-            c = fused(load(values, here + 16), share, c)
-            d = fused(load(values, here + 24), share, d)
+            b = fused(load(values, here + VECTOR), share, b)
+            c = fused(load(values, here + 2 * VECTOR), share, c)
+            d = fused(load(values, here + 3 * VECTOR), share, d)
         store(y, to + i, a)
-        store(y, to + i + 8, b)
-        store(y, to + i + 16, c)
-        store(y, to + i + 24, d)
+        store(y, to + i + VECTOR, b)
+        store(y, to + i + 2 * VECTOR, c)
+        store(y, to + i + 3 * VECTOR, d)
     for i in range(even, wide, VECTOR):
         a = load(y, to + i)
         for slot in range(first, end):

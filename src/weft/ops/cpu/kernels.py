@@ -1,7 +1,7 @@
-"""The kernels but those of pooling: what one task of each does, in Numba's Python, on eight numbers at a time.
+"""The kernels but those of pooling: what one task of each does, in Numba's Python, on a register of numbers at a time.
 
 A task is some rows, or the channels of one sequence from ``first`` to ``end``. Where a width is no multiple
-of eight, the last eight overlap those before them, so nothing may be read after it was overwritten. Pointers
+of ``VECTOR``, the last of them overlap those before them, so nothing may be read after it was overwritten. Pointers
 come as float32 or as bfloat16 (:mod:`weft.ops.cpu.simd`); cells and sums are float32 always. ``reset`` is the
 address of booleans or 0.
 
@@ -24,6 +24,7 @@ from weft.ops.cpu.simd import (
     as_float32,
     exp,
     fused,
+    lanes_from,
     largest,
     load,
     prefetch,
@@ -71,7 +72,7 @@ def is_reset(reset, place):
 @njit
 def recurrence_forward(forget, update, cells, state, last, reset, b, T, C, forget_row, update_row, large, first, end):
     """Run one sequence's channels; what is ``large`` is written past the caches, which it would only fill."""
-    # Two rows of cells, before and after a step, which change places with every step: where the last eight
+    # Two rows of cells, before and after a step, which change places with every step: where the last register's
     # channels overlap those before them, a step must not read what it has just written.
     width = end - first
     buffer = np.empty(2 * width, np.float32)
@@ -83,7 +84,7 @@ def recurrence_forward(forget, update, cells, state, last, reset, b, T, C, forge
         at = (b * T + t) * forget_row + first
         add = (b * T + t) * update_row + first
         for i in range(0, width, VECTOR):
-            j = min(i, width - VECTOR)  # the last eight begin earlier where the width is no multiple of eight
+            j = min(i, width - VECTOR)  # the last begins earlier where the width is no multiple
             prefetch(update, add + AHEAD * update_row + j)
             prefetch(forget, at + AHEAD * forget_row + j)
             c = load(update, add + j)
@@ -141,17 +142,28 @@ def recurrence_backward(
 
 
 @njit
+def square_sum(x, at, D):
+    """Return the sum of the squares of ``D`` numbers."""
+    even = D - D % VECTOR
+    squares = splat(0.0)
+    for j in range(0, even, VECTOR):
+        v = load(x, at + j)
+        squares = fused(v, v, squares)
+    if even < D:
+        v = load(x, at + D - VECTOR) * lanes_from(VECTOR - (D - even))
+        squares = fused(v, v, squares)
+    return total(squares)
+
+
+@njit
 def rms_norm_forward(x, weight, y, scales, D, eps, first, end):
-    """Divide rows by their root mean square and scale; keep the divisors' inverses. D is a multiple of eight."""
+    """Divide rows by their root mean square and scale; keep the divisors' inverses."""
     for n in range(first, end):
         # one pass for the sum of squares, a second over what is in the cache now
-        squares = splat(0.0)
-        for j in range(0, D, VECTOR):
-            v = load(x, n * D + j)
-            squares = fused(v, v, squares)
-        scale = np.float32(1.0 / math.sqrt(total(squares) / D + eps))
+        scale = np.float32(1.0 / math.sqrt(square_sum(x, n * D, D) / D + eps))
         scales[n] = scale
-        for j in range(0, D, VECTOR):
+        for i in range(0, D, VECTOR):
+            j = min(i, D - VECTOR)
             store(y, n * D + j, load(x, n * D + j) * scale * load(weight, j))
 
 
@@ -162,19 +174,25 @@ def rms_norm_backward(x, weight, scales, grad, grad_x, grad_weight, D, part, fir
     With h = x s: dx = s (g w - h mean(g w h)), dw = sum of g h.
     """
     at = part * D
-    for j in range(0, D, VECTOR):
-        store(grad_weight, at + j, splat(0.0))
+    even = D - D % VECTOR
+    behind = lanes_from(VECTOR - (D - even))  # of the last register, where it overlaps the one before
+    for i in range(0, D, VECTOR):
+        store(grad_weight, at + min(i, D - VECTOR), splat(0.0))
     for n in range(first, end):
         # the mean of g w h, and this row's part of dw in the same pass
         scale = scales[n]
         dots = splat(0.0)
-        for j in range(0, D, VECTOR):
+        for i in range(0, D, VECTOR):
+            j = min(i, D - VECTOR)
             g = load(grad, n * D + j)
+            if i > j:
+                g = g * behind
             h = load(x, n * D + j) * scale
             dots = fused(g * load(weight, j), h, dots)
             store(grad_weight, at + j, fused(g, h, load(grad_weight, at + j)))
         mean = np.float32(total(dots) / D)
-        for j in range(0, D, VECTOR):
+        for i in range(0, D, VECTOR):
+            j = min(i, D - VECTOR)
             h = load(x, n * D + j) * scale
             store(grad_x, n * D + j, (load(grad, n * D + j) * load(weight, j) - h * mean) * scale)
 
@@ -212,7 +230,7 @@ def softmax_loss(logits, targets, nats, weight, V, gradient, first, end):
                 for j in range(V):
                     logits[at + j] = 0.0
             continue
-        # The largest logit: of eight columns at once, then of what is left. It is subtracted, so that e^x
+        # The largest logit: of a register of columns at once, then of what is left. It is subtracted, so that e^x
         # stays finite.
         most = splat(logits[at + V - 1])
         for j in range(0, even, VECTOR):

@@ -25,6 +25,7 @@ import torch
 from numba import types
 
 from weft.files import cache_dir
+from weft.ops.cpu.constants import VECTOR
 from weft.ops.cpu.simd import fetch_add
 from weft.ops.cpu.team import call
 
@@ -141,14 +142,16 @@ def cache_folder() -> Path:
     here = Path(__file__).parent
     sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
     name = hashlib.sha256(sources).hexdigest()[:16]
-    for folder in (here / "__pycache__" / f"kernels-{name}", cache_dir() / "weft-kernels" / name):
+    width = f"{VECTOR}-wide"
+    for place in (here / "__pycache__" / f"kernels-{name}", cache_dir() / "weft-kernels" / name):
+        folder = place / width
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
-            for other in folder.parent.glob("kernels-*"):  # of sources that are no more
-                if other != folder:
+            for other in place.parent.glob("kernels-*"):  # of sources that are no more
+                if other != place:
                     shutil.rmtree(other, ignore_errors=True)
             return folder
     return Path(tempfile.mkdtemp(prefix="weft-kernels-"))

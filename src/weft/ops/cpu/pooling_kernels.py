@@ -1,4 +1,4 @@
-"""The kernels of a QRNN's pooling: what one task of each does, in Numba's Python, on eight numbers at a time.
+"""The kernels of a QRNN's pooling: what one task of each does, in Numba's Python, on a register of numbers at a time.
 
 A task is the channels of one sequence from ``first`` to ``end``. It walks through time with its cells in
 memory of its own, which stays in the core's cache. The forward pass keeps the cells before each chunk of
@@ -30,7 +30,7 @@ IFO = KINDS["ifo"]
 
 @njit
 def _decline(gates, bias, at, C, gate, channel):
-    """Return 1 + e^-x of eight pre-activations x, the denominator of their sigmoid; ``at`` is where those of z are."""
+    """Return 1 + e^-x of pre-activations x, the denominator of their sigmoid; ``at`` is where those of z are."""
     return 1.0 + decline(load(gates, at + gate * C) + load(bias, gate * C + channel))
 
 
@@ -133,7 +133,7 @@ def _activated(gates, bias, at, C, channel, kind):
 
 @njit
 def _step_again(gates, bias, at, C, channel, kind, fresh, made, to, size, cells, place, width):
-    """Make a step's gates again, keep them, and step eight cells: from ``cells[place]`` to those ``width`` further."""
+    """Make a step's gates again, keep them, and step cells: from ``cells[place]`` to those ``width`` further."""
     z, f, o, i_gate = _activated(gates, bias, at, C, channel, kind)
     c = splat(0.0) if fresh else load(cells, place)
     store(made, to, z)
@@ -147,7 +147,7 @@ def _step_again(gates, bias, at, C, channel, kind, fresh, made, to, size, cells,
 
 @njit
 def _step_back(grad_gates, sums, cells, made, size, at, to, width, slot, even, C, kind, fresh, grad, later):
-    """Write one step's gradients of eight channels' gates; return what goes on to the cells before.
+    """Write one step's gradients of a register of channels' gates; return what goes on to the cells before.
 
     ``grad`` is dh, ``later`` what comes back from the next step. With g = dh o + later, and the derivatives
     1 - z^2 of tanh and s (1 - s) of a sigmoid:
@@ -188,14 +188,14 @@ def pooling_backward(
     """Go back through one sequence's channels, chunk by chunk, making each chunk's gates and cells again.
 
     ``made`` are a chunk's z, f, then o and i where there are any, ``size`` numbers each. ``grad_bias`` (B, G
-    C) gets the sums over this sequence's steps; the last eight channels, which may overlap others, have sums
+    C) gets the sums over this sequence's steps; the last register's channels, which may overlap others, have sums
     of their own.
     """
     width = end - first
     chunks = (T + CHUNK - 1) // CHUNK
     own = kind + 2  # gates of a cell
     size = CHUNK * width  # numbers of one gate in a chunk
-    even = (width + VECTOR - 1) // VECTOR * VECTOR  # sums of a gate: eight for each step of the loops over channels
+    even = (width + VECTOR - 1) // VECTOR * VECTOR  # sums of a gate: a register for each step of a loop
     # The buffer holds, in this order: the chunk's gates, its cells and the one before them, two rows of what
     # comes back (they change places with every step), and the sums of the bias's gradients.
     buffer = np.empty((own + 1) * size + 3 * width + own * even, np.float32)

@@ -1,9 +1,9 @@
-"""Eight float32 numbers as one value inside Numba kernels, so that a loop is vector code by construction.
+"""A register of float32 numbers as one value inside Numba kernels, so that a loop is vector code by construction.
 
 Numba leaves vectorising to the compiler, which gives up where many arrays might overlap. Here a kernel says
-what it means: ``z = tanh(load(gates, i))`` loads eight numbers, and ``f * c + (1.0 - f) * z`` is arithmetic
-on eight. Pointers are to float32, or to uint16 for bfloat16, which is widened as it is loaded and rounded to
-nearest even as it is stored.
+what it means: ``z = tanh(load(gates, i))`` loads ``VECTOR`` numbers, and ``f * c + (1.0 - f) * z`` is
+arithmetic on as many: eight, or sixteen on processors with AVX-512. Pointers are to float32, or to uint16 for
+bfloat16, which is widened as it is loaded and rounded to nearest even as it is stored.
 
 exp is within 5e-7 of exact relative to it where it is above e^-20, tanh and sigmoid within 3e-7 absolutely.
 """
@@ -22,6 +22,21 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from weft.ops.cpu.constants import VECTOR
+from weft.ops.cpu.processor import converts_bf16
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite lacks."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+    def __str__(self) -> str:
+        return "bfloat"
+
 
 _FLOATS = ir.VectorType(ir.FloatType(), VECTOR)
 _INTS = ir.VectorType(ir.IntType(32), VECTOR)
@@ -30,7 +45,7 @@ _POINTERS = (types.CPointer(types.float32), types.CPointer(types.uint16))
 
 
 class Floats(types.Type):
-    """The Numba type of eight float32 numbers."""
+    """The Numba type of ``VECTOR`` float32 numbers."""
 
     def __init__(self) -> None:
         super().__init__(name=f"float32x{VECTOR}")
@@ -100,7 +115,7 @@ def _address(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
 
 @intrinsic
 def load(typing: Any, pointer: Any, index: Any) -> Any:
-    """Return the eight numbers from ``pointer[index]`` on."""
+    """Return the ``VECTOR`` numbers from ``pointer[index]`` on."""
     if pointer not in _POINTERS:
         return None
     short = pointer == _POINTERS[1]
@@ -117,7 +132,7 @@ def load(typing: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """Write eight numbers to ``pointer[index]`` and on."""
+    """Write ``VECTOR`` numbers to ``pointer[index]`` and on."""
     if pointer not in _POINTERS or value != floats:
         return None
     short = pointer == _POINTERS[1]
@@ -133,6 +148,8 @@ def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 def _rounded(builder: Any, value: Any) -> Any:
     """Return bfloat16 bits, rounded to nearest, ties to even; what is not a number stays so."""
+    if converts_bf16():
+        return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), VECTOR)), _SHORTS)
     # bfloat16 is the upper half of float32; half of its last digit, less one where
     # that digit is even, rounds it
     bits = builder.bitcast(value, _INTS)
@@ -144,12 +161,12 @@ def _rounded(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def stream(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """Write eight float32 numbers past the caches to ``pointer[index]``, an address that is a multiple of 32."""
+    """Write ``VECTOR`` float32 numbers past the caches; the address of ``pointer[index]`` is a multiple of their size."""
     if pointer != _POINTERS[0] or value != floats:
         return None
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        written = builder.store(args[2], _address(builder, args[0], args[1], _FLOATS), align=32)
+        written = builder.store(args[2], _address(builder, args[0], args[1], _FLOATS), align=4 * VECTOR)
         written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_constant(types.int32, 0)
 
@@ -194,14 +211,27 @@ def splat(typing: Any, value: Any) -> Any:
 
 
 @intrinsic
+def lanes_from(typing: Any, first: Any) -> Any:
+    """Return 1 in lane ``first`` and those behind it, 0 before."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        number = ir.Constant(_INTS, list(range(VECTOR)))
+        bound = _all(builder, builder.trunc(args[0], ir.IntType(32)), _INTS)
+        ones = ir.Constant(_FLOATS, [1.0] * VECTOR)
+        return builder.select(builder.icmp_signed(">=", number, bound), ones, ir.Constant(_FLOATS, [0.0] * VECTOR))
+
+    return floats(types.intp), generate
+
+
+@intrinsic
 def total(typing: Any, value: Any) -> Any:
-    """Return the sum of the eight numbers."""
+    """Return the sum of all lanes."""
     return _reduction(value, lambda builder, a, b: builder.fadd(a, b))
 
 
 @intrinsic
 def largest(typing: Any, value: Any) -> Any:
-    """Return the largest of the eight numbers."""
+    """Return the largest of all lanes."""
     return _reduction(value, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
 
 

@@ -161,7 +161,7 @@ def _rounded(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def stream(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """Write ``VECTOR`` float32 numbers past the caches; the address of ``pointer[index]`` is a multiple of their size."""
+    """Write ``VECTOR`` float32 numbers past the caches, where the address is a multiple of their size."""
     if pointer != _POINTERS[0] or value != floats:
         return None
 

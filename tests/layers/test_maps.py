@@ -133,9 +133,9 @@ def kinds_of(model, name):
 
 def test_the_first_feed_forward_is_dense_as_published_and_depth_can_be_chosen():
     maps = {"maps": {"feed_forward": {"kind": "low_rank"}}}
-    assert kinds_of(small_model("fqff", maps), "inner") == ["Linear", "LowRank", "LowRank"]
+    assert kinds_of(small_model("fqff", maps), "inner") == ["Dense", "LowRank", "LowRank"]
     maps["maps"]["feed_forward"]["dense_first"] = 2
-    assert kinds_of(small_model("fqff", maps), "output") == ["Linear", "Linear", "Linear", "LowRank"]
+    assert kinds_of(small_model("fqff", maps), "output") == ["Dense", "Dense", "Dense", "LowRank"]
     every = {role: {"kind": "block_dense", "dense_first": 0, "blocks": 2} for role in map_roles()}
     model = small_model("fqax", {"maps": every})
     assert not any(isinstance(m, torch.nn.Linear) for m in model.blocks.modules())

@@ -6,7 +6,7 @@ Shapes: B batch, T time, D model width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.maps import Map
-from weft.layers.norms import make_norm
+from weft.layers.norms import RMSNorm, make_norm
+from weft.layers.shell import can_enter, can_leave, enter, leave
 from weft.layers.state import zeros
 from weft.layers.token_shift import ShiftedState, TokenShift
 
@@ -55,25 +56,42 @@ class Block(nn.Module):
         ``state`` is what an earlier call returned (None at the start of a text); ``reset_BT`` is True at the
         first token of a document: nothing crosses it.
         """
+        # The state is the mixer's and, with token shift, beside it the last input before the shift.
+        before_BD = None
+        if self.token_shift is not None and state is not None:
+            before_BD = state.last_BD
+            state = state.mixer
+        x_BTD, h_BTD, last_BD = self._enter(x_BTD, before_BD, reset_BT)
+        mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
+        if last_BD is not None:
+            state = ShiftedState(state, last_BD)
+        return self._leave(x_BTD, self.dropout(mixed_BTD), h_BTD), state
+
+    def _enter(
+        self, x_BTD: Tensor, before_BD: Tensor | None, reset_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the stream, what the mixer reads, and what token shift remembers (None without it)."""
+        if self.pre_norm and can_enter(x_BTD, self.norm, self.token_shift):
+            return enter(x_BTD, cast("RMSNorm", self.norm), self.token_shift, before_BD, reset_BT)
         h_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
         if self.token_shift is None:
-            mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
-        else:
-            # The state is the mixer's and, beside it, the last input before the shift.
-            before_BD, before = (state.last_BD, state.mixer) if state is not None else (None, None)
-            h_BTD, last_BD = self.token_shift(h_BTD, before_BD, reset_BT)
-            mixed_BTD, after = self.mix(h_BTD, before, reset_BT)
-            state = ShiftedState(after, last_BD)
-        mixed_BTD = self.dropout(mixed_BTD)
+            return x_BTD, h_BTD, None
+        h_BTD, last_BD = self.token_shift(h_BTD, before_BD, reset_BT)
+        return x_BTD, h_BTD, last_BD
+
+    def _leave(self, x_BTD: Tensor, mixed_BTD: Tensor, h_BTD: Tensor) -> Tensor:
+        """Return the stream with what the mixer adds to it."""
         if self.block_gate is None or self.block_gain is None:
             y_BTD = x_BTD + mixed_BTD
+        elif can_leave(x_BTD, mixed_BTD, h_BTD, self.block_gate, self.block_gain):
+            y_BTD = leave(x_BTD, mixed_BTD, h_BTD, self.block_gate, self.block_gain)
         else:
             # s = 2 g sigmoid(h . w / sqrt(D))
             gate_BT1 = F.linear(h_BTD, self.block_gate[None] * h_BTD.shape[-1] ** -0.5).sigmoid().to(x_BTD.dtype)
             y_BTD = torch.addcmul(x_BTD, mixed_BTD.to(x_BTD.dtype), 2 * self.block_gain * gate_BT1)
         if not self.pre_norm:
             y_BTD = self.norm(y_BTD)
-        return y_BTD, state
+        return y_BTD
 
     @abstractmethod
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:

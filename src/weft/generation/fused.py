@@ -18,6 +18,7 @@ from weft.generation.decoder import Decoder
 from weft.generation.memories import frequencies
 from weft.generation.program import NORMS, Program
 from weft.language_model import LanguageModel
+from weft.layers.dense import Dense
 from weft.layers.embedding import TokenEmbedding, vectors
 from weft.layers.maps import BlockDense, BlockShuffle, LowRank
 from weft.layers.matrix_product import MatrixProduct
@@ -31,7 +32,7 @@ from weft.ops.cpu import decode as d
 
 MOST_ROWS = 32  # texts; for many more, torch's matrix products make more of the weights that they have read
 _BLOCKS = (AttentionBlock, FeedForwardBlock, QRNNBlock)
-_MAPS = (nn.Linear, GateMap, LowRank, BlockDense, BlockShuffle, MatrixProduct, nn.ParameterList)
+_MAPS = (nn.Linear, Dense, GateMap, LowRank, BlockDense, BlockShuffle, MatrixProduct, nn.ParameterList)
 _SHELL = (WeftModel, nn.ModuleList, TokenEmbedding, LatentBigrams, nn.Dropout, TokenShift)
 _PARTS = (*_SHELL, *_MAPS, *NORMS, *_BLOCKS)
 _turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads

@@ -28,7 +28,7 @@ class _Copy:
         self.numbers: Tensor | None = None
 
 
-_kept: MutableMapping[Tensor, _Copy] = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]  # by identity
+_kept: MutableMapping[Tensor, _Copy] = WeakIdKeyDictionary()  # by identity
 
 
 def keep_copies(weights: Iterable[Tensor], owner: object) -> None:

@@ -5,12 +5,14 @@ Shapes: N tokens, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from weft.layers.copies import bf16_copy
 from weft.ops import cpu
 
 IGNORE = -100
@@ -35,6 +37,8 @@ def cross_entropy(
         hidden_ND = hidden_ND.to(torch.get_autocast_dtype(device))
     parts = (hidden_ND, weight_VD, bias_V)
     gradient = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+    if cpu.usable(hidden_ND) and cpu.usable(weight_VD):
+        return cast("Tensor", _OnCPU.apply(*parts, targets_N, count, gradient))  # type: ignore[no-untyped-call]
     loss: Tensor = torch.ops.weft.cross_entropy(*parts, targets_N, count, gradient)[0]
     return loss
 
@@ -50,14 +54,14 @@ def surprisal(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targe
     pieces = []
     for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
         logits = _logits(hidden_ND[rows], weight_VD, bias_V)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nats_N = functional.cross_entropy(logits, targets_N[rows], ignore_index=IGNORE, reduction="none")
         pieces.append(nats_N)
     return torch.cat(pieces) if pieces else hidden_ND.new_zeros(0)
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
-    logits = functional.linear(hidden_ND, weight_VD, bias_V)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.linear(hidden_ND, weight_VD, bias_V)
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:
@@ -65,40 +69,86 @@ def _chunks(count: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-@torch.library.custom_op("weft::cross_entropy", mutates_args=())
-def _forward(
+def _loss_and_gradients(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss and, with ``gradient``, its gradients (else empty tensors).
-
-    It is an operator so that a compiled graph does not hold the chunks, whose number changes with the length.
-    """
+    """Return the loss and, with ``gradient``, its gradients (else empty tensors)."""
     # An operator returns tensors, so what is not asked for is an empty one.
     grad_hidden = hidden_ND.new_empty(0)
     grad_weight = weight_VD.new_empty(0)
     grad_bias = weight_VD.new_empty(0)
     if gradient:
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD)
         if bias_V is not None:
             grad_bias = torch.zeros_like(bias_V)
     total = torch.zeros((), dtype=_loss_dtype(hidden_ND), device=hidden_ND.device)
-    weight = weight_VD.to(hidden_ND.dtype)
+    weight = _as_precise(weight_VD, hidden_ND)
     bias = None if bias_V is None else bias_V.to(hidden_ND.dtype)
-    for rows in _chunks(hidden_ND.shape[0], weight_VD.shape[0]):
+    chunks = _chunks(hidden_ND.shape[0], weight_VD.shape[0])
+    if gradient and not chunks:
+        grad_weight = torch.zeros_like(weight_VD)
+    for rows in chunks:
         hidden = hidden_ND[rows]
-        targets = targets_N[rows]
-        nats, grad_logits = _nats_and_gradient(_logits(hidden, weight, bias), targets, 1 / count, gradient)
+        logits = _logits(hidden, weight, bias)
+        nats, grad_logits = _nats_and_gradient(logits, targets_N[rows], 1 / count, gradient)
         total += nats
         if not gradient:
             continue
         # With G the gradient of this chunk's logits: dh = G W, dW += G^T h, db += the sum over tokens of G.
         grad_logits = grad_logits.to(hidden.dtype)
-        grad_hidden[rows] = grad_logits @ weight
-        grad_weight += grad_logits.t() @ hidden
+        torch.mm(grad_logits, weight, out=grad_hidden[rows])
+        of_chunk = grad_logits.t() @ hidden
+        if rows.start == 0:
+            grad_weight = of_chunk.to(weight_VD.dtype)
+        else:
+            grad_weight += of_chunk
         if bias_V is not None:
             grad_bias += grad_logits.sum(0)
     return total / count, grad_hidden, grad_weight, grad_bias
+
+
+def _as_precise(weight_VD: Tensor, hidden_ND: Tensor) -> Tensor:
+    """Return the weight in the precision of the hidden states: for bfloat16 on a CPU the copy that may be there."""
+    if hidden_ND.dtype == torch.bfloat16 and weight_VD.dtype == torch.float32 and cpu.usable(weight_VD):
+        return bf16_copy(weight_VD)
+    return weight_VD.to(hidden_ND.dtype)
+
+
+class _OnCPU(torch.autograd.Function):
+    """The loss without the registry of operators, for whom nobody compiles."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        count: Tensor,
+        gradient: bool,
+    ) -> Tensor:
+        loss, *grads = _loss_and_gradients(hidden_ND, weight_VD, bias_V, targets_N, count, gradient)
+        ctx.has_bias = bias_V is not None
+        ctx.save_for_backward(*grads)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grads: list[Tensor | None] = list(ctx.saved_tensors)
+        if grad_loss.item() != 1:  # nobody waits for a CPU
+            grads = [grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
+        if not ctx.has_bias:
+            grads[2] = None
+        return (*grads, None, None, None)
+
+
+@torch.library.custom_op("weft::cross_entropy", mutates_args=())
+def _forward(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, count: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Be an operator, so that a compiled graph does not hold the chunks, whose number changes with the length."""
+    return _loss_and_gradients(hidden_ND, weight_VD, bias_V, targets_N, count, gradient)
 
 
 @_forward.register_fake
@@ -136,11 +186,12 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 def _nats_and_gradient(logits: Tensor, targets_N: Tensor, share: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
     """Return the sum of the targets' nats, and ``share`` times its gradient if asked for, in the place of the logits.
 
-    A row takes three passes in the CPU's own cache, where plain torch makes six through memory.
+    A row takes two passes in the CPU's own cache, where plain torch makes six through memory.
     """
-    if logits.dtype == torch.float32 and cpu.usable(logits) and targets_N.device == logits.device:
+    if logits.dtype in cpu.DTYPES and cpu.usable(logits) and targets_N.device == logits.device:
         nats_N = cpu.softmax_loss(logits, targets_N, share.to(torch.float32), gradient=gradient)
         return nats_N.sum(), logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_total = logits.logsumexp(dim=-1, keepdim=True)
     scored = (targets_N >= 0)[:, None]
     index = targets_N.clamp(min=0)[:, None]

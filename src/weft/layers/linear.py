@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
-
 from weft.config import MapConfig
 from weft.errors import UserError
+from weft.layers.dense import Dense
 from weft.layers.maps import BlockDense, BlockShuffle, LowRank, Map, StructuredMap
 from weft.layers.matrix_product import MatrixProduct
 
@@ -45,7 +44,7 @@ def make_map(
 
 def linear(config: MapConfig, in_features: int, out_features: int, *, bias: bool = False) -> Map:
     """Return the map of ``config``, dense or not, its values not yet set."""
-    return make_map(config, in_features, out_features, bias=bias) or nn.Linear(in_features, out_features, bias=bias)
+    return make_map(config, in_features, out_features, bias=bias) or Dense(in_features, out_features, bias=bias)
 
 
 def rank_of(config: MapConfig, in_features: int, out_features: int) -> int:

@@ -12,6 +12,12 @@ from torch.nn import functional as F
 from weft.ops import cpu
 
 
+def given_dtype(x: Tensor) -> torch.dtype:
+    """Return the precision in which a norm of ``x`` is given: under autocast the lower one, which its maps read."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class RMSNorm(nn.Module):
     """Root mean square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467).
 
@@ -25,15 +31,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` (..., size) divided by its root mean square and scaled."""
-        normed = self._norm(x)
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            normed = normed.to(torch.get_autocast_dtype(device))
-        return normed
+        return self._norm(x).to(given_dtype(x))
 
     def _norm(self, x: Tensor) -> Tensor:
-        fits = x.shape[-1:] == self.weight.shape
-        if fits and x.dtype == torch.float32 and cpu.usable(x, self.weight):
+        fits = x.shape[-1:] == self.weight.shape and self.weight.dtype == torch.float32
+        if fits and cpu.usable(x) and cpu.usable(self.weight):
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return normed
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
@@ -54,7 +56,7 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scales = ctx.saved_tensors
-        return (*cpu.rms_norm_backward(x, weight, scales, grad.contiguous()), None)
+        return (*cpu.rms_norm_backward(x, weight, scales, grad.to(x.dtype).contiguous()), None)
 
 
 def make_norm(kind: Literal["rms", "layer"], size: int) -> nn.Module:

@@ -13,18 +13,18 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
+from weft.layers.dense import Dense, product
 from weft.ops import GATES, Pooling, can_fuse, fused_pooling, linear_recurrence
 
 
-class GateMap(nn.Linear):
+class GateMap(Dense):
     """A linear map to gates, without its bias: :func:`pool` adds it in the pass that reads the gates anyway."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` W^T."""
-        return functional.linear(x, self.weight)
+        return product(x, self.weight)
 
 
 def pool(

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from weft.layers import flex_window
 from weft.layers.positions import rotary_tables, rotate
+from weft.layers.seen_attention import attend_seen, can_attend, can_rotate, rotated_by_head
 
 QUERY_BLOCK = 128
 # Gives the additive scores (B, H, Q, S) of a block of queries (B, H, Q, K) over its last S keys.
@@ -86,22 +87,50 @@ def _attend_in_blocks(
     """Return the attended values (B, T, H, K), working through one block of queries after another."""
     time = query_BTHK.shape[1]
     past = keys_BSGK.shape[1] - time
-    if how.rotary:
-        query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
-    query_BHTK = query_BTHK.transpose(1, 2)
-    keys_BGSK = keys_BSGK.transpose(1, 2)
-    values_BGSK = values_BSGK.transpose(1, 2)
-
     blocks = []
     for start in range(0, time, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, time)
-        seen = slice(max(0, past + start - how.window), past + stop)
+        blocks.append((start, stop, slice(max(0, past + start - how.window), past + stop)))
+
+    # In bfloat16 on a CPU, queries come scaled, and no masks are made.
+    fused = how.position_scores is None and how.dropout == 0
+    fused = fused and all(can_attend(query_BTHK, seen.stop - seen.start) for _, _, seen in blocks)
+    scale = query_BTHK.shape[-1] ** -0.5 if fused else 1.0
+    query_BHTK, keys_BGSK = _by_head(query_BTHK, keys_BSGK, scale, rotary=how.rotary)
+    values_BGSK = values_BSGK.transpose(1, 2)
+    if fused and documents_BS is None:
+        documents_BS = torch.zeros(keys_BSGK.shape[:2], dtype=torch.int32)
+
+    attended = []
+    for start, stop, seen in blocks:
         query_BHQK = query_BHTK[:, :, start:stop]
-        mask = _mask(past + start, past + stop, seen, how.window, documents_BS, query_BHQK)
-        mask = _with_positions(mask, query_BHQK, seen.stop - seen.start, how.position_scores)
-        blocks.append(_attend(query_BHQK, keys_BGSK[:, :, seen], values_BGSK[:, :, seen], mask, how.dropout))
-    attended_BHTK = torch.cat(blocks, dim=2) if blocks else query_BHTK
+        key_BGSK = keys_BGSK[:, :, seen]
+        value_BGSK = values_BGSK[:, :, seen]
+        if fused and documents_BS is not None:
+            at = past + start
+            part = attend_seen(query_BHQK, key_BGSK, value_BGSK, documents_BS, at=at, window=how.window)
+        else:
+            mask = _mask(past + start, past + stop, seen, how.window, documents_BS, query_BHQK)
+            mask = _with_positions(mask, query_BHQK, seen.stop - seen.start, how.position_scores)
+            part = _attend(query_BHQK, key_BGSK, value_BGSK, mask, how.dropout)
+        attended.append(part)
+    if len(attended) == 1:
+        return attended[0].transpose(1, 2)
+    attended_BHTK = torch.cat(attended, dim=2) if attended else query_BHTK
     return attended_BHTK.transpose(1, 2)
+
+
+def _by_head(query_BTHK: Tensor, keys_BSGK: Tensor, scale: float, *, rotary: bool) -> tuple[Tensor, Tensor]:
+    """Return queries, times ``scale``, and keys as (B, H, T, K) and (B, G, S, K), rotated where it is asked for."""
+    if rotary and can_rotate(query_BTHK) and can_rotate(keys_BSGK):
+        past = keys_BSGK.shape[1] - query_BTHK.shape[1]
+        cos, sin = _tables(keys_BSGK.shape[1], query_BTHK)
+        return rotated_by_head(query_BTHK, cos[past:], sin[past:], scale), rotated_by_head(keys_BSGK, cos, sin)
+    if rotary:
+        query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
+    if scale != 1.0:
+        query_BTHK = query_BTHK * scale
+    return query_BTHK.transpose(1, 2), keys_BSGK.transpose(1, 2)
 
 
 def _attend_folded(

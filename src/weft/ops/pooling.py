@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from weft.ops import cpu, triton
 from weft.ops.gates import GATES, Pooling
@@ -66,8 +67,38 @@ def fused_pooling(
         raise ValueError(f"bias is {tuple(bias_AC.shape)}, must be (A * C,) = ({width},)")
     if bias_AC is not None:
         bias_AC = bias_AC.float()
-    hidden, last, _ = torch.ops.weft.pooling(gates_BTAC, bias_AC, cell_BC.float(), reset_BT, pooling)
+    cell_BC = cell_BC.float()
+    if cpu.usable(gates_BTAC):
+        hidden, last = _OnCPU.apply(gates_BTAC, bias_AC, cell_BC, reset_BT, pooling)  # type: ignore[no-untyped-call]
+    else:
+        hidden, last, _ = torch.ops.weft.pooling(gates_BTAC, bias_AC, cell_BC, reset_BT, pooling)
     return hidden, last
+
+
+class _OnCPU(torch.autograd.Function):
+    """The same without the registry of operators, which takes longer than a short text's pooling."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: Tensor, bias: Tensor | None, cell: Tensor, reset: Tensor | None, pooling: str
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        hidden, last, starts = cpu.pooling_forward(gates, bias, cell, reset, pooling)
+        ctx.save_for_backward(gates, bias, reset, starts)
+        ctx.pooling = pooling
+        return hidden, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_hidden: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        gates, bias, reset, starts = ctx.saved_tensors
+        batch, _, width = starts.shape
+        if grad_hidden is None:
+            grad_hidden = gates.new_zeros(batch, gates.shape[1], width)
+        if grad_last is None:
+            grad_last = starts.new_zeros(batch, width)
+        grads = cpu.pooling_backward(grad_hidden, grad_last, gates, bias, starts, reset, ctx.pooling)
+        return grads[0], None if bias is None else grads[1], grads[2], None, None
 
 
 def _form(gates: Tensor, pooling: str) -> ModuleType:

@@ -31,7 +31,7 @@ _BLOCK = 512  # channels: the scratch of a task stays in the core's own cache
 # Constants, as a compiler that traces available() cannot look for modules.
 _WANTED = platform.machine().lower() in ("x86_64", "amd64", "arm64", "aarch64") and os.name == "posix"
 _FOUND = importlib.util.find_spec("numba") is not None
-_DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def available() -> bool:
@@ -60,7 +60,7 @@ def fits(*tensors: Tensor) -> bool:
     first = tensors[0]
     return (
         all(x.device.type == "cpu" and x.dtype == first.dtype for x in tensors)
-        and first.dtype in _DTYPES
+        and first.dtype in DTYPES
         and first.shape[-1] >= LEAST_WIDTH
         and available()
     )
@@ -89,7 +89,7 @@ def _by_channels(kernel: Kernel, arguments: list[int], batch: int, time: int, wi
     kernel(batch * blocks, *arguments, width, blocks, block, alone=threads == 1)
 
 
-def _shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
+def shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
     """Return into how many tasks to part rows, the rows of each, and the threads that it is worth."""
     # Four tasks a thread: who is done early takes more of them.
     threads = _threads(rows * width)
@@ -97,9 +97,9 @@ def _shares(rows: int, width: int, least: int = 1) -> tuple[int, int, int]:
     return -(-rows // each), each, threads
 
 
-def _by_rows(kernel: Kernel, arguments: list[int], rows: int, width: int, least: int = 1) -> None:
+def by_rows(kernel: Kernel, arguments: list[int], rows: int, width: int, least: int = 1) -> None:
     """Run a kernel whose tasks are rows."""
-    tasks, each, threads = _shares(rows, width, least)
+    tasks, each, threads = shares(rows, width, least)
     kernel(tasks, *arguments, rows, each, alone=threads == 1)
 
 
@@ -124,7 +124,8 @@ def _is_large(x: Tensor) -> int:
     return int(aligned and x.numel() * x.element_size() >= _LARGE)
 
 
-def _address(x: Tensor | None) -> int:
+def address(x: Tensor | None) -> int:
+    """Return where a tensor's numbers are, 0 for none."""
     return 0 if x is None else x.data_ptr()
 
 
@@ -132,7 +133,7 @@ def _contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def _bits(number: float) -> int:
+def bits(number: float) -> int:
     """Return the bits of a number, to be passed among addresses."""
     return int.from_bytes(struct.pack("<d", number), "little", signed=True)
 
@@ -149,7 +150,7 @@ def recurrence_forward(forget: Tensor, update: Tensor, state: Tensor, reset: Ten
     cells = torch.empty(batch, time, width)
     last = torch.empty(batch, width)
     tensors = [forget, update, cells, state, last, reset]
-    arguments = [*map(_address, tensors), time, row, update_row, _is_large(cells)]
+    arguments = [*map(address, tensors), time, row, update_row, _is_large(cells)]
     _by_channels(entries.recurrence_forward, arguments, batch, time, width)
     return cells, last
 
@@ -170,7 +171,7 @@ def recurrence_backward(
     grad_update = torch.empty(batch, time, width)
     grad_state = torch.empty(batch, width)
     tensors = [grad_cells, grad_last, forget, state, cells, grad_forget, grad_update, grad_state, reset]
-    arguments = [*map(_address, tensors), time, row, _is_large(cells)]
+    arguments = [*map(address, tensors), time, row, _is_large(cells)]
     _by_channels(entries.recurrence_backward, arguments, batch, time, width)
     return grad_forget, grad_update, grad_state
 
@@ -193,8 +194,8 @@ def pooling_forward(
     last = torch.empty(batch, width)
     starts = torch.empty(batch, -(-time // CHUNK), width)
     tensors = [gates, _bias(bias, gates), hidden, cell, last, starts, reset]
-    kernel = entries.pooling_forward[_DTYPES.index(gates.dtype)]
-    arguments = [*map(_address, tensors), time, row, KINDS[pooling]]
+    kernel = entries.pooling_forward[DTYPES.index(gates.dtype)]
+    arguments = [*map(address, tensors), time, row, KINDS[pooling]]
     _by_channels(kernel, arguments, batch, time, width)
     return hidden, last, starts
 
@@ -223,8 +224,8 @@ def pooling_backward(
     grad_bias = torch.empty(batch, gates.shape[2])  # of each sequence; the sum over them is made below
     bias = _bias(bias, gates)
     tensors = [gates, bias, grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset]
-    kernel = entries.pooling_backward[_DTYPES.index(gates.dtype)]
-    arguments = [*map(_address, tensors), time, row, KINDS[pooling]]
+    kernel = entries.pooling_backward[DTYPES.index(gates.dtype)]
+    arguments = [*map(address, tensors), time, row, KINDS[pooling]]
     _by_channels(kernel, arguments, batch, time, width)
     return grad_gates, grad_bias.sum(0), grad_cell
 
@@ -235,15 +236,15 @@ def _bias(bias: Tensor | None, gates: Tensor) -> Tensor:
 
 
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the normed rows of ``x`` (..., D) and what each was multiplied by (N,)."""
+    """Return the normed rows of ``x`` (..., D), in their precision, and what each was multiplied by (N,)."""
     from weft.ops.cpu import entries
 
     width = x.shape[-1]
     rows = x.numel() // x.shape[-1]
     y = torch.empty_like(x)
     scales = torch.empty(rows)
-    arguments = [*map(_address, [x, weight, y, scales]), width, _bits(eps)]
-    _by_rows(entries.rms_norm_forward, arguments, rows, width)
+    arguments = [*map(address, [x, weight, y, scales]), width, bits(eps)]
+    by_rows(entries.rms_norm_forward[DTYPES.index(x.dtype)], arguments, rows, width)
     return y, scales
 
 
@@ -254,9 +255,9 @@ def rms_norm_backward(x: Tensor, weight: Tensor, scales: Tensor, grad: Tensor) -
     width = x.shape[-1]
     rows = x.numel() // x.shape[-1]
     grad_x = torch.empty_like(x)
-    parts = torch.empty(_shares(rows, width)[0], width)
-    arguments = [*map(_address, [x, weight, scales, grad, grad_x, parts]), width]
-    _by_rows(entries.rms_norm_backward, arguments, rows, width)
+    parts = torch.empty(shares(rows, width)[0], width)
+    arguments = [*map(address, [x, weight, scales, grad, grad_x, parts]), width]
+    by_rows(entries.rms_norm_backward[DTYPES.index(x.dtype)], arguments, rows, width)
     return grad_x, parts.sum(0)
 
 
@@ -265,8 +266,8 @@ def relu_squared_forward(x: Tensor) -> Tensor:
     from weft.ops.cpu import entries
 
     y = torch.empty_like(x)
-    kernel = entries.relu_squared_forward[_DTYPES.index(x.dtype)]
-    _by_rows(kernel, [x.data_ptr(), y.data_ptr()], x.numel(), 1, least=LEAST_WIDTH)
+    kernel = entries.relu_squared_forward[DTYPES.index(x.dtype)]
+    by_rows(kernel, [x.data_ptr(), y.data_ptr()], x.numel(), 1, least=LEAST_WIDTH)
     return y
 
 
@@ -275,8 +276,8 @@ def relu_squared_backward(y: Tensor, grad: Tensor) -> Tensor:
     from weft.ops.cpu import entries
 
     grad_x = torch.empty_like(y)
-    kernel = entries.relu_squared_backward[_DTYPES.index(y.dtype)]
-    _by_rows(kernel, [y.data_ptr(), grad.data_ptr(), grad_x.data_ptr()], y.numel(), 1, least=LEAST_WIDTH)
+    kernel = entries.relu_squared_backward[DTYPES.index(y.dtype)]
+    by_rows(kernel, [y.data_ptr(), grad.data_ptr(), grad_x.data_ptr()], y.numel(), 1, least=LEAST_WIDTH)
     return grad_x
 
 
@@ -284,7 +285,7 @@ def softmax_loss(logits: Tensor, targets: Tensor, weight: Tensor, *, gradient: b
     """Return the nats of ``targets`` (N,) under softmax(logits), zero where they are negative.
 
     With ``gradient``, that of ``weight`` (a scalar) times their sum takes the place of the logits (N, V),
-    float32. IndexError for a target outside the vocabulary.
+    float32 or bfloat16. IndexError for a target outside the vocabulary.
     """
     from weft.ops.cpu import entries
 
@@ -293,6 +294,6 @@ def softmax_loss(logits: Tensor, targets: Tensor, weight: Tensor, *, gradient: b
     if rows and int(targets.max()) >= vocabulary:
         raise IndexError(f"target {int(targets.max())} is outside the vocabulary of {vocabulary}")
     nats = torch.empty(rows)
-    arguments = [*map(_address, [logits, targets, nats, weight]), vocabulary, int(gradient)]
-    _by_rows(entries.softmax_loss, arguments, rows, vocabulary)
+    arguments = [*map(address, [logits, targets, nats, weight]), vocabulary, int(gradient)]
+    by_rows(entries.softmax_loss[DTYPES.index(logits.dtype)], arguments, rows, vocabulary)
     return nats

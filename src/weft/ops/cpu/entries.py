@@ -27,7 +27,7 @@ def _channels(a, task, at):
 
 
 @njit
-def _rows(a, task, at):
+def rows_of(a, task, at):
     """Return the first and the end of a task's rows; ``a[at:]`` are N and the rows of a task."""
     first = task * a[at + 1]
     return first, min(a[at], first + a[at + 1])
@@ -81,15 +81,30 @@ def _recurrence_backward(a, task):
     )  # fmt: skip
 
 
+def _rms_norm_forward_bf16(a, task):
+    first, end = rows_of(a, task, 6)
+    kernels.rms_norm_forward(
+        as_bfloat16(a[0]), as_float32(a[1]), as_bfloat16(a[2]), as_float32(a[3]), a[4], number(a[5]), first, end
+    )
+
+
+def _rms_norm_backward_bf16(a, task):
+    first, end = rows_of(a, task, 7)
+    kernels.rms_norm_backward(
+        as_bfloat16(a[0]), as_float32(a[1]), as_float32(a[2]), as_bfloat16(a[3]), as_bfloat16(a[4]),
+        as_float32(a[5]), a[6], task, first, end,
+    )  # fmt: skip
+
+
 def _rms_norm_forward(a, task):
-    first, end = _rows(a, task, 6)
+    first, end = rows_of(a, task, 6)
     kernels.rms_norm_forward(
         as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), a[4], number(a[5]), first, end
     )
 
 
 def _rms_norm_backward(a, task):
-    first, end = _rows(a, task, 7)
+    first, end = rows_of(a, task, 7)
     kernels.rms_norm_backward(
         as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), as_float32(a[3]), as_float32(a[4]),
         as_float32(a[5]), a[6], task, first, end,
@@ -97,29 +112,36 @@ def _rms_norm_backward(a, task):
 
 
 def _relu_squared_forward(a, task):
-    first, end = _rows(a, task, 2)
+    first, end = rows_of(a, task, 2)
     kernels.relu_squared_forward(as_float32(a[0]), as_float32(a[1]), first, end)
 
 
 def _relu_squared_backward(a, task):
-    first, end = _rows(a, task, 3)
+    first, end = rows_of(a, task, 3)
     kernels.relu_squared_backward(as_float32(a[0]), as_float32(a[1]), as_float32(a[2]), first, end)
 
 
 def _relu_squared_forward_bf16(a, task):
-    first, end = _rows(a, task, 2)
+    first, end = rows_of(a, task, 2)
     kernels.relu_squared_forward(as_bfloat16(a[0]), as_bfloat16(a[1]), first, end)
 
 
 def _relu_squared_backward_bf16(a, task):
-    first, end = _rows(a, task, 3)
+    first, end = rows_of(a, task, 3)
     kernels.relu_squared_backward(as_bfloat16(a[0]), as_bfloat16(a[1]), as_bfloat16(a[2]), first, end)
 
 
 def _softmax_loss(a, task):
-    first, end = _rows(a, task, 6)
+    first, end = rows_of(a, task, 6)
     kernels.softmax_loss(
         as_float32(a[0]), as_int64(a[1]), as_float32(a[2]), as_float32(a[3])[0], a[4], a[5] != 0, first, end
+    )
+
+
+def _softmax_loss_bf16(a, task):
+    first, end = rows_of(a, task, 6)
+    kernels.softmax_loss(
+        as_bfloat16(a[0]), as_int64(a[1]), as_float32(a[2]), as_float32(a[3])[0], a[4], a[5] != 0, first, end
     )
 
 
@@ -127,8 +149,8 @@ pooling_forward = (Kernel(_pooling_forward), Kernel(_pooling_forward_bf16))
 pooling_backward = (Kernel(_pooling_backward), Kernel(_pooling_backward_bf16))
 recurrence_forward = Kernel(_recurrence_forward)
 recurrence_backward = Kernel(_recurrence_backward)
-rms_norm_forward = Kernel(_rms_norm_forward)
-rms_norm_backward = Kernel(_rms_norm_backward)
+rms_norm_forward = (Kernel(_rms_norm_forward), Kernel(_rms_norm_forward_bf16))
+rms_norm_backward = (Kernel(_rms_norm_backward), Kernel(_rms_norm_backward_bf16))
 relu_squared_forward = (Kernel(_relu_squared_forward), Kernel(_relu_squared_forward_bf16))
 relu_squared_backward = (Kernel(_relu_squared_backward), Kernel(_relu_squared_backward_bf16))
-softmax_loss = Kernel(_softmax_loss)
+softmax_loss = (Kernel(_softmax_loss), Kernel(_softmax_loss_bf16))

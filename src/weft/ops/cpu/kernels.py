@@ -27,6 +27,7 @@ from weft.ops.cpu.simd import (
     lanes_from,
     largest,
     load,
+    one,
     prefetch,
     splat,
     square_root,
@@ -218,47 +219,43 @@ def relu_squared_backward(y, grad, grad_x, first, end):
 def softmax_loss(logits, targets, nats, weight, V, gradient, first, end):
     """Write each row's nats; where ``gradient`` is asked for, put that of ``weight`` * nats over the logits.
 
-    A target below zero is not scored. The last V mod 8 columns go one by one.
+    A target below zero is not scored. A row is read twice, the second time from the cache; its exponentials
+    are kept in float32 beside it.
     """
+    buffer = np.empty(V, np.float32)
+    exponentials = scratch(buffer)
     even = V - V % VECTOR
+    behind = lanes_from(VECTOR - (V - even))  # of the last register, where it overlaps the one before
     for n in range(first, end):
         at = n * V
         target = targets[n]
         if target < 0:
             nats[n] = 0.0
             if gradient:
-                for j in range(V):
-                    logits[at + j] = 0.0
+                for i in range(0, V, VECTOR):
+                    store(logits, at + min(i, V - VECTOR), splat(0.0))
             continue
-        # The largest logit: of a register of columns at once, then of what is left. It is subtracted, so that e^x
-        # stays finite.
-        most = splat(logits[at + V - 1])
+        # The largest logit is subtracted, so that e^x stays finite.
+        most = load(logits, at + V - VECTOR)
         for j in range(0, even, VECTOR):
             most = upper(most, load(logits, at + j))
         top = largest(most)
-        for j in range(even, V):
-            top = max(top, logits[at + j])
-        # The sum of e^(logit - largest). With ``gradient`` the exponentials take the logits' place, so the
-        # target's logit is read before.
-        scored = logits[at + target]
         sums = splat(0.0)
         for j in range(0, even, VECTOR):
             e = exp(load(logits, at + j) - top)
+            store(exponentials, j, e)
             sums = sums + e
-            if gradient:
-                store(logits, at + j, e)
+        if even < V:
+            e = exp(load(logits, at + V - VECTOR) - top)
+            store(exponentials, V - VECTOR, e)
+            sums = sums + e * behind
         s = total(sums)
-        for j in range(even, V):
-            e_one = total(exp(splat(logits[at + j] - top))) / VECTOR
-            s += e_one
-            if gradient:
-                logits[at + j] = e_one
-        nats[n] = math.log(s) + (top - scored)
+        nats[n] = math.log(s) + (top - one(logits, at + target))
         # d nats / d logits = softmax - one at the target
         if gradient:
-            share = np.float32(weight / s)
-            for j in range(0, even, VECTOR):
-                store(logits, at + j, load(logits, at + j) * share)
-            for j in range(even, V):
-                logits[at + j] *= share
-            logits[at + target] -= np.float32(weight)
+            exponentials[target] -= np.float32(s)
+            share = splat(np.float32(weight / s))
+            for i in range(0, V, VECTOR):
+                j = min(i, V - VECTOR)
+                store(logits, at + j, load(exponentials, j) * share)
+    keep(buffer)

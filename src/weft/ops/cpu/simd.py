@@ -160,6 +160,23 @@ def _rounded(builder: Any, value: Any) -> Any:
 
 
 @intrinsic
+def one(typing: Any, pointer: Any, index: Any) -> Any:
+    """Return ``pointer[index]`` as a float32."""
+    if pointer not in _POINTERS:
+        return None
+    short = pointer == _POINTERS[1]
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = builder.load(builder.gep(args[0], [args[1]]))
+        if not short:
+            return value
+        wide = builder.zext(value, ir.IntType(32))
+        return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
+
+    return types.float32(pointer, types.intp), generate
+
+
+@intrinsic
 def stream(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
     """Write ``VECTOR`` float32 numbers past the caches, where the address is a multiple of their size."""
     if pointer != _POINTERS[0] or value != floats:
@@ -349,6 +366,7 @@ def _caster(kind: Any, text: str) -> Any:
 
 as_float32 = _caster(types.float32, "Take an address for that of float32 numbers.")
 as_bfloat16 = _caster(types.uint16, "Take an address for that of bfloat16 numbers.")
+as_int32 = _caster(types.int32, "Take an address for that of int32 numbers.")
 as_int64 = _caster(types.int64, "Take an address for that of int64 numbers.")
 as_bool = _caster(types.uint8, "Take an address for that of booleans.")
 

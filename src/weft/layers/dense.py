@@ -1,0 +1,67 @@
+"""The dense linear map, which under autocast on a CPU multiplies by copies of its weight in bfloat16.
+
+With x in bfloat16, y = x W^T, dx = dy W and dW = dy^T x are products in bfloat16; dW is given in float32, as
+the weight is. Autocast does the same, but casts the weight at every use (:mod:`weft.layers.copies`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from weft.layers.copies import bf16_copy
+
+
+class Dense(nn.Linear):
+    """``nn.Linear`` by :func:`product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` W^T, with the bias where there is one."""
+        if self.bias is None:
+            return product(x, self.weight)
+        return F.linear(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x`` (..., N) times the transpose of ``weight`` (M, N); under autocast in its precision."""
+    if not _by_copy(x, weight):
+        return F.linear(x, weight)
+    x = x.to(torch.bfloat16)
+    if not torch.is_grad_enabled():
+        return F.linear(x, bf16_copy(weight))
+    y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _by_copy(x: Tensor, weight: Tensor) -> bool:
+    """Return whether a copy of the weight in bfloat16 is multiplied by; not where somebody else looks at operators."""
+    if torch.compiler.is_compiling() or not torch.is_autocast_enabled("cpu"):
+        return False
+    ordinary = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter)
+    on_cpu = weight.device.type == "cpu" and x.device.type == "cpu" and weight.dtype == torch.float32
+    return ordinary and on_cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        copy = bf16_copy(weight)
+        ctx.save_for_backward(x, copy)
+        return F.linear(x, copy)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, copy = ctx.saved_tensors
+        grad_NM = grad.reshape(-1, grad.shape[-1])
+        grad_x = None
+        grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_NM @ copy).view(x.shape)
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad_NM.t() @ x.reshape(-1, x.shape[-1])).float()
+        return grad_x, grad_weight

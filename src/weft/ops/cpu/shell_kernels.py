@@ -22,7 +22,7 @@ from numba import njit
 
 from weft.ops.cpu.constants import VECTOR
 from weft.ops.cpu.kernels import is_reset, keep, scratch, square_sum
-from weft.ops.cpu.simd import as_float32, fused, lanes_from, load, splat, store, total
+from weft.ops.cpu.simd import as_float32, fused, lanes_from, load, splat, store, total, where_below
 
 
 @njit
@@ -66,7 +66,10 @@ def enter_forward(x, weight, share, before, reset, h, scales, last, rows, T, D, 
             p = splat(0.0)
             if not fresh:
                 p = load(as_float32(before), b * D + j) if t == 0 else load(rows, past + j)
-            store(h, n * D + j, fused(load(as_float32(share), j), p - v, v))
+            # as torch.lerp does it, from the nearer of both
+            m = load(as_float32(share), j)
+            half = splat(0.5)
+            store(h, n * D + j, fused(where_below(m, half, m, m - 1.0), p - v, where_below(m, half, v, p)))
         if t == T - 1:
             for i in range(0, D, VECTOR):
                 j = min(i, D - VECTOR)

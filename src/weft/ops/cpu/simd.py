@@ -312,6 +312,17 @@ def upper(typing: Any, a: Any, b: Any) -> Any:
     return _chosen("<")
 
 
+@intrinsic
+def where_below(typing: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+    """Return x where a < b, else y."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first, second, if_below, otherwise = args
+        return builder.select(builder.fcmp_ordered("<", first, second), if_below, otherwise)
+
+    return floats(floats, floats, floats, floats), generate
+
+
 def _chosen(sign: str) -> Any:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         a, b = args

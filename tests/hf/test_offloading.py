@@ -13,7 +13,7 @@ from weft.model import build
 
 
 def assert_close(got, expected):
-    """Compare numbers: norm and token shift are two passes where a norm's weight is elsewhere, and round differently."""
+    """Compare numbers: where a norm's weight is elsewhere, norm and token shift are two passes and round otherwise."""
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
 
 

@@ -101,3 +101,34 @@ def test_a_frozen_weight_and_an_input_without_gradient_cost_nothing(monkeypatch)
         assert x.grad is not None
         assert layer.weight.grad is None
         assert not dense.product(torch.randn(2, 8), layer.weight).requires_grad
+
+
+def test_maps_side_by_side_are_the_maps():
+    maps = [Dense(24, 40, bias=False), Dense(24, 8, bias=False), Dense(24, 16, bias=False)]
+    owner = Owner()
+    copies.keep_copies([part.weight for part in maps], owner)
+    weights = [part.weight for part in maps]
+    for _ in range(2):
+        results = []
+        for together in (True, False):
+            x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+            with torch.autocast("cpu", torch.bfloat16):
+                ys = dense.side_by_side(x, maps) if together else [F.linear(x, weight) for weight in weights]
+            loss = sum(y.float().square().sum() for y in ys)
+            results.append([*ys, *torch.autograd.grad(loss, [x, *weights])])
+        for got, expected in zip(*results, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
+        # and after a change of one of them, each alone still being a part of what is kept
+        with torch.no_grad():
+            maps[1].weight.mul_(3)
+        assert torch.equal(copies.bf16_copy(maps[1].weight), maps[1].weight.detach().bfloat16())
+        assert copies.copy_to_renew(maps[0].weight)._base is copies.copy_to_renew(maps[2].weight)._base
+
+
+def test_a_map_with_a_hook_is_called():
+    maps = [Dense(8, 8, bias=False), Dense(8, 8, bias=False)]
+    seen = []
+    maps[1].register_forward_hook(lambda *_: seen.append(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        dense.side_by_side(torch.randn(2, 8), maps)
+    assert seen

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from weft.blocks.base import Block
 from weft.config import BlockConfig, MapConfig, Shell
+from weft.layers.dense import side_by_side
 from weft.layers.linear import linear
 from weft.layers.maps import Map
 from weft.layers.norms import make_norm
@@ -118,9 +119,11 @@ class AttentionBlock(Block):
     ) -> tuple[Tensor, AttentionState]:
         """Attend over the window."""
         config = self.config
-        query_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (config.num_heads, config.head_dim)))
-        key_BTGK = self.key_norm(self.key(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim)))
-        value_BTGK = self.value(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim))
+        query, key, value = side_by_side(x_BTD, (self.query, self.key, self.value))
+        by_head = (*x_BTD.shape[:2], -1, config.head_dim)
+        query_BTHK = self.query_norm(query.reshape(by_head))
+        key_BTGK = self.key_norm(key.reshape(by_head))
+        value_BTGK = value.reshape(by_head)
         relative = config.positions == "relative"
         if relative:
             content_bias_HK = self.content_bias.view(config.num_heads, config.head_dim)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from weft.blocks.base import Block
 from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.activations import relu_squared
+from weft.layers.dense import side_by_side
 from weft.layers.linear import linear
 from weft.layers.maps import Map
 from weft.layers.state import NoState
@@ -63,10 +64,12 @@ class FeedForwardBlock(Block):
 
     def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, NoState]:  # noqa: ARG002
         """Apply the maps to each position by itself."""
-        inner = self.inner(x_BTD)
         if self.gate is not None:
-            inner = F.silu(self.gate(x_BTD)) * inner
-        elif self.activation == "gelu":
+            inner, gate = side_by_side(x_BTD, (self.inner, self.gate))
+            inner = F.silu(gate) * inner
+            return self.output(self.inner_dropout(inner)), NoState()
+        inner = self.inner(x_BTD)
+        if self.activation == "gelu":
             inner = F.gelu(inner)
         elif self.activation == "relu_squared":
             inner = relu_squared(inner)

@@ -10,7 +10,8 @@ writes to ``weight.data`` leaves no trace.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class _Copy:
         self.owner = weakref.ref(owner)
         self.written: list[object] | None = None
         self.numbers: Tensor | None = None
+        self.stack: Tensor | None = None  # of several copies below each other, one of which this is
 
 
 _kept: MutableMapping[Tensor, _Copy] = WeakIdKeyDictionary()  # by identity
@@ -43,14 +45,41 @@ def bf16_copy(weight: Tensor) -> Tensor:
     copy = _kept.get(weight)
     if copy is None or copy.owner() is None:
         return weight.detach().to(torch.bfloat16)
-    now = versions([weight])
     if copy.numbers is None:
-        copy.numbers = weight.detach().to(torch.bfloat16)
-        copy.written = now
-    elif copy.written != now:
-        copy.numbers.copy_(weight.detach())
-        copy.written = now
+        copy.numbers = torch.empty_like(weight, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
+        copy.written = None
+    _bring_up_to_date(weight, copy, copy.numbers)
     return copy.numbers
+
+
+@torch.no_grad()
+def bf16_copies(weights: Sequence[Tensor]) -> Tensor:
+    """Return weights (M, N), of which each has its own M, rounded to bfloat16 and below each other."""
+    copies = [_kept.get(weight) for weight in weights]
+    if any(copy is None or copy.owner() is None for copy in copies):
+        return torch.cat([weight.detach().to(torch.bfloat16) for weight in weights])
+    known = cast("list[_Copy]", copies)
+    stack = known[0].stack
+    if stack is None or any(copy.stack is not stack for copy in known):
+        # From now on they are kept in one tensor, of which each copy is a part.
+        rows = [weight.shape[0] for weight in weights]
+        stack = torch.empty(sum(rows), weights[0].shape[1], dtype=torch.bfloat16)
+        for copy, part in zip(known, torch.split(stack, rows), strict=True):
+            copy.numbers = part
+            copy.written = None
+            copy.stack = stack
+    for weight, copy in zip(weights, known, strict=True):
+        assert copy.numbers is not None
+        _bring_up_to_date(weight, copy, copy.numbers)
+    return stack
+
+
+def _bring_up_to_date(weight: Tensor, copy: _Copy, numbers: Tensor) -> None:
+    """Write the copy anew if its weight has changed since it was written."""
+    now = versions([weight])
+    if copy.written != now:
+        numbers.copy_(weight.detach())
+        copy.written = now
 
 
 def copy_to_renew(weight: Tensor) -> Tensor | None:

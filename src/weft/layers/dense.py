@@ -6,6 +6,7 @@ the weight is. Autocast does the same, but casts the weight at every use (:mod:`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from weft.layers.copies import bf16_copy
+from weft.layers.copies import bf16_copies, bf16_copy
 
 
 class Dense(nn.Linear):
@@ -35,6 +36,19 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, bf16_copy(weight))
     y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
     return y
+
+
+def side_by_side(x: Tensor, maps: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """Return what each of several maps makes of the same ``x``: by one product where they are dense without biases."""
+    weights: list[Tensor] = []
+    for part in maps:
+        watched = part._forward_hooks or part._forward_pre_hooks
+        if type(part) is Dense and part.bias is None and not watched and _by_copy(x, part.weight):
+            weights.append(part.weight)
+    if len(weights) < len(maps) or not torch.is_grad_enabled():
+        return tuple(part(x) for part in maps)
+    results: tuple[Tensor, ...] = _Products.apply(x.to(torch.bfloat16), *weights)  # type: ignore[no-untyped-call]
+    return results
 
 
 def _by_copy(x: Tensor, weight: Tensor) -> bool:
@@ -65,3 +79,27 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (grad_NM.t() @ x.reshape(-1, x.shape[-1])).float()
         return grad_x, grad_weight
+
+
+class _Products(torch.autograd.Function):
+    """Several products with the same inputs as one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        stack = bf16_copies(weights)
+        ctx.rows = [weight.shape[0] for weight in weights]
+        ctx.save_for_backward(x, stack)
+        return torch.split(F.linear(x, stack), ctx.rows, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, stack = ctx.saved_tensors
+        grad_NM = torch.cat(grads, -1).view(-1, stack.shape[0])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_NM @ stack).view(x.shape)
+        grad_weights: tuple[Tensor | None, ...] = (None,) * len(ctx.rows)
+        if any(ctx.needs_input_grad[1:]):
+            grad_weights = torch.split((grad_NM.t() @ x.reshape(-1, x.shape[-1])).float(), ctx.rows)
+        return grad_x, *grad_weights

@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.harness import Options
+from weft.waiting import wait_briefly
 
 RESULTS = Path(__file__).parent / "results"
 WARMUPS, STEPS = 3, 3
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--label", default="now", help="what to keep this profile as")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
+    wait_briefly()  # as in `weft train`, before torch is imported
     batch, _, context = given.tokens.partition("x")
     if not (batch.isdecimal() and context.isdecimal()):
         parser.error("--tokens is a batch size and a sequence length, such as 8x128")

@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,10 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _with_the_other(names: list[str], options: Options, out: Path | None) -> int:
     """Measure while the sources of the revision to measure against are there, if there is one."""
+    if not options.against:
+        return _run(names, options, out)
     from benchmarks.revisions import NoRevisionError, checked_out
 
     try:
-        with checked_out(options.against) if options.against else nullcontext("") as tree:
+        with checked_out(options.against) as tree:
             return _run(names, replace(options, tree=str(tree)), out)
     except NoRevisionError as error:
         print(error, file=sys.stderr)
@@ -200,7 +201,10 @@ def _child_command(name: str, options: Options, path: Path) -> list[str]:
 
 
 def _environment(options: Options) -> dict[str, str]:
-    """Give every library the same number of threads before it is loaded."""
+    """Give every library the same number of threads, which wait as in ``weft train``, before it is loaded."""
+    from weft.waiting import wait_briefly
+
+    wait_briefly()
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     quiet |= {"PYTHONDONTWRITEBYTECODE": ""}  # or imports would be timed that nobody else has

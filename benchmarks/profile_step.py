@@ -7,8 +7,10 @@ The step is the default one (hybrid, 8 x 128 tokens, NorMuon, the precision of t
 otherwise. For each kind of work there are milliseconds, those inside operators without those that they call, of the CPU
 or of the GPU's kernels; how many operators were called, nested ones, too; and an estimate of the bytes that they moved
 (:mod:`benchmarks.moved`), from a profile of its own, since that takes time. Our kernels are called past torch's
-operators: here each call of one has a name for the profiler, so it has its time; its bytes are those of the operator or
-Function around it. Kept in ``benchmarks/results/profile-KIND.json``.
+operators: here each call of one has a name for the profiler, and each Function that of its module, so they have their
+times; a kernel's bytes are those of the operator or Function around it.
+
+Kept in ``benchmarks/results/profile-KIND.json``.
 """
 
 from __future__ import annotations
@@ -40,16 +42,16 @@ KINDS = {
     "products of the optimizer": r"^Optimizer\.step",  # and a product
     "optimizer": r"^Optimizer\.step",
     "softmax and loss": r"CrossEntropy|cross_entropy|softmax_loss|log_softmax|nll_loss|logsumexp",
-    "recurrence and pooling": r"(weft::|weft_|kernel _?)(linear_recurrence|recurrence|pooling)",
-    "attention": r"scaled_dot_product|flash_attention|flex_attention|efficient_attention|_softmax(_backward_data)?$",
+    "recurrence and pooling": r"(weft::|weft_|kernel _?|\.)(linear_recurrence|recurrence|pooling)",
+    "attention": r"\.\w*attention\.|scaled_dot_product|(flash|flex|efficient)_attention|_softmax(_backward_data)?$",
     "embedding": r"embedding|index_select",
     "clipping": r"aten::_foreach_|vector_norm",
     "norms, gates and activations": r"norm|relu|gelu|silu|sigmoid|tanh|threshold|square|pow|shell|shift|gate",
-    "matrix products": r"aten::(mm|addmm|bmm|baddbmm|matmul|linear)$|mkldnn|mm(Backward|$)",
+    "matrix products": r"aten::(mm|addmm|bmm|baddbmm|matmul|linear)$|mkldnn|mm(Backward|$)|\.dense\.",
     "other element-wise": rf"aten::({_PLAIN})_?$",
     "compiled kernels": r"triton_|graph_\d|CompiledFunction|Torch-Compiled",
 }
-PRODUCTS = KINDS["matrix products"]
+PRODUCT = r"^aten::(mm|addmm|bmm|baddbmm|matmul)$"
 OUTERMOST_FIRST = (
     "casts and copies",
     "products of the optimizer",
@@ -132,7 +134,7 @@ def measure(
         training={"optimizer": {"name": optimizer}, "compile": compiled},
     )
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * options.gpu
-    with kernels_named():
+    with ours_named():
         for _ in range(WARMUPS):
             step()
         with profile(activities=activities) as timed:
@@ -156,8 +158,9 @@ def measure(
 
 
 @contextmanager
-def kernels_named() -> Iterator[None]:
-    """Give every call of one of our kernels a name for the profiler."""
+def ours_named() -> Iterator[None]:
+    """Give every call of one of our kernels a name for the profiler, and our Functions names with their modules."""
+    from torch.autograd import Function
     from torch.profiler import record_function
 
     from weft.ops import cpu
@@ -166,6 +169,13 @@ def kernels_named() -> Iterator[None]:
         yield
         return
     from weft.ops.cpu.launch import Kernel
+
+    names = {}
+    for function in Function.__subclasses__():
+        if function.__module__.startswith("weft."):
+            for part in (function, function._backward_cls):
+                names[part] = part.__name__
+                part.__name__ = f"{function.__module__}.{part.__name__}"
 
     plain = Kernel.__call__
 
@@ -178,6 +188,8 @@ def kernels_named() -> Iterator[None]:
         yield
     finally:
         Kernel.__call__ = plain  # type: ignore[method-assign]
+        for part, name in names.items():
+            part.__name__ = name
 
 
 def grouped(events: Any, *, gpu: bool) -> tuple[Counter[str], Counter[str]]:
@@ -206,7 +218,7 @@ def _names(event: Any) -> list[str]:
 
 def kind_of(names: list[str]) -> str:
     """Return the kind of work of an operator by its name and its callers', which come after it."""
-    product = any(re.search(PRODUCTS, name) for name in names)
+    product = any(re.search(PRODUCT, name) for name in names)
     for kind in OUTERMOST_FIRST:
         found = any(re.search(KINDS[kind], name, re.IGNORECASE) for name in names)
         if found and (product or kind != "products of the optimizer"):

@@ -171,7 +171,10 @@ def test_the_native_loop_writes_what_generate_writes():
         (["aten::copy_", "aten::to", "weft::cross_entropy"], "casts and copies"),
         (["aten::bmm", "aten::matmul", "Optimizer.step#Muon.step"], "products of the optimizer"),
         (["aten::bmm"], "matrix products"),
-        (["kernel _softmax_loss", "weft::cross_entropy"], "softmax and loss"),
+        (["kernel _softmax_loss", "weft.layers.cross_entropy._OnCPU"], "softmax and loss"),
+        (["weft.ops.pooling._OnCPUBackward"], "recurrence and pooling"),
+        (["aten::mm", "weft.layers.dense._Product"], "matrix products"),
+        (["weft.layers.shell._Enter"], "norms, gates and activations"),
         (["aten::view"], "the rest"),
     ],
 )

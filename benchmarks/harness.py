@@ -34,6 +34,8 @@ class Options:
     rounds: int = 25  # at most
     least: int = 5  # rounds, however long they take
     seconds: float = 20.0  # after which no further round begins
+    against: str = ""  # another revision, whose sources are in ``tree``
+    tree: str = ""
 
     @property
     def gpu(self) -> bool:

@@ -55,6 +55,16 @@ SCALES = {
 QUICK = [Scale(size="100k", vocab_size=300, batch=2, context=32)]
 
 
+def precisions(options: Options) -> list[str]:
+    """Return the precisions in which training is measured: what ``weft train`` takes here, and on a CPU float32."""
+    from weft.training.precision import use_bf16
+
+    native = use_bf16("auto", torch.device(options.device))
+    if options.gpu:
+        return ["bf16" if native else "fp32"]
+    return ["bf16", "fp32"] if native else ["fp32"]
+
+
 def scales(options: Options) -> list[Scale]:
     return QUICK if options.quick else SCALES[options.kind]
 
@@ -76,9 +86,9 @@ def weft_model(architecture: str, scale: Scale, options: Options) -> Any:
 
 
 def weft_step(
-    architecture: str, scale: Scale, options: Options, *, compiled: bool, own_optimizer: bool = False
+    architecture: str, scale: Scale, options: Options, *, compiled: bool, bf16: bool, own_optimizer: bool = False
 ) -> tuple[Unit, nn.Module]:
-    """Return a training step of ours, with the peers' AdamW or its own choice, and the model."""
+    """Return a training step of ours, with AdamW as ``weft train`` has it or its own choice, and the model."""
     from weft.layers.state import detach
     from weft.training.compilation import compile_loss
 
@@ -92,10 +102,11 @@ def weft_step(
         carried[0] = detach(state)
         return value
 
-    return _step(loss, _own_optimizers(model) if own_optimizer else _adamw(model), options), model
+    optimizers = _own_optimizers(model) if own_optimizer else _own_optimizers(model, optimizer={"name": "adamw"})
+    return _step(loss, optimizers, options, bf16=bf16), model
 
 
-def llama_step(scale: Scale, options: Options, *, compiled: bool) -> tuple[Unit, nn.Module]:
+def llama_step(scale: Scale, options: Options, *, compiled: bool, bf16: bool) -> tuple[Unit, nn.Module]:
     """Return a training step of transformers' Llama, and the model."""
     model = llama(scale, options).train()
     tokens, _, _ = text(scale, options)
@@ -104,7 +115,7 @@ def llama_step(scale: Scale, options: Options, *, compiled: bool) -> tuple[Unit,
         return model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss  # it shifts the labels itself
 
     called = torch.compile(loss_of, dynamic=False) if compiled else loss_of
-    return _step(lambda: called(tokens), _adamw(model), options), model
+    return _step(lambda: called(tokens), _adamw(model), options, bf16=bf16), model
 
 
 def llama(scale: Scale, options: Options, *, context: int | None = None) -> Any:
@@ -119,7 +130,7 @@ def llama(scale: Scale, options: Options, *, context: int | None = None) -> Any:
     return LlamaForCausalLM(config).to(options.device)
 
 
-def x_transformers_step(scale: Scale, options: Options, *, compiled: bool) -> tuple[Unit, nn.Module]:
+def x_transformers_step(scale: Scale, options: Options, *, compiled: bool, bf16: bool) -> tuple[Unit, nn.Module]:
     """Return a training step of x-transformers' decoder, and the model."""
     torch.manual_seed(options.seed)
     model = x_transformers(scale).to(options.device).train()
@@ -129,7 +140,7 @@ def x_transformers_step(scale: Scale, options: Options, *, compiled: bool) -> tu
         return F.cross_entropy(model(tokens_BT).flatten(0, 1), targets_BT.flatten())
 
     called = torch.compile(loss_of, dynamic=False) if compiled else loss_of
-    return _step(lambda: called(tokens, targets), _adamw(model), options), model
+    return _step(lambda: called(tokens, targets), _adamw(model), options, bf16=bf16), model
 
 
 def x_transformers(scale: Scale) -> nn.Module:
@@ -207,18 +218,31 @@ def _adamw(model: nn.Module) -> Optimizers:
     return [torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)]
 
 
-def _own_optimizers(model: Any) -> Optimizers:
+def _own_optimizers(model: Any, **training: Any) -> Optimizers:
     from weft.training.optimizer import make_optimizers
     from weft.training.recipe import TrainingConfig
 
-    return list(make_optimizers(model, TrainingConfig()))
+    return list(make_optimizers(model, TrainingConfig.model_validate(training)))
 
 
-def _step(loss: Callable[[], Tensor], optimizers: Optimizers, options: Options) -> Unit:
-    """Return one step: loss, gradients, optimizer; bfloat16 by autocast on a GPU, float32 on a CPU."""
+def keep_bf16_copies(module: nn.Module) -> None:
+    """Let copies of the weights in bfloat16 be used again, as where an optimizer keeps them."""
+    from weft.layers.copies import keep_copies
+
+    keep_copies(module.parameters(), owner=module)
+
+
+def forget_compiled(options: Options) -> None:
+    """Drop what torch compiled: each new contender would be compared with all that came before it."""
+    if options.compiled:
+        torch._dynamo.reset()
+
+
+def _step(loss: Callable[[], Tensor], optimizers: Optimizers, options: Options, *, bf16: bool) -> Unit:
+    """Return one step: loss (under autocast in bfloat16, or in float32), gradients, optimizer."""
 
     def step() -> None:
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.gpu):
+        with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
             value = loss()
         value.backward()
         for optimizer in optimizers:

@@ -3,6 +3,7 @@
     python -m benchmarks.speed                            # all rows, on the CPU
     python -m benchmarks.speed --only train,decode        # some; the others' results stay
     python -m benchmarks.speed --quick                    # tiny sizes, nothing written: does it run at all?
+    python -m benchmarks.speed --only step --against REVISION      # our step beside its own at another revision
 
 Each row runs in a process of its own, so that none is slowed down, or brought down, by what another left behind.
 Contenders of a row share its process and take turns.
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         rounds=2 if given.quick else given.rounds,
         least=2 if given.quick else min(given.rounds, Options.least),
         seconds=given.seconds,
+        against=given.against,
+        tree=given.tree,
     )
     if given.row:
         Path(given.result).write_text(json.dumps(run_row(given.row, options, _say)), encoding="utf-8")
@@ -57,7 +61,24 @@ def main(arguments: list[str] | None = None) -> int:
     if given.redraw:
         _draw(out or RESULTS, options.kind)
         return 0
-    return _run(names, options, out)
+    if options.against and "step" not in names:
+        print("--against measures the row 'step': name it in --only, too.", file=sys.stderr)
+        return 2
+    return _with_the_other(names, options, out)
+
+
+def _with_the_other(names: list[str], options: Options, out: Path | None) -> int:
+    """Measure while the sources of the revision to measure against are there, if there is one."""
+    if not options.against:
+        return _run(names, options, out)
+    from benchmarks.revisions import NoRevisionError, checked_out
+
+    try:
+        with checked_out(options.against) as tree:
+            return _run(names, replace(options, tree=str(tree)), out)
+    except NoRevisionError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="after which no further round begins")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: table and picture from the JSON")
     parser.add_argument("--out", type=Path, help="folder for the JSON, the table and the picture")
+    parser.add_argument("--against", default="", help="a revision: the row 'step' measures its step, too")
+    parser.add_argument("--tree", default="", help=argparse.SUPPRESS)
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--result", help=argparse.SUPPRESS)
     return parser
@@ -170,13 +193,18 @@ def _child_command(name: str, options: Options, path: Path) -> list[str]:
         "--seed": options.seed,
         "--rounds": options.rounds,
         "--seconds": options.seconds,
+        "--against": options.against,
+        "--tree": options.tree,
     }
     flags = ["--compile" if options.compiled else "--no-compile", *["--quick"] * options.quick]
     return [sys.executable, "-m", "benchmarks.speed", *(str(part) for pair in told.items() for part in pair), *flags]
 
 
 def _environment(options: Options) -> dict[str, str]:
-    """Give every library the same number of threads before it is loaded."""
+    """Give every library the same number of threads, which wait as in ``weft train``, before it is loaded."""
+    from weft.waiting import wait_briefly
+
+    wait_briefly()
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     quiet |= {"PYTHONDONTWRITEBYTECODE": ""}  # or imports would be timed that nobody else has

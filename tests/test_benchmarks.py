@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import models, results
+from benchmarks.default_step import step_of_today
 from benchmarks.harness import Bar, Line, Options, Ratio, Seconds, Sheet, Times, reason
+from benchmarks.moved import moved
 from benchmarks.plot import draw
-from benchmarks.profile_step import kind_of
+from benchmarks.products import model_maps
+from benchmarks.profile_step import kind_of, measure
+from benchmarks.revisions import StepProcess
+from benchmarks.rounding import batches_of, differences
 from benchmarks.rows import ROWS, rows_of
 from benchmarks.rows.decoding import _text, _weft, adapter, generated, native_stream
 from benchmarks.rows.training import training_operations
 from benchmarks.speed import main, run_row
 from benchmarks.tables import cells, markdown
 
+from tests.conftest import small_config
 from weft.data.tokenizers import NUM_SPECIAL
+from weft.model import WeftModel
 
 ROOT = Path(__file__).parents[1]
 QUICK = Options(quick=True, threads=1, rounds=2, least=2)
@@ -117,8 +124,8 @@ def test_results_are_merged_by_row_and_told(tmp_path):
     assert (tmp_path / "speed-cpu.png").stat().st_size > 1000
 
 
-def test_a_gpu_has_all_rows_but_the_command_line():
-    assert set(rows_of("cpu")) - set(rows_of("cuda")) == {"help"}
+def test_a_gpu_has_all_rows_but_those_whose_bars_are_a_cpus():
+    assert set(rows_of("cpu")) - set(rows_of("cuda")) == {"help", "loss", "step"}
 
 
 def test_operations_agree_with_the_description():
@@ -161,6 +168,13 @@ def test_the_native_loop_writes_what_generate_writes():
         (["aten::mul", "Optimizer.step#AdamW.step"], "optimizer"),
         (["weft::pooling"], "recurrence and pooling"),
         (["aten::add"], "other element-wise"),
+        (["aten::copy_", "aten::to", "weft::cross_entropy"], "casts and copies"),
+        (["aten::bmm", "aten::matmul", "Optimizer.step#Muon.step"], "products of the optimizer"),
+        (["aten::bmm"], "matrix products"),
+        (["kernel _softmax_loss", "weft.layers.cross_entropy._OnCPU"], "softmax and loss"),
+        (["weft.ops.pooling._OnCPUBackward"], "recurrence and pooling"),
+        (["aten::mm", "weft.layers.dense._Product"], "matrix products"),
+        (["weft.layers.shell._Enter"], "norms, gates and activations"),
         (["aten::view"], "the rest"),
     ],
 )
@@ -184,9 +198,98 @@ def test_the_command_measures_a_row_and_writes_it(tmp_path):
 
 def test_training_is_measured_whatever_peers_are_there():
     row = run_row("train", QUICK)
-    assert {"hybrid", "transformer", "hybrid with Muon"} <= set(row["seconds"]["training 100k"])
-    assert row["lines"][0]["what"] == "training hybrid 100k over Llama"
+    for precision in models.precisions(QUICK):
+        assert {"hybrid", "transformer", "hybrid with Muon"} <= set(row["seconds"][f"training 100k, {precision}"])
+    assert row["lines"][0]["what"].startswith("training hybrid 100k, ")
     assert row["facts"]["hybrid 100k"]["parameters"] > row["facts"]["hybrid 100k"]["without embedding"]
+
+
+@pytest.mark.parametrize("name", ["block", "loss"])
+def test_work_is_measured_over_its_products_in_each_precision(name):
+    row = run_row(name, QUICK)
+    assert not row["failures"]
+    assert [line["what"][-4:] for line in row["lines"]] == models.precisions(QUICK)
+    assert all(line["ratio"]["value"] > 0 for line in row["lines"])
+
+
+def test_the_default_step_is_measured_beside_another_revision(monkeypatch):
+    monkeypatch.setattr(models, "precisions", lambda _: ["fp32"])
+    here = Options(quick=True, threads=1, rounds=2, least=2, against="here", tree=str(ROOT))
+    row = run_row("step", here)
+    assert {"default step", "products", "here"} <= set(row["seconds"]["step 100k, fp32"])
+    assert row["lines"][-2]["what"].endswith("over its own at here")
+    assert row["lines"][-1]["ratio"]["value"] > 0
+
+
+def test_products_are_those_of_all_maps_and_the_softmax():
+    config = small_config("qf", vocab_size=30)
+    with torch.device("meta"):
+        model = WeftModel(config)
+    maps = model_maps(model)
+    assert maps[-1] == (16, 30)
+    assert sum(inputs * outputs for inputs, outputs in maps) == sum(
+        p.numel() for p in model.parameters() if p.dim() == 2
+    )
+
+
+def test_two_processes_take_the_steps_that_this_one_takes():
+    batches = batches_of(b"a text, read again and again. ", steps=2, batch=2, context=16)
+    settings = {"size": "100k", "vocab_size": 300, "precision": "fp32"}
+    step, _ = step_of_today(batches, **settings)
+    with StepProcess(ROOT, batches, settings, threads=1) as process:
+        told = process.take(2)
+    assert told["losses"] == [step(), step()]
+    assert min(told["seconds"]) > 0
+
+
+def test_a_process_of_another_revision_says_why_it_ends(tmp_path):
+    (tmp_path / "src" / "weft").mkdir(parents=True)
+    (tmp_path / "src" / "weft" / "__init__.py").write_text("raise RuntimeError('too old')\n")
+    batches = batches_of(b"text", steps=1, batch=2, context=4)
+    with pytest.raises(RuntimeError, match="its process ended: RuntimeError: too old"):
+        StepProcess(tmp_path, batches, {}, threads=1)
+
+
+def test_segments_follow_each_other_in_each_row():
+    text = bytes(range(100))
+    (first, targets, _), (second, _, _) = batches_of(text, steps=2, batch=2, context=10)
+    assert first[0].tolist() == list(range(10))
+    assert targets[0].tolist() == list(range(1, 11))
+    assert second[0].tolist() == list(range(10, 20))
+    assert first[1, 0] == 21
+
+
+def test_differences_are_relative():
+    assert differences([2.0, 4.0], [2.0, 3.0]) == [0.0, 0.25]
+
+
+def test_a_revision_that_is_not_there_is_one_sentence(capsys):
+    assert main(["--quick", "--only", "step", "--against", "no-such-revision"]) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "no-such-revision" in told or "git" in told
+    assert main(["--quick", "--only", "loss", "--against", "HEAD"]) == 2
+    assert "name it in --only" in capsys.readouterr().err
+
+
+def test_a_profile_has_milliseconds_bytes_and_calls():
+    profile = measure(QUICK, architecture="hybrid", size="100k", vocab_size=300, shape=(2, 16), precision="fp32")
+    for part in ("milliseconds", "megabytes", "calls"):
+        assert {"matrix products", "optimizer", "softmax and loss"} <= set(profile[part])
+    assert sum(profile["calls"].values()) > 100
+
+
+def test_bytes_moved_are_inputs_and_outputs_once():
+    with torch.profiler.profile(record_shapes=True, profile_memory=True) as profiler:
+        x = torch.ones(1000, 64)
+        x.t().to(torch.bfloat16)
+        x.neg_()
+        torch.nn.functional.linear(x, x[:8])
+    found = moved(profiler.profiler.kineto_results.experimental_event_tree(), lambda names: names[0])
+    assert found["aten::copy_"] == 1000 * 64 * (4 + 2)
+    assert found["aten::neg_"] == 2 * 1000 * 64 * 4
+    product = found["aten::linear"] + found["aten::addmm"] + found["aten::mm"] + found["aten::matmul"]
+    assert product == 4 * (1000 * 64 + 8 * 64 + 1000 * 8)
 
 
 def test_an_unknown_row_is_refused(capsys):

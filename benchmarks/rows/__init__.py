@@ -20,6 +20,8 @@ ROWS: dict[str, Row] = {
     "recurrence": Row("recurrence", "Recurrence alone, against a plain copy of the same bytes"),
     "block": Row("block", "QRNN block forward and backward, over its own matrix products alone"),
     "scans": Row("scans", "Recurrence forward and backward, against other scans"),
+    "loss": Row("loss", "Softmax and loss forward and backward, over its own matrix products alone", on_gpu=False),
+    "step": Row("step", "The default step of weft train, 8 x 128 tokens", on_gpu=False),
     "train": Row("training", "Training step, against peers of as many parameters"),
     "decode": Row("decoding", "Writing one stream, greedy, 10M parameters"),
     "memory": Row("memory", "Peak memory of a training step, over that of peers"),

@@ -1,35 +1,39 @@
 """The QRNN block (norm, gates, recurrence, output gate, projection, residual) over its matrix products alone.
 
 The products are the same ``torch.mm`` calls, two forward and four backward, into tensors that are there, in the same
-precision; the block's time is that of its forward and backward pass with a carried cell and resets.
-
-Shapes: N positions, D model width, C cell width, G gates of a cell.
+precision; the block's time is that of its forward and backward pass with a carried cell and resets. In bf16 its weights
+have copies, as in training, where the optimizer writes them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from benchmarks.harness import Bar, Sheet, Unit, figure
-from benchmarks.models import Scale, scales, text
+from benchmarks.harness import Bar, Options, Sheet, Unit, figure
+from benchmarks.models import Scale, keep_bf16_copies, precisions, scales, text, weft_model
+from benchmarks.products import DTYPES, map_products, together
 
-ASKED = {
-    ("cpu", torch.float32): Bar("at most", 1.10),
-    ("cpu", torch.bfloat16): Bar("at most", 1.15),
-    ("gpu", torch.bfloat16): Bar("at most", 1.3),
+ASKED = {  # by device, precision and size
+    ("cpu", "fp32", "2M"): Bar("at most", 1.15),
+    ("cpu", "fp32", "10M"): Bar("at most", 1.10),
+    ("cpu", "bf16", "2M"): Bar("at most", 1.8),
+    ("cpu", "bf16", "10M"): Bar("at most", 1.5),
+    ("gpu", "bf16", "41M"): Bar("at most", 1.3),
+    ("gpu", "bf16", "150M"): Bar("at most", 1.3),
 }
-NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 def measure(sheet: Sheet) -> None:
     for scale in scales(sheet.options):
-        for kind, dtype in ASKED:
-            if kind == sheet.options.kind:
-                _measure(sheet, scale, dtype)
+        for precision in precisions(sheet.options):
+            _measure(sheet, scale, precision)
 
 
-def _measure(sheet: Sheet, scale: Scale, dtype: torch.dtype) -> None:
-    title = f"block of hybrid {scale.size}, {NAMES[dtype]}"
+def _measure(sheet: Sheet, scale: Scale, precision: str) -> None:
+    dtype = DTYPES[precision]
+    title = f"block of hybrid {scale.size}, {precision}"
     race = sheet.race(title)
     race.enter("block", lambda: _block(sheet, scale, dtype, compiled=False))
     if sheet.options.gpu and sheet.options.compiled:
@@ -42,25 +46,28 @@ def _measure(sheet: Sheet, scale: Scale, dtype: torch.dtype) -> None:
         title,
         measured=f"{' over '.join(told)} ms" if len(told) == 2 else "",
         ratio=times.ratio(ours, "products"),
-        bar=ASKED[sheet.options.kind, dtype],
+        bar=ASKED.get((sheet.options.kind, precision, scale.size)),
         note="compiled" if ours == "block compiled" else "",
     )
 
 
-def _config(scale: Scale):
-    import weft
+def _qrnn(scale: Scale, options: Options) -> Any:
+    """Return the first QRNN block of the hybrid."""
+    from weft.blocks.qrnn import QRNNBlock
 
-    return weft.sized("hybrid", parameters=scale.size, vocab_size=scale.vocab_size)
+    model = weft_model("hybrid", scale, options)
+    return next(block for block in model.blocks if isinstance(block, QRNNBlock))
 
 
 def _block(sheet: Sheet, scale: Scale, dtype: torch.dtype, *, compiled: bool) -> Unit:
-    from weft.blocks import QRNNBlock
     from weft.layers.state import detach
 
-    config, device = _config(scale), sheet.options.device
-    block = QRNNBlock(config).to(device).train()
+    device = sheet.options.device
+    block = _qrnn(scale, sheet.options)
+    if dtype == torch.bfloat16:
+        keep_bf16_copies(block)
     called = torch.compile(block, dynamic=False) if compiled else block
-    x = torch.randn(scale.batch, scale.context, config.hidden_size, device=device, requires_grad=True)
+    x = torch.randn(scale.batch, scale.context, block.hidden_size, device=device, requires_grad=True)
     grad, (_, _, reset) = torch.randn_like(x), text(scale, sheet.options)
     wanted = [x, *block.parameters()]
     with torch.no_grad():
@@ -76,32 +83,7 @@ def _block(sheet: Sheet, scale: Scale, dtype: torch.dtype, *, compiled: bool) ->
 
 def _products(sheet: Sheet, scale: Scale, dtype: torch.dtype) -> Unit:
     """Return the block's products: of the inputs and of the cells, each with its two of the backward pass."""
-    from weft.blocks import QRNNBlock
-
-    with torch.device("meta"):
-        block = QRNNBlock(_config(scale))
+    block = _qrnn(scale, sheet.options)
     maps = [block.gates] + ([block.output] if block.output is not None else [])
-    parts = [_map_products(scale.tokens, m.in_features, m.out_features, dtype, sheet.options.device) for m in maps]
-
-    def unit() -> None:
-        for part in parts:
-            part()
-
-    return unit
-
-
-def _map_products(tokens: int, wide: int, narrow: int, dtype: torch.dtype, device: str) -> Unit:
-    """Return the three products of one linear map from ``wide`` to ``narrow`` features."""
-
-    def new(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=device).to(dtype)
-
-    x, weight, grad = new(tokens, wide), new(narrow, wide), new(tokens, narrow)
-    y, grad_x, grad_weight = new(tokens, narrow), new(tokens, wide), new(narrow, wide)
-
-    def unit() -> None:
-        torch.mm(x, weight.t(), out=y)
-        torch.mm(grad, weight, out=grad_x)
-        torch.mm(grad.t(), x, out=grad_weight)
-
-    return unit
+    device = sheet.options.device
+    return together([map_products(scale.tokens, m.in_features, m.out_features, dtype, device) for m in maps])

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -116,11 +117,11 @@ def measure_here(contender: str, size: str, options: Options, *, compiled: bool)
     torch.set_num_threads(options.threads)
     scale = next(scale for scale in (*models.QUICK, *models.SCALES["cpu"], *models.SCALES["gpu"]) if scale.size == size)
     makes: dict[str, Callable[[], Any]] = {
-        OURS: lambda: models.weft_step("hybrid", scale, options, compiled=compiled),
-        "Llama": lambda: models.llama_step(scale, options, compiled=compiled),
-        "x-transformers": lambda: models.x_transformers_step(scale, options, compiled=compiled),
+        OURS: partial(models.weft_step, "hybrid", scale, options),
+        "Llama": partial(models.llama_step, scale, options),
+        "x-transformers": partial(models.x_transformers_step, scale, options),
     }
-    step, model = makes[contender]()
+    step, model = makes[contender](compiled=compiled, bf16=options.gpu)
     for _ in range(WARMUPS):
         step()
     standing = 3 * sum(p.numel() * p.element_size() for p in model.parameters())  # each, and AdamW's two averages

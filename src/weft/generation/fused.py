@@ -92,6 +92,11 @@ class FusedDecoder(Decoder):
             self._angles.append((table_K.numpy(), frequencies(width).numpy()))
         self._remembered = state.embedding  # by bigrams
 
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of the matrices that it reads for each token."""
+        return self._program.weight_bytes
+
     def step(self, tokens_B: Tensor) -> Tensor:
         """Run the kernel. IndexError for a token outside the vocabulary."""
         tokens = tokens_B.tolist()

@@ -63,6 +63,7 @@ class Program:
         self._merged: dict[nn.Module, Tensor] = {}
         self._tasks = 0  # of all operations so far
         self._after = 0  # tasks that must be done before the last operation may begin
+        self.weight_bytes = 0  # of the matrices that are read for each token
         self._pre = config.norm_placement == "pre"
 
         # A thread norms a text into memory of its own, `_own` numbers long: as many inputs as the
@@ -303,6 +304,7 @@ class Program:
             fields |= {"result": result, "result_stride": result.stride(0)}
         operation = self._add("MAP", fields, tasks=tasks, beside=beside)
         for number, (weight, bias) in enumerate(maps):
+            self.weight_bytes += weight.nbytes
             operation[d.MAP_WEIGHTS + number] = self._number(weight)
             operation[d.MAP_BIASES + number] = self._number(bias)
 

@@ -92,7 +92,7 @@ def apply_gradients(
     Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of
     three. It is left out, and nothing changes, where loss or norm is not finite.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in _changeable(optimizers) if parameter.grad is not None]
     if all(isinstance(optimizer, TakesFactor) for optimizer in optimizers) and passes.fits([loss, *gradients]):
         told = _clip_and_step(optimizers, gradients, loss, clip)
     else:
@@ -107,6 +107,13 @@ def apply_gradients(
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     return told
+
+
+def _changeable(optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:
+    """Go through the parameters that training changes: to walk through the modules for them takes longer."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
 
 
 def _clip_and_step(optimizers: Sequence[Optimizer], gradients: Sequence[Tensor], loss: Tensor, clip: float) -> Tensor:

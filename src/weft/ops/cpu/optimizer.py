@@ -1,7 +1,7 @@
 """An optimizer's step on a CPU: passes of Numba kernels over many tensors, which stay where they are.
 
 Tensors are contiguous, float32 unless it is said, and changed in place by their addresses, so that who calls
-must tell autograd. Addresses are gathered anew for each step. Shapes: R rows, C columns of a matrix.
+must tell autograd. Addresses are gathered anew for each step.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ one order: the same gradients give the same bits on any number of threads.
 
 A part has at least ``VECTOR`` numbers, or all of a smaller tensor. Its last register overlaps the one before
 where its length is no multiple, and is loaded before anything is changed.
-Shapes: R rows and C columns of a matrix.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -23,6 +23,8 @@ from weft.ops.cpu.constants import VECTOR
 from weft.training.muon import Muon, matrix_form, working_type
 from weft.training.orthogonalisation import Orthogonaliser
 
+PLANS = 2  # that are kept, as some parameters may have a gradient in every second step alone
+
 
 class TakesFactor(Optimizer):
     """An optimizer whose next step multiplies gradients by ``factor``, as clipping would have before it."""
@@ -124,12 +126,12 @@ class FusedMuon(TakesFactor, Muon):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._plan: tuple[Any, _Plan] | None = None
+        self._plans: dict[Any, _Plan] = {}
 
     def restack(self) -> None:
         """Also make the memory for orthogonalising anew."""
         super().restack()
-        self._plan = None
+        self._plans.clear()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -186,9 +188,11 @@ class FusedMuon(TakesFactor, Muon):
     def _plan_of(self, shapes: Sequence[torch.Size]) -> _Plan:
         dtype = working_type(torch.device("cpu"))
         key = (dtype, *shapes)
-        if self._plan is None or self._plan[0] != key:
-            self._plan = (key, _Plan(shapes, dtype, evened=self._normalise))
-        return self._plan[1]
+        if key not in self._plans:
+            while len(self._plans) >= PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = _Plan(shapes, dtype, evened=self._normalise)
+        return self._plans[key]
 
     def _state_of(self, parameter: Tensor, rows: int, columns: int) -> dict[str, Any]:
         """Return a parameter's state, of zeros where it is new."""

@@ -31,13 +31,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from weft.ops.cpu.optimizer import EVENING, LEAST_NORM
 from weft.training.parallel import join_shards, local, own_shard, shard_like
 from weft.training.precision import cpu_has_bf16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # p, q, s
 STEPS = 5
-LEAST_NORM = 1e-7
-EVENING = 0.05  # the weight of a new mean square in v
 # Where the longer side is so many times the shorter one, small square matrices alone cost less: by the ratio k,
 # 2 k + 17 products of S x S matrices against 10 k + 5.
 LONG = 1.5

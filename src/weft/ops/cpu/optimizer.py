@@ -15,10 +15,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from weft.ops.cpu import _FEW, _bits, available
+from weft.ops.cpu import available, bits
 from weft.ops.cpu.constants import VECTOR
 
+EVENING = 0.05  # the weight of a new mean square in NorMuon's v
+LEAST_NORM = 1e-7  # of a matrix whose norm is divided by
 _PART = 1 << 14  # numbers of a task
+_FEW = 1 << 15  # below which waking other threads costs more than it saves
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
 
@@ -109,17 +112,17 @@ def adamw(groups: Sequence[tuple[Sequence[AdamWTensor], Sequence[float]]], facto
     table = array("q")
     sizes = []
     for tensors, settings in groups:
-        bits = [_bits(value) for value in settings]
+        told = [bits(value) for value in settings]
         for x in tensors:
             copy = 0 if x.copy is None else x.copy.data_ptr()
             table.extend((x.weight.data_ptr(), x.gradient.data_ptr(), x.mean.data_ptr(), x.square.data_ptr()))
-            table.extend((copy, x.steps.data_ptr(), *bits))
+            table.extend((copy, x.steps.data_ptr(), *told))
             sizes.append(x.weight.numel())
     scales = torch.empty(len(sizes), 2)
     address = _address(table)
     optimizer_kernels.adamw_begin(1, address, len(sizes), scales.data_ptr(), alone=True)
     parts = _flat(tuple(sizes))
-    optimizer_kernels.adamw(parts.count, address, parts.address, scales.data_ptr(), _bits(factor), alone=parts.alone)
+    optimizer_kernels.adamw(parts.count, address, parts.address, scales.data_ptr(), bits(factor), alone=parts.alone)
 
 
 @dataclass
@@ -176,13 +179,13 @@ class MuonPasses:
 
         self._table = array("q")
         for x, (update, result, side, bounds) in zip(matrices, self._fixed, strict=True):
-            new, rate, remains = (_bits(value) for value in (1 - x.weight_of_old, x.rate, x.remains))
+            new, rate, remains = (bits(value) for value in (1 - x.weight_of_old, x.rate, x.remains))
             self._table.extend((x.weight, x.copy, x.gradient, x.momentum, new, update, result, x.second))
             self._table.extend((*side, rate, remains, *bounds))
         parts = self._numbers
         sums = torch.empty(parts.count)
         kernel = optimizer_kernels.muon_momentum[self._kind]
-        arguments = (_address(self._table), parts.address, _bits(factor), sums.data_ptr())
+        arguments = (_address(self._table), parts.address, bits(factor), sums.data_ptr())
         kernel(parts.count, *arguments, alone=parts.alone)
         squares = torch.zeros(len(self._fixed), dtype=torch.float64)
         return squares.index_add_(0, parts.owners, sums.double()).sqrt_().float()

@@ -21,6 +21,7 @@ from numba import njit
 from weft.ops.cpu.constants import VECTOR
 from weft.ops.cpu.kernels import square_sum
 from weft.ops.cpu.launch import Kernel
+from weft.ops.cpu.optimizer import EVENING, LEAST_NORM
 from weft.ops.cpu.simd import (
     as_bfloat16,
     as_float32,
@@ -37,8 +38,6 @@ from weft.ops.cpu.simd import (
 
 ADAMW_FIELDS = 11  # weight, gradient, both averages, copy (or 0), steps, rate, decay, both betas, eps
 MUON_FIELDS = 15  # see momentum, evening and change
-EVENING = 0.05  # the weight of a new mean square in v
-LEAST = 1e-14  # beside v, whose root is divided by
 
 
 @njit
@@ -195,7 +194,7 @@ def evening(t, result, before, after, task, first, end):
     for i in range(first, end):
         square = scales[i]
         second[i] += np.float32(EVENING) * (square - second[i])
-        scale = np.float32(1.0) / np.sqrt(second[i] + np.float32(LEAST))
+        scale = np.float32(1.0) / np.sqrt(second[i] + np.float32(LEAST_NORM**2))
         scales[i] = scale
         sum_before += square
         sum_after += square * scale * scale
@@ -222,7 +221,7 @@ def change(t, result, before, after, first, end):
         for n in range(t[13], t[14]):
             sum_before += before[n]
             sum_after += after[n]
-        rate *= math.sqrt(sum_before) / max(math.sqrt(sum_after), 1e-7)
+        rate *= math.sqrt(sum_before) / max(math.sqrt(sum_after), LEAST_NORM)
     for r in range(first, end):
         of_row = np.float32(rate)
         if evened and R > C:

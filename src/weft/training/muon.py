@@ -31,13 +31,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from weft.ops.cpu.optimizer import EVENING, LEAST_NORM
 from weft.training.parallel import join_shards, local, own_shard, shard_like
 from weft.training.precision import cpu_has_bf16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # p, q, s
 STEPS = 5
-LEAST_NORM = 1e-7
-EVENING = 0.05  # the weight of a new mean square in v
 # Where the longer side is so many times the shorter one, small square matrices alone cost less: by the ratio k,
 # 2 k + 17 products of S x S matrices against 10 k + 5.
 LONG = 1.5
@@ -79,18 +78,21 @@ class Muon(Optimizer):
         """Change every parameter that has a gradient."""
         assert closure is None, "Muon looks at the gradient once"
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    alike.setdefault(parameter.shape, []).append(parameter)
-            for parameters in alike.values():
-                self._change(parameters, group)
+            self._change_all([parameter for parameter in group["params"] if parameter.grad is not None], group)
+
+    def _change_all(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Take a step with matrices of any shapes."""
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for parameter in parameters:
+            alike.setdefault(parameter.shape, []).append(parameter)
+        for same in alike.values():
+            self._change(same, group)
 
     def _change(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Take a step with same-shaped matrices. A step that must change nothing turns everything into its old self."""
         rate = group["lr"]
         weights = [local(parameter) for parameter in parameters]
-        form = _matrix_form(parameters[0].shape)
+        form = matrix_form(parameters[0].shape)
         scale: Tensor | float = -0.2 * rate * math.sqrt(max(form[-2:]))
         decay: Tensor | float = rate * group["weight_decay"]
         momenta = self._stack("momentum_buffer", parameters, [torch.zeros_like(weight) for weight in weights])
@@ -156,7 +158,7 @@ class Muon(Optimizer):
         return stack
 
 
-def _matrix_form(shape: torch.Size) -> tuple[int, ...]:
+def matrix_form(shape: torch.Size) -> tuple[int, ...]:
     """Return the shape of a parameter as one matrix or a row of them."""
     if len(shape) == 4:  # (a, i, j, d), a tensor of a matrix product
         return (shape[0] * shape[1], shape[2] * shape[3])
@@ -165,7 +167,7 @@ def _matrix_form(shape: torch.Size) -> tuple[int, ...]:
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     """Return the matrices with their singular vectors kept and their singular values near 1, in float32."""
-    dtype = _working_type(matrices_NRC.device)
+    dtype = working_type(matrices_NRC.device)
     x_NRC = matrices_NRC.to(dtype)
     x_NRC = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
     shorter, longer = sorted(x_NRC.shape[1:])
@@ -174,7 +176,7 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     return x_NRC.to(torch.float32)
 
 
-def _working_type(device: torch.device) -> torch.dtype:
+def working_type(device: torch.device) -> torch.dtype:
     """Return bfloat16, precise enough, where it is native; a CPU that emulates it is some twenty times slower."""
     native = device.type == "cuda" or (device.type == "cpu" and cpu_has_bf16())
     return torch.bfloat16 if native else torch.float32

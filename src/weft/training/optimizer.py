@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from weft.language_model import LanguageModel
 from weft.layers.maps import StructuredMap, weights
+from weft.ops.cpu.optimizer import fits
+from weft.training.fused import FusedAdamW, FusedMuon, keep_bf16
 from weft.training.muon import Muon
+from weft.training.precision import use_bf16
 from weft.training.recipe import TrainingConfig
 
 RATE = "rate"  # key of a parameter group: its learning rate, by that of the rest
@@ -48,17 +52,23 @@ def make_optimizers(
         *map(dict, groups),
     ]
     of_adamw = [group for group in of_adamw if group["params"]]
-    adamw = AdamW(of_adamw, lr=asked.learning_rate, betas=asked.betas, fused=True)
-    if not hidden:
-        return [adamw]
-    muon = Muon(
-        hidden,
-        lr=asked.learning_rate,
-        weight_decay=asked.weight_decay,
-        momentum=asked.momentum,
-        normalise=asked.name == "normuon",
-    )
-    return [muon, adamw]
+    fused = fits([parameter for parameter in model.parameters() if parameter.requires_grad])
+    kind = FusedAdamW if fused else AdamW
+    optimizers: list[Optimizer] = [kind(of_adamw, lr=asked.learning_rate, betas=asked.betas, fused=True)]
+    if hidden:
+        kind_of_muon = FusedMuon if fused else Muon
+        muon = kind_of_muon(
+            hidden,
+            lr=asked.learning_rate,
+            weight_decay=asked.weight_decay,
+            momentum=asked.momentum,
+            normalise=asked.name == "normuon",
+        )
+        optimizers.insert(0, muon)
+    if fused and use_bf16(config.precision, torch.device("cpu")):
+        for optimizer in optimizers:
+            keep_bf16(optimizer)
+    return optimizers
 
 
 def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None:

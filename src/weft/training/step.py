@@ -7,6 +7,7 @@ Shapes: B rows of the batch, T positions of a segment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,6 +17,8 @@ from torch.optim import Optimizer
 from weft.data import IGNORED
 from weft.language_model import LanguageModel, State
 from weft.layers.state import tensors
+from weft.ops.cpu import optimizer as passes
+from weft.training.fused import TakesFactor
 from weft.training.learner import Learner
 from weft.training.objective import rebuild
 from weft.training.optimizer import set_learning_rate
@@ -74,7 +77,9 @@ def _segment_loss(learner: Learner, batch: Batch) -> Tensor:
 
 
 def clear_if_(condition: Tensor, state: State) -> None:
-    """Empty ``state`` in place if the scalar ``condition`` is not 0, without looking at it on the host."""
+    """Empty ``state`` in place if the scalar ``condition`` is not 0, without waiting for a device."""
+    if condition.device.type == "cpu" and condition.item() == 0:
+        return
     for part in tensors(state):
         part.masked_fill_(condition != 0, 0)
 
@@ -87,14 +92,38 @@ def apply_gradients(
     Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of
     three. It is left out, and nothing changes, where loss or norm is not finite.
     """
-    norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip))
-    finite = (loss.isfinite() & norm.isfinite()).to(torch.float32)
-    told = torch.stack([loss.to(torch.float32), norm.to(torch.float32), 1 - finite])
-    # Fused optimizers heed `found_inf` on these devices, and Muon everywhere; elsewhere the host must look at once.
-    if loss.device.type in ("cpu", "cuda") or told[2].item() == 0:
-        for optimizer in optimizers:
-            optimizer.found_inf = told[2]  # type: ignore[attr-defined]
-            optimizer.step()
+    gradients = [parameter.grad for parameter in _changeable(optimizers) if parameter.grad is not None]
+    if all(isinstance(optimizer, TakesFactor) for optimizer in optimizers) and passes.fits([loss, *gradients]):
+        told = _clip_and_step(optimizers, gradients, loss, clip)
+    else:
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip))
+        finite = (loss.isfinite() & norm.isfinite()).to(torch.float32)
+        told = torch.stack([loss.to(torch.float32), norm.to(torch.float32), 1 - finite])
+        # Fused optimizers heed `found_inf` on these devices, and Muon everywhere; elsewhere the host must look at once.
+        if loss.device.type in ("cpu", "cuda") or told[2].item() == 0:
+            for optimizer in optimizers:
+                optimizer.found_inf = told[2]  # type: ignore[attr-defined]
+                optimizer.step()
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
+    return told
+
+
+def _changeable(optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:
+    """Go through the parameters that training changes: to walk through the modules for them takes longer."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
+
+
+def _clip_and_step(optimizers: Sequence[Optimizer], gradients: Sequence[Tensor], loss: Tensor, clip: float) -> Tensor:
+    """Let optimizers step on a CPU, where the host may look, with gradients clipped as they read them."""
+    norm = passes.norm(gradients)
+    finite = math.isfinite(loss.item()) and math.isfinite(norm)
+    told = torch.tensor([loss.item(), norm, 1 - finite])
+    for optimizer in optimizers:
+        assert isinstance(optimizer, TakesFactor)
+        optimizer.found_inf = told[2]
+        optimizer.factor = min(1.0, clip / (norm + 1e-6)) if finite else 1.0
+        optimizer.step()
     return told

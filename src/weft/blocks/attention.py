@@ -16,13 +16,21 @@ from torch import Tensor, nn
 
 from weft.blocks.base import Block
 from weft.config import BlockConfig, MapConfig, Shell
-from weft.layers.dense import side_by_side
+from weft.layers.dense import joined
 from weft.layers.linear import linear
 from weft.layers.maps import Map
-from weft.layers.norms import make_norm
+from weft.layers.norms import RMSNorm, make_norm
 from weft.layers.positions import relative_shift, sinusoids
-from weft.layers.window_attention import AttentionState, state_bytes, window_attention
+from weft.layers.window_attention import (
+    AttentionState,
+    can_attend_joined,
+    joined_attention,
+    state_bytes,
+    window_attention,
+)
 from weft.numbers import MAX_WIDTH, Below1, Reach, Width
+from weft.ops import cpu
+from weft.ops.cpu.attention import Norms
 
 
 class AttentionConfig(BlockConfig):
@@ -119,11 +127,23 @@ class AttentionBlock(Block):
     ) -> tuple[Tensor, AttentionState]:
         """Attend over the window."""
         config = self.config
-        query, key, value = side_by_side(x_BTD, (self.query, self.key, self.value))
-        by_head = (*x_BTD.shape[:2], -1, config.head_dim)
-        query_BTHK = self.query_norm(query.reshape(by_head))
-        key_BTGK = self.key_norm(key.reshape(by_head))
-        value_BTGK = value.reshape(by_head)
+        if self._can_join(x_BTD, state):
+            joined_BTJ = joined(x_BTD, (self.query, self.key, self.value))
+            query_norm, key_norm = (getattr(norm, "weight", None) for norm in (self.query_norm, self.key_norm))
+            attended_BTD, state = joined_attention(
+                joined_BTJ,
+                state,
+                reset_BT,
+                Norms(query_norm, key_norm, getattr(self.query_norm, "eps", 0.0)),
+                heads=config.num_heads,
+                groups=config.kv_heads,
+                window=self.window,
+                rotary=config.positions == "rotary",
+            )
+            return self.output(attended_BTD), state
+        query_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (config.num_heads, config.head_dim)))
+        key_BTGK = self.key_norm(self.key(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim)))
+        value_BTGK = self.value(x_BTD).unflatten(-1, (config.kv_heads, config.head_dim))
         relative = config.positions == "relative"
         if relative:
             content_bias_HK = self.content_bias.view(config.num_heads, config.head_dim)
@@ -140,6 +160,16 @@ class AttentionBlock(Block):
             dropout=config.dropout if self.training else 0.0,
         )
         return self.output(attended_BTHK.flatten(2)), state
+
+    def _can_join(self, x_BTD: Tensor, state: AttentionState | None) -> bool:
+        """Return whether queries, keys and values may be worked on side by side."""
+        config = self.config
+        if config.positions == "relative" or (self.training and config.dropout > 0):
+            return False
+        if not can_attend_joined(x_BTD, state, config.head_dim, self.window):
+            return False
+        norms = [norm for norm in (self.query_norm, self.key_norm) if isinstance(norm, RMSNorm)]
+        return all(cpu.usable(norm.weight) and norm.weight.dtype == torch.float32 for norm in norms)
 
     def _position_scores(self, query_BHQK: Tensor, keys: int) -> Tensor:
         """Return the scaled scores (q + v) r by distance (Dai et al. 2019, terms b and d), laid out by key."""

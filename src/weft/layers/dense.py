@@ -40,15 +40,32 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 def side_by_side(x: Tensor, maps: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """Return what each of several maps makes of the same ``x``: by one product where they are dense without biases."""
+    weights = _weights_of(x, maps)
+    if weights is None:
+        return tuple(part(x) for part in maps)
+    return torch.split(joined(x, maps), [weight.shape[0] for weight in weights], -1)
+
+
+def joined(x: Tensor, maps: Sequence[nn.Module]) -> Tensor:
+    """Return what several maps make of the same ``x``, side by side in one tensor."""
+    weights = _weights_of(x, maps)
+    if weights is None:
+        return torch.cat([part(x) for part in maps], -1)
+    y: Tensor = _Joined.apply(x.to(torch.bfloat16), *weights)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _weights_of(x: Tensor, maps: Sequence[nn.Module]) -> list[Tensor] | None:
+    """Return the weights of maps that can be one product, else None."""
+    if not torch.is_grad_enabled():
+        return None
     weights: list[Tensor] = []
     for part in maps:
         watched = part._forward_hooks or part._forward_pre_hooks
-        if type(part) is Dense and part.bias is None and not watched and _by_copy(x, part.weight):
-            weights.append(part.weight)
-    if len(weights) < len(maps) or not torch.is_grad_enabled():
-        return tuple(part(x) for part in maps)
-    results: tuple[Tensor, ...] = _Products.apply(x.to(torch.bfloat16), *weights)  # type: ignore[no-untyped-call]
-    return results
+        if type(part) is not Dense or part.bias is not None or watched or not _by_copy(x, part.weight):
+            return None
+        weights.append(part.weight)
+    return weights
 
 
 def _by_copy(x: Tensor, weight: Tensor) -> bool:
@@ -81,21 +98,21 @@ class _Product(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-class _Products(torch.autograd.Function):
+class _Joined(torch.autograd.Function):
     """Several products with the same inputs as one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         stack = bf16_copies(weights)
         ctx.rows = [weight.shape[0] for weight in weights]
         ctx.save_for_backward(x, stack)
-        return torch.split(F.linear(x, stack), ctx.rows, -1)
+        return F.linear(x, stack)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stack = ctx.saved_tensors
-        grad_NM = torch.cat(grads, -1).view(-1, stack.shape[0])
+        grad_NM = grad.reshape(-1, stack.shape[0])
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad_NM @ stack).view(x.shape)

@@ -1,86 +1,138 @@
-"""Attention in fused passes where the CPU's kernels take it: rotation by head, softmax over what is seen.
+"""Window attention in bfloat16 on a CPU, in few passes: norms, rotation and layout in one, softmax without a mask.
 
-Torch makes masks, additive scores and copies by head for what is two passes over queries and keys and one over
-the scores (:mod:`weft.ops.cpu.attention_kernels`). The products are torch's. Plain form:
+Torch makes masks, additive scores, norms and copies by head of what is one pass over queries, keys and values and
+one over the scores (:mod:`weft.ops.cpu.attention_kernels`). The products are torch's. Plain form:
 :mod:`weft.layers.window_attention`.
-Shapes: B batch, S keys, H heads, G key-value heads, K head width, Q queries in a block.
+Shapes: B batch, T new positions, S all keys, N remembered ones, H heads, G key-value heads, K head width,
+J = (H + 2 G) K, Q queries of a block.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from weft.ops import cpu
 from weft.ops.cpu import attention
+from weft.ops.cpu.attention import Entered, Form, Norms
+
+Block = tuple[slice, slice]  # the queries, of T, and the keys up to the last one's, of S
 
 
-def can_rotate(x_BSHK: Tensor) -> bool:
-    """Return whether :func:`rotated_by_head` takes these heads."""
-    return attention.can_rotate(x_BSHK.shape[-1]) and cpu.usable(x_BSHK)
+class Seen(NamedTuple):
+    """What decides what a query sees: the documents of all keys (B, S), int32, the window, the blocks of queries."""
 
-
-def rotated_by_head(x_BSHK: Tensor, cos_SK: Tensor, sin_SK: Tensor, scale: float = 1.0) -> Tensor:
-    """Return ``scale`` times the heads, rotated by each position's angles (float32), laid out as (B, H, S, K)."""
-    y_BHSK: Tensor = _Rotated.apply(x_BSHK, cos_SK, sin_SK, scale)  # type: ignore[no-untyped-call]
-    return y_BHSK
-
-
-class _Rotated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BSHK: Tensor, cos_SK: Tensor, sin_SK: Tensor, scale: float) -> Tensor:
-        ctx.angles = (cos_SK.contiguous(), sin_SK.contiguous(), scale)
-        return attention.rotate(x_BSHK.contiguous(), *ctx.angles)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return attention.rotate_backward(grad.contiguous(), *ctx.angles), None, None, None
-
-
-def can_attend(query: Tensor, keys: int) -> bool:
-    """Return whether :func:`attend_seen` takes queries like these over so many keys: in bfloat16, whole registers.
-
-    In float32 torch's own fused attention is good.
-    """
-    return query.dtype == torch.bfloat16 and keys % cpu.LEAST_WIDTH == 0 and cpu.usable(query)
+    documents_BS: Tensor
+    window: int
+    blocks: tuple[Block, ...]
 
 
 def attend_seen(
-    query_BHQK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, documents_BS: Tensor, *, at: int, window: int
-) -> Tensor:
-    """Return the attended values (B, H, Q, K) of queries that are scaled already.
+    joined_BTJ: Tensor,
+    old: tuple[Tensor, Tensor],
+    norms: Norms,
+    angles_SK: Tensor | None,
+    seen: Seen,
+    form: Form,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the attended values (B, T, H K), and the keys and values (B, N, G, K) to remember.
 
-    ``documents_BS`` (int32) numbers the documents of all keys of the text, in their order. The first query is
-    key ``at`` of them, and the keys given are those up to the last query's. A query sees itself and at most
-    ``window`` keys before it, of its own document.
+    ``joined_BTJ`` has the queries, keys and values of each position side by side; ``old`` are the remembered ones,
+    which get no gradient. A query sees itself and at most ``window`` keys before it, of its own document.
     """
-    batch, heads, queries, width = query_BHQK.shape
-    groups, keys = key_BGSK.shape[1:3]
-    query = query_BHQK.reshape(batch * groups, -1, width)  # the heads that share keys are further queries
-    key = key_BGSK.reshape(batch * groups, keys, width)
-    value = value_BGSK.reshape(batch * groups, keys, value_BGSK.shape[-1])
-    scores = torch.bmm(query, key.mT)
-    weights = _SeenSoftmax.apply(scores, documents_BS.contiguous(), queries, at, window)  # type: ignore[no-untyped-call]
-    return torch.bmm(weights, value).view(batch, heads, queries, -1)
+    given = (joined_BTJ, norms.query, norms.key, *old, norms.eps, angles_SK, seen, form)
+    results: tuple[Tensor, Tensor, Tensor] = _Attention.apply(*given)  # type: ignore[no-untyped-call]
+    return results
 
 
-class _SeenSoftmax(torch.autograd.Function):
-    """The softmax in the place of the scores, which nobody else needs."""
-
+class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, documents_BS: Tensor, queries: int, at: int, window: int) -> Tensor:
-        attention.seen_softmax_(scores, documents_BS, queries=queries, at=at, window=window)
-        ctx.mark_dirty(scores)
-        ctx.save_for_backward(scores)
-        return scores
+    def forward(
+        ctx: Any,
+        joined_BTJ: Tensor,
+        query_norm: Tensor | None,
+        key_norm: Tensor | None,
+        old_keys: Tensor,
+        old_values: Tensor,
+        eps: float,
+        angles_SK: Tensor | None,
+        seen: Seen,
+        form: Form,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        norms = Norms(query_norm, key_norm, eps)
+        old = (old_keys.contiguous(), old_values.contiguous())
+        joined_BTJ = joined_BTJ.contiguous()
+        made = attention.enter(joined_BTJ, old, norms, angles_SK, form, form.width**-0.5)
+        y_BTHK = joined_BTJ.new_empty(form.batch, form.new, form.heads, form.width)
+        weights = []
+        for queries, keys in seen.blocks:
+            query, key, value = _of_block(made, form, queries, keys)
+            scores = torch.bmm(query, key.mT)
+            attention.seen_softmax_(
+                scores,
+                seen.documents_BS,
+                queries=queries.stop - queries.start,
+                at=form.old + queries.start,
+                window=seen.window,
+            )
+            weights.append(scores)
+            part = torch.bmm(scores, value).view(form.batch, form.heads, -1, form.width)
+            y_BTHK[:, queries] = part.transpose(1, 2)
+        # What a kernel wrote is saved, too: autograd looks after what of it is an output.
+        ctx.save_for_backward(joined_BTJ, query_norm, key_norm, angles_SK, *made[:3], made.roots, *weights)
+        ctx.others = (eps, seen.blocks, form)
+        return y_BTHK.view(form.batch, form.new, -1), made.kept_keys_BNGK, made.kept_values_BNGK
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (weights,) = ctx.saved_tensors
-        grad_scores = attention.softmax_backward(weights, grad.contiguous())
-        return grad_scores, None, None, None, None
+    def backward(
+        ctx: Any, grad_y: Tensor | None, grad_kept_keys: Tensor | None, grad_kept_values: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        joined_BTJ, query_norm, key_norm, angles_SK, queries, keys, values, roots, *weights = ctx.saved_tensors
+        eps, blocks, form = ctx.others
+        made = Entered(queries, keys, values, keys, values, roots)
+        if grad_y is None:
+            grad_y = joined_BTJ.new_zeros(form.batch, form.new, form.heads * form.width)
+        grads = _through_products(made, form, blocks, weights, grad_y)
+        kept = tuple(None if grad is None else grad.contiguous() for grad in (grad_kept_keys, grad_kept_values))
+        norms = Norms(query_norm, key_norm, eps)
+        grad_joined, grad_norms = attention.leave(
+            grads, (kept[0], kept[1]), joined_BTJ, norms, angles_SK, roots, form, form.width**-0.5
+        )
+        of_query = None if query_norm is None else grad_norms[0]
+        of_key = None if key_norm is None else grad_norms[1]
+        return grad_joined, of_query, of_key, None, None, None, None, None, None
+
+
+def _of_block(made: Entered, form: Form, queries: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of a block for products: the heads that share keys are further queries."""
+    batches = form.batch * form.groups
+    query = made.query_BHTK[:, :, queries].reshape(batches, -1, form.width)
+    key = made.keys_BGSK[:, :, keys].reshape(batches, -1, form.width)
+    value = made.values_BGSK[:, :, keys].reshape(batches, -1, form.width)
+    return query, key, value
+
+
+def _through_products(
+    made: Entered, form: Form, blocks: tuple[Block, ...], weights: list[Tensor], grad_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values, laid out by head."""
+    batches = form.batch * form.groups
+    grad_BTHK = grad_y.reshape(form.batch, form.new, form.heads, form.width)
+    grad_queries = torch.empty_like(made.query_BHTK)
+    grad_keys = torch.zeros_like(made.keys_BGSK)
+    grad_values = torch.zeros_like(made.values_BGSK)
+    for (queries, keys), weight in zip(blocks, weights, strict=True):
+        query, key, value = _of_block(made, form, queries, keys)
+        grad = grad_BTHK[:, queries].transpose(1, 2).reshape(batches, -1, form.width)
+        grad_scores = torch.bmm(grad, value.mT)
+        attention.softmax_backward_(weight, grad_scores)
+        by_head = (form.batch, -1, keys.stop - keys.start, form.width)
+        grad_queries[:, :, queries] = torch.bmm(grad_scores, key).view(form.batch, form.heads, -1, form.width)
+        # a key is seen by several blocks
+        grad_keys[:, :, keys] += torch.bmm(grad_scores.mT, query).view(by_head)
+        grad_values[:, :, keys] += torch.bmm(weight.mT, grad).view(by_head)
+    return grad_queries, grad_keys, grad_values

@@ -22,7 +22,10 @@ from torch.nn import functional as F
 
 from weft.layers import flex_window
 from weft.layers.positions import rotary_tables, rotate
-from weft.layers.seen_attention import attend_seen, can_attend, can_rotate, rotated_by_head
+from weft.layers.seen_attention import Seen, attend_seen
+from weft.ops import cpu
+from weft.ops.cpu import attention
+from weft.ops.cpu.attention import Form, Norms
 
 QUERY_BLOCK = 128
 # Gives the additive scores (B, H, Q, S) of a block of queries (B, H, Q, K) over its last S keys.
@@ -72,6 +75,58 @@ def window_attention(
     return _attend_in_blocks(query_BTHK, keys_BSGK, values_BSGK, None if free else documents_BS, how), after
 
 
+def can_attend_joined(x_BTD: Tensor, state: AttentionState | None, head_dim: int, window: int) -> bool:
+    """Return whether :func:`joined_attention` takes what is made of ``x_BTD``: bfloat16 on a CPU, whole registers."""
+    if x_BTD.dtype != torch.bfloat16 or not cpu.usable(x_BTD):
+        return False
+    time = x_BTD.shape[1]
+    past = 0
+    if state is not None:
+        past = state.keys_BMGK.shape[1]
+        tensors = (state.keys_BMGK, state.values_BMGK)
+        if any(x.requires_grad or x.dtype != torch.bfloat16 for x in tensors):
+            return False
+    return all(attention.takes(head_dim, keys.stop - keys.start) for _, keys in _blocks(time, past, window))
+
+
+def joined_attention(
+    joined_BTJ: Tensor,
+    state: AttentionState | None,
+    reset_BT: Tensor | None,
+    norms: Norms,
+    *,
+    heads: int,
+    groups: int,
+    window: int,
+    rotary: bool,
+) -> tuple[Tensor, AttentionState]:
+    """Return the attended values (B, T, H K) and the state, of queries, keys and values side by side.
+
+    J = (H + 2 G) K: the product before norms and rotation. Ask :func:`can_attend_joined` first.
+    """
+    batch, time, width = joined_BTJ.shape
+    head_dim = width // (heads + 2 * groups)
+    if state is None:
+        state = _empty(joined_BTJ.new_empty(batch, 0, groups, head_dim))
+    past = state.keys_BMGK.shape[1]
+    documents_BS = _documents(state, joined_BTJ, reset_BT)
+    form = Form(batch, time, past, min(past + time, window), heads, groups, head_dim)
+    seen = Seen(documents_BS, window, tuple(_blocks(time, past, window)))
+    angles = _angles(past + time, head_dim) if rotary else None
+    y, keys, values = attend_seen(joined_BTJ, (state.keys_BMGK, state.values_BMGK), norms, angles, seen, form)
+    valid_BS = _valid(documents_BS)
+    return y, AttentionState(keys, values, valid_BS[:, past + time - form.kept :])
+
+
+def _blocks(time: int, past: int, window: int) -> list[tuple[slice, slice]]:
+    """Return blocks of queries, and the keys that any query of each may see."""
+    blocks = []
+    for start in range(0, time, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, time)
+        blocks.append((slice(start, stop), slice(max(0, past + start - window), past + stop)))
+    return blocks
+
+
 class _How(NamedTuple):
     """What decides the weights beside queries, keys and documents."""
 
@@ -87,50 +142,20 @@ def _attend_in_blocks(
     """Return the attended values (B, T, H, K), working through one block of queries after another."""
     time = query_BTHK.shape[1]
     past = keys_BSGK.shape[1] - time
-    blocks = []
-    for start in range(0, time, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, time)
-        blocks.append((start, stop, slice(max(0, past + start - how.window), past + stop)))
-
-    # In bfloat16 on a CPU, queries come scaled, and no masks are made.
-    fused = how.position_scores is None and how.dropout == 0
-    fused = fused and all(can_attend(query_BTHK, seen.stop - seen.start) for _, _, seen in blocks)
-    scale = query_BTHK.shape[-1] ** -0.5 if fused else 1.0
-    query_BHTK, keys_BGSK = _by_head(query_BTHK, keys_BSGK, scale, rotary=how.rotary)
+    if how.rotary:
+        query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
+    query_BHTK = query_BTHK.transpose(1, 2)
+    keys_BGSK = keys_BSGK.transpose(1, 2)
     values_BGSK = values_BSGK.transpose(1, 2)
-    if fused and documents_BS is None:
-        documents_BS = torch.zeros(keys_BSGK.shape[:2], dtype=torch.int32)
 
     attended = []
-    for start, stop, seen in blocks:
-        query_BHQK = query_BHTK[:, :, start:stop]
-        key_BGSK = keys_BGSK[:, :, seen]
-        value_BGSK = values_BGSK[:, :, seen]
-        if fused and documents_BS is not None:
-            at = past + start
-            part = attend_seen(query_BHQK, key_BGSK, value_BGSK, documents_BS, at=at, window=how.window)
-        else:
-            mask = _mask(past + start, past + stop, seen, how.window, documents_BS, query_BHQK)
-            mask = _with_positions(mask, query_BHQK, seen.stop - seen.start, how.position_scores)
-            part = _attend(query_BHQK, key_BGSK, value_BGSK, mask, how.dropout)
-        attended.append(part)
-    if len(attended) == 1:
-        return attended[0].transpose(1, 2)
+    for queries, seen in _blocks(time, past, how.window):
+        query_BHQK = query_BHTK[:, :, queries]
+        mask = _mask(past + queries.start, past + queries.stop, seen, how.window, documents_BS, query_BHQK)
+        mask = _with_positions(mask, query_BHQK, seen.stop - seen.start, how.position_scores)
+        attended.append(_attend(query_BHQK, keys_BGSK[:, :, seen], values_BGSK[:, :, seen], mask, how.dropout))
     attended_BHTK = torch.cat(attended, dim=2) if attended else query_BHTK
     return attended_BHTK.transpose(1, 2)
-
-
-def _by_head(query_BTHK: Tensor, keys_BSGK: Tensor, scale: float, *, rotary: bool) -> tuple[Tensor, Tensor]:
-    """Return queries, times ``scale``, and keys as (B, H, T, K) and (B, G, S, K), rotated where it is asked for."""
-    if rotary and can_rotate(query_BTHK) and can_rotate(keys_BSGK):
-        past = keys_BSGK.shape[1] - query_BTHK.shape[1]
-        cos, sin = _tables(keys_BSGK.shape[1], query_BTHK)
-        return rotated_by_head(query_BTHK, cos[past:], sin[past:], scale), rotated_by_head(keys_BSGK, cos, sin)
-    if rotary:
-        query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
-    if scale != 1.0:
-        query_BTHK = query_BTHK * scale
-    return query_BTHK.transpose(1, 2), keys_BSGK.transpose(1, 2)
 
 
 def _attend_folded(
@@ -193,6 +218,17 @@ def _kept_tables(length: int, head_dim: int, dtype: torch.dtype, device: torch.d
         return rotary_tables(length, head_dim, torch.empty(0, dtype=dtype, device=device))
 
 
+def _angles(length: int, head_dim: int) -> Tensor:
+    """Return each position's cosines, then sines (length, head_dim), float32."""
+    return _kept_angles(1 << (length - 1).bit_length(), head_dim)[:length]
+
+
+@functools.cache
+def _kept_angles(length: int, head_dim: int) -> Tensor:
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return torch.cat(rotary_tables(length, head_dim, torch.empty(0)), dim=-1)
+
+
 def _with_positions(
     mask: Tensor | None, query_BHQK: Tensor, keys: int, position_scores: PositionScores | None
 ) -> Tensor | None:
@@ -218,11 +254,11 @@ def _empty(key_BTGK: Tensor) -> AttentionState:
     return AttentionState(nothing, nothing, torch.ones(nothing.shape[:2], dtype=torch.bool, device=key_BTGK.device))
 
 
-def _documents(state: AttentionState, key_BTGK: Tensor, reset_BT: Tensor | None) -> Tensor:
+def _documents(state: AttentionState, new_BT: Tensor, reset_BT: Tensor | None) -> Tensor:
     """Number the documents: 0 for the one that the state was in, -1 for remembered positions of older ones."""
     past_BM = state.valid_BM.to(torch.int32) - 1
     if reset_BT is None:
-        now_BT = torch.zeros(key_BTGK.shape[:2], dtype=torch.int32, device=key_BTGK.device)
+        now_BT = torch.zeros(new_BT.shape[:2], dtype=torch.int32, device=new_BT.device)
     else:
         now_BT = reset_BT.to(torch.int32).cumsum(1, dtype=torch.int32)
     return torch.cat([past_BM, now_BT], dim=1)
@@ -230,8 +266,12 @@ def _documents(state: AttentionState, key_BTGK: Tensor, reset_BT: Tensor | None)
 
 def _remember(keys_BSGK: Tensor, values_BSGK: Tensor, documents_BS: Tensor, window: int) -> AttentionState:
     kept = slice(max(0, keys_BSGK.shape[1] - window), None)
-    valid_BS = documents_BS == documents_BS[:, -1:].clamp(min=0)
-    return AttentionState(keys_BSGK[:, kept], values_BSGK[:, kept], valid_BS[:, kept])
+    return AttentionState(keys_BSGK[:, kept], values_BSGK[:, kept], _valid(documents_BS)[:, kept])
+
+
+def _valid(documents_BS: Tensor) -> Tensor:
+    """Return which positions are of the document of the last one."""
+    return documents_BS == documents_BS[:, -1:].clamp(min=0)
 
 
 def _attend(query_BHQK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

@@ -11,7 +11,8 @@ from tests.conftest import BIGRAMS, MAPS, small_model
 from weft.baselines import llama
 from weft.generation import ENDED, PlainDecoder, make_decoder
 from weft.generation.graph import FixedDecoder, graph_decoder
-from weft.layers.state import tensors
+from weft.layers.maps import StructuredMap
+from weft.layers.state import map_state, tensors
 from weft.ops import cpu
 
 MEMORY = 5  # of small models
@@ -76,10 +77,10 @@ def model(request):
     return small_model(*request.param)
 
 
-def fused(model, state, rows):
+def fused(model, state, rows, **settings):
     from weft.generation.fused import fused_decoder
 
-    decoder = fused_decoder(model, state, rows)
+    decoder = fused_decoder(model, state, rows, **settings)
     assert decoder is not None
     return decoder
 
@@ -128,6 +129,54 @@ def test_the_kernel_gives_the_models_logits_and_state(model, rows, prompt):
     assert_follows(fused(model, state, rows), model, state, texts(rows, 4 * MEMORY, seed=2))
 
 
+@torch.no_grad()
+def rounded(model):
+    """Give all matrices values that bfloat16 holds, those of structured maps so that their products are held, too."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.copy_(parameter.bfloat16())
+    for part in model.modules():
+        if isinstance(part, StructuredMap):
+            for factor in part.factors():
+                factor.copy_(factor.sign() / 4)
+    return model
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])
+def test_in_bf16_the_kernel_is_the_model_with_rounded_matrices(model, rows):
+    """To the tolerance of float32, for each number of texts that are multiplied at once."""
+    model = rounded(model)
+    state = read(model, texts(rows, 2 * MEMORY), resets=True)
+    assert_follows(fused(model, state, rows, bf16=True), model, state, texts(rows, 2 * MEMORY, seed=2))
+
+
+@needs_kernels
+@torch.no_grad()
+def test_bf16_moves_logits_by_less_than_a_hundredth_of_their_spread():
+    """Each weight is off by 2^-9 of itself at most, and up and down alike."""
+    model = small_model("qf qf af qf", {"hidden_size": 64}, vocab_size=300)
+    state = read(model, texts(3, 9))
+    exact = fused(model, state, 3)
+    halved = fused(model, state, 3, bf16=True)
+    for token_B in texts(3, 30, seed=2).unbind(1):
+        wanted = exact.step(token_B)
+        given = halved.step(token_B)
+        assert 0 < (given - wanted).std() < 0.01 * wanted.std()
+
+
+@needs_kernels
+@torch.no_grad()
+def test_in_bf16_a_text_does_not_depend_on_the_texts_beside_it():
+    model = small_model("qaf")
+    tokens = texts(7, 12)
+    state = read(model, texts(7, 8))
+    together = fused(model, state, 7, bf16=True)
+    alone = fused(model, map_state(lambda x: x[4:5], state), 1, bf16=True)
+    for token_B in tokens.unbind(1):
+        assert torch.equal(together.step(token_B)[4], alone.step(token_B[4:5])[0])
+
+
 @needs_kernels
 @torch.no_grad()
 def test_the_state_goes_out_and_in_at_any_token(model):
@@ -172,17 +221,18 @@ def test_a_text_that_has_ended_changes_nothing_for_the_others(model):
 
 
 @needs_kernels
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("threads", [2, 5])
-def test_threads_change_no_number(model, threads):
+def test_threads_change_no_number(model, threads, bf16):
     """As many as there may be, more than there are cores, and several callers at once."""
     state, tokens, usual = read(model, texts(2, 8)), texts(2, 12), torch.get_num_threads()
 
     def run(into):
         torch.set_num_threads(threads)
-        decoder = fused(model, state, 2)
+        decoder = fused(model, state, 2, bf16=bf16)
         into.append(torch.stack([decoder.step(token_B).clone() for token_B in tokens.unbind(1)]))
 
-    single = fused(model, state, 2)
+    single = fused(model, state, 2, bf16=bf16)
     wanted = torch.stack([single.step(token_B).clone() for token_B in tokens.unbind(1)])
     results = []
     try:

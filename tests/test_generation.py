@@ -18,6 +18,7 @@ from weft.generation import (
     Written,
     generate,
     in_order,
+    make_decoder,
     stream,
     stream_all,
     write,
@@ -81,7 +82,7 @@ def scripted(monkeypatch, *scripts):
 def test_greedy_is_the_argmax_after_the_whole_text(model, tokenizer, prompt):
     tokens = greedy_without_state(model, tokenizer, prompt)
     assert len(set(tokens)) > 3  # or the comparison would say little
-    assert written(model, tokenizer, [prompt]) == [tokens]
+    assert written(model, tokenizer, [prompt], precision="fp32") == [tokens]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
@@ -91,6 +92,23 @@ def test_a_batch_writes_what_each_prompt_alone_would(model, tokenizer, sampling)
         alone = Sampling(temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed + lane)
         assert written(model, tokenizer, [prompt], alone) == [together[lane]]
     assert len({tuple(lane) for lane in together}) == len(PROMPTS)
+
+
+def test_bits_are_told_by_the_models_own_weights_unless_others_are_asked_for(tokenizer, monkeypatch):
+    model = byte_model("qfaf")
+    asked = []
+
+    def noted(*given, precision, **settings):
+        asked.append(precision)
+        return make_decoder(*given, precision=precision, **settings)
+
+    monkeypatch.setattr(writing, "make_decoder", noted)
+    written(model, tokenizer, ["a"], count=3)
+    written(model, tokenizer, ["a"], count=3, bits=True)
+    written(model, tokenizer, ["a"], count=3, bits=True, precision="bf16")
+    assert asked == ["auto", "fp32", "bf16"]
+    with pytest.raises(UserError, match="'precision' is 'half': give 'auto', 'fp32' or 'bf16'"):
+        written(model, tokenizer, ["a"], precision="half")
 
 
 @pytest.mark.parametrize("prefill", [1, 3, 7])
@@ -358,14 +376,14 @@ def test_greedy_writes_what_transformers_generate_writes(tokenizer, pattern, set
     own = {"boundary_id": BOUNDARY, "padding_id": PADDING}
     model = small_model(pattern, {**settings, **own}, preset, vocab_size=258, seed=2)
     expected = by_transformers(model, tokenizer, prompts, 40)
-    assert written(model, tokenizer, prompts, count=40) == expected
+    assert written(model, tokenizer, prompts, count=40, precision="fp32") == expected
     assert sum(map(len, expected)) > 20
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
 def test_the_form_of_the_decoder_is_not_seen_in_the_text(tokenizer, monkeypatch, sampling):
     model = byte_model("qf qf af qf")
-    usual = written(model, tokenizer, PROMPTS, sampling, 60)
+    usual = written(model, tokenizer, PROMPTS, sampling, 60, precision="fp32")
     monkeypatch.setattr(writing, "make_decoder", lambda model, state, **_: PlainDecoder(model, state))
     assert written(model, tokenizer, PROMPTS, sampling, 60) == usual
 

@@ -21,7 +21,7 @@ from weft.evaluation.adaptation import Adapt
 from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
 from weft.files import disk_errors
-from weft.generation import Sampling
+from weft.generation import Precision, Sampling
 from weft.model import WeftModel
 from weft.pattern import parse_count
 from weft.pretrained import load_config, load_model
@@ -284,6 +284,7 @@ def generate(
     applications: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> str: ...
 @overload
 def generate(
@@ -294,6 +295,7 @@ def generate(
     applications: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> list[str]: ...
 @checked
 def generate(
@@ -304,10 +306,16 @@ def generate(
     applications: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> str | list[str]:
     """Continue one prompt or several, without the prompts themselves: see :meth:`weft.Run.generate`."""
     several = [prompts] if isinstance(prompts, str) else list(prompts)
     written = as_run(run).generate(
-        several, max_new_tokens=max_new_tokens, applications=applications, sampling=sampling, stop=stop
+        several,
+        max_new_tokens=max_new_tokens,
+        applications=applications,
+        sampling=sampling,
+        stop=stop,
+        precision=precision,
     )
     return written[0] if isinstance(prompts, str) else written

@@ -32,7 +32,7 @@ from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score, text_bits
-from weft.generation import Sampling, generate
+from weft.generation import Precision, Sampling, generate
 from weft.language_model import LanguageModel
 from weft.pretrained import check_folder, load_config, load_tokenizer
 from weft.reading import Paths, as_read, data_of, names_of, read_split, training_text
@@ -205,6 +205,7 @@ class Run(os.PathLike[str]):
         applications: int | None = None,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
+        precision: Precision = "auto",
     ) -> str: ...
     @overload
     def generate(
@@ -215,6 +216,7 @@ class Run(os.PathLike[str]):
         applications: int | None = None,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
+        precision: Precision = "auto",
     ) -> list[str]: ...
     @checked
     def generate(
@@ -225,11 +227,16 @@ class Run(os.PathLike[str]):
         applications: int | None = None,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
+        precision: Precision = "auto",
     ) -> str | list[str]:
         """Continue one prompt or several; return the continuations without the prompts.
 
         A text ends before the first of the strings ``stop`` in it. ``applications`` are those of :func:`weft.load`. A
         prompt is read in the form in which the run reads every text (``data.normalize``, ``data.line_ends``).
+
+        ``precision`` is that of the weights on a CPU, where reading them is most of what a token takes: ``bf16``
+        halves the bytes by rounding them to eight significant bits, ``fp32`` takes the model's own, ``auto`` is
+        ``bf16`` where the processor widens it cheaply. The prompt is read by the model itself.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         written = generate(
@@ -239,6 +246,7 @@ class Run(os.PathLike[str]):
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=stop,
+            precision=precision,
         )
         return written[0] if isinstance(prompts, str) else written
 

@@ -274,6 +274,13 @@ def test_generate_goes_on_from_one_prompt(run):
     assert run_weft("generate", run, "--max-new-tokens", 5).code == 0
 
 
+def test_generate_takes_the_precision_of_the_weights(run):
+    options = ["--max-new-tokens", 5, "--temperature", 0]
+    exact = weft.generate(run, max_new_tokens=5, sampling=weft.Sampling(temperature=0), precision="fp32")
+    assert run_weft("generate", run, *options, "--precision", "fp32").out == exact + "\n"
+    assert_mistake(run_weft("generate", run, "--precision", "half"), "give 'auto', 'fp32' or 'bf16'")
+
+
 def test_generate_stops_before_a_string(run):
     options = ["--prompt", "The ", "--max-new-tokens", 30, "--temperature", 1]
     whole = weft.generate(run, "The ", max_new_tokens=30, sampling=weft.Sampling(temperature=1))

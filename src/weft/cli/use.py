@@ -98,6 +98,9 @@ def generate(
         ),
     ] = None,
     applications: options.Applications = None,
+    precision: Annotated[
+        str, typer.Option(help="The weights' on a CPU: bf16 (half the bytes to read), fp32 (the run's own) or auto.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
@@ -110,7 +113,12 @@ def generate(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     prompts = prompt or [""]
     strings = [unescape(text) or "" for text in stop or ()]
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": strings}
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "sampling": sampling,
+        "stop": strings,
+        "precision": precision,
+    }
     tokenizer, model = load_tokenizer(run), load_any(run, applications=applications)
     if as_json:
         texts = generate_texts(model, tokenizer, as_read(run, prompts), **settings)

@@ -4,7 +4,7 @@
 :func:`make_decoder` is the step below them: one token after another, without a text.
 """
 
-from weft.generation.decoder import ENDED, Decoder, PlainDecoder
+from weft.generation.decoder import ENDED, Decoder, PlainDecoder, Precision
 from weft.generation.fastest import make_decoder
 from weft.generation.sampling import COLDEST, HOTTEST, Sampling, draw
 from weft.generation.text import GrowingText, stop_strings
@@ -22,6 +22,7 @@ __all__ = [
     "Event",
     "GrowingText",
     "PlainDecoder",
+    "Precision",
     "Read",
     "Sampling",
     "Token",

@@ -8,13 +8,24 @@ Shapes: B texts, T positions, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from weft.arguments import told
+from weft.errors import UserError
 from weft.language_model import LanguageModel, State
 
+# Of the weights in the kernel on a CPU: in bf16 they are half the bytes, and reading them is what a token takes.
+Precision = Literal["auto", "fp32", "bf16"]
 ENDED = -1  # in the place of a token: nobody reads on in this text
+
+
+def check_precision(precision: Precision) -> None:
+    """UserError where there is no such precision."""
+    if precision not in get_args(Precision):
+        raise UserError(f"'precision' is {told(precision)}: give 'auto', 'fp32' or 'bf16'.")
 
 
 class Decoder(ABC):

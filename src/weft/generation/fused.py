@@ -38,13 +38,13 @@ _PARTS = (*_SHELL, *_MAPS, *NORMS, *_BLOCKS)
 _turn = threading.Lock()  # a step takes all cores: two at once would wait for each other's threads
 
 
-def fused_decoder(model: LanguageModel, state: ModelState, rows: int) -> FusedDecoder | None:
-    """Return a decoder for ``rows`` texts; None where the kernel does not cover the model."""
+def fused_decoder(model: LanguageModel, state: ModelState, rows: int, *, bf16: bool = False) -> FusedDecoder | None:
+    """Return a decoder for ``rows`` texts, with matrices in bfloat16 or the model's own; None for other models."""
     if rows > MOST_ROWS or not covers(model):
         return None
     if not all(map(_is_suffix, state.blocks)):  # a ring tells by a number alone how many positions are valid
         return None
-    return FusedDecoder(model, state, rows)
+    return FusedDecoder(model, state, rows, bf16=bf16)
 
 
 def covers(model: LanguageModel) -> TypeGuard[WeftModel]:
@@ -76,9 +76,9 @@ def _is_suffix(state: Any) -> bool:
 class FusedDecoder(Decoder):
     """Runs one kernel a token, on torch's threads."""
 
-    def __init__(self, model: WeftModel, state: ModelState, rows: int) -> None:
+    def __init__(self, model: WeftModel, state: ModelState, rows: int, *, bf16: bool = False) -> None:
         self._threads = torch.get_num_threads()
-        program = Program(model, state, rows, self._threads)
+        program = Program(model, state, rows, self._threads, bf16=bf16)
         self._program = program
         self._model = model  # whose parameters the list names
         self._fields = program.fields

@@ -27,6 +27,7 @@ from weft.model import ModelState, WeftModel
 from weft.ops.cpu import decode as d
 from weft.ops.cpu import decode_parts as parts
 from weft.ops.cpu.constants import VECTOR
+from weft.ops.cpu.packed import pack
 
 NORMS: dict[type, int] = {RMSNorm: parts.RMS, nn.LayerNorm: parts.LAYER, nn.Identity: parts.NONE}
 POOLING = {"f": parts.POOL_F, "fo": parts.POOL_FO, "ifo": parts.POOL_IFO}
@@ -51,16 +52,18 @@ class Program:
     remembers. ``fields`` is the list as the kernel reads it; ``counters`` must be zero before each token.
     """
 
-    def __init__(self, model: WeftModel, state: ModelState, rows: int, threads: int) -> None:
+    def __init__(self, model: WeftModel, state: ModelState, rows: int, threads: int, *, bf16: bool = False) -> None:
         config = model.config
         width = config.hidden_size
         self._model = model
         self._rows = rows
         self._threads = threads
+        self._bf16 = bf16
         self._kept: list[Tensor] = []  # operations hold addresses alone: else their memory would be freed
         self._operations: list[NDArray[np.int64]] = []
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self._merged: dict[nn.Module, Tensor] = {}
+        self._packed: dict[tuple[int, torch.Size], Tensor] = {}
         self._tasks = 0  # of all operations so far
         self._after = 0  # tasks that must be done before the last operation may begin
         self.weight_bytes = 0  # of the matrices that are read for each token
@@ -79,6 +82,8 @@ class Program:
         else:
             self._raw = 0
             self._own = up(kernel_size * width)
+        self._gate_at = self._own  # a block's gate
+        self._own += VECTOR
 
         # Blocks read one and write the other, so that nobody overwrites what a late thread still reads.
         self._x_BD = self._buffer("x", width)
@@ -93,7 +98,8 @@ class Program:
         # With latent bigrams, tokens' vectors are no rows of a table: here stands what
         # the first block reads.
         self.ready_BD = torch.zeros(rows, width) if model.ngrams is not None else None
-        self.logits_BV = torch.zeros(rows, config.vocab_size)
+        self._logits = torch.zeros(rows, up(config.vocab_size))
+        self.logits_BV = self._logits[:, : config.vocab_size]
 
         # Positions of the current document that each memory holds.
         self.seen_NB = torch.zeros(len(model.schedule), rows, dtype=torch.long)
@@ -140,7 +146,7 @@ class Program:
         before: nn.Module = nn.Identity()
         for number, memory, mixer in zip(self._model.schedule, self.memories, self._mixers, strict=True):
             block: Any = self._model.blocks[number]
-            self._norm(block.norm if self._pre else before, memory)
+            self._norm(block.norm if self._pre else before, memory, block)
             self._write_block(block, mixer)
             before = block.norm
         self._norm(self._model.norm if self._pre else before)
@@ -227,8 +233,11 @@ class Program:
             self._merged[part] = merged(part)
         return self._merged[part], part.bias
 
-    def _norm(self, norm: Any, memory: Memory | Last | None = None) -> None:
-        """Let the next maps read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before."""
+    def _norm(self, norm: Any, memory: Memory | Last | None = None, block: Block | None = None) -> None:
+        """Let the next maps read the stream as ``norm`` gives it, shifted, and a QRNN the inputs before.
+
+        What ``block`` adds to the stream is multiplied by its gate, if it has one.
+        """
         x = self._x_BD
         fields: dict[str, Value] = {
             "source": x,
@@ -237,7 +246,10 @@ class Program:
             "how": NORMS[type(norm)],
             "width": self._model.config.hidden_size,
             "window": 1,
+            "gate_at": self._gate_at,
         }
+        if block is not None:
+            fields |= {"gate": block.block_gate, "gain": block.block_gain}
         if isinstance(memory, Last):
             last = memory.inputs_B2D
             fields |= {"share": memory.share, "raw": self._raw, "last": last, "last_stride": last.stride(0)}
@@ -261,7 +273,7 @@ class Program:
             add = {"add": self._x_BD, "add_stride": self._x_BD.stride(0)}
         else:  # what the thread has normed, in its own memory, unshifted
             add = {"add": None, "add_stride": self._own, "add_at": self._raw}
-        add |= {"gate": block.block_gate, "gain": block.block_gain, "own_stride": self._own}
+        add |= {"own_stride": self._own, "gate_at": self._gate_at}
         self._map(maps, source, product, parts.ADD, result=self._next_BD, more=add)
         written = self._next_BD
         self._next_BD = self._x_BD
@@ -287,12 +299,11 @@ class Program:
         # A small product is one task for each thread, as taking a task costs time, too; a large one is
         # several, so that a thread that is late leaves more of them to the others.
         tasks = min(_TASKS, max(1, rows * len(maps) * columns // (_LEAST * self._threads)))
-        each = up(-(-rows // (tasks * self._threads)))  # rows of a task
         fields: dict[str, Value] = {
             "matrices": len(maps),
             "rows": rows,
             "columns": columns,
-            "each": each,
+            "packed": int(self._bf16),
             "then": then,
             "source": source,
             "source_stride": self._own if source is None else source.stride(0),
@@ -304,9 +315,17 @@ class Program:
             fields |= {"result": result, "result_stride": result.stride(0)}
         operation = self._add("MAP", fields, tasks=tasks, beside=beside)
         for number, (weight, bias) in enumerate(maps):
-            self.weight_bytes += weight.nbytes
-            operation[d.MAP_WEIGHTS + number] = self._number(weight)
+            stored = self._pack(weight) if self._bf16 else weight
+            self.weight_bytes += stored.nbytes
+            operation[d.MAP_WEIGHTS + number] = self._number(stored)
             operation[d.MAP_BIASES + number] = self._number(bias)
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        """Return a matrix in bfloat16, packed once for all uses of a block."""
+        key = (weight.data_ptr(), weight.shape)
+        if key not in self._packed:
+            self._packed[key] = pack(weight)
+        return self._packed[key]
 
     def _add(
         self, kind: str, fields: Mapping[str, Value], *, tasks: int = 0, beside: bool = False

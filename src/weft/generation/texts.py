@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from weft.data import Tokenizer
+from weft.generation.decoder import Precision
 from weft.generation.sampling import Sampling
 from weft.generation.writing import Ended, Written, write
 from weft.language_model import LanguageModel
@@ -28,10 +29,16 @@ def generate(
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> list[str]:
-    """Return each prompt's continuation (without the prompt), always valid Unicode, up to the first stop string."""
+    """Return each prompt's continuation (without the prompt), always valid Unicode, up to the first stop string.
+
+    For ``precision`` see :func:`weft.generation.write`.
+    """
     texts = [""] * len(prompts)
-    for chunk in stream_all(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop):
+    for chunk in stream_all(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, precision=precision
+    ):
         texts[chunk.lane] += chunk.text
     return texts
 
@@ -44,12 +51,15 @@ def stream(
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> Iterator[str]:
     """Yield the continuation of one prompt as it is written, in chunks that are whole characters.
 
     What may still become a stop string is held back.
     """
-    chunks = stream_all(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+    chunks = stream_all(
+        model, tokenizer, [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, precision=precision
+    )
     return (chunk.text for chunk in chunks if chunk.text)
 
 
@@ -61,9 +71,12 @@ def stream_all(
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
+    precision: Precision = "auto",
 ) -> Iterator[Chunk]:
     """Yield chunks of all continuations as they are written, the texts in turns; see :func:`weft.generation.write`."""
-    events = write(model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+    events = write(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, precision=precision
+    )
     for event in events:
         if isinstance(event, Written) and event.token.text:
             yield Chunk(event.lane, event.token.text)

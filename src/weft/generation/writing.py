@@ -21,7 +21,7 @@ from torch import Tensor
 from weft.arguments import told
 from weft.data import Tokenizer
 from weft.errors import UserError
-from weft.generation.decoder import ENDED
+from weft.generation.decoder import ENDED, Precision, check_precision
 from weft.generation.fastest import make_decoder
 from weft.generation.sampling import Floats, Sampling, draw, surprisal
 from weft.generation.text import GrowingText, stop_strings
@@ -80,6 +80,7 @@ def write(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     bits: bool = False,
+    precision: Precision = "auto",
 ) -> Iterator[Event]:
     """Yield what happens while every prompt is continued, as it happens.
 
@@ -87,8 +88,15 @@ def write(
     A text ends before the first of the ``stop`` strings in what is written (the prompt does not count), and
     is given only as far as none may have begun; the token that completes one is told, too, with the text
     before it. With ``bits``, tokens carry their surprisal under the model itself, before temperature, top-k
-    and top-p, and the prompts' tokens are told. UserError for impossible settings.
+    and top-p, and the prompts' tokens are told.
+
+    ``precision`` is that of the weights where a kernel writes on a CPU, see :func:`make_decoder`. With ``auto``
+    it is float32 where ``bits`` are told, as those are to be the model's own to the last digit shown.
+    UserError for impossible settings.
     """
+    check_precision(precision)
+    if bits and precision == "auto":
+        precision = "fp32"
     strings = stop_strings(stop)
     if sampling is None:
         sampling = Sampling()
@@ -98,7 +106,7 @@ def write(
     ids = [[tokenizer.boundary_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
     if not texts:
         return iter(())
-    return _write(model, tokenizer, texts, ids, max_new_tokens, bits)
+    return _write(model, tokenizer, texts, ids, max_new_tokens, bits, precision)
 
 
 def _write(
@@ -108,10 +116,11 @@ def _write(
     ids: list[list[int]],
     count: int,
     bits: bool,
+    precision: Precision,
 ) -> Iterator[Event]:
     with _evaluating(model):
         logits_BV, state = yield from _read(model, tokenizer, ids, bits)
-        decoder = make_decoder(model, state, rows=len(texts), steps=count - 1)
+        decoder = make_decoder(model, state, rows=len(texts), steps=count - 1, precision=precision)
         tokens_B = torch.full((len(texts),), ENDED)
         alive = texts
         for step in range(count):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from weft.generation import COLDEST, HOTTEST
+from weft.generation import COLDEST, HOTTEST, Precision
 from weft.serve.limits import Limits, Refused
 
 UPSTREAM_DEFAULT_TOKENS = 1_024  # what transformers' server takes where max_tokens is not given
@@ -66,6 +66,7 @@ class GenerateRequest(_Message):
     top_p: TopP = 0.95
     seed: RequestSeed = 0
     stop: Stop | None = None
+    precision: Precision = "auto"
     stream: bool = False
 
 

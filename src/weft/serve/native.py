@@ -99,6 +99,7 @@ class Generate(Native):
             sampling=sampling,
             stop=asked.stop or (),
             bits=True,
+            precision=asked.precision,
         )
 
 

@@ -44,7 +44,8 @@ from weft.ops.cpu.decode_parts import (
     turned,
 )
 from weft.ops.cpu.launch import Team
-from weft.ops.cpu.simd import as_float32, as_int64, fetch_add, fused, load, number, splat, store
+from weft.ops.cpu.packed import PANEL, multiplied_packed, wide
+from weft.ops.cpu.simd import as_bfloat16, as_float32, as_int64, fetch_add, fused, load, number, splat, store
 from weft.ops.cpu.team import look, wait
 
 # The head of the list.
@@ -67,17 +68,20 @@ EMBED_TABLE, EMBED_TO, EMBED_STRIDE, EMBED_WIDTH, EMBED_SCALE = range(4, 9)
 NORM_SOURCE, NORM_SOURCE_STRIDE, NORM_STRIDE, NORM_WIDTH, NORM_HOW, NORM_WEIGHT, NORM_BIAS, NORM_EPS = range(4, 12)
 NORM_RING, NORM_RING_STRIDE, NORM_WINDOW = range(12, 15)
 NORM_SHARE, NORM_RAW, NORM_LAST, NORM_LAST_STRIDE = range(15, 19)
+# A block's gate and gain (a gate of 0 is none), read from what is normed; by how much the block's output is
+# multiplied then stands ``gate_at`` behind.
+NORM_GATE, NORM_GAIN, NORM_GATE_AT = range(19, 22)
 
-# Multiply with up to four matrices of one shape, ``rows`` of each a task, and work on the results.
-MAP_MATRICES, MAP_ROWS, MAP_COLUMNS, MAP_EACH, MAP_SOURCE, MAP_SOURCE_STRIDE, MAP_TO, MAP_TO_STRIDE = range(4, 12)
+# Multiply with up to four matrices of one shape, in bfloat16 where they are ``packed``, and work on the results.
+MAP_MATRICES, MAP_ROWS, MAP_COLUMNS, MAP_PACKED, MAP_SOURCE, MAP_SOURCE_STRIDE, MAP_TO, MAP_TO_STRIDE = range(4, 12)
 MAP_WEIGHTS = 12  # four fields
 MAP_BIASES = 16  # four fields; a bias of 0 is none
 # What is done then, what is added (0: the thread's own memory), the result, a QRNN's cells and its zoneout.
 MAP_THEN, MAP_ADD, MAP_ADD_STRIDE, MAP_RESULT, MAP_RESULT_STRIDE = range(20, 25)
 MAP_CELL, MAP_CELL_STRIDE, MAP_ZONEOUT = range(25, 28)
-# A block's gate and gain (0: none) where something is added, where each text begins in a thread's own memory,
-# and how far behind that lies what is added to there.
-MAP_GATE, MAP_GAIN, MAP_OWN_STRIDE, MAP_ADD_AT = range(28, 32)
+# Where something is added: where each text begins in a thread's own memory, and how far behind that lie the
+# block's gate and what is added to there.
+MAP_OWN_STRIDE, MAP_GATE_AT, MAP_ADD_AT = range(28, 31)
 
 # Write the new keys and values to their rings and attend; a task is the heads that share a key.
 ATTEND_QUERY, ATTEND_KEY, ATTEND_VALUE, ATTEND_HEADS, ATTEND_GROUPS, ATTEND_WIDTH = range(4, 10)
@@ -125,6 +129,10 @@ def _norm(p, o, lanes, count, private, place):
             last = as_float32(p[o + NORM_LAST])
             last_at = lanes[n] * p[o + NORM_LAST_STRIDE] + (place - 1) % 2 * width
             shifted(private, raw, last, last_at, p[o + NORM_SHARE], private, to, width)
+        gate = np.float32(1.0)
+        if p[o + NORM_GATE] != 0:
+            gate = block_gate(private, to, width, p[o + NORM_GATE], p[o + NORM_GAIN])
+        private[to + p[o + NORM_GATE_AT]] = gate
         # A QRNN's convolution reads earlier inputs too: lay them behind, newest
         # first, as its matrix has them.
         here = lanes[n] * p[o + NORM_RING_STRIDE]
@@ -149,23 +157,37 @@ def _remember(p, o, lanes, count, private, place):
 
 
 @njit
+def _first_row(p, o, task):
+    """Return where the rows of a map's task begin: whole registers, as evenly as may be."""
+    registers = (p[o + MAP_ROWS] + VECTOR - 1) // VECTOR
+    return task * registers // (p[o + TASKS] * p[THREADS]) * VECTOR
+
+
+@njit
 def _map(p, o, task, lanes, count, private):
     """Multiply one task's rows of each matrix with the texts' vectors; then do what follows with these rows."""
     rows = p[o + MAP_ROWS]
     columns = p[o + MAP_COLUMNS]
     then = p[o + MAP_THEN]
     stride = p[o + MAP_TO_STRIDE]
-    first = task * p[o + MAP_EACH]
-    end = min(rows, (task + 1) * p[o + MAP_EACH])
     part = (rows + VECTOR - 1) // VECTOR * VECTOR  # where the next matrix's results begin
+    first = _first_row(p, o, task)
+    end = _first_row(p, o, task + 1)
     x = private if p[o + MAP_SOURCE] == 0 else as_float32(p[o + MAP_SOURCE])
     y = as_float32(p[o + MAP_TO])
     h = as_float32(p[o + MAP_RESULT])
     cell = as_float32(p[o + MAP_CELL])
     for m in range(p[o + MAP_MATRICES]):
-        w = as_float32(p[o + MAP_WEIGHTS + m])
+        w = p[o + MAP_WEIGHTS + m]
         bias = p[o + MAP_BIASES + m]
-        multiplied(w, bias, columns, x, p[o + MAP_SOURCE_STRIDE], y, stride, m * part, lanes, count, first, end)
+        x_stride = p[o + MAP_SOURCE_STRIDE]
+        to = m * part
+        if p[o + MAP_PACKED] != 0:
+            w = as_bfloat16(w)
+            multiplied_packed(w, bias, rows, columns, x, x_stride, y, stride, to, lanes, count, first, end)
+        else:
+            last = min(rows, end)
+            multiplied(as_float32(w), bias, columns, x, x_stride, y, stride, to, lanes, count, first, last)
     if then == PLAIN:
         return
     # Rows depend on each other only at the same place (a cell on its gates, a sum on what is added), so what
@@ -176,10 +198,7 @@ def _map(p, o, task, lanes, count, private):
         to = lanes[n] * p[o + MAP_RESULT_STRIDE]
         if then == ADD:
             add_at = lanes[n] * p[o + MAP_ADD_STRIDE] + p[o + MAP_ADD_AT]
-            gate = p[o + MAP_GATE]
-            share = np.float32(1.0)
-            if gate != 0:
-                share = block_gate(private, lanes[n] * p[o + MAP_OWN_STRIDE], rows, gate, p[o + MAP_GAIN])
+            share = private[lanes[n] * p[o + MAP_OWN_STRIDE] + p[o + MAP_GATE_AT]]
             for i in range(first, end, VECTOR):
                 store(h, to + i, fused(load(y, at + i), splat(share), load(add, add_at + i)))
         elif then <= POOL_IFO:
@@ -240,9 +259,13 @@ def _ask_for_next(p, n, thread):
     for later in range(n + 1, p[COUNT]):
         o = HEAD + later * FIELDS
         if p[o + KIND] == MAP:
-            first = thread * p[o + TASKS] * p[o + MAP_EACH] * p[o + MAP_COLUMNS]
+            row = _first_row(p, o, thread * p[o + TASKS])
             for m in range(p[o + MAP_MATRICES]):
-                asked_for(as_float32(p[o + MAP_WEIGHTS + m]), first)
+                if p[o + MAP_PACKED] != 0:
+                    panel = row // PANEL * PANEL
+                    asked_for(as_bfloat16(p[o + MAP_WEIGHTS + m]), panel * wide(p[o + MAP_COLUMNS]))
+                else:
+                    asked_for(as_float32(p[o + MAP_WEIGHTS + m]), row * p[o + MAP_COLUMNS])
             return
 
 

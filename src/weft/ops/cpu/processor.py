@@ -31,6 +31,11 @@ def converts_bf16() -> bool:
     return {"avx512_bf16", "avx512vl"} <= flags()
 
 
+def widens_bf16() -> bool:
+    """Return whether bfloat16 becomes float32 in vector registers, so that reading it is cheap (assumed off Linux)."""
+    return not flags() or bool({"avx2", "asimd"} & flags())
+
+
 def vector() -> int:
     """Return how many float32 numbers kernels work on at once: a register of AVX-512, or eight.
 

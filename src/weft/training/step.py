@@ -38,7 +38,8 @@ def train_step(learner: Learner, batches: Iterator[Batch], *, learning_rate: flo
     set_learning_rate(learner.optimizers, learning_rate)
     for hook in hooks:
         hook.before_step(done)
-    learner.module.train()
+    if not (learner.module.training and learner.model.training):  # as validation leaves it
+        learner.module.train()
 
     # The gradient is the mean over the segments, and over the processes, whose wrapped module sees to that.
     total = torch.zeros((), device=learner.device)

@@ -26,10 +26,11 @@ from numba import types
 
 from weft.files import cache_dir
 from weft.ops.cpu.constants import VECTOR
-from weft.ops.cpu.simd import fetch_add
-from weft.ops.cpu.team import call
+from weft.ops.cpu.simd import fetch_add, fetch_add_at
+from weft.ops.cpu.team import answer, call
 
 _Address = types.CPointer(types.int64)
+_TORCH = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 
 
 class Function:
@@ -103,27 +104,51 @@ class Kernel:
         Never on some: OpenMP would end the others, and make them anew for torch's next operator.
         """
         threads = 1 if alone or tasks <= 1 else torch.get_num_threads()
-        _all_tasks(tasks, self._function.address, *arguments, threads=threads)
+        counters = [0] * threads
+        who = thread_number() if threads > 1 else 0
+        _all_tasks(tasks, self._function.address, threads, who, *counters, *arguments, threads=threads)
+
+
+_COUNTERS = 5  # where the threads' counters begin
 
 
 def _take_tasks(a: Any) -> None:
-    """Call the function at ``a[2]`` with the arguments from ``a[3]`` on and one task after another, of ``a[1]``."""
-    while True:
-        task = fetch_add(a, 1)
-        if task >= a[1]:
-            return
-        call(a[2], a, 3, task)
+    """Call the function at ``a[2]`` with the arguments behind the counters and one task after another, of ``a[1]``.
+
+    Each of the ``a[3]`` threads first takes the tasks of its own share, in order, then what is left of others'.
+    Torch's operators share rows out in the same order, so what a thread reads it has mostly written itself.
+    ``a[4]`` is the address of what tells a thread's number; where it is 0 they are numbered as they come.
+    """
+    threads = a[3]
+    own = answer(a[4]) if a[4] != 0 else fetch_add(a, 1)
+    for step in range(threads):
+        share = (own + step) % threads
+        first = a[1] * share // threads
+        end = a[1] * (share + 1) // threads
+        while True:
+            task = first + fetch_add_at(a, _COUNTERS + share, 1)
+            if task >= end:
+                break
+            call(a[2], a, _COUNTERS + threads, task)
 
 
 _all_tasks = Team(_take_tasks)
 
 
 @cache
+def thread_number() -> int:
+    """Return the address of ``omp_get_thread_num`` of the runtime that torch uses, 0 where it uses another."""
+    if openmp() is None:
+        return 0
+    function = ctypes.CDLL(str(_TORCH)).omp_get_thread_num
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@cache
 def openmp() -> Any:
     """Return ``GOMP_parallel`` of the runtime that torch uses, None where it uses another."""
-    name = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        function = ctypes.CDLL(str(name)).GOMP_parallel  # looked up in torch's library and what it was linked to
+        function = ctypes.CDLL(str(_TORCH)).GOMP_parallel  # looked up in torch's library and what it was linked to
     except (OSError, AttributeError):
         return None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

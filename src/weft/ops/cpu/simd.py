@@ -354,6 +354,16 @@ def fetch_add(typing: Any, pointer: Any, amount: Any) -> Any:
 
 
 @intrinsic
+def fetch_add_at(typing: Any, pointer: Any, index: Any, amount: Any) -> Any:
+    """Add to ``pointer[index]``, an int64 that threads share; return what it was."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "seq_cst")
+
+    return types.int64(types.CPointer(types.int64), types.int64, types.int64), generate
+
+
+@intrinsic
 def number(typing: Any, bits: Any) -> Any:
     """Take an int64 for the bits of a float64."""
 

@@ -60,6 +60,18 @@ def call(typing: Any, function: Any, arguments: Any, first: Any, task: Any) -> A
     return types.int32(types.int64, types.CPointer(types.int64), types.intp, types.int64), generate
 
 
+@intrinsic
+def answer(typing: Any, function: Any) -> Any:
+    """Call ``int32()`` at an address."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_INT, [])
+        told = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        return builder.sext(told, ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
 @njit
 def wait(done, expected):
     """Wait until the counter ``done`` stands at ``expected``."""

@@ -42,8 +42,9 @@ def test_it_goes_on_from_its_checkpoint_to_the_model_that_it_came_to(run):
     (run / "results.json").unlink()
     mended = weft.train(out=run, resume=True)
     assert mended.results.steps == 12
+    # Sums and roundings have changed since, and Muon takes steps of one size however small a gradient is.
     for name, tensor in load_file(OLDER / "model.safetensors").items():
-        assert_close(load_file(run / "model.safetensors")[name], tensor, atol=1e-4, rtol=1e-3)
+        assert_close(load_file(run / "model.safetensors")[name], tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_where_its_recipe_does_not_say_the_split_the_rule_of_then_holds(run):

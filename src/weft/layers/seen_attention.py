@@ -3,8 +3,8 @@
 Torch makes masks, additive scores, norms and copies by head of what is one pass over queries, keys and values and
 one over the scores (:mod:`weft.ops.cpu.attention_kernels`). The products are torch's. Plain form:
 :mod:`weft.layers.window_attention`.
-Shapes: B batch, T new positions, S all keys, N remembered ones, H heads, G key-value heads, K head width,
-J = (H + 2 G) K, Q queries of a block.
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, K head width, J = (H + 2 G) K,
+Q queries in a block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def attend_seen(
     seen: Seen,
     form: Form,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the attended values (B, T, H K), and the keys and values (B, N, G, K) to remember.
+    """Return the attended values (B, T, H K), and the keys and values (B, M, G, K) to remember.
 
     ``joined_BTJ`` has the queries, keys and values of each position side by side; ``old`` are the remembered ones,
     which get no gradient. A query sees itself and at most ``window`` keys before it, of its own document.
@@ -84,7 +84,7 @@ class _Attention(torch.autograd.Function):
         # What a kernel wrote is saved, too: autograd looks after what of it is an output.
         ctx.save_for_backward(joined_BTJ, query_norm, key_norm, angles_SK, *made[:3], made.roots, *weights)
         ctx.others = (eps, seen.blocks, form)
-        return y_BTHK.view(form.batch, form.new, -1), made.kept_keys_BNGK, made.kept_values_BNGK
+        return y_BTHK.view(form.batch, form.new, -1), made.kept_keys_BMGK, made.kept_values_BMGK
 
     @staticmethod
     @once_differentiable

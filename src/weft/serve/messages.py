@@ -31,6 +31,7 @@ TAKES = {
     "max_tokens": "a whole number, 1 or more",
     "model": "a string",
     "n": "1 here: for another text, ask again with another seed",
+    "precision": "auto, fp32 or bf16",
     "presence_penalty": "0 here: there is no such penalty",
     "prompt": "one string: ask once for each prompt",
     "seed": "a whole number from 0 to 2^62 - 1",

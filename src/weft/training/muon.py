@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from weft.ops.cpu.optimizer import EVENING, LEAST_NORM
+from weft.ops.cpu.constants import EVENING, LEAST_NORM
 from weft.training.parallel import join_shards, local, own_shard, shard_like
 from weft.training.precision import cpu_has_bf16
 

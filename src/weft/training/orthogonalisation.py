@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weft.ops.cpu.optimizer import LEAST_NORM
+from weft.ops.cpu.constants import LEAST_NORM
 from weft.training.muon import COEFFICIENTS, LONG, STEPS
 
 RESTARTS = {torch.bfloat16: (3, STEPS), torch.float32: (STEPS,)}  # steps taken when A is made anew, or all are

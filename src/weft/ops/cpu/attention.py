@@ -2,8 +2,8 @@
 
 Tensors are contiguous, of bfloat16 where nothing else is said, and on the CPU; who calls makes sure that
 :func:`weft.ops.cpu.usable` holds.
-Shapes: B batch, T new positions, M remembered ones, S = M + T, N kept ones, H heads, G key-value heads, K head
-width, J = (H + 2 G) K, Q queries of a block.
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, K head width, J = (H + 2 G) K,
+Q queries in a block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weft.ops.cpu import LEAST_WIDTH, address, bits, by_rows, shares
 
 
 class Form(NamedTuple):
-    """The sizes of an attention; ``kept`` is N."""
+    """The sizes of an attention; ``kept`` of S are remembered afterwards."""
 
     batch: int
     new: int
@@ -52,8 +52,8 @@ class Entered(NamedTuple):
     query_BHTK: Tensor
     keys_BGSK: Tensor
     values_BGSK: Tensor
-    kept_keys_BNGK: Tensor
-    kept_values_BNGK: Tensor
+    kept_keys_BMGK: Tensor
+    kept_values_BMGK: Tensor
     roots: Tensor
 
 

@@ -8,8 +8,9 @@ What a query sees is one stretch of keys: the last ``window`` before it and itse
 document. Documents are numbered in the order of the keys, so their numbers never fall.
 
 A task is the rows from ``first`` to ``end``; pointers are to float32, or to bfloat16 where nothing is said.
-Shapes: B batch, T new positions, M remembered ones, S = M + T, H heads, G key-value heads, K head width, which is
-a multiple of two registers, Q queries of a block, which are the keys from ``at`` on.
+K is a multiple of two registers; the queries of a block are the keys from ``at`` on.
+Shapes: B batch, T time, M remembered positions, S = M + T, H heads, G key-value heads, K head width, Q queries in a
+block.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -18,8 +18,6 @@ from torch import Tensor
 from weft.ops.cpu import available, bits
 from weft.ops.cpu.constants import VECTOR
 
-EVENING = 0.05  # the weight of a new mean square in NorMuon's v
-LEAST_NORM = 1e-7  # of a matrix whose norm is divided by
 _PART = 1 << 14  # numbers of a task
 _FEW = 1 << 15  # below which waking other threads costs more than it saves
 _ORDINARY = (Tensor, torch.nn.Parameter)

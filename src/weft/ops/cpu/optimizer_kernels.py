@@ -18,10 +18,9 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.ops.cpu.constants import VECTOR
+from weft.ops.cpu.constants import EVENING, LEAST_NORM, VECTOR
 from weft.ops.cpu.kernels import square_sum
 from weft.ops.cpu.launch import Kernel
-from weft.ops.cpu.optimizer import EVENING, LEAST_NORM
 from weft.ops.cpu.simd import (
     as_bfloat16,
     as_float32,

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import load_file
-from torch.testing import assert_close
 
 import weft
 from weft.training.run_folder import saved_recipe
@@ -42,9 +40,10 @@ def test_it_goes_on_from_its_checkpoint_to_the_model_that_it_came_to(run):
     (run / "results.json").unlink()
     mended = weft.train(out=run, resume=True)
     assert mended.results.steps == 12
-    # Sums and roundings have changed since, and Muon takes steps of one size however small a gradient is.
-    for name, tensor in load_file(OLDER / "model.safetensors").items():
-        assert_close(load_file(run / "model.safetensors")[name], tensor, atol=1e-3, rtol=1e-3)
+    # Muon's steps are of one size in every direction, also in those of which a gradient has next to nothing: there
+    # they follow the rounding, which has changed since. So what the model has learned is compared, not its numbers.
+    told = json.loads((OLDER / "results.json").read_text(encoding="utf-8"))
+    assert mended.results.test.bits_per_byte == pytest.approx(told["test"]["bits_per_byte"], rel=2e-3)
 
 
 def test_where_its_recipe_does_not_say_the_split_the_rule_of_then_holds(run):

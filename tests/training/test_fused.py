@@ -189,6 +189,7 @@ def with_values(shape: tuple[int, int], kind: str) -> torch.Tensor:
     values = {
         "ill-conditioned": torch.logspace(0, -6, min(shape)),
         "rank-deficient": (torch.arange(min(shape)) < min(shape) // 2).float(),
+        "a small batch's": torch.logspace(-1.2, -3, min(shape)).index_fill(0, torch.tensor(0), 1.0),
         "one large": torch.full((min(shape),), 0.01).index_fill(0, torch.tensor(0), 1.0),
     }[kind]
     return (left * values) @ right
@@ -198,7 +199,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a * b).sum() / (a.norm() * b.norm()))
 
 
-@pytest.mark.parametrize("kind", ["random", "ill-conditioned", "rank-deficient", "one large"])
+@pytest.mark.parametrize("kind", ["random", "ill-conditioned", "rank-deficient", "a small batch's", "one large"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 1.22), (torch.float32, 1.205)])
 def test_singular_values_end_near_one_in_batches_of_several_shapes(monkeypatch, kind, dtype, most):
     """As near to five steps in float64 as the steps come that are taken as they are written."""
@@ -214,7 +215,7 @@ def test_singular_values_end_near_one_in_batches_of_several_shapes(monkeypatch, 
         expected = by_the_book(matrix)
         as_written = module.orthogonalise(matrix[None])[0].double()
         for found in result.double():
-            assert cosine(found, expected) > cosine(as_written, expected) - 6e-3
+            assert cosine(found, expected) > cosine(as_written, expected) - 3e-3
             values = torch.linalg.svdvals(found)
             assert values.max() < most
             if kind == "random":

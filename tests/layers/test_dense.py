@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from weft.layers import copies, dense
 from weft.layers.dense import Dense
+from weft.training.fused import FusedAdamW, keep_bf16
 
 
 class Owner:
@@ -77,7 +78,7 @@ def test_a_renewed_copy_is_taken_as_it_is():
     assert torch.equal(copies.bf16_copy(weight), torch.full((4, 4), 7.0, dtype=torch.bfloat16))
 
 
-def test_copies_end_with_their_owner_and_with_their_weight():
+def test_copies_end_with_their_owner():
     owner = Owner()
     weight = torch.nn.Parameter(torch.randn(4, 4))
     copies.keep_copies([weight], owner)
@@ -86,6 +87,14 @@ def test_copies_end_with_their_owner_and_with_their_weight():
     gc.collect()
     weight.data.add_(1)
     assert torch.equal(copies.bf16_copy(weight), weight.detach().bfloat16())
+    assert weight not in copies._kept
+
+
+def test_copies_end_with_their_weight():
+    owner = Owner()
+    weight = torch.nn.Parameter(torch.randn(4, 4))
+    copies.keep_copies([weight], owner)
+    copies.bf16_copy(weight)
     before = len(copies._kept)
     del weight
     gc.collect()
@@ -132,3 +141,41 @@ def test_a_map_with_a_hook_is_called():
     with torch.autocast("cpu", torch.bfloat16):
         dense.side_by_side(torch.randn(2, 8), maps)
     assert seen
+
+
+def test_one_map_beside_itself():
+    layer = Dense(24, 8, bias=False)
+    owner = Owner()
+    copies.keep_copies([layer.weight], owner)
+    x = torch.randn(3, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = dense.side_by_side(x, [layer, layer])
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first.float(), layer(x).detach(), rtol=2e-2, atol=2e-2)
+
+
+def test_what_inference_has_copied_is_trained_with():
+    layer = Dense(24, 8, bias=False)
+    owner = Owner()
+    copies.keep_copies([layer.weight], owner)
+    x = torch.randn(3, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            layer(x)
+        layer(x).float().sum().backward()
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    assert torch.equal(copies.bf16_copy(layer.weight), layer.weight.detach().bfloat16())
+
+
+def test_a_step_between_forward_and_backward_is_noticed():
+    layer = Dense(32, 32, bias=False)
+    optimizer = FusedAdamW([layer.weight], lr=0.1)
+    keep_bf16(optimizer)
+    x = torch.randn(4, 32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x).float().sum().backward()
+        y = layer(x).float().sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()

@@ -120,3 +120,31 @@ def test_every_block_of_the_default_model_goes_through_it(monkeypatch):
     model = small_model("qfaf", {"hidden_size": LEAST, "block_gates": True, "token_shift": True})
     model(torch.zeros(1, 5, dtype=torch.long))
     assert counted == {"enter": 4, "leave": 4}
+
+
+def test_what_does_not_fit_together_is_told_and_not_read():
+    x, before, reset, norm, shift = parts((4, 6, LEAST))
+    assert shell.can_enter(x, norm, shift, before, reset)
+    assert not shell.can_enter(x, norm, shift, before[:1], reset)
+    assert not shell.can_enter(x, norm, shift, before, reset[:1])
+    assert not shell.can_enter(x, norm, shift, before, reset.long())
+    model = small_model("f", {"hidden_size": LEAST, "token_shift": True})
+    _, state = model(torch.zeros(1, 5, dtype=torch.long))
+    with pytest.raises(RuntimeError, match="size"):
+        model(torch.zeros(4, 5, dtype=torch.long), state)
+
+
+def test_a_norm_that_somebody_watches_is_called():
+    model = small_model("q", {"hidden_size": LEAST})
+    seen = []
+    model.blocks[0].norm.register_forward_hook(lambda *_: seen.append(1))
+    model(torch.zeros(1, 5, dtype=torch.long))
+    assert seen
+
+
+def test_autocast_in_float16_runs_in_plain_torch():
+    model = small_model("qfaf", {"hidden_size": LEAST})
+    tokens = torch.zeros(2, 5, dtype=torch.long)
+    with torch.autocast("cpu", torch.float16), torch.no_grad():
+        lower, _ = model(tokens)
+    torch.testing.assert_close(lower, model(tokens)[0].detach(), rtol=2e-2, atol=2e-2)

@@ -184,3 +184,22 @@ def test_machine_code_is_kept_where_the_sources_cannot_be_written(monkeypatch, t
         assert launch.cache_folder().is_relative_to(tmp_path / "weft-kernels")
     finally:
         launch.cache_folder.cache_clear()
+
+
+def test_another_default_precision_changes_nothing():
+    model = small_model("qfaf", {"hidden_size": 32})
+    tokens = torch.randint(0, 11, (2, 40), generator=torch.Generator().manual_seed(0))
+
+    def gradients():
+        model.zero_grad()
+        model.loss(tokens, tokens.roll(-1, 1))[0].backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    expected = gradients()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = gradients()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for got, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, right)

@@ -186,3 +186,9 @@ def test_a_tensor_on_another_device_is_named(name):
     given = [other[key] if key == name else None for key in ("cell", "reset")]
     with pytest.raises(ValueError, match=f"{name} is on meta, but the gates are on cpu"):
         fused_pooling(torch.zeros(2, 5, 24), *given, "fo", other["bias"] if name == "bias" else None)
+
+
+def test_cells_narrower_than_a_register_are_refused_by_the_operator():
+    narrow = LEAST - 1
+    with pytest.raises(RuntimeError, match="no fused pooling"):
+        fused_pooling(torch.randn(2, 4, 3 * narrow), None, None, "fo")

@@ -77,7 +77,7 @@ def test_what_is_not_finite_changes_nothing(optimizer, bad):
     def step(factor: float, shown: float = 0.0) -> torch.Tensor:
         loss, _ = model.loss(*segment()[:2], None, segment()[2])
         (loss * factor).backward()
-        return apply_gradients(model, optimizers, loss.detach() + shown, 1.0)
+        return apply_gradients(optimizers, loss.detach() + shown, 1.0)
 
     good = step(1.0)
     assert good[2] == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import model_validator
@@ -21,6 +21,7 @@ from weft.layers.linear import linear
 from weft.layers.maps import Map
 from weft.layers.norms import RMSNorm, make_norm
 from weft.layers.positions import relative_shift, sinusoids
+from weft.layers.versions import untouched
 from weft.layers.window_attention import (
     AttentionState,
     can_attend_joined,
@@ -128,7 +129,7 @@ class AttentionBlock(Block):
         """Attend over the window."""
         config = self.config
         if self._can_join(x_BTD, state):
-            joined_BTJ = joined(x_BTD, (self.query, self.key, self.value))
+            joined_BTJ = joined(x_BTD, (self.query, self.key, self.value)).to(x_BTD.dtype)
             query_norm, key_norm = (getattr(norm, "weight", None) for norm in (self.query_norm, self.key_norm))
             attended_BTD, state = joined_attention(
                 joined_BTJ,
@@ -168,8 +169,13 @@ class AttentionBlock(Block):
             return False
         if not can_attend_joined(x_BTD, state, config.head_dim, self.window):
             return False
-        norms = [norm for norm in (self.query_norm, self.key_norm) if isinstance(norm, RMSNorm)]
-        return all(cpu.usable(norm.weight) and norm.weight.dtype == torch.float32 for norm in norms)
+        if not config.query_key_norm:
+            return untouched(self.query_norm, nn.Identity) and untouched(self.key_norm, nn.Identity)
+        norms = (self.query_norm, self.key_norm)
+        if not all(untouched(norm, RMSNorm) for norm in norms):
+            return False
+        weights = [cast("RMSNorm", norm).weight for norm in norms]
+        return all(cpu.usable(weight) and weight.dtype == torch.float32 for weight in weights)
 
     def _position_scores(self, query_BHQK: Tensor, keys: int) -> Tensor:
         """Return the scaled scores (q + v) r by distance (Dai et al. 2019, terms b and d), laid out by key."""

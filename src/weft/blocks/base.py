@@ -71,7 +71,7 @@ class Block(nn.Module):
         self, x_BTD: Tensor, before_BD: Tensor | None, reset_BT: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the stream, what the mixer reads, and what token shift remembers (None without it)."""
-        if self.pre_norm and can_enter(x_BTD, self.norm, self.token_shift):
+        if self.pre_norm and can_enter(x_BTD, self.norm, self.token_shift, before_BD, reset_BT):
             return enter(x_BTD, cast("RMSNorm", self.norm), self.token_shift, before_BD, reset_BT)
         h_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
         if self.token_shift is None:

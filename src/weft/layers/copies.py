@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, MutableMapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -42,36 +41,46 @@ def keep_copies(weights: Iterable[Tensor], owner: object) -> None:
 @torch.no_grad()
 def bf16_copy(weight: Tensor) -> Tensor:
     """Return ``weight`` rounded to bfloat16."""
-    copy = _kept.get(weight)
-    if copy is None or copy.owner() is None:
+    copy = _copy_of(weight)
+    if copy is None:
         return weight.detach().to(torch.bfloat16)
-    if copy.numbers is None:
-        copy.numbers = torch.empty_like(weight, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
-        copy.written = None
-    _bring_up_to_date(weight, copy, copy.numbers)
+    with torch.inference_mode(mode=False):  # training goes on with it
+        if copy.numbers is None:
+            copy.numbers = torch.empty_like(weight, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
+            copy.written = None
+        _bring_up_to_date(weight, copy, copy.numbers)
     return copy.numbers
 
 
 @torch.no_grad()
 def bf16_copies(weights: Sequence[Tensor]) -> Tensor:
     """Return weights (M, N), of which each has its own M, rounded to bfloat16 and below each other."""
-    copies = [_kept.get(weight) for weight in weights]
-    if any(copy is None or copy.owner() is None for copy in copies):
+    copies = [copy for copy in map(_copy_of, weights) if copy is not None]
+    if len(set(map(id, copies))) < len(weights):  # some are not kept, or are the same
         return torch.cat([weight.detach().to(torch.bfloat16) for weight in weights])
-    known = cast("list[_Copy]", copies)
-    stack = known[0].stack
-    if stack is None or any(copy.stack is not stack for copy in known):
-        # From now on they are kept in one tensor, of which each copy is a part.
-        rows = [weight.shape[0] for weight in weights]
-        stack = torch.empty(sum(rows), weights[0].shape[1], dtype=torch.bfloat16)
-        for copy, part in zip(known, torch.split(stack, rows), strict=True):
-            copy.numbers = part
-            copy.written = None
-            copy.stack = stack
-    for weight, copy in zip(weights, known, strict=True):
-        assert copy.numbers is not None
-        _bring_up_to_date(weight, copy, copy.numbers)
+    with torch.inference_mode(mode=False):
+        stack = copies[0].stack
+        if stack is None or any(copy.stack is not stack for copy in copies):
+            # From now on they are kept in one tensor, of which each copy is a part.
+            rows = [weight.shape[0] for weight in weights]
+            stack = torch.empty(sum(rows), weights[0].shape[1], dtype=torch.bfloat16)
+            for copy, part in zip(copies, torch.split(stack, rows), strict=True):
+                copy.numbers = part
+                copy.written = None
+                copy.stack = stack
+        for weight, copy in zip(weights, copies, strict=True):
+            assert copy.numbers is not None
+            _bring_up_to_date(weight, copy, copy.numbers)
     return stack
+
+
+def _copy_of(weight: Tensor) -> _Copy | None:
+    """Return the copy that somebody keeps of ``weight``."""
+    copy = _kept.get(weight)
+    if copy is not None and copy.owner() is None:
+        del _kept[weight]
+        return None
+    return copy
 
 
 def _bring_up_to_date(weight: Tensor, copy: _Copy, numbers: Tensor) -> None:
@@ -84,7 +93,7 @@ def _bring_up_to_date(weight: Tensor, copy: _Copy, numbers: Tensor) -> None:
 
 def copy_to_renew(weight: Tensor) -> Tensor | None:
     """Return the copy that is to be written with the next change of ``weight``; None where nobody uses one."""
-    copy = _kept.get(weight)
+    copy = _copy_of(weight)
     return None if copy is None else copy.numbers
 
 

@@ -186,7 +186,7 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 def _nats_and_gradient(logits: Tensor, targets_N: Tensor, share: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
     """Return the sum of the targets' nats, and ``share`` times its gradient if asked for, in the place of the logits.
 
-    A row takes two passes in the CPU's own cache, where plain torch makes six through memory.
+    A row takes three passes in the CPU's own cache, where plain torch makes six through memory.
     """
     if logits.dtype in cpu.DTYPES and cpu.usable(logits) and targets_N.device == logits.device:
         nats_N = cpu.softmax_loss(logits, targets_N, share.to(torch.float32), gradient=gradient)

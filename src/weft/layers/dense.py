@@ -7,7 +7,7 @@ the weight is. Autocast does the same, but casts the weight at every use (:mod:`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from weft.layers.copies import bf16_copies, bf16_copy
+from weft.layers.versions import untouched
 
 
 class Dense(nn.Linear):
     """``nn.Linear`` by :func:`product`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` W^T, with the bias where there is one."""
+        """Return ``x`` (..., N) W^T (..., M), with the bias where there is one."""
         if self.bias is None:
             return product(x, self.weight)
         return F.linear(x, self.weight, self.bias)
@@ -39,7 +40,10 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def side_by_side(x: Tensor, maps: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    """Return what each of several maps makes of the same ``x``: by one product where they are dense without biases."""
+    """Return what each of several maps makes of the same ``x`` (..., N), (..., M) of each.
+
+    It is one product where they are dense without biases.
+    """
     weights = _weights_of(x, maps)
     if weights is None:
         return tuple(part(x) for part in maps)
@@ -47,7 +51,7 @@ def side_by_side(x: Tensor, maps: Sequence[nn.Module]) -> tuple[Tensor, ...]:
 
 
 def joined(x: Tensor, maps: Sequence[nn.Module]) -> Tensor:
-    """Return what several maps make of the same ``x``, side by side in one tensor."""
+    """Return what several maps make of the same ``x`` (..., N), side by side in one tensor (..., sum of M)."""
     weights = _weights_of(x, maps)
     if weights is None:
         return torch.cat([part(x) for part in maps], -1)
@@ -61,10 +65,12 @@ def _weights_of(x: Tensor, maps: Sequence[nn.Module]) -> list[Tensor] | None:
         return None
     weights: list[Tensor] = []
     for part in maps:
-        watched = part._forward_hooks or part._forward_pre_hooks
-        if type(part) is not Dense or part.bias is not None or watched or not _by_copy(x, part.weight):
+        if not untouched(part, Dense):
             return None
-        weights.append(part.weight)
+        dense = cast("Dense", part)
+        if dense.bias is not None or not _by_copy(x, dense.weight):
+            return None
+        weights.append(dense.weight)
     return weights
 
 

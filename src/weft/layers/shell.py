@@ -8,7 +8,7 @@ Shapes: B batch, T time, D width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,15 +16,32 @@ from torch.autograd.function import once_differentiable
 
 from weft.layers.norms import RMSNorm, given_dtype
 from weft.layers.token_shift import TokenShift
+from weft.layers.versions import untouched
 from weft.ops import cpu
 from weft.ops.cpu import shell
 
 
-def can_enter(x_BTD: Tensor, norm: torch.nn.Module, shift: TokenShift | None) -> bool:
-    """Return whether :func:`enter` takes this."""
-    if not isinstance(norm, RMSNorm) or x_BTD.dtype != torch.float32 or not cpu.usable(x_BTD, norm.weight):
+def can_enter(
+    x_BTD: Tensor,
+    norm: torch.nn.Module,
+    shift: TokenShift | None,
+    before_BD: Tensor | None = None,
+    reset_BT: Tensor | None = None,
+) -> bool:
+    """Return whether :func:`enter` takes this; what does not fit together is left to the plain form, which says so."""
+    if not untouched(norm, RMSNorm) or x_BTD.dtype != torch.float32 or given_dtype(x_BTD) not in cpu.DTYPES:
         return False
-    return shift is None or cpu.usable(shift.share, x_BTD)
+    weights = [cast("RMSNorm", norm).weight]
+    if shift is not None:
+        if not untouched(shift, TokenShift):
+            return False
+        weights.append(shift.share)
+    batch, time, width = x_BTD.shape
+    if before_BD is not None and (before_BD.shape != (batch, width) or before_BD.device != x_BTD.device):
+        return False
+    if reset_BT is not None and (reset_BT.shape != (batch, time) or reset_BT.dtype != torch.bool):
+        return False
+    return cpu.usable(x_BTD, *weights)
 
 
 def enter(

@@ -1,10 +1,10 @@
-"""For what a layer keeps between calls as long as the tensors that it was made of stay as they are."""
+"""Whether tensors and modules are as they were made: for what is kept of them, and for passes that go around them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def versions(tensors: Iterable[Tensor]) -> list[object]:
@@ -17,3 +17,13 @@ def versions(tensors: Iterable[Tensor]) -> list[object]:
         changes = 0 if x.is_inference() else x._version
         found.append((x.data_ptr(), changes, x.device, x.dtype))
     return found
+
+
+def untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether ``module`` is of exactly this kind and nobody looks on when it is called.
+
+    What works with a module's parameters in place of calling it asks first, as hooks, a subclass and a wrapper
+    want the call.
+    """
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) is kind and not any(hooks) and "forward" not in module.__dict__

@@ -68,7 +68,7 @@ def fused_pooling(
     if bias_AC is not None:
         bias_AC = bias_AC.float()
     cell_BC = cell_BC.float()
-    if cpu.usable(gates_BTAC):
+    if cpu.usable(gates_BTAC) and can_fuse(gates_BTAC, pooling):
         hidden, last = _OnCPU.apply(gates_BTAC, bias_AC, cell_BC, reset_BT, pooling)  # type: ignore[no-untyped-call]
     else:
         hidden, last, _ = torch.ops.weft.pooling(gates_BTAC, bias_AC, cell_BC, reset_BT, pooling)

@@ -56,7 +56,7 @@ def _scale(gradients: Sequence[Tensor], factor: float) -> None:
 
 def _changed(parameters: Sequence[Tensor], copies: Sequence[Tensor | None]) -> None:
     """Tell autograd of changes by address, and the keeper of copies of those that were written."""
-    increment_version(list(parameters))
+    increment_version([*parameters, *(copy for copy in copies if copy is not None)])
     for parameter, copy in zip(parameters, copies, strict=True):
         if copy is not None:
             renewed(parameter)

@@ -1,7 +1,7 @@
 """One step of training: forwards, backwards, clipping, optimizers. Training and the timing of it call the same one.
 
-Nothing in it waits for the device, so that steps can be queued: a step whose loss or gradient is not finite
-is undone where it is found, and the host hears of it when it looks.
+Nothing in it waits for a GPU, so that steps can be queued: a step whose loss or gradient is not finite is undone
+where it is found, and the host hears of it when it looks.
 Shapes: B rows of the batch, T positions of a segment.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weft.data import IGNORED
-from weft.language_model import LanguageModel, State
+from weft.language_model import State
 from weft.layers.state import tensors
 from weft.ops.cpu import optimizer as passes
 from weft.training.fused import TakesFactor
@@ -54,7 +54,7 @@ def train_step(learner: Learner, batches: Iterator[Batch], *, learning_rate: flo
 
     for hook in hooks:
         hook.after_backward()
-    told = apply_gradients(learner.model, learner.optimizers, total, learner.config.optimizer.clip)
+    told = apply_gradients(learner.optimizers, total, learner.config.optimizer.clip)
     clear_if_(told[2], learner.state)  # the state may be what was not finite
     for hook in hooks:
         hook.after_step()
@@ -85,9 +85,7 @@ def clear_if_(condition: Tensor, state: State) -> None:
         part.masked_fill_(condition != 0, 0)
 
 
-def apply_gradients(
-    model: nn.Module | LanguageModel, optimizers: Sequence[Optimizer], loss: Tensor, clip: float
-) -> Tensor:
+def apply_gradients(optimizers: Sequence[Optimizer], loss: Tensor, clip: float) -> Tensor:
     """Clip the gradients, let the optimizers take a step and drop the gradients.
 
     Return the loss, the norm of the gradient and whether the step was left out, as one float32 tensor of
@@ -97,7 +95,7 @@ def apply_gradients(
     if all(isinstance(optimizer, TakesFactor) for optimizer in optimizers) and passes.fits([loss, *gradients]):
         told = _clip_and_step(optimizers, gradients, loss, clip)
     else:
-        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip))
+        norm = whole(nn.utils.clip_grad_norm_(list(_changeable(optimizers)), clip))
         finite = (loss.isfinite() & norm.isfinite()).to(torch.float32)
         told = torch.stack([loss.to(torch.float32), norm.to(torch.float32), 1 - finite])
         # Fused optimizers heed `found_inf` on these devices, and Muon everywhere; elsewhere the host must look at once.

@@ -124,6 +124,11 @@ def _is_large(x: Tensor) -> int:
     return int(aligned and x.numel() * x.element_size() >= _LARGE)
 
 
+def floats(*shape: int) -> Tensor:
+    """Return room for float32 numbers, whatever torch's default is: kernels write where they are told."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def address(x: Tensor | None) -> int:
     """Return where a tensor's numbers are, 0 for none."""
     return 0 if x is None else x.data_ptr()
@@ -147,8 +152,8 @@ def recurrence_forward(forget: Tensor, update: Tensor, state: Tensor, reset: Ten
     update, update_row = _lined_up(update)
     state = state.contiguous()
     reset = _contiguous(reset)
-    cells = torch.empty(batch, time, width)
-    last = torch.empty(batch, width)
+    cells = floats(batch, time, width)
+    last = floats(batch, width)
     tensors = [forget, update, cells, state, last, reset]
     arguments = [*map(address, tensors), time, row, update_row, _is_large(cells)]
     _by_channels(entries.recurrence_forward, arguments, batch, time, width)
@@ -167,9 +172,9 @@ def recurrence_backward(
     grad_last = grad_last.contiguous()
     state = state.contiguous()
     reset = _contiguous(reset)
-    grad_forget = torch.empty(batch, time, width)
-    grad_update = torch.empty(batch, time, width)
-    grad_state = torch.empty(batch, width)
+    grad_forget = floats(batch, time, width)
+    grad_update = floats(batch, time, width)
+    grad_state = floats(batch, width)
     tensors = [grad_cells, grad_last, forget, state, cells, grad_forget, grad_update, grad_state, reset]
     arguments = [*map(address, tensors), time, row, _is_large(cells)]
     _by_channels(entries.recurrence_backward, arguments, batch, time, width)
@@ -191,8 +196,8 @@ def pooling_forward(
     cell = cell.contiguous()
     reset = _contiguous(reset)
     hidden = torch.empty(batch, time, width, dtype=gates.dtype)
-    last = torch.empty(batch, width)
-    starts = torch.empty(batch, -(-time // CHUNK), width)
+    last = floats(batch, width)
+    starts = floats(batch, -(-time // CHUNK), width)
     tensors = [gates, _bias(bias, gates), hidden, cell, last, starts, reset]
     kernel = entries.pooling_forward[DTYPES.index(gates.dtype)]
     arguments = [*map(address, tensors), time, row, KINDS[pooling]]
@@ -220,8 +225,8 @@ def pooling_backward(
     starts = starts.contiguous()
     reset = _contiguous(reset)
     grad_gates = torch.empty(gates.shape, dtype=gates.dtype)
-    grad_cell = torch.empty(batch, width)
-    grad_bias = torch.empty(batch, gates.shape[2])  # of each sequence; the sum over them is made below
+    grad_cell = floats(batch, width)
+    grad_bias = floats(batch, gates.shape[2])  # of each sequence; the sum over them is made below
     bias = _bias(bias, gates)
     tensors = [gates, bias, grad_hidden, grad_gates, grad_bias, grad_last, grad_cell, starts, reset]
     kernel = entries.pooling_backward[DTYPES.index(gates.dtype)]
@@ -232,7 +237,7 @@ def pooling_backward(
 
 def _bias(bias: Tensor | None, gates: Tensor) -> Tensor:
     """Return the gates' bias for the kernels, which always add one."""
-    return torch.zeros(gates.shape[2]) if bias is None else bias.contiguous()
+    return torch.zeros(gates.shape[2], dtype=torch.float32) if bias is None else bias.contiguous()
 
 
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -242,7 +247,7 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
     width = x.shape[-1]
     rows = x.numel() // x.shape[-1]
     y = torch.empty_like(x)
-    scales = torch.empty(rows)
+    scales = floats(rows)
     arguments = [*map(address, [x, weight, y, scales]), width, bits(eps)]
     by_rows(entries.rms_norm_forward[DTYPES.index(x.dtype)], arguments, rows, width)
     return y, scales
@@ -255,7 +260,7 @@ def rms_norm_backward(x: Tensor, weight: Tensor, scales: Tensor, grad: Tensor) -
     width = x.shape[-1]
     rows = x.numel() // x.shape[-1]
     grad_x = torch.empty_like(x)
-    parts = torch.empty(shares(rows, width)[0], width)
+    parts = floats(shares(rows, width)[0], width)
     arguments = [*map(address, [x, weight, scales, grad, grad_x, parts]), width]
     by_rows(entries.rms_norm_backward[DTYPES.index(x.dtype)], arguments, rows, width)
     return grad_x, parts.sum(0)
@@ -293,7 +298,7 @@ def softmax_loss(logits: Tensor, targets: Tensor, weight: Tensor, *, gradient: b
     targets = targets.to(torch.int64).contiguous()
     if rows and int(targets.max()) >= vocabulary:
         raise IndexError(f"target {int(targets.max())} is outside the vocabulary of {vocabulary}")
-    nats = torch.empty(rows)
+    nats = floats(rows)
     arguments = [*map(address, [logits, targets, nats, weight]), vocabulary, int(gradient)]
     by_rows(entries.softmax_loss[DTYPES.index(logits.dtype)], arguments, rows, vocabulary)
     return nats

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.ops.cpu import LEAST_WIDTH, address, bits, by_rows, shares
+from weft.ops.cpu import LEAST_WIDTH, address, bits, by_rows, floats, shares
 
 
 class Form(NamedTuple):
@@ -79,7 +79,7 @@ def enter(
         joined_BTJ.new_empty(batch, groups, form.keys, width),
         joined_BTJ.new_empty(batch, kept, groups, width),
         joined_BTJ.new_empty(batch, kept, groups, width),
-        torch.empty(batch * new, heads + groups),
+        floats(batch * new, heads + groups),
     )
     tensors = [joined_BTJ, norms.query, norms.key, angles_SK, *old, *made]
     arguments = [*map(address, tensors), *form.numbers, bits(scale), bits(norms.eps)]
@@ -107,7 +107,7 @@ def leave(
     rows = form.batch * form.new
     width = joined_BTJ.shape[-1]
     grad_joined = torch.empty_like(joined_BTJ)
-    grad_norms = torch.empty(shares(rows, width)[0], 2, form.width)
+    grad_norms = floats(shares(rows, width)[0], 2, form.width)
     tensors = [*grads, *grads_of_kept, joined_BTJ, norms.query, norms.key, angles_SK, roots, grad_joined, grad_norms]
     by_rows(attention_entries.attention_leave, [*map(address, tensors), *form.numbers, bits(scale)], rows, width)
     return grad_joined, grad_norms.sum(0)

@@ -220,7 +220,7 @@ def softmax_loss(logits, targets, nats, weight, V, gradient, first, end):
     """Write each row's nats; where ``gradient`` is asked for, put that of ``weight`` * nats over the logits.
 
     A target below zero is not scored. A row is read twice, the second time from the cache; its exponentials
-    are kept in float32 beside it.
+    are kept in float32 beside it, and what is written comes from there.
     """
     buffer = np.empty(V, np.float32)
     exponentials = scratch(buffer)

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from weft.ops.cpu import available, bits
+from weft.ops.cpu import available, bits, floats
 from weft.ops.cpu.constants import VECTOR
 
 _PART = 1 << 14  # numbers of a task
@@ -86,7 +86,7 @@ def norm(tensors: Sequence[Tensor]) -> float:
 
     table = array("q", [x.data_ptr() for x in tensors])
     parts = _flat(tuple([x.numel() for x in tensors]))
-    sums = torch.empty(parts.count)
+    sums = floats(parts.count)
     optimizer_kernels.sum_of_squares(parts.count, _address(table), parts.address, sums.data_ptr(), alone=parts.alone)
     return math.sqrt(sums.sum(dtype=torch.float64).item())
 
@@ -116,7 +116,7 @@ def adamw(groups: Sequence[tuple[Sequence[AdamWTensor], Sequence[float]]], facto
             table.extend((x.weight.data_ptr(), x.gradient.data_ptr(), x.mean.data_ptr(), x.square.data_ptr()))
             table.extend((copy, x.steps.data_ptr(), *told))
             sizes.append(x.weight.numel())
-    scales = torch.empty(len(sizes), 2)
+    scales = floats(len(sizes), 2)
     address = _address(table)
     optimizer_kernels.adamw_begin(1, address, len(sizes), scales.data_ptr(), alone=True)
     parts = _flat(tuple(sizes))
@@ -158,9 +158,9 @@ class MuonPasses:
         self._rows = _by_rows(tuple(shapes))
         self._kind = int(dtype == torch.bfloat16)
         self._evened = evened
-        self._scales = torch.empty(sum(max(shape) for shape in shapes))
-        self._before = torch.empty(self._sides.count)
-        self._after = torch.empty(self._sides.count)
+        self._scales = floats(sum(max(shape) for shape in shapes))
+        self._before = floats(self._sides.count)
+        self._after = floats(self._sides.count)
         self._table = array("q")
 
         # What stays of each row of the table: U; orth(U); the scales, R and C; the parts of the longer side.
@@ -181,7 +181,7 @@ class MuonPasses:
             self._table.extend((x.weight, x.copy, x.gradient, x.momentum, new, update, result, x.second))
             self._table.extend((*side, rate, remains, *bounds))
         parts = self._numbers
-        sums = torch.empty(parts.count)
+        sums = floats(parts.count)
         kernel = optimizer_kernels.muon_momentum[self._kind]
         arguments = (_address(self._table), parts.address, bits(factor), sums.data_ptr())
         kernel(parts.count, *arguments, alone=parts.alone)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.ops.cpu import DTYPES, address, bits, by_rows, shares
+from weft.ops.cpu import DTYPES, address, bits, by_rows, floats, shares
 
 
 class Entered(NamedTuple):
@@ -37,7 +37,7 @@ def enter_forward(
     batch, time, width = x_BTD.shape
     h_BTD = torch.empty(x_BTD.shape, dtype=dtype)
     last_BD = torch.empty(batch if share is not None else 0, width, dtype=dtype)
-    scales = torch.empty(batch * time)
+    scales = floats(batch * time)
     kernel = shell_entries.enter_forward[DTYPES.index(dtype)]
     tensors = [x_BTD, weight, share, before_BD, reset_BT, h_BTD, scales, last_BD]
     by_rows(kernel, [*map(address, tensors), time, width, bits(eps)], batch * time, width)
@@ -65,12 +65,12 @@ def enter_backward(
     rows = batch * time
     parts = shares(rows, width)[0]
     grad_x = torch.empty_like(x_BTD)
-    grad_weight = torch.empty(parts, width)
+    grad_weight = floats(parts, width)
     grad_share = None
     grad_before = None
     if share is not None:
-        grad_share = torch.empty(parts, width)
-        grad_before = torch.empty(batch, width)
+        grad_share = floats(parts, width)
+        grad_before = floats(batch, width)
     kernel = shell_entries.enter_backward[DTYPES.index(grad_h.dtype)]
     given = [grad_h, grad_x_after, grad_last, x_BTD, weight, share, scales, before_BD, reset_BT]
     arguments = [*map(address, given), *map(address, [grad_x, grad_weight, grad_share, grad_before]), time, width]
@@ -87,7 +87,7 @@ def leave_forward(x_BTD: Tensor, u_BTD: Tensor, h_BTD: Tensor, weight: Tensor, g
     width = x_BTD.shape[-1]
     rows = x_BTD.numel() // width
     y_BTD = torch.empty_like(x_BTD)
-    gates = torch.empty(rows)
+    gates = floats(rows)
     kernel = shell_entries.leave_forward[DTYPES.index(u_BTD.dtype)]
     arguments = [*map(address, [x_BTD, u_BTD, h_BTD, weight, gain, y_BTD, gates]), width]
     by_rows(kernel, arguments, rows, width)
@@ -105,8 +105,8 @@ def leave_backward(
     parts = shares(rows, width)[0]
     grad_u = torch.empty_like(u_BTD)
     grad_h = torch.empty_like(h_BTD)
-    grad_weight = torch.empty(parts, width)
-    grad_gain = torch.empty(parts)
+    grad_weight = floats(parts, width)
+    grad_gain = floats(parts)
     kernel = shell_entries.leave_backward[DTYPES.index(u_BTD.dtype)]
     tensors = [grad_y, u_BTD, h_BTD, weight, gain, gates, grad_u, grad_h, grad_weight, grad_gain]
     by_rows(kernel, [*map(address, tensors), width], rows, width)

@@ -55,6 +55,8 @@ def bf16_copy(weight: Tensor) -> Tensor:
 @torch.no_grad()
 def bf16_copies(weights: Sequence[Tensor]) -> Tensor:
     """Return weights (M, N), of which each has its own M, rounded to bfloat16 and below each other."""
+    if len(weights) == 1:
+        return bf16_copy(weights[0])
     copies = [copy for copy in map(_copy_of, weights) if copy is not None]
     if len(set(map(id, copies))) < len(weights):  # some are not kept, or are the same
         return torch.cat([weight.detach().to(torch.bfloat16) for weight in weights])

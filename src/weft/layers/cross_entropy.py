@@ -135,12 +135,7 @@ class _OnCPU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grads: list[Tensor | None] = list(ctx.saved_tensors)
-        if grad_loss.item() != 1:  # nobody waits for a CPU
-            grads = [grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
-        if not ctx.has_bias:
-            grads[2] = None
-        return (*grads, None, None, None)
+        return _returned(ctx, None if grad_loss.item() == 1 else grad_loss)  # nobody waits for a CPU
 
 
 @torch.library.custom_op("weft::cross_entropy", mutates_args=())
@@ -174,7 +169,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _autograd(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    grads: list[Tensor | None] = [grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
+    return _returned(ctx, grad_loss)
+
+
+def _returned(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return what comes back to each argument: the gradients that were made going forward, times that of the loss."""
+    grads: list[Tensor | None] = list(ctx.saved_tensors)
+    if grad_loss is not None:
+        grads = [grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
     if not ctx.has_bias:
         grads[2] = None
     return (*grads, None, None, None)  # of hidden states, weight and bias; targets, count and gradient have none

@@ -32,11 +32,9 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """Return ``x`` (..., N) times the transpose of ``weight`` (M, N); under autocast in its precision."""
     if not _by_copy(x, weight):
         return F.linear(x, weight)
-    x = x.to(torch.bfloat16)
     if not torch.is_grad_enabled():
-        return F.linear(x, bf16_copy(weight))
-    y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
-    return y
+        return F.linear(x.to(torch.bfloat16), bf16_copy(weight))
+    return _products(x, [weight])
 
 
 def side_by_side(x: Tensor, maps: Sequence[nn.Module]) -> tuple[Tensor, ...]:
@@ -47,7 +45,7 @@ def side_by_side(x: Tensor, maps: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     weights = _weights_of(x, maps)
     if weights is None:
         return tuple(part(x) for part in maps)
-    return torch.split(joined(x, maps), [weight.shape[0] for weight in weights], -1)
+    return torch.split(_products(x, weights), [weight.shape[0] for weight in weights], -1)
 
 
 def joined(x: Tensor, maps: Sequence[nn.Module]) -> Tensor:
@@ -55,8 +53,7 @@ def joined(x: Tensor, maps: Sequence[nn.Module]) -> Tensor:
     weights = _weights_of(x, maps)
     if weights is None:
         return torch.cat([part(x) for part in maps], -1)
-    y: Tensor = _Joined.apply(x.to(torch.bfloat16), *weights)  # type: ignore[no-untyped-call]
-    return y
+    return _products(x, weights)
 
 
 def _weights_of(x: Tensor, maps: Sequence[nn.Module]) -> list[Tensor] | None:
@@ -83,29 +80,14 @@ def _by_copy(x: Tensor, weight: Tensor) -> bool:
     return ordinary and on_cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        copy = bf16_copy(weight)
-        ctx.save_for_backward(x, copy)
-        return F.linear(x, copy)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, copy = ctx.saved_tensors
-        grad_NM = grad.reshape(-1, grad.shape[-1])
-        grad_x = None
-        grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad_NM @ copy).view(x.shape)
-        if ctx.needs_input_grad[1]:
-            grad_weight = (grad_NM.t() @ x.reshape(-1, x.shape[-1])).float()
-        return grad_x, grad_weight
+def _products(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Return ``x`` times the transposes of several weights, side by side, by their copies."""
+    y: Tensor = _Products.apply(x.to(torch.bfloat16), *weights)  # type: ignore[no-untyped-call]
+    return y
 
 
-class _Joined(torch.autograd.Function):
-    """Several products with the same inputs as one."""
+class _Products(torch.autograd.Function):
+    """Products of the same inputs with one or several weights, as one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from weft.ops.cpu import attention
-from weft.ops.cpu.attention import Entered, Form, Norms
+from weft.ops.cpu.attention import Form, Norms
 
+ByHead = tuple[Tensor, Tensor, Tensor]  # queries (B, H, T, K), keys and values (B, G, S, K)
 Block = tuple[slice, slice]  # the queries, of T, and the keys up to the last one's, of S
 
 
@@ -69,7 +70,7 @@ class _Attention(torch.autograd.Function):
         y_BTHK = joined_BTJ.new_empty(form.batch, form.new, form.heads, form.width)
         weights = []
         for queries, keys in seen.blocks:
-            query, key, value = _of_block(made, form, queries, keys)
+            query, key, value = _of_block(made[:3], form, queries, keys)
             scores = torch.bmm(query, key.mT)
             attention.seen_softmax_(
                 scores,
@@ -93,10 +94,9 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         joined_BTJ, query_norm, key_norm, angles_SK, queries, keys, values, roots, *weights = ctx.saved_tensors
         eps, blocks, form = ctx.others
-        made = Entered(queries, keys, values, keys, values, roots)
         if grad_y is None:
             grad_y = joined_BTJ.new_zeros(form.batch, form.new, form.heads * form.width)
-        grads = _through_products(made, form, blocks, weights, grad_y)
+        grads = _through_products((queries, keys, values), form, blocks, weights, grad_y)
         kept = tuple(None if grad is None else grad.contiguous() for grad in (grad_kept_keys, grad_kept_values))
         norms = Norms(query_norm, key_norm, eps)
         grad_joined, grad_norms = attention.leave(
@@ -107,32 +107,34 @@ class _Attention(torch.autograd.Function):
         return grad_joined, of_query, of_key, None, None, None, None, None, None
 
 
-def _of_block(made: Entered, form: Form, queries: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor]:
+def _of_block(by_head: ByHead, form: Form, queries: slice, keys: slice) -> ByHead:
     """Return queries, keys and values of a block for products: the heads that share keys are further queries."""
     batches = form.batch * form.groups
-    query = made.query_BHTK[:, :, queries].reshape(batches, -1, form.width)
-    key = made.keys_BGSK[:, :, keys].reshape(batches, -1, form.width)
-    value = made.values_BGSK[:, :, keys].reshape(batches, -1, form.width)
+    query_BHTK, keys_BGSK, values_BGSK = by_head
+    query = query_BHTK[:, :, queries].reshape(batches, -1, form.width)
+    key = keys_BGSK[:, :, keys].reshape(batches, -1, form.width)
+    value = values_BGSK[:, :, keys].reshape(batches, -1, form.width)
     return query, key, value
 
 
 def _through_products(
-    made: Entered, form: Form, blocks: tuple[Block, ...], weights: list[Tensor], grad_y: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    by_head: ByHead, form: Form, blocks: tuple[Block, ...], weights: list[Tensor], grad_y: Tensor
+) -> ByHead:
     """Return the gradients of queries, keys and values, laid out by head."""
     batches = form.batch * form.groups
     grad_BTHK = grad_y.reshape(form.batch, form.new, form.heads, form.width)
-    grad_queries = torch.empty_like(made.query_BHTK)
-    grad_keys = torch.zeros_like(made.keys_BGSK)
-    grad_values = torch.zeros_like(made.values_BGSK)
+    query_BHTK, keys_BGSK, values_BGSK = by_head
+    grad_queries = torch.empty_like(query_BHTK)
+    grad_keys = torch.zeros_like(keys_BGSK)
+    grad_values = torch.zeros_like(values_BGSK)
     for (queries, keys), weight in zip(blocks, weights, strict=True):
-        query, key, value = _of_block(made, form, queries, keys)
+        query, key, value = _of_block(by_head, form, queries, keys)
         grad = grad_BTHK[:, queries].transpose(1, 2).reshape(batches, -1, form.width)
         grad_scores = torch.bmm(grad, value.mT)
         attention.softmax_backward_(weight, grad_scores)
-        by_head = (form.batch, -1, keys.stop - keys.start, form.width)
+        of_block = (form.batch, -1, keys.stop - keys.start, form.width)
         grad_queries[:, :, queries] = torch.bmm(grad_scores, key).view(form.batch, form.heads, -1, form.width)
         # a key is seen by several blocks
-        grad_keys[:, :, keys] += torch.bmm(grad_scores.mT, query).view(by_head)
-        grad_values[:, :, keys] += torch.bmm(weight.mT, grad).view(by_head)
+        grad_keys[:, :, keys] += torch.bmm(grad_scores.mT, query).view(of_block)
+        grad_values[:, :, keys] += torch.bmm(weight.mT, grad).view(of_block)
     return grad_queries, grad_keys, grad_values

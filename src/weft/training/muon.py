@@ -121,7 +121,7 @@ class Muon(Optimizer):
         self, update_NRC: Tensor, parameters: Sequence[Tensor], form: tuple[int, ...], skip: Tensor | None
     ) -> Tensor:
         """Return the updates with rows (or columns) of one size in the long run, and the norms that they had."""
-        along = 2 if _tall(update_NRC) else 1
+        along = 2 if tall(update_NRC) else 1
         squares = torch.linalg.vector_norm(update_NRC, dim=along, keepdim=True).square() / update_NRC.shape[along]
 
         # v, by the parameters: a row of matrices has one for each of them.
@@ -184,21 +184,22 @@ def working_type(device: torch.device) -> torch.dtype:
 
 def _small_square(x_NRC: Tensor) -> Tensor:
     """Return X X^T, or X^T X where that is the smaller."""
-    return x_NRC.mT @ x_NRC if _tall(x_NRC) else x_NRC @ x_NRC.mT
+    return x_NRC.mT @ x_NRC if tall(x_NRC) else x_NRC @ x_NRC.mT
 
 
-def _tall(x_NRC: Tensor) -> bool:
+def tall(x_NRC: Tensor) -> bool:
+    """Return whether the matrices have more rows than columns."""
     return x_NRC.shape[1] > x_NRC.shape[2]
 
 
 def _by_products(x_NRC: Tensor) -> Tensor:
     """Take the steps as they are written."""
     p, q, s = COEFFICIENTS
-    tall = _tall(x_NRC)
+    is_tall = tall(x_NRC)
     for _ in range(STEPS):
         a_NSS = _small_square(x_NRC)
         a_NSS = torch.baddbmm(a_NSS, a_NSS, a_NSS, beta=q, alpha=s)  # q A + s A A
-        factors = (x_NRC, a_NSS) if tall else (a_NSS, x_NRC)
+        factors = (x_NRC, a_NSS) if is_tall else (a_NSS, x_NRC)
         x_NRC = torch.baddbmm(x_NRC, *factors, beta=p)
     return x_NRC
 
@@ -220,4 +221,4 @@ def _by_powers(x_NRC: Tensor) -> Tensor:
         if step + 1 < STEPS:  # nobody needs the A behind the last factor
             a_NSS = factor_NSS @ a_NSS @ factor_NSS
     assert product_NSS is not None
-    return x_NRC @ product_NSS if _tall(x_NRC) else product_NSS @ x_NRC
+    return x_NRC @ product_NSS if tall(x_NRC) else product_NSS @ x_NRC

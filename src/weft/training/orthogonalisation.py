@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from weft.ops.cpu.constants import LEAST_NORM
-from weft.training.muon import COEFFICIENTS, LONG, STEPS
+from weft.training.muon import COEFFICIENTS, LONG, STEPS, tall
 
 RESTARTS = {torch.bfloat16: (1, 3, STEPS), torch.float32: (STEPS,)}  # steps taken when A is made anew, or all are
 
@@ -64,7 +64,7 @@ class _ByProducts:
 
     def __init__(self, x_NRC: Tensor) -> None:
         count, rows, columns = x_NRC.shape
-        self._tall = rows > columns
+        self._tall = tall(x_NRC)
         self._x_NRC = x_NRC
         self._other_NRC = torch.empty_like(x_NRC)
         self._a_NSS = x_NRC.new_empty(count, min(rows, columns), min(rows, columns))
@@ -111,7 +111,7 @@ class _ByPowers:
                 product_NSS.mul_(inverses_N11)
             products = torch.split_with_sizes(product_NSS, self._counts)
             for x_NRC, other_NRC, part_NSS in zip(batches, others, products, strict=True):
-                factors = (x_NRC, part_NSS) if _tall(x_NRC) else (part_NSS, x_NRC)
+                factors = (x_NRC, part_NSS) if tall(x_NRC) else (part_NSS, x_NRC)
                 torch.bmm(*factors, out=other_NRC)
             batches, others = others, batches
             done = end
@@ -134,13 +134,9 @@ class _ByPowers:
         return product_NSS
 
 
-def _tall(x_NRC: Tensor) -> bool:
-    return x_NRC.shape[1] > x_NRC.shape[2]
-
-
 def _small_square(x_NRC: Tensor, out_NSS: Tensor) -> None:
     """Write X X^T, or X^T X where that is the smaller."""
-    if _tall(x_NRC):
+    if tall(x_NRC):
         torch.bmm(x_NRC.mT, x_NRC, out=out_NSS)
     else:
         torch.bmm(x_NRC, x_NRC.mT, out=out_NSS)

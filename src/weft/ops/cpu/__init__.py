@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from weft.ops.cpu.launch import Kernel
 
 LEAST_WIDTH = VECTOR
-_FEW = 1 << 15  # numbers, below which waking other threads costs more than it saves
+FEW = 1 << 15  # numbers, below which waking other threads costs more than it saves
 _LARGE = 1 << 22  # bytes
 _BLOCK = 512  # channels: the scratch of a task stays in the core's own cache
 # Constants, as a compiler that traces available() cannot look for modules.
@@ -73,7 +73,7 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def _threads(numbers: int) -> int:
-    return 1 if numbers < _FEW else torch.get_num_threads()
+    return 1 if numbers < FEW else torch.get_num_threads()
 
 
 def _by_channels(kernel: Kernel, arguments: list[int], batch: int, time: int, width: int) -> None:

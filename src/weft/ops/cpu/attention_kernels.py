@@ -17,13 +17,11 @@ block.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 
 from weft.ops.cpu.constants import VECTOR
-from weft.ops.cpu.kernels import keep, scratch, square_sum
+from weft.ops.cpu.kernels import copied, inverse_rms, keep, scratch
 from weft.ops.cpu.simd import (
     as_bfloat16,
     as_float32,
@@ -45,7 +43,7 @@ def _normed(x, at, y, to, K, weight, eps):
     """Write a head normed, or as it is where the address of ``weight`` is 0; return 1 / rms."""
     scale = np.float32(1.0)
     if weight != 0:
-        scale = np.float32(1.0 / math.sqrt(square_sum(x, at, K) / K + eps))
+        scale = inverse_rms(x, at, K, eps)
     for j in range(0, K, VECTOR):
         v = load(x, at + j)
         if weight != 0:
@@ -69,12 +67,6 @@ def _rotated(x, at, y, to, K, angles, scale):
         else:
             store(y, to + j, a)
             store(y, to + half + j, b)
-
-
-@njit
-def _copied(x, at, y, to, K):
-    for j in range(0, K, VECTOR):
-        store(y, to + j, load(x, at + j))
 
 
 @njit
@@ -110,15 +102,15 @@ def attention_enter(
             if t >= 0:
                 at = row * width + (H + g) * K
                 roots[row * (H + G) + H + g] = _normed(joined, at, head, 0, K, key_norm, eps)
-                _copied(joined, at + G * K, values, to, K)
+                copied(joined, at + G * K, values, to, K)
             else:
                 at = ((b * M + s) * G + g) * K
-                _copied(old_keys, at, head, 0, K)
-                _copied(old_values, at, values, to, K)
+                copied(old_keys, at, head, 0, K)
+                copied(old_values, at, values, to, K)
             _rotated(head, 0, keys, to, K, turn, np.float32(1.0))
             if s >= S - kept:
-                _copied(head, 0, kept_keys, remembered, K)
-                _copied(values, to, kept_values, remembered, K)
+                copied(head, 0, kept_keys, remembered, K)
+                copied(values, to, kept_values, remembered, K)
     keep(buffer)
 
 

@@ -42,7 +42,7 @@ AHEAD = 4  # steps: what is far from what was read before is asked for so early
 
 @njit
 def copied(source, at, target, to, width):
-    """Copy ``width`` float32 numbers."""
+    """Copy ``width`` numbers, a register at least."""
     for i in range(0, width, VECTOR):
         j = min(i, width - VECTOR)
         store(target, to + j, load(source, at + j))
@@ -157,11 +157,17 @@ def square_sum(x, at, D):
 
 
 @njit
+def inverse_rms(x, at, D, eps):
+    """Return one over the root mean square of ``D`` numbers."""
+    return np.float32(1.0 / math.sqrt(square_sum(x, at, D) / D + eps))
+
+
+@njit
 def rms_norm_forward(x, weight, y, scales, D, eps, first, end):
     """Divide rows by their root mean square and scale; keep the divisors' inverses."""
     for n in range(first, end):
         # one pass for the sum of squares, a second over what is in the cache now
-        scale = np.float32(1.0 / math.sqrt(square_sum(x, n * D, D) / D + eps))
+        scale = inverse_rms(x, n * D, D, eps)
         scales[n] = scale
         for i in range(0, D, VECTOR):
             j = min(i, D - VECTOR)

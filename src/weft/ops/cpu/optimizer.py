@@ -15,11 +15,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from weft.ops.cpu import available, bits, floats
+from weft.ops.cpu import FEW, available, bits, floats
 from weft.ops.cpu.constants import VECTOR
 
 _PART = 1 << 14  # numbers of a task
-_FEW = 1 << 15  # below which waking other threads costs more than it saves
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
 
@@ -52,7 +51,7 @@ class _Parts:
             self.bounds.append((begun, len(owners)))
         self.count = len(owners)
         self.owners = torch.tensor(owners)
-        self.alone = sum(length * width for length, width in zip(lengths, widths, strict=True)) < _FEW
+        self.alone = sum(length * width for length, width in zip(lengths, widths, strict=True)) < FEW
 
     @property
     def address(self) -> int:

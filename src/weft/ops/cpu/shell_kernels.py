@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 from weft.ops.cpu.constants import VECTOR
-from weft.ops.cpu.kernels import is_reset, keep, scratch, square_sum
+from weft.ops.cpu.kernels import copied, inverse_rms, is_reset, keep, scratch
 from weft.ops.cpu.simd import as_float32, fused, lanes_from, load, splat, store, total, where_below
 
 
@@ -34,11 +34,6 @@ def _normed(x, weight, row, D, scale, rows, to):
 
 
 @njit
-def _scale(x, row, D, eps):
-    return np.float32(1.0 / math.sqrt(square_sum(x, row * D, D) / D + eps))
-
-
-@njit
 def enter_forward(x, weight, share, before, reset, h, scales, last, rows, T, D, eps, first, end):
     """Norm and shift rows; ``rows`` is room for two of n, as precise as h is.
 
@@ -48,9 +43,9 @@ def enter_forward(x, weight, share, before, reset, h, scales, last, rows, T, D, 
     past = 0
     now = D
     if share != 0 and first % T > 0:
-        _normed(x, weight, first - 1, D, _scale(x, first - 1, D, eps), rows, past)
+        _normed(x, weight, first - 1, D, inverse_rms(x, (first - 1) * D, D, eps), rows, past)
     for n in range(first, end):
-        scale = _scale(x, n, D, eps)
+        scale = inverse_rms(x, n * D, D, eps)
         scales[n] = scale
         if share == 0:
             _normed(x, weight, n, D, scale, h, n * D)
@@ -71,9 +66,7 @@ def enter_forward(x, weight, share, before, reset, h, scales, last, rows, T, D, 
             half = splat(0.5)
             store(h, n * D + j, fused(where_below(m, half, m, m - 1.0), p - v, where_below(m, half, v, p)))
         if t == T - 1:
-            for i in range(0, D, VECTOR):
-                j = min(i, D - VECTOR)
-                store(last, b * D + j, load(rows, now + j))
+            copied(rows, now, last, b * D, D)
         past, now = now, past
 
 

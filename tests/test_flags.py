@@ -77,6 +77,9 @@ def test_the_test_sees_flags_and_not_docstrings():
         ("add resume=True, or overwrite=True to replace it", "add --resume, or --overwrite to replace it"),
         ("resume=True and training.minutes=12.", "--resume and --minutes 12."),
         ("go on with: weft.train(out='runs/a b', resume=True)", "go on with: weft train --out 'runs/a b' --resume"),
+        ("make it anew with weft.remember('runs/a b')", "make it anew with weft remember 'runs/a b'"),
+        ("go on without it (memory=False)", "go on without it (--no-memory)"),
+        ("memory.enabled=false leaves it out", "--set memory.enabled=false leaves it out"),
         ("training.start.run takes the model of 'x' as it is", "--init-from takes the model of 'x' as it is"),
         ("by training.start.block=best.", "by --init-block best."),
         # What has no option, what is quoted, and what is part of something longer stays.
@@ -101,12 +104,15 @@ def test_a_message_reaches_a_terminal_in_the_words_of_the_command_line(said, sho
 def options_of(command: str) -> set[str]:
     """Return the options that a command has."""
     group = typer.main.get_command(app)
-    return {name for parameter in group.commands[command].params for name in parameter.opts}
+    return {
+        name for parameter in group.commands[command].params for name in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 def test_every_option_of_the_table_is_there_and_every_field_too():
     assert set(OPTIONS.values()) <= options_of("train")
-    assert set(SWITCHES.values()) <= options_of("train")
+    commands = ("train", "evaluate", "remember")
+    assert set(SWITCHES.values()) <= set().union(*map(options_of, commands))
     recipe = make_recipe()
     for field in OPTIONS:
         if field.startswith("training.methods."):

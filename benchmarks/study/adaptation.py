@@ -23,10 +23,11 @@ from benchmarks.machine import revision
 from weft import api, reading
 from weft.data import TokenizedSplit
 from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively
-from weft.evaluation.cache import with_cache
 from weft.evaluation.evaluate import total_nats
 from weft.evaluation.scoring import first_part, score
 from weft.pretrained import load_tokenizer
+from weft.recall import first_guess, look_back, mix_in
+from weft.recall.constants import LONGEST
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 RATES = (6e-5, 1.25e-4, 2.5e-4, 5e-4, 1e-3)
@@ -55,8 +56,12 @@ def bits(frozen_N: Nats, learned: Mapping[float, Nats], split: TokenizedSplit, b
     def per_byte(nats_N: Nats) -> float:
         return total_nats(nats_N) / math.log(2) / split.bytes
 
+    found = look_back(split.tokens, boundary, LONGEST)
+    is_text_N = np.asarray(split.tokens) != boundary
+
     def cached(nats_N: Nats) -> float:
-        return per_byte(mix(np.stack([nats_N, with_cache(nats_N, split.tokens, boundary)])))
+        counted_N = mix_in(nats_N, is_text_N, found, first_guess(), learn=True)
+        return per_byte(mix(np.stack([nats_N, counted_N])))
 
     mixed = {f"{rate:g}": mix(np.stack([frozen_N, nats_N])) for rate, nats_N in learned.items()}
     return {

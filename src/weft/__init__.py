@@ -31,6 +31,7 @@ _HOMES = {
     "generate": "weft.api",
     "load": "weft.api",
     "load_tokenizer": "weft.pretrained",
+    "remember": "weft.api",
     "sized": "weft.sizing",
     "train": "weft.api",
 }
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from weft.api import evaluate as evaluate
     from weft.api import generate as generate
     from weft.api import load as load
+    from weft.api import remember as remember
     from weft.api import train as train
     from weft.config import ModelConfig as ModelConfig
     from weft.data import Tokenizer as Tokenizer

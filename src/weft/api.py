@@ -26,6 +26,8 @@ from weft.model import WeftModel
 from weft.pattern import parse_count
 from weft.pretrained import load_config, load_model
 from weft.reading import Paths, names_of
+from weft.remembering import Remembered as Remembered
+from weft.remembering import remember as remember
 from weft.run import Run, Split, Tell
 from weft.settings import renamed
 from weft.sizing import sized
@@ -256,6 +258,7 @@ def evaluate(
     window: int | None = None,
     applications: int | None = None,
     adapt: bool | Adapt = False,
+    memory: bool | None = None,
     text_key: str | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
@@ -268,6 +271,7 @@ def evaluate(
         window=window,
         applications=applications,
         adapt=adapt,
+        memory=memory,
         text_key=text_key,
         progress=progress,
         watch=watch,
@@ -285,6 +289,7 @@ def generate(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
+    memory: bool | None = None,
 ) -> str: ...
 @overload
 def generate(
@@ -296,6 +301,7 @@ def generate(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
+    memory: bool | None = None,
 ) -> list[str]: ...
 @checked
 def generate(
@@ -307,6 +313,7 @@ def generate(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
+    memory: bool | None = None,
 ) -> str | list[str]:
     """Continue one prompt or several, without the prompts themselves: see :meth:`weft.Run.generate`."""
     several = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -317,5 +324,6 @@ def generate(
         sampling=sampling,
         stop=stop,
         precision=precision,
+        memory=memory,
     )
     return written[0] if isinstance(prompts, str) else written

@@ -86,6 +86,7 @@ ARGUMENTS = {
     "pattern": Takes(_is_text, "an architecture or a pattern, such as 'hybrid' or '(qf)4'"),
     "split": Takes(lambda value: value in SPLITS, ", ".join(SPLITS[:-1]) + " or " + SPLITS[-1]),
     "max_new_tokens": COUNT,
+    "memory": Takes(lambda value: isinstance(value, bool), "True, False, or None for whether there is one"),
     "window": POSITIVE,
     "applications": POSITIVE,
     "recipe": FILE,
@@ -112,7 +113,7 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     @wraps(function)
     def check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         for old, new in RENAMED.items():
-            if old in kwargs and new in signature.parameters:
+            if old in kwargs and old not in signature.parameters and new in signature.parameters:
                 _rename(kwargs, old, new)
         try:
             bound = signature.bind(*args, **kwargs)

@@ -46,7 +46,7 @@ class Demonstration:
 
         result = self.result
         title = "Northern Sami Wikipedia, test text"
-        print_beside(console, self.packed, title, result.test.bits_per_byte, self.adaptive.bits_per_byte)
+        print_beside(console, self.packed, title, result.test, self.adaptive)
         console.print(
             f"{result.parameters:,} parameters ({result.body_parameters:,} without embeddings), trained for "
             f"{result.seconds / 60:.1f} minutes at {result.tokens_per_second:,.0f} tokens per second",

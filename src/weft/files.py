@@ -41,8 +41,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"The disk is full: '{path}' could not be written; free some space and run again with resume=True "
-                "(what was saved before is intact)."
+                f"The disk is full: '{path}' could not be written; free some space and run again, a training with "
+                "resume=True (what was saved before is intact)."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"'{path}' cannot be written: choose another place or change its permissions.") from error

@@ -32,14 +32,20 @@ OPTIONS = {
     "training.methods.distillation.run": "--teacher",
 }
 # The options of arguments of weft.train, which are true where they are given.
-SWITCHES = {"resume=True": "--resume", "overwrite=True": "--overwrite"}
+SWITCHES = {
+    "resume=True": "--resume",
+    "overwrite=True": "--overwrite",
+    "only=True": "--only",
+    "memory=False": "--no-memory",
+}
 
 _COMMAND = re.compile(r"weft\.train\(out='(?P<out>[^']*)', resume=True\)")
-_SWITCH = re.compile(r"\b(?:resume|overwrite)=True\b")
+_REMEMBER = re.compile(r"weft\.remember\('(?P<run>[^']*)'\)")
+_SWITCH = re.compile(r"\b(?:(?:resume|overwrite|only)=True|memory=False)\b")
 # A field, and its value where it has one; neither in quotation marks, nor in a longer word, nor behind --set already.
 _FIELD = re.compile(
     r"(?<!--set )(?<![\w.'\"/])"
-    r"(?P<field>(?:model|data|training)(?:\.\w+)+)"
+    r"(?P<field>(?:model|data|training|memory)(?:\.\w+)+)"
     r"(?:=(?P<value>'[^']*'|[^\s,;)]*[^\s,;).:]))?"
     r"(?![\w'\"/=]| \(was )"
 )
@@ -48,6 +54,7 @@ _FIELD = re.compile(
 def with_flags(sentence: str) -> str:
     """Return ``sentence`` with the options of the command line in place of fields and arguments."""
     sentence = _COMMAND.sub(lambda call: f"weft train --out {shlex.quote(call['out'])} --resume", sentence)
+    sentence = _REMEMBER.sub(lambda call: f"weft remember {shlex.quote(call['run'])}", sentence)
     sentence = _SWITCH.sub(lambda switch: SWITCHES[switch[0]], sentence)
     return _FIELD.sub(_option, sentence)
 

@@ -25,17 +25,18 @@ from weft.data import Tokenizer
 from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description, describe
 from weft.errors import UserError
-from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, check_adaptable, score_dynamically
+from weft.evaluation.adaptation import LEARNERS, Adapt, Adaptation, check_adaptable
 from weft.evaluation.compressors import Packed
 from weft.evaluation.compressors import pack as pack_text
-from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.evaluate import evaluate_split, score_split
 from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
-from weft.evaluation.scoring import score, text_bits
+from weft.evaluation.scoring import text_bits
 from weft.generation import Precision, Sampling, generate
 from weft.language_model import LanguageModel
 from weft.pretrained import check_folder, load_config, load_tokenizer
 from weft.reading import Paths, as_read, data_of, names_of, read_split, training_text
+from weft.recall import MEMORY, TextMemory, load_memory
 from weft.records import CARD, METRICS, RECIPE, REPORT, RESULTS, Event, read_events
 from weft.training.recipe import Recipe
 from weft.training.result import TrainingResult, read_result
@@ -119,6 +120,11 @@ class Run(os.PathLike[str]):
         """The best model by validation, loaded once, in evaluation mode on the CPU."""
         return load_any(self.folder)
 
+    @cached_property
+    def memory(self) -> TextMemory | None:
+        """The memory of text beside the model, loaded once; None where there is none, UserError for a damaged one."""
+        return load_memory(self.folder, self.tokenizer)
+
     # What it can do.
 
     def describe(self) -> Description:
@@ -134,6 +140,7 @@ class Run(os.PathLike[str]):
         window: int | None = None,
         applications: int | None = None,
         adapt: bool | Adapt = False,
+        memory: bool | None = None,
         text_key: str | None = None,
         progress: Callable[[int], None] | None = None,
         watch: Callable[[Progress], None] | None = None,
@@ -141,19 +148,22 @@ class Run(os.PathLike[str]):
     ) -> Metrics:
         """Score ``files``, or a split of the run's own corpus as it was; with ``adapt``, by dynamic evaluation.
 
-        True takes a learner mixed with the frozen model and a cache, by how well each has told the text so far
-        (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of them others to mix.
-        ``window`` and ``applications`` are those of :func:`weft.load`; ``text_key`` names the text in records or the
-        column of tables, where it is not that of the run's texts. ``progress`` is called with the number of tokens done
-        since the last call, ``watch`` with how far the whole is (:class:`weft.evaluation.progress.Progress`). ``tell``
+        True for ``adapt`` takes a learner mixed with the frozen model, by how well each has told the text so far, and
+        what was said before (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of
+        them others to mix. ``memory`` says whether the run's memory of text counts beside its weights: None where there
+        is one, and never for the training text, which it holds. ``window`` and ``applications`` are those of
+        :func:`weft.load`; ``text_key`` names the text in records or the column of tables, where it is not that of the
+        run's texts. ``progress`` is called with the number of tokens done since the last call, ``watch`` with how far
+        the whole is (:class:`weft.evaluation.progress.Progress`). ``tell``
         hears what is to be known of the text: which files are read, and in what its form is another than that of the
         training text.
         """
         check_folder(self.folder)
         text = read_split(self.folder, self.tokenizer, files, split, text_key=text_key, tell=tell)
-        model = self._model_with(window, applications)
+        model = self.model_with(window, applications)
         how = _learners(adapt, model)
-        return evaluate_split(model, self.tokenizer, text, adapt=how, progress=progress, watch=watch)
+        remembered = self._memory_for(memory, files, split, tell)
+        return evaluate_split(model, self.tokenizer, text, adapt=how, memory=remembered, progress=progress, watch=watch)
 
     @checked
     def token_bits(
@@ -164,36 +174,37 @@ class Run(os.PathLike[str]):
         window: int | None = None,
         applications: int | None = None,
         adapt: bool | Adapt = False,
+        memory: bool | None = None,
         text_key: str | None = None,
         tell: Tell = lambda _: None,
     ) -> list[tuple[str, float]]:
         """Return every token of the text that :meth:`evaluate` scores, as text, with its surprisal in bits."""
         tokenizer = self.tokenizer
-        model = self._model_with(window, applications)
+        model = self.model_with(window, applications)
         text = read_split(self.folder, tokenizer, files, split, text_key=text_key, tell=tell)
         how = _learners(adapt, model)
         boundary = tokenizer.boundary_id
-        if how:
-            nats = score_dynamically(model, text, how, boundary_id=boundary)
-        else:
-            nats = score(model, text, boundary_id=boundary)
+        remembered = self._memory_for(memory, files, split, tell)
+        scores = score_split(model, text, boundary_id=boundary, adapt=how, memory=remembered)
         tokens = np.asarray(text.tokens)
         shown = tokens != boundary
-        bits = nats[shown] / np.log(2)
+        bits = scores.best[shown] / np.log(2)
         return [(tokenizer.decode([token]), float(cost)) for token, cost in zip(tokens[shown], bits, strict=True)]
 
     @overload
-    def score(self, texts: str) -> float: ...
+    def score(self, texts: str, *, memory: bool | None = None) -> float: ...
     @overload
-    def score(self, texts: list[str] | tuple[str, ...]) -> list[float]: ...
+    def score(self, texts: list[str] | tuple[str, ...], *, memory: bool | None = None) -> list[float]: ...
     @checked
-    def score(self, texts: str | Sequence[str]) -> float | list[float]:
+    def score(self, texts: str | Sequence[str], *, memory: bool | None = None) -> float | list[float]:
         """Return the bits that a text costs, or each of several; each is a document, whose end is not counted.
 
         A text is read in the form in which the run reads every text (``data.normalize``, ``data.line_ends``).
+        ``memory`` says whether the run's memory of text counts beside its weights: None where there is one.
         """
         several = [texts] if isinstance(texts, str) else texts
-        bits = text_bits(self.model, self.tokenizer, as_read(self.folder, several))
+        remembered = self.asked_memory(memory)
+        bits = text_bits(self.model, self.tokenizer, as_read(self.folder, several), memory=remembered)
         return bits[0] if isinstance(texts, str) else bits
 
     @overload
@@ -206,6 +217,7 @@ class Run(os.PathLike[str]):
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
         precision: Precision = "auto",
+        memory: bool | None = None,
     ) -> str: ...
     @overload
     def generate(
@@ -217,6 +229,7 @@ class Run(os.PathLike[str]):
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
         precision: Precision = "auto",
+        memory: bool | None = None,
     ) -> list[str]: ...
     @checked
     def generate(
@@ -228,6 +241,7 @@ class Run(os.PathLike[str]):
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
         precision: Precision = "auto",
+        memory: bool | None = None,
     ) -> str | list[str]:
         """Continue one prompt or several; return the continuations without the prompts.
 
@@ -237,16 +251,19 @@ class Run(os.PathLike[str]):
         ``precision`` is that of the weights on a CPU, where reading them is most of what a token takes: ``bf16``
         halves the bytes by rounding them to eight significant bits, ``fp32`` takes the model's own, ``auto`` is
         ``bf16`` where the processor widens it cheaply. The prompt is read by the model itself.
+
+        ``memory`` says whether the run's memory of text counts beside its weights: None where there is one.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         written = generate(
-            self._model_with(None, applications),
+            self.model_with(applications=applications),
             self.tokenizer,
             as_read(self.folder, several),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=stop,
             precision=precision,
+            memory=self.asked_memory(memory),
         )
         return written[0] if isinstance(prompts, str) else written
 
@@ -273,7 +290,23 @@ class Run(os.PathLike[str]):
         separator = data.document_separator or DEFAULT_SEPARATOR
         return pack_text(training, text, self.tokenizer, separator=separator, unprimed=why, progress=progress)
 
-    def _model_with(self, window: int | None, applications: int | None) -> LanguageModel:
+    def asked_memory(self, asked: bool | None) -> TextMemory | None:
+        """Return the memory if it is to count; UserError where it is asked for and there is none."""
+        if asked is False:
+            return None
+        if asked and self.memory is None:
+            raise UserError(f"'{self.folder}' has no memory of text: make one with weft.remember('{self.folder}').")
+        return self.memory
+
+    def _memory_for(self, asked: bool | None, files: Paths, split: Split, tell: Tell) -> TextMemory | None:
+        """Return the memory if it is to count for a text; the training text stands in it, so there it never does."""
+        if split == "train" and not names_of(files):
+            if asked is not False and (self.folder / MEMORY).exists():
+                tell("The memory holds the training text, so this is the figure of the weights alone.")
+            return None
+        return self.asked_memory(asked)
+
+    def model_with(self, window: int | None = None, applications: int | None = None) -> LanguageModel:
         """Return the model, or for another window or number of applications one that is loaded for the occasion."""
         if window is None and applications is None:
             return self.model

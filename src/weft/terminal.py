@@ -31,6 +31,7 @@ PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
 FIGURES = {
     "bits_per_byte": "bits per byte",
     "bits_per_byte_frozen": "bits per byte, frozen weights",
+    "bits_per_byte_memory": "bits per byte, frozen weights and memory",
     "repeated_bytes": "bytes of lines that the training text has too",
     "bits_per_byte_new": "bits per byte of the other lines",
     "bits_per_end": "bits for each end of a document (in no other figure)",
@@ -175,9 +176,11 @@ def metrics_table(metrics: Metrics, title: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
-    for key, value in metrics.to_json().items():
-        shown = "-" if value is None else metric_text(value)
-        table.add_row(FIGURES[key], shown)
+    told = metrics.to_json()
+    for key, name in FIGURES.items():
+        if key in told:
+            value = told[key]
+            table.add_row(name, "-" if value is None else metric_text(value))
     return table
 
 
@@ -188,7 +191,9 @@ def packing(console: Console) -> Iterator[Callable[[str, float], None]]:
         yield lambda name, done: status.update(f"Compressing with {name}: {done:.0%}")
 
 
-def print_beside(console: Console, packed: Packed, title: str, frozen: float, adaptive: float | None = None) -> None:
+def print_beside(
+    console: Console, packed: Packed, title: str, metrics: Metrics, adaptive: Metrics | None = None
+) -> None:
     """Print the model's bits per byte beside those of compressors, worst first, and what to know of them."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
@@ -197,9 +202,12 @@ def print_beside(console: Console, packed: Packed, title: str, frozen: float, ad
     rows = []
     for name, bits in packed.bits_per_byte.items():
         rows.append((name, bits, "adapts to the text as it codes it"))
-    rows.append(("weft, frozen weights", frozen, "does not adapt"))
+    rows.append(("weft, frozen weights", metrics.bits_per_byte_of_weights, "does not adapt"))
+    if metrics.bits_per_byte_memory is not None:
+        name = "weft, frozen weights and memory of the training text"
+        rows.append((name, metrics.bits_per_byte_memory, "does not adapt"))
     if adaptive is not None:
-        rows.append(("weft, dynamic evaluation", adaptive, "adapts to the text as it reads it"))
+        rows.append(("weft, dynamic evaluation", adaptive.bits_per_byte, "adapts to the text as it reads it"))
     for name, bits, note in sorted(rows, key=lambda row: -row[1]):
         table.add_row(name, f"{bits:.4f}", note)
     console.print(table)

@@ -77,7 +77,7 @@ def test_impossible_training_options_are_told(corpus, tmp_path, options, words):
 RECIPES = {
     "unknown key": ("training: {stepz: 3}", ["'training.stepz'", "did you mean 'steps'"]),
     "not YAML": ("training: [", ["recipe.yaml' is not YAML"]),
-    "only words": ("train for long", ["must hold the sections model, data and training"]),
+    "only words": ("train for long", ["must hold the sections model, data, training and memory"]),
     "a section that is none": ("training: 5", ["'training'", "keys and values"]),
     "two budgets": ("training: {steps: 3, tokens: 1M}", ["given twice", "steps and tokens"]),
 }

@@ -12,9 +12,10 @@ import torch
 from tests.conftest import small_model
 from weft.data import TokenizedSplit
 from weft.evaluation.adaptation import SWITCH, Adaptation, mix, score_adaptively, score_dynamically
-from weft.evaluation.cache import with_cache
 from weft.evaluation.evaluate import evaluate_split
 from weft.evaluation.scoring import score
+from weft.recall import first_guess, look_back, mix_in
+from weft.recall.constants import LONGEST
 
 BOUNDARY = 9
 TOKENIZER = SimpleNamespace(boundary_id=BOUNDARY)
@@ -160,7 +161,8 @@ def test_several_learners_are_mixed_with_the_frozen_model_and_a_cache(model, spl
     each = [score_adaptively(model, split, how, boundary_id=BOUNDARY) for how in hows]
     mixed = score_dynamically(model, split, hows, boundary_id=BOUNDARY)
     learned = mix(np.stack([frozen, *each]))
-    cached = with_cache(learned, split.tokens, BOUNDARY)
+    found = look_back(split.tokens, BOUNDARY, LONGEST)
+    cached = mix_in(learned, np.asarray(split.tokens) != BOUNDARY, found, first_guess(), learn=True)
     assert np.abs(cached - learned).max() > 0.01
     assert mixed == pytest.approx(mix(np.stack([learned, cached])), abs=1e-6)
     one = score_dynamically(model, split, hows[0], boundary_id=BOUNDARY)

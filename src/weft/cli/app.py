@@ -14,7 +14,8 @@ from weft.errors import UserError
 
 T = TypeVar("T")
 TRANSFORMS = ("merge", "unshare", "tensorise")
-ORDER = ("train", "compare", "evaluate", "generate", "serve", "export", *TRANSFORMS, "describe", "demo", "cache")
+USES = ("evaluate", "generate", "serve", "export", "remember")
+ORDER = ("train", "compare", *USES, *TRANSFORMS, "describe", "demo", "cache")
 
 
 class _Commands(typer.core.TyperGroup):

@@ -97,7 +97,14 @@ Window = Annotated[
     int | None,
     typer.Option(min=1, max=MANY, help="Tokens that attention reaches back, instead of the trained number."),
 ]
-Memory = Annotated[int | None, typer.Option(min=1, max=MANY, hidden=True)]  # the name of --window in 0.1.0
+Memory = Annotated[
+    bool | None,
+    typer.Option(
+        "--memory/--no-memory",
+        help="Count what followed the same tokens in the run's memory of text.",
+        show_default="where the run has one",
+    ),
+]
 Applications = Annotated[
     int | None,
     typer.Option(min=1, max=MANY, help="How often blocks in '[ ]' are applied, instead of the trained number."),
@@ -106,7 +113,7 @@ Adapt = Annotated[
     bool,
     typer.Option(
         "--adapt",
-        help="Dynamic evaluation: learn from what was scored, on copies, and mix in a cache of it; takes about ten "
+        help="Dynamic evaluation: learn from what was scored, on copies, and count what it said; takes about ten "
         "times as long.",
     ),
 ]

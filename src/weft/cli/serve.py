@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from weft.cli.app import Run, app, err
-from weft.cli.options import MANY
+from weft.cli.options import MANY, Memory
 
 
 @app.command()
@@ -19,6 +19,7 @@ def serve(
         int, typer.Option(min=1, max=MANY, help="Most tokens that a request may ask for.")
     ] = 4096,
     concurrent: Annotated[int, typer.Option(min=1, max=1024, help="Requests worked on at once; others wait.")] = 2,
+    memory: Memory = None,
 ) -> None:
     """Serve a model: OpenAI-compatible completions, and a page that shows text with its surprisal."""
     from weft.serve import require_extra
@@ -34,5 +35,6 @@ def serve(
         host=host,
         port=port,
         limits=limits,
+        memory=memory,
         tell=lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True),
     )

@@ -114,9 +114,9 @@ def _show(run: Run, as_json: bool) -> None:
         told = beside.to_json() if beside else {}
         print_json({"run": str(run.folder), "report": str(run.report)} | result.to_json() | told)
         return
-    out.print(terminal.metrics_table(result.test, "Test text, frozen weights"))
+    out.print(terminal.metrics_table(result.test, "Test text"))
     if beside:
-        terminal.print_beside(out, beside, "Beside compressors", result.test.bits_per_byte)
+        terminal.print_beside(out, beside, "Beside compressors", result.test)
     speed = f"{result.tokens_per_second:,.0f} tokens per second"
     out.print(f"{result.parameters:,} parameters, {speed}; report: {run.report}")
 

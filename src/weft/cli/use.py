@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from weft.cli import options
-from weft.cli.app import Json, Run, app, err, out, print_json, renamed_option, unescape
+from weft.cli.app import Json, Run, app, err, out, print_json, unescape
 from weft.errors import UserError
 from weft.flags import with_flags
 
@@ -39,10 +39,8 @@ def evaluate(
         raise UserError("--compressors and --tokens exclude each other: keep one.")
     if compressors and split == "train" and not files:
         raise UserError("Compressors read the training text first: choose another --split, or name files.")
-    if memory is not None:
-        window = renamed_option("--memory", memory, "--window", window)
     how: dict[str, Any] = {"split": split, "window": window, "applications": applications, "adapt": adapt}
-    how |= {"text_key": text_key, "tell": _tell}
+    how |= {"memory": memory, "text_key": text_key, "tell": _tell}
     scored = Run(run)
     if tokens:
         _print_tokens(scored.token_bits(files or (), **how), as_json)
@@ -58,9 +56,7 @@ def evaluate(
         return
     out.print(terminal.metrics_table(metrics, ", ".join(files) if files else f"{split} split"))
     if packed:
-        adaptive = metrics.bits_per_byte if adapt else None
-        frozen = metrics.bits_per_byte if metrics.bits_per_byte_frozen is None else metrics.bits_per_byte_frozen
-        terminal.print_beside(out, packed, "Beside compressors", frozen, adaptive)
+        terminal.print_beside(out, packed, "Beside compressors", metrics, metrics if adapt else None)
 
 
 def _print_tokens(pairs: list[tuple[str, float]], as_json: bool) -> None:
@@ -98,17 +94,17 @@ def generate(
         ),
     ] = None,
     applications: options.Applications = None,
+    memory: options.Memory = None,
     precision: Annotated[
         str, typer.Option(help="The weights' on a CPU: bf16 (half the bytes to read), fp32 (the run's own) or auto.")
     ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt."""
-    from weft.baselines import load_any
     from weft.generation import Sampling, in_order, stream_all
     from weft.generation import generate as generate_texts
-    from weft.pretrained import load_tokenizer
     from weft.reading import as_read
+    from weft.run import Run
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     prompts = prompt or [""]
@@ -119,7 +115,9 @@ def generate(
         "stop": strings,
         "precision": precision,
     }
-    tokenizer, model = load_tokenizer(run), load_any(run, applications=applications)
+    writer = Run(run)
+    tokenizer, model = writer.tokenizer, writer.model_with(applications=applications)
+    settings["memory"] = writer.asked_memory(memory)
     if as_json:
         texts = generate_texts(model, tokenizer, as_read(run, prompts), **settings)
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])

@@ -10,6 +10,7 @@ from weft.errors import UserError
 from weft.files import disk_errors, write_atomic
 from weft.model import WeftModel
 from weft.pretrained import load_tokenizer, save_model
+from weft.recall import MEMORY
 from weft.records import RECIPE, TEXTS
 from weft.training.recipe import load_recipe
 from weft.training.run_folder import raw_recipe
@@ -26,7 +27,8 @@ def check_free(out: Path) -> None:
 
 
 def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
-    """Write ``model``, made of the run ``source``, with its tokenizer and what says where its texts are.
+    """Write ``model``, made of the run ``source``, with its tokenizer, its memory of text and what says where
+    its texts are.
 
     ``made_by`` is the command. The recipe holds the texts alone: the new run was not
     trained, and cannot be resumed.
@@ -42,3 +44,5 @@ def write_made(model: WeftModel, source: Path, out: Path, made_by: str) -> None:
             write_atomic(out / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         if (source / TEXTS).is_file():
             write_atomic(out / TEXTS, (source / TEXTS).read_bytes())
+        if (source / MEMORY).is_file():
+            write_atomic(out / MEMORY, (source / MEMORY).read_bytes())

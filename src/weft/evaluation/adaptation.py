@@ -13,8 +13,8 @@ The best rate differs from text to text, fourfold among those of docs/research/d
 nobody knows it before the text is read. So a learner is mixed with the frozen model (and with learners of
 other rates, if wanted): every token gets the mean of their probabilities, weighted by how well each
 predicted the last ones (:func:`mix`). That also makes a high rate the best one: where it errs, the frozen
-model is there. The result is mixed in the same way with itself and a cache (:mod:`weft.evaluation.cache`),
-which knows at once what a learner learns after seeing it some times.
+model is there. Beside them counts what followed the last tokens before, in this text and in the run's memory of
+its training text (:mod:`weft.recall`): that knows at once what a learner learns after seeing it some times.
 
 Shapes: L scorers, N tokens of a text, B = 1 lane, T positions.
 """
@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from weft.data import TokenizedSplit
 from weft.errors import UserError
-from weft.evaluation.cache import with_cache
 from weft.evaluation.scoring import device_of, score, segments
 from weft.language_model import LanguageModel
 from weft.layers.state import detach
 from weft.numbers import Below1, Count, Rate
+from weft.recall import TextMemory, first_guess, look_back, mix_in
+from weft.recall.constants import LONGEST
 from weft.settings import FrozenConfig
 
 
@@ -51,6 +52,8 @@ Adapt = Adaptation | Sequence[Adaptation]  # one learner alone, or those that ar
 LEARNERS: Adapt = (Adaptation(rate=5e-4),)  # the default: docs/research/dynamic-evaluation.md
 # Share of the weight that is dealt out anew after each token: which scorer is best changes all the time.
 SWITCH = 0.05
+# Tokens that a share is worth which was fitted before the text, at most: docs/research/memory.md.
+FITTED_WEIGHT = 100.0
 
 
 def score_dynamically(
@@ -60,12 +63,13 @@ def score_dynamically(
     *,
     boundary_id: int,
     frozen_N: NDArray[np.float32] | None = None,
+    memory: TextMemory | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the nats (N,) of every token, by one learner alone or by several and a cache.
+    """Return the nats (N,) of every token, by one learner alone or by several with what was said before.
 
-    Several are mixed with the frozen model, and the result with itself and a cache.
-    ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left
+    Several are mixed with the frozen model; what followed the last tokens in ``memory`` and in the text so far counts
+    beside them. ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left
     untouched. UserError for a model that carries no state.
     """
     if isinstance(adapt, Adaptation):
@@ -76,7 +80,15 @@ def score_dynamically(
     for how in adapt:
         scored.append(score_adaptively(model, split, how, boundary_id=boundary_id, progress=progress))
     mixed_N = mix(np.stack(scored))
-    return mix(np.stack([mixed_N, with_cache(mixed_N, split.tokens, boundary_id)]))
+
+    found = look_back(split.tokens, boundary_id, LONGEST, memory.found(split) if memory else None)
+    shares = memory.shares.remembered(FITTED_WEIGHT) if memory else first_guess()
+    is_text_N = np.asarray(split.tokens) != boundary_id
+    counted_N = mix_in(mixed_N, is_text_N, found, shares, learn=True)
+    if memory:
+        return counted_N
+    # Without a memory a text begins with nothing to count, and what it says may mislead.
+    return mix(np.stack([mixed_N, counted_N]))
 
 
 def check_adaptable(model: LanguageModel) -> None:

@@ -1,10 +1,11 @@
-"""Evaluate a model on a split: frozen weights, or dynamic evaluation beside them."""
+"""Evaluate a model on a split: frozen weights, a memory of text beside them, or dynamic evaluation."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,25 +16,47 @@ from weft.evaluation.metrics import Metrics, compute_metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.language_model import LanguageModel
+from weft.recall import TextMemory
 
 Nats = NDArray[np.float32]
 LEARNING = 10  # what a token costs a learner, in tokens that are scored with frozen weights; about
 
 
-def evaluate_split(
+class Scores(NamedTuple):
+    """The nats (N) of every token of a text by the weights alone, with a memory, and adaptively, as far as asked for.
+
+    ``ends`` are those of the documents' ends (NaN where not known), by the weights alone; ``seconds`` is the time of
+    the best of the three.
+    """
+
+    frozen_N: Nats
+    memory_N: Nats | None
+    adaptive_N: Nats | None
+    ends: Nats
+    seconds: float
+
+    @property
+    def best(self) -> Nats:
+        """The nats (N) by all that was asked for."""
+        if self.adaptive_N is not None:
+            return self.adaptive_N
+        return self.frozen_N if self.memory_N is None else self.memory_N
+
+
+def score_split(
     model: LanguageModel,
-    tokenizer: Tokenizer,
     split: TokenizedSplit,
     *,
+    boundary_id: int,
     adapt: Adapt | None = None,
+    memory: TextMemory | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
-) -> Metrics:
-    """Return the metrics of ``split``: every byte is scored, with state carried through each document.
+) -> Scores:
+    """Score every token of ``split``, with state carried through each document.
 
-    With ``adapt``, the metrics are those of dynamic evaluation, by one learner or several, and
-    ``bits_per_byte_frozen`` tells the other; the model's weights are left as they were. ``progress`` is
-    called with the number of tokens done since the last call, ``watch`` with how far the whole is.
+    With ``adapt`` by dynamic evaluation as well, by one learner or several; the model's weights are left as they were.
+    ``progress`` is called with the number of tokens done since the last call, ``watch`` with how far the whole is.
     """
     if adapt is None:
         learners = 0
@@ -53,21 +76,62 @@ def evaluate_split(
 
     started = time.perf_counter()
     ends = np.full(split.documents, np.nan, dtype=np.float32)
-    frozen = score(model, split, boundary_id=tokenizer.boundary_id, progress=done(1), ends=ends)
-    per_end = _bits_per_end(ends)
-    if adapt is None:
-        seconds = time.perf_counter() - started
-        new = _bits_of_new(frozen, split)
-        return compute_metrics(total_nats(frozen), split, seconds, new=new, per_end=per_end)
-    if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
-        started = time.perf_counter()
-    adapted = score_dynamically(
-        model, split, adapt, boundary_id=tokenizer.boundary_id, frozen_N=frozen, progress=done(LEARNING)
+    frozen_N = score(model, split, boundary_id=boundary_id, progress=done(1), ends=ends)
+    memory_N = memory.mix(frozen_N, split) if memory else None
+    adaptive_N = None
+    if adapt is not None:
+        if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
+            started = time.perf_counter()
+        adaptive_N = score_dynamically(
+            model,
+            split,
+            adapt,
+            boundary_id=boundary_id,
+            frozen_N=frozen_N,
+            memory=memory,
+            progress=done(LEARNING),
+        )
+    return Scores(frozen_N, memory_N, adaptive_N, ends, time.perf_counter() - started)
+
+
+def evaluate_split(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    split: TokenizedSplit,
+    *,
+    adapt: Adapt | None = None,
+    memory: TextMemory | None = None,
+    progress: Callable[[int], None] | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> Metrics:
+    """Return the metrics of ``split`` by the best that is asked for, and those of the others; see :func:`score_split`.
+
+    The best is ``adapt``, then ``memory``, then the weights alone.
+    """
+    scores = score_split(
+        model, split, boundary_id=tokenizer.boundary_id, adapt=adapt, memory=memory, progress=progress, watch=watch
     )
-    seconds = time.perf_counter() - started
-    bits = compute_metrics(total_nats(frozen), split, seconds).bits_per_byte
-    new = _bits_of_new(adapted, split)
-    return compute_metrics(total_nats(adapted), split, seconds, frozen=bits, new=new, per_end=per_end)
+    return metrics_of(scores, split)
+
+
+def metrics_of(scores: Scores, split: TokenizedSplit) -> Metrics:
+    """Return the metrics of ``split`` from its scores."""
+    best_N = scores.best
+    frozen = None
+    with_memory = None
+    if best_N is not scores.frozen_N:
+        frozen = total_nats(scores.frozen_N) / math.log(2) / split.bytes
+    if scores.memory_N is not None:
+        with_memory = total_nats(scores.memory_N) / math.log(2) / split.bytes
+    return compute_metrics(
+        total_nats(best_N),
+        split,
+        scores.seconds,
+        frozen=frozen,
+        memory=with_memory,
+        new=_bits_of_new(best_N, split),
+        per_end=_bits_per_end(scores.ends),
+    )
 
 
 def _bits_per_end(nats_D: Nats) -> float | None:

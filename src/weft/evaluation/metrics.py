@@ -16,14 +16,15 @@ class Metrics:
     """How well a model predicts a text. Every byte is counted; document separators and boundary tokens are not.
 
     Attributes:
-        bits_per_byte: bits per UTF-8 byte; comparable between tokenizers.
+        bits_per_byte: bits per UTF-8 byte, by the best that was asked for; comparable between tokenizers.
         bits_per_character: bits per Unicode character (None for bytes that are not UTF-8).
         perplexity_per_token: exp(mean nats per token); depends on the tokenizer.
         perplexity_per_word: exp(nats per white-space-separated word) (None for bytes that are not UTF-8).
         tokens: tokens scored.
         bytes: bytes scored.
         seconds: wall time of the scoring.
-        bits_per_byte_frozen: with dynamic evaluation, the figure of the weights as trained (else None).
+        bits_per_byte_frozen: the figure of the weights alone, as trained, where more was asked for (else None).
+        bits_per_byte_memory: that of the weights with the run's memory of text, where it was asked for (else None).
         bits_per_end: what it costs to tell that a document ends, on average, with the weights as trained (None where no
             document ends, and for a model that carries no state). It is in none of the other metrics.
         repeated_bytes: bytes of lines that stand in the training text too, as far as that is known.
@@ -38,13 +39,25 @@ class Metrics:
     bytes: int
     seconds: float
     bits_per_byte_frozen: float | None = None
+    bits_per_byte_memory: float | None = None
     bits_per_end: float | None = None
     repeated_bytes: int = 0
     bits_per_byte_new: float | None = None
 
+    @property
+    def bits_per_byte_of_weights(self) -> float:
+        """The bits per byte of the weights alone, whatever else was asked for."""
+        return self.bits_per_byte if self.bits_per_byte_frozen is None else self.bits_per_byte_frozen
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data; what is not always known only where it is, and repeated bytes where there are some."""
-        optional = ("bits_per_byte_frozen", "bits_per_end", "repeated_bytes", "bits_per_byte_new")
+        optional = (
+            "bits_per_byte_frozen",
+            "bits_per_byte_memory",
+            "bits_per_end",
+            "repeated_bytes",
+            "bits_per_byte_new",
+        )
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
 
@@ -59,6 +72,7 @@ def metrics_from_json(values: Mapping[str, Any]) -> Metrics:
         bytes=int(values["bytes"]),
         seconds=float(values["seconds"]),
         bits_per_byte_frozen=_optional(values.get("bits_per_byte_frozen")),
+        bits_per_byte_memory=_optional(values.get("bits_per_byte_memory")),
         bits_per_end=_optional(values.get("bits_per_end")),
         repeated_bytes=int(values.get("repeated_bytes", 0)),
         bits_per_byte_new=_optional(values.get("bits_per_byte_new")),
@@ -73,15 +87,16 @@ def compute_metrics(
     nats: float,
     split: TokenizedSplit,
     seconds: float,
-    frozen: float | None = None,
     *,
+    frozen: float | None = None,
+    memory: float | None = None,
     new: float | None = None,
     per_end: float | None = None,
 ) -> Metrics:
     """Return the metrics of ``split`` whose tokens cost ``nats`` together.
 
-    ``frozen`` is the frozen bits per byte, ``new`` that of the lines which the training text does not have,
-    ``per_end`` the bits of the end of a document.
+    ``frozen`` is the bits per byte of the weights alone, ``memory`` that with a memory, ``new`` that of the lines which
+    the training text does not have, ``per_end`` the bits of the end of a document.
     """
     bits = nats / math.log(2)
     return Metrics(
@@ -93,6 +108,7 @@ def compute_metrics(
         bytes=split.bytes,
         seconds=seconds,
         bits_per_byte_frozen=frozen,
+        bits_per_byte_memory=memory,
         bits_per_end=per_end,
         repeated_bytes=split.repeated_bytes,
         bits_per_byte_new=new,

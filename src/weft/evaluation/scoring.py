@@ -19,6 +19,7 @@ from torch import Tensor
 from weft.data import IGNORED, TokenizedSplit, Tokenizer
 from weft.evaluation.windows import score_by_windows
 from weft.language_model import Module, Scorer
+from weft.recall import TextMemory
 
 LANES = 16
 SEGMENT = 512
@@ -85,7 +86,9 @@ def score(
     return nats
 
 
-def text_bits(model: Scorer, tokenizer: Tokenizer, texts: Sequence[str]) -> list[float]:
+def text_bits(
+    model: Scorer, tokenizer: Tokenizer, texts: Sequence[str], *, memory: TextMemory | None = None
+) -> list[float]:
     """Return the bits that each of ``texts`` costs, each a document of its own whose end is not counted."""
     documents = []
     for text in texts:
@@ -95,7 +98,10 @@ def text_bits(model: Scorer, tokenizer: Tokenizer, texts: Sequence[str]) -> list
     offsets = np.cumsum([0, *map(len, documents)])
     size = sum(len(text.encode()) for text in texts)
     split = TokenizedSplit(np.concatenate(documents), offsets, size, None, None)
-    nats = score(model, split, boundary_id=tokenizer.boundary_id).astype(np.float64)
+    nats = score(model, split, boundary_id=tokenizer.boundary_id)
+    if memory:
+        nats = memory.mix(nats, split)
+    nats = nats.astype(np.float64)
     return [float(nats[begin:end].sum() / np.log(2)) for begin, end in pairwise(offsets)]
 
 

@@ -20,7 +20,7 @@ def best_rate(plan: Plan, finished: Finished, contender: str) -> float:
     for rate in plan.learning_rates:
         outcome = finished.get(Trial(contender, rate, plan.seeds[0]))
         if outcome and outcome.result:
-            found[rate] = outcome.result.validation.bits_per_byte
+            found[rate] = outcome.result.validation.bits_per_byte_of_weights
     return min(found, key=lambda rate: found[rate], default=math.nan)
 
 
@@ -30,7 +30,7 @@ def leaders(plan: Plan, finished: Finished) -> list[str]:
     for contender in plan.contenders:
         outcome = finished.get(Trial(contender, best_rate(plan, finished, contender), plan.seeds[0]))
         if outcome and outcome.result:
-            found[contender] = outcome.result.validation.bits_per_byte
+            found[contender] = outcome.result.validation.bits_per_byte_of_weights
     return sorted(found, key=lambda contender: found[contender])[: plan.top]
 
 

@@ -165,5 +165,5 @@ def _told(trial: Trial, outcome: Outcome) -> str:
     if outcome.result is None:
         return f"{name} failed: {outcome.failure} (delete '{outcome.run}' to try it again)"
     result = outcome.result
-    bits = f"{result.test.bits_per_byte:.4f} bits per byte"
+    bits = f"{result.test.bits_per_byte_of_weights:.4f} bits per byte"
     return f"{name}: test {bits} ({result.tokens:,} tokens in {result.seconds:.0f} s)"

@@ -119,8 +119,9 @@ def _row(plan: Plan, trial: Trial, outcome: Outcome, folder: Path) -> dict[str, 
         "steps": result.steps,
         "tokens": result.tokens,
         "seconds": result.seconds,
-        "bits_per_byte": result.test.bits_per_byte,
-        "validation_bits_per_byte": result.validation.bits_per_byte,
+        "bits_per_byte": result.test.bits_per_byte_of_weights,
+        "bits_per_byte_memory": result.test.bits_per_byte_memory,
+        "validation_bits_per_byte": result.validation.bits_per_byte_of_weights,
         "training_tokens_per_second": result.tokens_per_second,
         "generation_tokens_per_second": _generation_speed(run),
         "run": str(run.relative_to(folder)),
@@ -144,8 +145,8 @@ def _trial(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
     }
     if result is not None:
         told |= {
-            "validation_bits_per_byte": result.validation.bits_per_byte,
-            "bits_per_byte": result.test.bits_per_byte,
+            "validation_bits_per_byte": result.validation.bits_per_byte_of_weights,
+            "bits_per_byte": result.test.bits_per_byte_of_weights,
             "tokens": result.tokens,
             "seconds": result.seconds,
             "status": "done",

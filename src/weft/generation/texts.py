@@ -11,6 +11,7 @@ from weft.generation.decoder import Precision
 from weft.generation.sampling import Sampling
 from weft.generation.writing import Ended, Written, write
 from weft.language_model import LanguageModel
+from weft.recall import TextMemory
 
 
 class Chunk(NamedTuple):
@@ -30,14 +31,22 @@ def generate(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
+    memory: TextMemory | None = None,
 ) -> list[str]:
     """Return each prompt's continuation (without the prompt), always valid Unicode, up to the first stop string.
 
-    For ``precision`` see :func:`weft.generation.write`.
+    For ``precision`` and ``memory`` see :func:`weft.generation.write`.
     """
     texts = [""] * len(prompts)
     for chunk in stream_all(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, precision=precision
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop,
+        precision=precision,
+        memory=memory,
     ):
         texts[chunk.lane] += chunk.text
     return texts
@@ -52,13 +61,21 @@ def stream(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
+    memory: TextMemory | None = None,
 ) -> Iterator[str]:
     """Yield the continuation of one prompt as it is written, in chunks that are whole characters.
 
     What may still become a stop string is held back.
     """
     chunks = stream_all(
-        model, tokenizer, [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, precision=precision
+        model,
+        tokenizer,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop,
+        precision=precision,
+        memory=memory,
     )
     return (chunk.text for chunk in chunks if chunk.text)
 
@@ -72,10 +89,18 @@ def stream_all(
     sampling: Sampling | None = None,
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
+    memory: TextMemory | None = None,
 ) -> Iterator[Chunk]:
     """Yield chunks of all continuations as they are written, the texts in turns; see :func:`weft.generation.write`."""
     events = write(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, precision=precision
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop,
+        precision=precision,
+        memory=memory,
     )
     for event in events:
         if isinstance(event, Written) and event.token.text:

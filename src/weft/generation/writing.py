@@ -9,6 +9,7 @@ Shapes: B prompts, T positions, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from weft.generation.text import GrowingText, stop_strings
 from weft.language_model import LanguageModel
 from weft.layers.cross_entropy import IGNORE
 from weft.model import ModelState
+from weft.recall import TextMemory
+from weft.recall.constants import LONGEST
 
 PREFILL = 1024  # tokens of a prompt that are read at once
 
@@ -81,6 +84,7 @@ def write(
     stop: str | Sequence[str] = (),
     bits: bool = False,
     precision: Precision = "auto",
+    memory: TextMemory | None = None,
 ) -> Iterator[Event]:
     """Yield what happens while every prompt is continued, as it happens.
 
@@ -88,7 +92,8 @@ def write(
     A text ends before the first of the ``stop`` strings in what is written (the prompt does not count), and
     is given only as far as none may have begun; the token that completes one is told, too, with the text
     before it. With ``bits``, tokens carry their surprisal under the model itself, before temperature, top-k
-    and top-p, and the prompts' tokens are told.
+    and top-p, and the prompts' tokens are told. What followed the last tokens in ``memory`` counts beside the
+    model, in what is drawn and in what is told.
 
     ``precision`` is that of the weights where a kernel writes on a CPU, see :func:`make_decoder`. With ``auto``
     it is float32 where ``bits`` are told, as those are to be the model's own to the last digit shown.
@@ -106,6 +111,9 @@ def write(
     ids = [[tokenizer.boundary_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
     if not texts:
         return iter(())
+    if memory:
+        for text, read in zip(texts, ids, strict=True):
+            text.beside = Beside(memory, read)
     return _write(model, tokenizer, texts, ids, max_new_tokens, bits, precision)
 
 
@@ -119,7 +127,7 @@ def _write(
     precision: Precision,
 ) -> Iterator[Event]:
     with _evaluating(model):
-        logits_BV, state = yield from _read(model, tokenizer, ids, bits)
+        logits_BV, state = yield from _read(model, tokenizer, texts, ids, bits)
         decoder = make_decoder(model, state, rows=len(texts), steps=count - 1, precision=precision)
         tokens_B = torch.full((len(texts),), ENDED)
         alive = texts
@@ -145,6 +153,7 @@ class _Text:
         self.lane = lane
         self.last = ENDED
         self.written = GrowingText(tokenizer, stop)
+        self.beside: Beside | None = None
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed + lane)
@@ -153,6 +162,8 @@ class _Text:
         """Draw a token and tell of it; ``last`` is then the token, ``ENDED`` if it was the last."""
         boundary = self._tokenizer.boundary_id
         padding = self._tokenizer.padding_id
+        if self.beside:
+            self.beside.mix(logits_V)
         # Padding is never drawn. Its logit is put back, as the surprisal is the whole distribution's.
         unasked = logits_V[padding]
         logits_V[padding] = -np.inf
@@ -161,6 +172,8 @@ class _Text:
         self.last = ENDED
         if token != boundary:
             self.last = token
+            if self.beside:
+                self.beside.read(token)
             cost = surprisal(logits_V, token) if bits else float("nan")
             yield Written(self.lane, Token(token, self.written.add(token), cost))
         if token == boundary or self.written.stopped:
@@ -168,8 +181,36 @@ class _Text:
             yield Ended(self.lane, self.written.rest(), "stop")
 
 
+class Beside:
+    """A memory beside a model in one text, of which it knows the last tokens."""
+
+    def __init__(self, memory: TextMemory, ids: Sequence[int]) -> None:
+        self.memory = memory
+        self._last = deque(ids, maxlen=LONGEST)
+
+    def read(self, token: int) -> None:
+        """Take in a token of the text."""
+        self._last.append(token)
+
+    def mix_read(self, ids: Sequence[int], begin: int, nats_T: Tensor) -> None:
+        """Turn a model's nats of the tokens of a prompt into those of model and memory, in place.
+
+        ``nats_T[t]`` are of the token ``begin + t + 1`` of ``ids``; where there is none, they stay.
+        """
+        first = max(1, begin + 1)
+        stop = min(len(ids), begin + 1 + len(nats_T))
+        if first < stop:
+            place = slice(first - begin - 1, stop - begin - 1)
+            mixed = self.memory.mix_read(nats_T[place].float().cpu().numpy(), ids, slice(first, stop))
+            nats_T[place] = torch.from_numpy(mixed).to(nats_T)
+
+    def mix(self, logits_V: Floats) -> None:
+        """Turn the logits of the next token into those of model and memory, in place."""
+        self.memory.mix_logits(logits_V, tuple(self._last))
+
+
 def _read(
-    model: LanguageModel, tokenizer: Tokenizer, ids: list[list[int]], bits: bool
+    model: LanguageModel, tokenizer: Tokenizer, texts: list[_Text], ids: list[list[int]], bits: bool
 ) -> Generator[Read, None, tuple[Tensor, ModelState]]:
     """Read the prompts in pieces, so that a long one needs no more memory than its window.
 
@@ -177,15 +218,19 @@ def _read(
     """
     device = next(model.parameters()).device
     tokens_BT, reset_BT, targets_BT = (x.to(device) for x in _align(ids, tokenizer.padding_id))
+    longest = tokens_BT.shape[1]
     told = [GrowingText(tokenizer) for _ in ids]
     state: Any = None
-    for start in range(0, tokens_BT.shape[1], PREFILL):
+    for start in range(0, longest, PREFILL):
         piece = slice(start, start + PREFILL)
         with torch.no_grad():  # left before anything is yielded
             hidden_BTD, state = model.hidden(tokens_BT[:, piece], state, reset_BT[:, piece])
             logits_BV = model.embedding.logits(hidden_BTD[:, -1])
         if bits:
             nats_BT = model.embedding.surprisal(hidden_BTD, targets_BT[:, piece])
+            for text, read, nats_T in zip(texts, ids, nats_BT, strict=True):
+                if text.beside:
+                    text.beside.mix_read(read, start - (longest - len(read)), nats_T)
             yield from _told(told, targets_BT[:, piece], nats_BT)
     return logits_BV, state
 

@@ -30,6 +30,7 @@ TAKES = {
     "max_new_tokens": "a whole number, 1 or more",
     "max_tokens": "a whole number, 1 or more",
     "model": "a string",
+    "memory": "true (only where the run has a memory), false, or null",
     "n": "1 here: for another text, ask again with another seed",
     "precision": "auto, fp32 or bf16",
     "presence_penalty": "0 here: there is no such penalty",
@@ -55,6 +56,7 @@ class ScoreRequest(_Message):
     """``POST /weft/score``: a text to be scored."""
 
     text: str = Field(min_length=1)
+    memory: bool | None = None
 
 
 class GenerateRequest(_Message):
@@ -68,6 +70,7 @@ class GenerateRequest(_Message):
     seed: RequestSeed = 0
     stop: Stop | None = None
     precision: Precision = "auto"
+    memory: bool | None = None
     stream: bool = False
 
 

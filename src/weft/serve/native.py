@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from weft.generation import Event, Read, Sampling, Written, write
+from weft.recall import TextMemory
 from weft.serve.limits import Gate, Limits
 from weft.serve.messages import GenerateRequest, ScoreRequest, check_length, parse
 from weft.serve.reading import Scored, Totals, score_text
@@ -38,20 +39,21 @@ class Score(Native):
         """Serve one request (the interface of ASGI)."""
         asked = parse(ScoreRequest, await Request(scope, receive).body())
         check_length(self.limits, field="text", text=asked.text)
+        memory = self.run.asked_memory(asked.memory)
         async with self.gate.turn():
-            parts = self.worker.stream(lambda stop: self._score(asked.text, stop))
+            parts = self.worker.stream(lambda stop: self._score(asked.text, memory, stop))
             async with aclosing(parts):
                 scored = await anext(parts)
                 await JSONResponse(scored.to_json())(scope, receive, send)
 
-    def _score(self, text: str, stop: threading.Event) -> Iterator[Scored]:
+    def _score(self, text: str, memory: TextMemory | None, stop: threading.Event) -> Iterator[Scored]:
         run = self.run
 
         def progress(_: int) -> None:
             if stop.is_set():
                 raise _Stopped
 
-        yield score_text(run.model, run.tokenizer, text, separator=run.separator, progress=progress)
+        yield score_text(run.model, run.tokenizer, text, separator=run.separator, memory=memory, progress=progress)
 
 
 class Generate(Native):
@@ -67,6 +69,7 @@ class Generate(Native):
             tokens_field="max_new_tokens",
             tokens=asked.max_new_tokens,
         )
+        self.run.asked_memory(asked.memory)  # refused before anything is written
         async with self.gate.turn(), aclosing(self._events(asked)) as events:
             if asked.stream:
                 response: Response = StreamingResponse(_sent(events), media_type="text/event-stream")
@@ -100,6 +103,7 @@ class Generate(Native):
             stop=asked.stop or (),
             bits=True,
             precision=asked.precision,
+            memory=self.run.asked_memory(asked.memory),
         )
 
 

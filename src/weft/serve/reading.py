@@ -20,6 +20,7 @@ from weft.data.documents import join_fragments, split_documents
 from weft.evaluation.scoring import score
 from weft.generation import GrowingText, Token
 from weft.model import WeftModel
+from weft.recall import TextMemory
 from weft.serve.limits import Refused
 
 
@@ -64,6 +65,7 @@ def score_text(
     text: str,
     *,
     separator: str,
+    memory: TextMemory | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scored:
     """Score ``text`` as ``weft evaluate`` scores a file with these bytes: cut into documents at ``separator``."""
@@ -76,6 +78,8 @@ def score_text(
     size = sum(map(len, documents))
     split = TokenizedSplit(np.concatenate(ids), offsets, size, None, None)
     nats = score(model, split, boundary_id=tokenizer.boundary_id, progress=progress)
+    if memory:
+        nats = memory.mix(nats, split)
     bits = float(nats.sum(dtype=np.float64)) / math.log(2)
     shown = []
     for number, (start, stop) in enumerate(pairwise(offsets)):

@@ -15,7 +15,9 @@ from weft.description import describe
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
 from weft.pretrained import assign, load_model, load_tokenizer
+from weft.recall import TextMemory
 from weft.records import RECIPE, finite, read_run, section
+from weft.run import Run
 from weft.serve.limits import Refused
 from weft.training.run_folder import saved_recipe
 from weft.version import __version__
@@ -26,7 +28,7 @@ class ServedRun:
     """A loaded run.
 
     ``names`` are what a request may call it, ``listing`` is how ``/v1/models`` tells of it, and
-    ``separator`` is what parts documents in its corpus.
+    ``separator`` is what parts documents in its corpus. ``memory`` counts beside the model in Weft's own endpoints.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ServedRun:
     adapter: WeftForCausalLM
     adapter_tokenizer: PreTrainedTokenizerBase
     separator: str
+    memory: TextMemory | None
     facts: dict[str, Any]
 
     def check_name(self, asked: str | None) -> None:
@@ -45,9 +48,19 @@ class ServedRun:
             shown = asked if len(asked) <= 80 else asked[:80] + "…"
             raise Refused(404, f"There is no model '{shown}' here: this server has '{self.name}'.")
 
+    def asked_memory(self, asked: bool | None) -> TextMemory | None:
+        """Return the memory, unless a request leaves it out; Refused where it asks for one that is not here."""
+        if asked and self.memory is None:
+            raise Refused(422, "This server has no memory of text: leave 'memory' out.")
+        return None if asked is False else self.memory
 
-def load_run(folder: Path) -> ServedRun:
-    """Load the run in ``folder``, from its files alone; UserError where it is not a whole run."""
+
+def load_run(folder: Path, memory: bool | None = None) -> ServedRun:
+    """Load the run in ``folder``, from its files alone; UserError where it is not a whole run.
+
+    ``memory`` is that of :meth:`weft.Run.generate`.
+    """
+    remembered = Run(folder).asked_memory(memory)
     model = load_model(folder)
     tokenizer = load_tokenizer(folder)
     register()
@@ -66,7 +79,8 @@ def load_run(folder: Path) -> ServedRun:
         # What users send is text, also where it spells a special token: the folder itself says otherwise.
         adapter_tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, split_special_tokens=True),
         separator=data.document_separator,
-        facts=_facts(name, model, tokenizer, folder),
+        memory=remembered,
+        facts=_facts(name, model, tokenizer, folder, remembered),
     )
 
 
@@ -83,7 +97,9 @@ def _adapter(model: WeftModel) -> WeftForCausalLM:
     return adapter
 
 
-def _facts(name: str, model: WeftModel, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+def _facts(
+    name: str, model: WeftModel, tokenizer: Tokenizer, folder: Path, memory: TextMemory | None
+) -> dict[str, Any]:
     """Return what ``GET /weft/model`` tells."""
     described = describe(model.config)
     test = finite(section(read_run(folder).results, "test").get("bits_per_byte"))
@@ -95,5 +111,6 @@ def _facts(name: str, model: WeftModel, tokenizer: Tokenizer, folder: Path) -> d
         "vocab_size": described.vocab_size,
         "tokenizer": tokenizer.kind,
         "test_bits_per_byte": test,
+        "memory_tokens": memory.tokens if memory else None,
         "weft_version": __version__,
     }

@@ -22,11 +22,13 @@ BACKLOG = 128
 GRACE_SECONDS = 3
 
 
-def serve(run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[str], None]) -> None:
+def serve(
+    run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[str], None], memory: bool | None = None
+) -> None:
     """Serve ``run`` until it is interrupted; ``tell`` is given one sentence after another, for people.
 
-    Port 0 takes a free one. Raises UserError where the run is not whole or the address cannot be
-    had, and Interrupted at the end.
+    ``memory`` says whether its memory of text counts: None where it has one. Port 0 takes a free one. Raises UserError
+    where the run is not whole or the address cannot be had, and Interrupted at the end.
     """
     check_folder(run)
     with listen(host, port) as listener:
@@ -34,7 +36,7 @@ def serve(run: Path, *, host: str, port: int, limits: Limits, tell: Callable[[st
         loopback = is_loopback(address)
         if not loopback:
             tell(f"Warning: whoever reaches {address} can use this server; it asks for no password.")
-        app = build_app(load_run(run), limits, loopback=loopback)
+        app = build_app(load_run(run, memory), limits, loopback=loopback)
         shown = f"[{address}]" if ":" in address else address  # IPv6, as addresses of pages have it
         tell(f"Serving '{run}' at http://{shown}:{port} (Ctrl-C ends it).")
         _run(app, listener)

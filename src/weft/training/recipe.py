@@ -21,6 +21,7 @@ from weft.model_recipe import ModelRecipe
 from weft.numbers import Below1, Count, Minutes, Place, Rate, Seed, Share, Steps, Tokens, Weight
 from weft.pattern import parse_count
 from weft.plain_yaml import parse_yaml, read_yaml
+from weft.recall import MemoryConfig
 from weft.settings import FrozenConfig, WrongSettingError, rename, renamed, warn_of_old_keys
 from weft.training.methods import MethodConfig, parse_methods
 from weft.version import __version__
@@ -227,6 +228,7 @@ class Recipe(FrozenConfig):
     model: ModelRecipe = ModelRecipe()
     data: DataConfig = DataConfig(sources=())
     training: TrainingConfig = TrainingConfig()
+    memory: MemoryConfig = MemoryConfig()
 
     @field_validator("model")
     @classmethod
@@ -241,7 +243,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     """Return the values in a recipe file, without what a run adds to it."""
     values = read_yaml(path, missing=f"There is no recipe '{path}'", broken=f"The recipe '{path}' is not YAML")
     if not isinstance(values or {}, dict):
-        raise UserError(f"The recipe '{path}' must hold the sections model, data and training.")
+        raise UserError(f"The recipe '{path}' must hold the sections model, data, training and memory.")
     values = _upgraded(values or {})
     given = {key: value for key, value in values.items() if value is not None and key not in PROVENANCE}
     for name in Recipe.model_fields:

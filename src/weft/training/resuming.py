@@ -12,6 +12,7 @@ from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.errors import DamagedError, UserError
 from weft.files import set_aside
 from weft.pretrained import WEIGHTS
+from weft.recall import MEMORY
 from weft.records import CHECKPOINTS, METRICS, RECIPE, RESULTS
 from weft.training.checkpoint import Checkpoint, discard, has_checkpoint, read_checkpoint
 from weft.training.listener import read_metrics
@@ -31,6 +32,7 @@ from weft.training.texts import places_of, require_texts
 from weft.training.trainer import Trainer
 
 Tell = Callable[[str], None]
+SECTIONS = ("model", "data", "training")  # that every run has written; memory came later
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _resumed_recipe(values: Mapping[str, Any], out: Path) -> Recipe:
             f"'{out}' was made by '{made_by}', not trained: train on from it with training.start.run={out}."
         )
     # What is not there would be at its default, unsaid.
-    if missing := {*Recipe.model_fields, "weft_version"} - raw.keys():
+    if missing := {*SECTIONS, "weft_version"} - raw.keys():
         raise DamagedError(
             f"'{out / RECIPE}' is damaged, it lacks {', '.join(sorted(missing))}: restore it, or start again with "
             "overwrite=True."
@@ -204,4 +206,5 @@ def prolong(trainer: Trainer, earlier: Earlier) -> None:
         chosen=said.get("chosen") or (),
         asked=said.get("asked") or {},
     )
+    (out / MEMORY).unlink(missing_ok=True)  # its shares are of the model before
     (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run

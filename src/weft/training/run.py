@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -20,14 +21,17 @@ import torch
 from weft import words
 from weft.baselines import load_any
 from weft.config import merge
-from weft.data import TokenizedSplit, prepare
+from weft.data import PreparedData, StreamedSplit, TokenizedSplit, prepare
 from weft.errors import Interrupted, UserError
-from weft.evaluation.evaluate import evaluate_split
+from weft.evaluation.evaluate import Scores, metrics_of, score_split
 from weft.evaluation.metrics import unlike_parts
+from weft.evaluation.scoring import first_part
 from weft.files import disk_errors, write_atomic
 from weft.language_model import LanguageModel
 from weft.launch import is_main
 from weft.pretrained import WEIGHTS
+from weft.recall import MemoryConfig, TextMemory, make_memory, save_memory
+from weft.recall.text_memory import TRAINING_TEXT
 from weft.records import RESULTS
 from weft.settings import renamed
 from weft.signals import stop_signals
@@ -211,8 +215,9 @@ def _train(run: _Started) -> TrainingResult:
     trainer.processes.wait()  # the best model is on the disk
 
     # What it has come to.
-    result = _score(trainer, listener)
-    if told := unlike_parts(result.validation.bits_per_byte, result.test.bits_per_byte):
+    result = _score(trainer, run.recipe.memory, listener)
+    validation = result.validation.bits_per_byte_of_weights
+    if told := unlike_parts(validation, result.test.bits_per_byte_of_weights):
         listener.message(told)
     if trainer.main:
         write_atomic(out / RESULTS, json.dumps(result.to_json(), indent=2) + "\n")
@@ -220,20 +225,31 @@ def _train(run: _Started) -> TrainingResult:
     return result
 
 
-def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
-    """Evaluate the best model on validation and test."""
+def _score(trainer: Trainer, memory: MemoryConfig, listener: Listener) -> TrainingResult:
+    """Evaluate the best model on validation and test, with a memory of its training text, which is left in the run."""
     model = load_any(trainer.folder).to(trainer.device)
-    scored = {}
+    prepared = trainer.prepared
+    remembered = _remember(prepared, memory, listener)
+    scores: dict[str, Scores] = {}
     for name in ("validation", "test"):
-        split: TokenizedSplit = getattr(trainer.prepared, name)
+        split: TokenizedSplit = getattr(prepared, name)
         seconds = split.scored_tokens * trainer.scoring_seconds_per_token  # NaN where no validation was timed
         about = f" (about {words.duration(seconds)})" if seconds >= LONG else ""
         listener.message(f"Scoring the {name} text{about} ...")
         watch = partial(listener.scoring, f"the {name} text")
+        boundary = prepared.tokenizer.boundary_id
+        known = None if name == "validation" else remembered
         try:
-            scored[name] = evaluate_split(model, trainer.prepared.tokenizer, split, watch=watch)
+            scores[name] = score_split(model, split, boundary_id=boundary, memory=known, watch=watch)
         finally:
             listener.finish()
+        # How far the memory is to be trusted is read off the validation text.
+        if remembered and name == "validation":
+            frozen_N = scores[name].frozen_N
+            scores[name] = scores[name]._replace(memory_N=remembered.cross_fitted(frozen_N, split))
+            remembered = remembered.fitted(frozen_N, split)
+    if trainer.main and remembered:
+        save_memory(remembered, trainer.folder)
     return TrainingResult(
         run=trainer.folder,
         parameters=model.parameter_count,
@@ -243,9 +259,30 @@ def _score(trainer: Trainer, listener: Listener) -> TrainingResult:
         seconds=trainer.seconds,
         tokens_per_second=trainer.tokens / max(trainer.seconds, 1e-9),
         best_step=trainer.best_step,
-        text=trainer.prepared.told(),
-        **scored,
+        text=prepared.told(),
+        validation=metrics_of(scores["validation"], prepared.validation),
+        test=metrics_of(scores["test"], prepared.test),
     )
+
+
+def _remember(prepared: PreparedData, config: MemoryConfig, listener: Listener) -> TextMemory | None:
+    """Return a memory of the training text; None where there is to be none, or the text is not kept."""
+    if not config.enabled:
+        return None
+    train = prepared.train
+    if isinstance(train, StreamedSplit):
+        listener.message("The run has no memory of its training text, which streams and is not kept.")
+        return None
+    started = time.perf_counter()
+    tokenizer = prepared.tokenizer
+    text = first_part(train, config.most_tokens, tokenizer)
+    memory = make_memory([(TRAINING_TEXT, text)], vocab_size=tokenizer.vocab_size, boundary_id=tokenizer.boundary_id)
+    seconds = time.perf_counter() - started
+    listener.message(
+        f"Memory of the training text: {memory.tokens:,} tokens, {words.size(memory.bytes)}, made in {seconds:.1f} "
+        "seconds."
+    )
+    return memory
 
 
 def _most_steps() -> int | None:

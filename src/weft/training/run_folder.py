@@ -22,6 +22,7 @@ from weft.launch import is_main
 from weft.layers.maps import is_guide
 from weft.plain_yaml import read_yaml
 from weft.pretrained import CONFIG, GENERATION, SHIM, TOKENIZER, WEIGHTS, load_weights
+from weft.recall import MEMORY
 from weft.records import CARD, CHECKPOINTS, METRICS, RECIPE, REPORT, RESULTS, TENSORBOARD, TEXTS
 from weft.training.checkpoint import sweep_checkpoints
 from weft.training.listener import read_metrics
@@ -29,7 +30,19 @@ from weft.training.recipe import Recipe, load_recipe, make_recipe, save_recipe, 
 from weft.training.texts import save_texts
 
 # What training and its report write, beside the checkpoints.
-_FILES = (RECIPE, TEXTS, CONFIG, GENERATION, SHIM, WEIGHTS, TOKENIZER, "tokenizer_config.json", METRICS, RESULTS)
+_FILES = (
+    RECIPE,
+    TEXTS,
+    CONFIG,
+    GENERATION,
+    SHIM,
+    WEIGHTS,
+    TOKENIZER,
+    "tokenizer_config.json",
+    METRICS,
+    MEMORY,
+    RESULTS,
+)
 _PAGES = (REPORT, CARD)
 
 

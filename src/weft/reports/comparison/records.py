@@ -14,6 +14,7 @@ from weft.records import CURVES, RESULTS, Event, finite, section
 
 BITS = "bits_per_byte"
 VALIDATION = "validation_bits_per_byte"
+WITH_MEMORY = "bits_per_byte_memory"  # of the test text
 
 
 @dataclass(frozen=True, kw_only=True)

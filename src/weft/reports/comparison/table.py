@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from weft.records import Event, finite
-from weft.reports.comparison.records import BITS, VALIDATION, Contender, StudyRecords
+from weft.reports.comparison.records import BITS, VALIDATION, WITH_MEMORY, Contender, StudyRecords
 from weft.reports.comparison.words import command, context, edge, facts, finding, notes, percent, rate_words, spread
 from weft.words import size
 
@@ -47,7 +47,15 @@ def quality_columns(study: StudyRecords) -> list[Column]:
         Column(KEY, lambda one: _figure(one.mean(), 4)),
         Column("least–most of the seeds", spread),
         Column("behind the best", behind),
+        *_memory_columns(study),
     ]
+
+
+def _memory_columns(study: StudyRecords) -> list[Column]:
+    """Return the column of the figures with a memory of the training text, where there are some."""
+    if not any(one.values(WITH_MEMORY) for one in study.contenders):
+        return []
+    return [Column("with memory", lambda one: _figure(one.mean(WITH_MEMORY), 4))]
 
 
 def cost_columns(study: StudyRecords) -> list[Column]:

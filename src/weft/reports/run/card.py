@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from weft.files import write_atomic
+from weft.recall import MEMORY
 from weft.records import CARD, RunRecords, finite, read_run, section
 from weft.reports.run.words import (
     compressors,
@@ -18,6 +19,7 @@ from weft.reports.run.words import (
     parts,
     shown_figures,
     split_rule,
+    weights_bits,
 )
 from weft.words import count, duration
 
@@ -145,9 +147,13 @@ def _summary(run: RunRecords) -> str:
         said += f", with the run {Path(str(teacher)).name} as its teacher"
     said += "."
 
-    bits = finite(section(run.results, "test").get("bits_per_byte"))
+    bits = weights_bits(section(run.results, "test"))
     if bits is not None:
-        said += f" It needs **{bits:.4f} bits per byte** of the held-out test text."
+        said += f" It needs **{bits:.4f} bits per byte** of the held-out test text"
+        with_memory = finite(section(run.results, "test").get("bits_per_byte_memory"))
+        if with_memory is not None:
+            said += f"; in Weft, with its memory of the training text, {with_memory:.4f}"
+        said += "."
     return said
 
 
@@ -188,6 +194,11 @@ def _data(run: RunRecords) -> str:
     paragraphs.append(_line(split_rule(run.recipe)))
     license_ = _LICENSES.get(_known(run).get("license", ""), "not recorded; see where the text came from")
     paragraphs.append(f"The licence of the model's text is that of its training data: {license_}.")
+    if finite(section(run.results, "test").get("bits_per_byte_memory")) is not None:
+        paragraphs.append(
+            f"`{MEMORY}` holds the training text itself, as tokens: whoever may not pass the text on may not pass this "
+            "file on. The model works without it."
+        )
     return "\n\n".join(filter(None, paragraphs))
 
 
@@ -260,7 +271,7 @@ def _usage(run: RunRecords) -> str:
         f"```sh\npip install weft-lm  # or, in a clone of the repository: pip install .\n```\n\n"
         f"Then, where `{folder}` is this folder:\n\n"
         f"```sh\n{shell}\n```\n\n```python\n{python}\n```\n\n"
-        f"With transformers; Weft must be installed there, too:\n\n```python\n{adapter}\n```"
+        f"With transformers, by the weights alone; Weft must be installed there, too:\n\n```python\n{adapter}\n```"
     )
 
 

@@ -19,6 +19,7 @@ from weft.reports.run.words import (
     parts,
     shown_figures,
     split_rule,
+    weights_bits,
 )
 from weft.reports.sharing import shareable
 from weft.words import count, duration, valid_text
@@ -84,7 +85,7 @@ def _headline(run: RunRecords) -> str:
 
 def _score(run: RunRecords) -> str:
     """Say how good the model is, with the best figure there is so far."""
-    test = finite(section(run.results, "test").get("bits_per_byte"))
+    test = weights_bits(section(run.results, "test"))
     if test is not None:
         note = _meaning(test) + _known_lines(section(run.results, "test"))
         return _big(test, "bits per byte on the test text", note) + _comparison(run, test)
@@ -131,6 +132,9 @@ def _comparison(run: RunRecords, test: float) -> str:
     bars = [("this model", test, "own")]
     others = compressors(run.results)
     bars += [(name, bits, "other") for name, bits in others.items()]
+    remembering = finite(section(run.results, "test").get("bits_per_byte_memory"))
+    if remembering is not None:
+        bars.append(("this model, with its memory of the training text", remembering, "own"))
     adaptive = finite(section(run.results, "test_adaptive").get("bits_per_byte"))
     if adaptive is not None:
         bars.append(("this model, learning as it reads", adaptive, "own"))

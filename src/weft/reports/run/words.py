@@ -18,6 +18,18 @@ FIGURES = (
         "What one byte of the text (UTF-8) costs; a plain file has 8. Lower is better.",
     ),
     (
+        "bits_per_byte_frozen",
+        "bits per byte, weights alone",
+        4,
+        "The same by the weights as trained, without what is counted beside them.",
+    ),
+    (
+        "bits_per_byte_memory",
+        "bits per byte, with memory",
+        4,
+        "The same by the weights and what followed the same tokens in the training text, which the run keeps.",
+    ),
+    (
         "bits_per_byte_new",
         "bits per byte, new lines",
         4,
@@ -43,7 +55,7 @@ FIGURES = (
 )
 
 # what is shown only where it is known
-OPTIONAL = ("bits_per_byte_new", "bits_per_end")
+OPTIONAL = ("bits_per_byte_frozen", "bits_per_byte_memory", "bits_per_byte_new", "bits_per_end")
 
 # section of results.json, and what it is called
 PARTS = (
@@ -71,6 +83,12 @@ def shown_figures(taken: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[
         if key not in OPTIONAL or any(key in figures for _, figures in taken):
             shown.append(row)
     return shown
+
+
+def weights_bits(figures: Mapping[str, Any]) -> float | None:
+    """Return the bits per byte of the weights alone; None where they are not known."""
+    frozen = finite(figures.get("bits_per_byte_frozen"))
+    return finite(figures.get("bits_per_byte")) if frozen is None else frozen
 
 
 def figure_cell(figures: Mapping[str, Any], key: str, digits: int) -> str:

@@ -127,8 +127,8 @@ def _fitted(
     copied = memory.copied(text)
     if more and copied > MUCH:
         tell(
-            f"{copied:.0%} of the validation text stands in the memory word for word. If that is held-out text, leave it "
-            "out: the memory is trusted too much with other text."
+            f"{copied:.0%} of the validation text stands in the memory word for word. If that is held-out text, leave "
+            "it out: the memory is trusted too much with other text."
         )
     bits = [total_nats(nats_N) / math.log(2) / text.bytes for nats_N in (frozen_N, memory.cross_fitted(frozen_N, text))]
     return memory.fitted(frozen_N, text), (bits[0], bits[1])

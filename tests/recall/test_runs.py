@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import weft
 from tests.cli.conftest import SHORT, SMALL, TEXT
 from tests.command import assert_mistake, run_weft
 from weft.recall import MEMORY, load_memory
+from weft.recall.index import Index
 
 NEW = "The weaver of Kaunas sang of quicksilver and of larks.\n\n\n" * 3
 
@@ -238,3 +240,19 @@ def test_comparisons_choose_by_the_weights_and_show_both(trained):
     result = weft.Run(trained).results
     assert result.test.bits_per_byte_of_weights == result.test.bits_per_byte_frozen
     assert weft.Run(trained).evaluate(memory=False).bits_per_byte_of_weights == result.test.bits_per_byte_frozen
+
+
+@pytest.mark.parametrize("fault", ["order", "tokens", "end"])
+def test_a_memory_that_leads_outside_itself_is_damaged(run, fault):
+    from weft.recall import save_memory
+
+    memory = weft.Run(run).memory
+    tokens, order, common = (np.array(array) for array in memory.index)
+    if fault == "order":
+        order[3] = len(tokens) + 5
+    elif fault == "tokens":
+        tokens[3] = memory.vocab_size
+    else:
+        tokens[-1] = 3
+    save_memory(replace(memory, index=Index(tokens, order, common)), run)
+    assert_mistake(run_weft("evaluate", run), "is damaged")

@@ -334,7 +334,7 @@ def test_the_run_directory_holds_what_it_should(tiny, tmp_path):
     assert (kinds.count("validation"), kinds.count("sample")) == (3, 4)
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.to_json()
     best = min(r["bits_per_byte"] for r in events(tmp_path / "run") if r["event"] == "validation")
-    assert result.validation.bits_per_byte == pytest.approx(best, rel=1e-5)
+    assert result.validation.bits_per_byte_of_weights == pytest.approx(best, rel=1e-5)
     assert weft.evaluate(tmp_path / "run").bits_per_byte == result.test.bits_per_byte
 
 

@@ -74,7 +74,8 @@ def test_a_long_validation_text_is_sampled_and_the_figures_are_of_all_of_it(tiny
     assert 50 < sample.scored_tokens * 3 * COST[False] <= 0.1 * trained + 3
     assert sample.documents > 2
     assert result.validation.bytes == 5000 > sample.bytes
-    assert result.validation.bits_per_byte == weft.evaluate(tmp_path / "run", split="validation").bits_per_byte
+    evaluated = weft.evaluate(tmp_path / "run", split="validation")
+    assert result.validation.bits_per_byte_of_weights == evaluated.bits_per_byte_of_weights
     (line,) = (line for line in heard.lines if line.startswith("Validating on"))
     assert f"{sample.scored_tokens:,} of the 5,000 tokens" in line
 

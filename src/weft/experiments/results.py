@@ -107,6 +107,9 @@ def _row(plan: Plan, trial: Trial, outcome: Outcome, folder: Path) -> dict[str, 
     result = outcome.result
     assert result is not None, "a row is of a trial that has ended well"
     rates = sorted(plan.learning_rates)
+    with_memory = {}
+    if result.test.bits_per_byte_memory is not None:
+        with_memory["bits_per_byte_memory"] = result.test.bits_per_byte_memory
     return {
         "architecture": trial.contender,
         "kind": "baseline" if trial.contender in plan.baselines else "weft",
@@ -120,7 +123,7 @@ def _row(plan: Plan, trial: Trial, outcome: Outcome, folder: Path) -> dict[str, 
         "tokens": result.tokens,
         "seconds": result.seconds,
         "bits_per_byte": result.test.bits_per_byte_of_weights,
-        "bits_per_byte_memory": result.test.bits_per_byte_memory,
+        **with_memory,
         "validation_bits_per_byte": result.validation.bits_per_byte_of_weights,
         "training_tokens_per_second": result.tokens_per_second,
         "generation_tokens_per_second": _generation_speed(run),

@@ -94,7 +94,13 @@ def _memory(arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> TextMemor
     index = Index(arrays["tokens"], arrays["order"], arrays["common"])
     given_KC = arrays["given"].copy()
     asked_KC = arrays["asked"].copy()
-    if not len(index.order_M) == len(index.common_M) == len(index.tokens_N) - 1:
+    last = len(index.tokens_N) - 1
+    if not len(index.order_M) == len(index.common_M) == last:
+        raise ValueError
+    # The loops trust these places: one beyond the arrays would read what is not theirs.
+    if last and not (index.order_M.min() >= 0 and index.order_M.max() < last):
+        raise ValueError
+    if index.tokens_N.max() >= int(about["vocab_size"]) or index.tokens_N[-1] != int(about["boundary_id"]):
         raise ValueError
     if not given_KC.shape == asked_KC.shape == (LONGEST, CLASSES):
         raise ValueError

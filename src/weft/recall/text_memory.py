@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from weft.recall import shares
 from weft.recall.compiled import compiled
 from weft.recall.constants import LONGEST, MOST_FOLLOWERS
 from weft.recall.index import Found, Index, look_up, make_index
-from weft.recall.shares import Nats, Shares
+from weft.recall.shares import Counts, Nats, Shares
 
 TRAINING_TEXT = "training text"  # its name as a part
 CHUNK = 1 << 16  # tokens of a text that are looked up at once
@@ -47,6 +48,10 @@ class TextMemory:
     vocab_size: int
     boundary_id: int
     parts: tuple[Part, ...]
+
+    @cached_property
+    def _share_KC(self) -> Counts:  # noqa: N802 - a shape
+        return self.shares.share_KC
 
     @property
     def tokens(self) -> int:
@@ -120,7 +125,7 @@ class TextMemory:
         touched, left = compiled("add_followers")(
             *self.index,
             np.array(self._since_boundary(context), dtype=np.int32),
-            self.shares.share_KC,
+            self._share_KC,
             MOST_FOLLOWERS,
             chances_V,
             touched_V,

@@ -1,6 +1,7 @@
 """A text whose suffixes are in order, so that what followed a context is looked up and not searched for.
 
-A suffix array (Manber and Myers 1993), cut off at :data:`DEPTH` tokens. Shapes: N tokens, M = N - 1 places.
+A suffix array (Manber and Myers 1993), cut off at :data:`DEPTH` tokens. Shapes: N tokens, M = N - 1 places, F pairs of
+tokens side by side, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ class Index(NamedTuple):
     common_M: NDArray[np.uint8]
 
 
+class Pairs(NamedTuple):
+    """What follows each token of the memory, and how often: of token v from ``begins_V[v]`` to ``begins_V[v + 1]``."""
+
+    begins_V: NDArray[np.int64]
+    follower_F: NDArray[np.int32]
+    count_F: NDArray[np.int32]
+
+
 class Found(NamedTuple):
     """What the memory says of T tokens after contexts of 1 to K tokens; zeros where a context does not stand there.
 
@@ -48,6 +57,17 @@ def make_index(tokens_N: NDArray[Any]) -> Index:
     for array in (tokens_N, order_M, common_M):
         array.flags.writeable = False  # as when they are read from the disk
     return Index(tokens_N, order_M, common_M)
+
+
+def pairs_of(index: Index, vocab_size: int) -> Pairs:
+    """Return all pairs of tokens that stand side by side: in the order, suffixes with the same two are together."""
+    first_F = np.flatnonzero(index.common_M < 2)
+    count_F = np.diff(np.append(first_F, len(index.order_M))).astype(np.int32)
+    places_F = index.order_M[first_F]
+    token_F = index.tokens_N[places_F]
+    follower_F = index.tokens_N[places_F + 1].astype(np.int32)
+    begins_V = np.searchsorted(token_F, np.arange(vocab_size + 1))
+    return Pairs(begins_V, follower_F, count_F)
 
 
 def _sorted_suffixes(tokens_N: NDArray[Any]) -> NDArray[np.int64]:

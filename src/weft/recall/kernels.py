@@ -205,11 +205,14 @@ def mix_in(nats_T, scored_T, seen_KT, said_KT, different_KT, given_KC, asked_KC,
                 share_KC[k, kind] = given_KC[k, kind] / asked_KC[k, kind]
 
 
-def add_followers(tokens_N, order_M, common_M, context_T, share_KC, most, chances_V, touched_V):
+def add_followers(
+    tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
+):
     """Add what follows the context's last 1, 2, ... tokens in the memory to ``chances_V``, by weight.
 
-    ``touched_V`` takes in which tokens these are, each once. Returns their number, and the weight that is left for the
-    model: the chances and that weight come to one.
+    After one token there may be thousands: ``follower_F`` and ``count_F`` list them, those of token v from
+    ``begins_V[v]`` to ``begins_V[v + 1]``. ``touched_V`` takes in which tokens these are, each once. Returns their
+    number, and the weight that is left for the model: the chances and that weight come to one.
     """
     K = min(len(share_KC), len(context_T))
     lows_K = np.zeros(K, dtype=np.int64)
@@ -233,6 +236,15 @@ def add_followers(tokens_N, order_M, common_M, context_T, share_KC, most, chance
     for k in range(length - 1, -1, -1):
         weight = left * shares_K[k] / (highs_K[k] - lows_K[k])
         left *= 1 - shares_K[k]
+        if k == 0:
+            last = context_T[len(context_T) - 1]
+            for entry in range(begins_V[last], begins_V[last + 1]):
+                token = follower_F[entry]
+                if chances_V[token] == 0:
+                    touched_V[touched] = token
+                    touched += 1
+                chances_V[token] += weight * count_F[entry]
+            break
         # Where a suffix shares more than the context with the one before it, the same token follows.
         first = lows_K[k]
         for place in range(lows_K[k] + 1, highs_K[k] + 1):

@@ -23,7 +23,7 @@ from weft.data import TokenizedSplit
 from weft.recall import shares
 from weft.recall.compiled import compiled
 from weft.recall.constants import LONGEST, MOST_FOLLOWERS
-from weft.recall.index import Found, Index, look_up, make_index
+from weft.recall.index import Found, Index, Pairs, look_up, make_index, pairs_of
 from weft.recall.shares import Counts, Nats, Shares
 
 TRAINING_TEXT = "training text"  # its name as a part
@@ -52,6 +52,10 @@ class TextMemory:
     @cached_property
     def _share_KC(self) -> Counts:  # noqa: N802 - a shape
         return self.shares.share_KC
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return pairs_of(self.index, self.vocab_size)
 
     @property
     def tokens(self) -> int:
@@ -124,6 +128,7 @@ class TextMemory:
         touched_V = np.empty(len(logits_V), dtype=np.int64)
         touched, left = compiled("add_followers")(
             *self.index,
+            *self._pairs,
             np.array(self._since_boundary(context), dtype=np.int32),
             self._share_KC,
             MOST_FOLLOWERS,

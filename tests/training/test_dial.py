@@ -337,7 +337,9 @@ def test_steps_and_weight_decay_grow_with_what_is_read():
     times = [0.1, 1, 3, 10, 30, 1000]
     values = [decay_for(epochs, 1000 * epochs, 4e-3) for epochs in times]
     assert values == sorted(values)
-    assert values[0] == TrainingConfig().optimizer.weight_decay < values[3] < values[-1] < 4
+    assert values[0] == TrainingConfig().optimizer.weight_decay < values[2] < values[3] < 4
+    in_a_pass = [value * 4e-3 * 1000 for value in values]
+    assert in_a_pass[-2] == in_a_pass[-1]  # however often a text is read, no more is taken in one reading
     smaller = decay_for(10, 5000, 4e-3)  # half as many steps in a pass, or each twice as large
     assert smaller == pytest.approx(2 * decay_for(10, 10_000, 4e-3), abs=0.02)
     assert smaller == pytest.approx(decay_for(10, 10_000, 2e-3), abs=0.02)

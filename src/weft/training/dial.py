@@ -39,9 +39,11 @@ CLOSE = 1.5  # a throughput that was measured at a size as near as that is good 
 REACH = 4.0  # the next to be measured is at most so many times the largest that was: a step of a huge one takes long
 
 DEFAULTS = TrainingConfig()
-# Weight decay: measured up to 15 passes.
+# Weight decay: measured up to 21 passes. What it takes in one pass grows with their number, up to a share that is best
+# for 15 and for 21 (docs/research/epochs.md).
 LEAST_DECAY = DEFAULTS.optimizer.weight_decay
 DECAY_PER_PASS = 0.14
+MOST_DECAY_IN_A_PASS = 0.8
 MOST_DECAY = 3.0
 # Dropout: measured at 7 and at 15 passes, beside that decay.
 DROPOUT_FROM = 5.0  # passes
@@ -218,11 +220,12 @@ def rate_for(tokens: float) -> float:
 def decay_for(epochs: float, steps: float, rate: float) -> float:
     """Return the weight decay for a text that is read ``epochs`` times in ``steps`` at the learning rate ``rate``.
 
-    What decay takes in one epoch, ``rate * decay * steps / epochs``, is in proportion to the epochs
-    (docs/research/epochs.md): far above the usual where a text is small, as Kim et al. 2025 (arXiv
-    2509.14786) find.
+    What decay takes in one epoch, ``rate * decay * steps / epochs``, is in proportion to the epochs up to
+    :data:`MOST_DECAY_IN_A_PASS` (docs/research/epochs.md): far above the usual where a text is small, as Kim et al.
+    2025 (arXiv 2509.14786) find.
     """
-    wanted = DECAY_PER_PASS * epochs / (rate * steps / epochs)
+    in_a_pass = min(DECAY_PER_PASS * epochs, MOST_DECAY_IN_A_PASS)
+    wanted = in_a_pass / (rate * steps / epochs)
     return round(min(MOST_DECAY, max(LEAST_DECAY, wanted)), 2)
 
 

@@ -5,7 +5,7 @@ as in :mod:`weft.mixing.state`, and U tokens in the order of their bytes, L byte
 vocabulary.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, operator, assignment"
 
 from __future__ import annotations
 

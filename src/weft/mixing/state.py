@@ -6,6 +6,7 @@ sets, K classes, R rows.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ class Known(NamedTuple):
 
     def copied(self) -> Known:
         """Return a copy."""
-        return Known(*(array.copy() for array in self))
+        return copy.deepcopy(self)
 
 
 class Trust(NamedTuple):

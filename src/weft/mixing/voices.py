@@ -3,7 +3,7 @@
 Shapes: as in :mod:`weft.mixing.state`, and U tokens in the order of their bytes.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, operator, assignment"
 
 from __future__ import annotations
 
@@ -99,9 +99,8 @@ def find_slots(known, work, bit, node, learn):
     """
     slots_CZF = known.slots_CZF
     mask = np.uint64(slots_CZF.shape[1] - 1)
-    if bit < 4:
-        local = node
-    else:
+    local = node
+    if bit >= 4:
         local = (1 << (bit - 4)) | (node & ((1 << (bit - 4)) - 1))
     present = 0
     for c in range(CONTEXTS):

@@ -7,7 +7,7 @@ de Freitas 2012, arXiv 1108.3298). Two corrections follow, tables from what was 
 ibid.). Shapes: as in :mod:`weft.mixing.state`.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, operator, assignment"
 
 from __future__ import annotations
 

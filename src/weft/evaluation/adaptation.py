@@ -16,6 +16,8 @@ predicted the last ones (:func:`mix`). That also makes a high rate the best one:
 model is there. Beside them counts what followed the last tokens before, in this text and in the run's memory of
 its training text (:mod:`weft.recall`): that knows at once what a learner learns after seeing it some times.
 
+Where the vocabulary is a tree of bytes, all that is mixed below the token instead (:mod:`weft.evaluation.below`).
+
 Shapes: L scorers, N tokens of a text.
 """
 

@@ -1,8 +1,8 @@
 """Read a text byte by byte, and score its tokens as paths through the tree of their bytes: plain loops.
 
-:func:`weft.recall.compiled.compiled` compiles them; without Numba they are ordinary Python, slower and the same. Shapes:
-as in :mod:`weft.mixing.state`, and U tokens in the order of their bytes, L bytes of the longest, T tokens of a text, V
-vocabulary.
+:func:`weft.recall.compiled.compiled` compiles them; without Numba they are ordinary Python, slower and the same.
+Shapes: as in :mod:`weft.mixing.state`, and U tokens in the order of their bytes, L bytes of the longest, T tokens of a
+text, V vocabulary.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, operator, assignment"

@@ -18,6 +18,7 @@ FLOORS = (
     "ops data layers memory blocks",
     "model sizing description language_model pretrained",
     "recall",
+    "mixing",
     "baselines records",
     "export hf generation evaluation",
     "training",

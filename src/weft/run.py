@@ -21,7 +21,7 @@ import numpy as np
 
 from weft.arguments import StrPath, checked, told
 from weft.baselines import load_any
-from weft.data import Tokenizer
+from weft.data import TokenizedSplit, Tokenizer
 from weft.data.config import DEFAULT_SEPARATOR
 from weft.description import Description, describe
 from weft.errors import UserError
@@ -34,6 +34,7 @@ from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import text_bits
 from weft.generation import Precision, Sampling, generate
 from weft.language_model import LanguageModel
+from weft.mixing import tree_of
 from weft.pretrained import check_folder, load_config, load_tokenizer
 from weft.reading import Paths, as_read, data_of, names_of, read_split, training_text
 from weft.recall import MEMORY, TextMemory, load_memory
@@ -163,7 +164,16 @@ class Run(os.PathLike[str]):
         model = self.model_with(window, applications)
         how = _learners(adapt, model)
         remembered = self._memory_for(memory, files, split, tell)
-        return evaluate_split(model, self.tokenizer, text, adapt=how, memory=remembered, progress=progress, watch=watch)
+        return evaluate_split(
+            model,
+            self.tokenizer,
+            text,
+            adapt=how,
+            memory=remembered,
+            warm_up=self._warm_up(how, files, split),
+            progress=progress,
+            watch=watch,
+        )
 
     @checked
     def token_bits(
@@ -185,7 +195,15 @@ class Run(os.PathLike[str]):
         how = _learners(adapt, model)
         boundary = tokenizer.boundary_id
         remembered = self._memory_for(memory, files, split, tell)
-        scores = score_split(model, text, boundary_id=boundary, adapt=how, memory=remembered)
+        scores = score_split(
+            model,
+            text,
+            boundary_id=boundary,
+            adapt=how,
+            memory=remembered,
+            tree=tree_of(tokenizer) if how else None,
+            warm_up=self._warm_up(how, files, split),
+        )
         tokens = np.asarray(text.tokens)
         shown = tokens != boundary
         bits = scores.best[shown] / np.log(2)
@@ -305,6 +323,18 @@ class Run(os.PathLike[str]):
                 tell("The memory holds the training text, so this is the figure of the weights alone.")
             return None
         return self.asked_memory(asked)
+
+    def _warm_up(self, how: Adapt | None, files: Paths, split: Split) -> TokenizedSplit | None:
+        """Return the validation text, on which several learners learn what to trust.
+
+        None where it is what is scored, or is not to be read.
+        """
+        if not how or isinstance(how, Adaptation) or (split == "validation" and not names_of(files)):
+            return None
+        try:
+            return read_split(self.folder, self.tokenizer, (), "validation")
+        except UserError:
+            return None
 
     def model_with(self, window: int | None = None, applications: int | None = None) -> LanguageModel:
         """Return the model, or for another window or number of applications one that is loaded for the occasion."""

@@ -18,7 +18,7 @@ from weft.recall import first_guess, look_back, mix_in
 from weft.recall.constants import LONGEST
 
 BOUNDARY = 9
-TOKENIZER = SimpleNamespace(boundary_id=BOUNDARY)
+TOKENIZER = SimpleNamespace(boundary_id=BOUNDARY, kind="closed-words")  # nothing is below its tokens
 
 
 def split_of(*documents) -> TokenizedSplit:

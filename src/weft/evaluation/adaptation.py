@@ -16,37 +16,28 @@ predicted the last ones (:func:`mix`). That also makes a high rate the best one:
 model is there. Beside them counts what followed the last tokens before, in this text and in the run's memory of
 its training text (:mod:`weft.recall`): that knows at once what a learner learns after seeing it some times.
 
-Shapes: L scorers, N tokens of a text, B = 1 lane, T positions.
+Where the vocabulary is a tree of bytes, all that is mixed below the token instead (:mod:`weft.evaluation.below`).
+
+Shapes: L scorers, N tokens of a text.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from weft.data import TokenizedSplit
-from weft.errors import UserError
-from weft.evaluation.scoring import device_of, score, segments
+from weft.evaluation.below import score_below
+from weft.evaluation.learner import Adaptation as Adaptation
+from weft.evaluation.learner import adapted
+from weft.evaluation.learner import check_adaptable as check_adaptable
+from weft.evaluation.scoring import score
 from weft.language_model import LanguageModel
-from weft.layers.state import detach
-from weft.numbers import Below1, Count, Rate
+from weft.mixing import Tree
 from weft.recall import TextMemory, first_guess, look_back, mix_in
 from weft.recall.constants import LONGEST
-from weft.settings import FrozenConfig
-
-
-class Adaptation(FrozenConfig):
-    """How the weights move: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
-
-    segment: Count = 32
-    rate: Rate = 2.5e-4
-    decay: Below1 = 0.002
-    smoothing: Below1 = 0.999
-
 
 Adapt = Adaptation | Sequence[Adaptation]  # one learner alone, or those that are mixed with the frozen model
 LEARNERS: Adapt = (Adaptation(rate=5e-4),)  # the default: docs/research/dynamic-evaluation.md
@@ -64,16 +55,22 @@ def score_dynamically(
     boundary_id: int,
     frozen_N: NDArray[np.float32] | None = None,
     memory: TextMemory | None = None,
+    tree: Tree | None = None,
+    warm_up: TokenizedSplit | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the nats (N,) of every token, by one learner alone or by several with what was said before.
 
     Several are mixed with the frozen model; what followed the last tokens in ``memory`` and in the text so far counts
-    beside them. ``frozen_N`` are the frozen model's own, where they are known. Works on copies: ``model`` is left
-    untouched. UserError for a model that carries no state.
+    beside them. With a ``tree`` of the vocabulary they are mixed below the token
+    (:func:`weft.evaluation.below.score_below`), after ``warm_up``; else token by token, and ``frozen_N`` are the frozen
+    model's own, where they are known. Works on copies: ``model`` is left untouched. UserError for a model that carries
+    no state.
     """
     if isinstance(adapt, Adaptation):
         return score_adaptively(model, split, adapt, boundary_id=boundary_id, progress=progress)
+    if tree is not None and len(adapt):
+        return score_below(model, split, adapt, tree, memory=memory, warm_up=warm_up, progress=progress)
     if frozen_N is None:
         frozen_N = score(model, split, boundary_id=boundary_id, progress=progress)
     scored = [frozen_N]
@@ -89,12 +86,6 @@ def score_dynamically(
         return counted_N
     # Without a memory a text begins with nothing to count, and what it says may mislead.
     return mix(np.stack([mixed_N, counted_N]))
-
-
-def check_adaptable(model: LanguageModel) -> None:
-    """Raise UserError where ``model`` carries no state."""
-    if model.context is not None:
-        raise UserError("Dynamic evaluation is for models that carry their state: score a baseline without 'adapt'.")
 
 
 def mix(nats_LN: NDArray[np.float32], switch: float = SWITCH) -> NDArray[np.float32]:
@@ -133,54 +124,11 @@ def score_adaptively(
 
     Works on a copy: ``model`` is left untouched.
     """
-    check_adaptable(model)
-    learner = copy.deepcopy(model).eval()
-    update = _Update(learner, adaptation)
     nats = np.zeros(len(split.tokens), dtype=np.float32)
-    state = None
-    for segment in segments(
-        split,
-        lanes=1,
-        length=adaptation.segment,
-        boundary_id=boundary_id,
-        device=device_of(model),
-        in_order=True,
-    ):
-        with torch.enable_grad():
-            hidden_BTD, state = learner.hidden(segment.inputs_BT, state, segment.reset_BT)
-            loss = learner.embedding.loss(hidden_BTD, segment.targets_BT)
-        state = detach(state)
-        # Scored before the weights move: the loss is only the mean, this is each token's.
-        with torch.no_grad():
-            cost_BT = learner.embedding.surprisal(hidden_BTD, segment.targets_BT)
+    for segment, learner, hidden_BTD in adapted(model, split, adaptation, boundary_id=boundary_id):
+        cost_BT = learner.embedding.surprisal(hidden_BTD, segment.targets_BT)
         scored = segment.places_BT >= 0
         nats[segment.places_BT[scored]] = cost_BT.float().cpu().numpy()[scored]
-        torch.autograd.backward(loss)
-        update()
         if progress:
             progress(int(scored.sum()))
     return nats
-
-
-class _Update:
-    """The step after each segment."""
-
-    def __init__(self, model: LanguageModel, adaptation: Adaptation) -> None:
-        self.adaptation = adaptation
-        self.parameters = list(model.parameters())
-        self.trained = [parameter.detach().clone() for parameter in self.parameters]
-        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.steps = 0
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        how = self.adaptation
-        self.steps += 1
-        known = 1 - how.smoothing**self.steps  # as in Adam: the running mean began at 0
-        for parameter, trained, square in zip(self.parameters, self.trained, self.squares, strict=True):
-            if parameter.grad is None:
-                continue
-            square.lerp_(parameter.grad.square(), 1 - how.smoothing)
-            parameter.addcdiv_(parameter.grad, (square / known).sqrt_().add_(1e-8), value=-how.rate)
-            parameter.lerp_(trained, how.decay)
-            parameter.grad = None

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from weft.data import TokenizedSplit, Tokenizer
 from weft.evaluation.adaptation import Adapt, Adaptation, score_dynamically
+from weft.evaluation.below import MOST_WARM
 from weft.evaluation.metrics import Metrics, compute_metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import score
 from weft.language_model import LanguageModel
+from weft.mixing import Tree, tree_of
 from weft.recall import TextMemory
 
 Nats = NDArray[np.float32]
@@ -50,13 +52,17 @@ def score_split(
     boundary_id: int,
     adapt: Adapt | None = None,
     memory: TextMemory | None = None,
+    tree: Tree | None = None,
+    warm_up: TokenizedSplit | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> Scores:
     """Score every token of ``split``, with state carried through each document.
 
     With ``adapt`` by dynamic evaluation as well, by one learner or several; the model's weights are left as they were.
-    ``progress`` is called with the number of tokens done since the last call, ``watch`` with how far the whole is.
+    With ``tree`` several learners are mixed below the token, after the beginning of ``warm_up``
+    (:func:`weft.evaluation.below.score_below`). ``progress`` is called with the number of tokens done since the last
+    call, ``watch`` with how far the whole is.
     """
     if adapt is None:
         learners = 0
@@ -64,7 +70,9 @@ def score_split(
         learners = 1
     else:
         learners = len(adapt)
-    far = Progress(split.scored_tokens * (1 + LEARNING * learners), watch or (lambda _: None))
+    before = min(warm_up.scored_tokens, MOST_WARM) if tree and warm_up else 0
+    total = split.scored_tokens + LEARNING * learners * (split.scored_tokens + before)
+    far = Progress(total, watch or (lambda _: None))
 
     def done(weight: int) -> Callable[[int], None]:
         def hear(tokens: int) -> None:
@@ -89,6 +97,8 @@ def score_split(
             boundary_id=boundary_id,
             frozen_N=frozen_N,
             memory=memory,
+            tree=tree,
+            warm_up=warm_up,
             progress=done(LEARNING),
         )
     return Scores(frozen_N, memory_N, adaptive_N, ends, time.perf_counter() - started)
@@ -101,6 +111,7 @@ def evaluate_split(
     *,
     adapt: Adapt | None = None,
     memory: TextMemory | None = None,
+    warm_up: TokenizedSplit | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> Metrics:
@@ -109,7 +120,15 @@ def evaluate_split(
     The best is ``adapt``, then ``memory``, then the weights alone.
     """
     scores = score_split(
-        model, split, boundary_id=tokenizer.boundary_id, adapt=adapt, memory=memory, progress=progress, watch=watch
+        model,
+        split,
+        boundary_id=tokenizer.boundary_id,
+        adapt=adapt,
+        memory=memory,
+        tree=tree_of(tokenizer) if adapt else None,
+        warm_up=warm_up,
+        progress=progress,
+        watch=watch,
     )
     return metrics_of(scores, split)
 

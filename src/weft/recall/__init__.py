@@ -7,5 +7,6 @@ from weft.recall.file import save_memory as save_memory
 from weft.recall.shares import first_guess as first_guess
 from weft.recall.shares import mix_in as mix_in
 from weft.recall.so_far import look_back as look_back
+from weft.recall.text_memory import Reader as Reader
 from weft.recall.text_memory import TextMemory as TextMemory
 from weft.recall.text_memory import make_memory as make_memory

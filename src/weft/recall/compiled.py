@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -10,14 +11,12 @@ from weft.recall.loops import has_numba
 
 
 @cache
-def compiled(name: str) -> Callable[..., Any]:
-    """Return a loop of :mod:`weft.recall.kernels`, compiled when it is first called and kept on the disk.
+def compiled(name: str, module: str = "weft.recall.kernels") -> Callable[..., Any]:
+    """Return a loop of ``module``, compiled when it is first called and kept on the disk.
 
     As it is where there is no Numba. Nothing of Numba is imported before.
     """
-    from weft.recall import kernels
-
-    function: Callable[..., Any] = getattr(kernels, name)
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     if not has_numba():
         return function
     import numba

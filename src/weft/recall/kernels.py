@@ -205,7 +205,8 @@ def mix_in(nats_T, scored_T, seen_KT, said_KT, different_KT, given_KC, asked_KC,
                 share_KC[k, kind] = given_KC[k, kind] / asked_KC[k, kind]
 
 
-def add_followers(
+@helper
+def add_what_follows(
     tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
 ):
     """Add what follows the context's last 1, 2, ... tokens in the memory to ``chances_V``, by weight.
@@ -256,3 +257,50 @@ def add_followers(
                 chances_V[token] += weight * (place - first)
                 first = place
     return touched, left
+
+
+def add_followers(
+    tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
+):
+    """Do what :func:`add_what_follows` does, for one place."""
+    return add_what_follows(
+        tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
+    )
+
+
+def mix_chances(
+    tokens_N,
+    order_M,
+    common_M,
+    begins_V,
+    follower_F,
+    count_F,
+    text_T,
+    begins_T,
+    start,
+    share_KC,
+    most,
+    boundary,
+    chances_TV,
+):
+    """Mix what the memory says into a model's chances of the tokens of a text from ``start`` on, in place.
+
+    ``begins_T`` is where the document of what stands before a token begins, as in :func:`look_up`. Nobody asks for the
+    chances of a boundary.
+    """
+    count, V = chances_TV.shape
+    said_V = np.zeros(V)
+    touched_V = np.zeros(V, dtype=np.int64)
+    for place in range(count):
+        t = start + place
+        if text_T[t] == boundary:
+            continue
+        context_T = text_T[max(begins_T[t], t - len(share_KC)) : t]
+        touched, left = add_what_follows(
+            tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, said_V, touched_V
+        )
+        for v in range(V):
+            chances_TV[place, v] *= left
+        for i in range(touched):
+            chances_TV[place, touched_V[i]] += said_V[touched_V[i]]
+            said_V[touched_V[i]] = 0.0

@@ -50,11 +50,13 @@ class TextMemory:
     parts: tuple[Part, ...]
 
     @cached_property
-    def _share_KC(self) -> Counts:  # noqa: N802 - a shape
+    def share_KC(self) -> Counts:  # noqa: N802 - a shape
+        """The shares (K, C)."""
         return self.shares.share_KC
 
     @cached_property
-    def _pairs(self) -> Pairs:
+    def pairs(self) -> Pairs:
+        """What follows each token, listed when it is first asked for."""
         return pairs_of(self.index, self.vocab_size)
 
     @property
@@ -128,9 +130,9 @@ class TextMemory:
         touched_V = np.empty(len(logits_V), dtype=np.int64)
         touched, left = compiled("add_followers")(
             *self.index,
-            *self._pairs,
+            *self.pairs,
             np.array(self._since_boundary(context), dtype=np.int32),
-            self._share_KC,
+            self.share_KC,
             MOST_FOLLOWERS,
             chances_V,
             touched_V,
@@ -155,17 +157,39 @@ class _Look:
 
     def __init__(self, memory: TextMemory, text: TokenizedSplit) -> None:
         self._memory = memory
-        self._text_T = np.ascontiguousarray(text.tokens, dtype=np.int32)
+        self.text_T = np.ascontiguousarray(text.tokens, dtype=np.int32)
         # Where the document of the token before begins: a boundary follows on the document that it ends.
-        self._begins_T = np.zeros(len(text.tokens), dtype=np.int64)
-        self._begins_T[1:] = np.repeat(text.offsets[:-1], np.diff(text.offsets))[:-1]
+        self.begins_T = np.zeros(len(text.tokens), dtype=np.int64)
+        self.begins_T[1:] = np.repeat(text.offsets[:-1], np.diff(text.offsets))[:-1]
 
     def scored(self, part: slice) -> NDArray[np.bool_]:
-        is_text: NDArray[np.bool_] = self._text_T[part] != self._memory.boundary_id
+        is_text: NDArray[np.bool_] = self.text_T[part] != self._memory.boundary_id
         return is_text
 
     def __call__(self, part: slice) -> Found:
-        return look_up(self._memory.index, self._text_T, self._begins_T, LONGEST, MOST_FOLLOWERS, part)
+        return look_up(self._memory.index, self.text_T, self.begins_T, LONGEST, MOST_FOLLOWERS, part)
+
+
+class Reader:
+    """Mixes a memory into a model's chances of all tokens (P, V), at places of a text that follow each other."""
+
+    def __init__(self, memory: TextMemory, text: TokenizedSplit) -> None:
+        self._memory = memory
+        self._look = _Look(memory, text)
+
+    def __call__(self, chances_PV: NDArray[np.float64], start: int) -> None:
+        """Mix in place, for the tokens from ``start`` on; those of boundaries are left as they are."""
+        compiled("mix_chances")(
+            *self._memory.index,
+            *self._memory.pairs,
+            self._look.text_T,
+            self._look.begins_T,
+            start,
+            self._memory.share_KC,
+            MOST_FOLLOWERS,
+            self._memory.boundary_id,
+            chances_PV,
+        )
 
 
 def make_memory(

@@ -58,12 +58,12 @@ def main() -> None:
     def record(longest: str, result: TrainingResult) -> dict[str, Any]:
         told: dict[str, Any] = {"parameters": result.parameters}
         if longest == SENTENCES:
-            told["alone"] = result.validation.bits_per_byte
+            told["alone"] = result.validation.bits_per_byte_of_weights
         else:
             told |= sentences(result.run)
             told |= {
-                "validation": result.validation.bits_per_byte,
-                "test": result.test.bits_per_byte,
+                "validation": result.validation.bits_per_byte_of_weights,
+                "test": result.test.bits_per_byte_of_weights,
                 "bits_per_end": result.validation.bits_per_end,
                 "from_nothing": weft.generate(result.run, ["", "", ""], max_new_tokens=40),
             }

@@ -128,7 +128,10 @@ class Question:
 
         def record(key: str, result: TrainingResult) -> dict[str, Any]:
             name, rate, seed = trials[key]
-            print(f"{key}: {result.validation.bits_per_byte:.4f} ({result.test.bits_per_byte:.4f})", flush=True)
+            print(
+                f"{key}: {result.validation.bits_per_byte_of_weights:.4f} ({result.test.bits_per_byte_of_weights:.4f})",
+                flush=True,
+            )
             return {
                 "parameters": result.parameters,
                 "body_parameters": result.body_parameters,
@@ -137,8 +140,8 @@ class Question:
                 "contender": name,
                 "rate": rate,
                 "seed": seed,
-                "validation": result.validation.bits_per_byte,
-                "test": result.test.bits_per_byte,
+                "validation": result.validation.bits_per_byte_of_weights,
+                "test": result.test.bits_per_byte_of_weights,
                 "validation_nats_per_token": math.log(result.validation.perplexity_per_token),
             }
 

@@ -165,11 +165,11 @@ class Tuning:
             trials[name_of(trial)] = trial
 
         def record(name: str, result: TrainingResult) -> dict[str, Any]:
-            print(f"{self.path.stem}: {name}: {result.validation.bits_per_byte:.4f}", flush=True)
+            print(f"{self.path.stem}: {name}: {result.validation.bits_per_byte_of_weights:.4f}", flush=True)
             return {
                 **trials[name],
-                "validation": result.validation.bits_per_byte,
-                "test": result.test.bits_per_byte,
+                "validation": result.validation.bits_per_byte_of_weights,
+                "test": result.test.bits_per_byte_of_weights,
                 "parameters": result.parameters,
                 "tokens": result.tokens,
                 "revision": revision(),

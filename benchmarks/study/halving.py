@@ -105,11 +105,11 @@ class Search:
             ]
 
         def record(trial: str, result: TrainingResult) -> dict[str, Any]:
-            print(f"{trial}: {result.validation.bits_per_byte:.4f}", flush=True)
+            print(f"{trial}: {result.validation.bits_per_byte_of_weights:.4f}", flush=True)
             told = {
                 "settings": settings[trial],
-                "validation": result.validation.bits_per_byte,
-                "test": result.test.bits_per_byte,
+                "validation": result.validation.bits_per_byte_of_weights,
+                "test": result.test.bits_per_byte_of_weights,
                 "adaptive": None,
                 "parameters": result.parameters,
                 "tokens": result.tokens,

@@ -15,6 +15,7 @@ from weft.errors import UserError
 from weft.files import json_object
 from weft.older import model_fields
 from weft.plain_yaml import parse_yaml
+from weft.recall import MEMORY
 from weft.settings import renamed
 
 # Files of a run directory, beside those of a model (weft.pretrained).
@@ -48,6 +49,7 @@ class RunRecords:
     train: tuple[Event, ...]
     validation: tuple[Event, ...]
     samples: tuple[Event, ...]
+    holds_text: bool = False  # in a memory beside the weights
 
     @property
     def best(self) -> Event | None:
@@ -70,6 +72,7 @@ def read_run(run: Path) -> RunRecords:
         train=_of_kind(events, "train"),
         validation=_of_kind(events, "validation"),
         samples=_of_kind(events, "sample"),
+        holds_text=(run / MEMORY).is_file(),
     )
 
 

@@ -207,7 +207,10 @@ def print_beside(
         name = "weft, frozen weights and memory of the training text"
         rows.append((name, metrics.bits_per_byte_memory, "does not adapt"))
     if adaptive is not None:
-        rows.append(("weft, dynamic evaluation", adaptive.bits_per_byte, "adapts to the text as it reads it"))
+        name = "weft, dynamic evaluation"
+        if adaptive.bits_per_byte_memory is not None:
+            name += " and memory"
+        rows.append((name, adaptive.bits_per_byte, "adapts to the text as it reads it"))
     for name, bits, note in sorted(rows, key=lambda row: -row[1]):
         table.add_row(name, f"{bits:.4f}", note)
     console.print(table)

@@ -37,6 +37,7 @@ def remember(
     out.print(
         f"{made.run} remembers {made.tokens:,} tokens ({names}), {words.size(made.bytes)}, made in "
         f"{made.seconds:.1f} seconds.",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

@@ -52,6 +52,7 @@ def score_split(
     boundary_id: int,
     adapt: Adapt | None = None,
     memory: TextMemory | None = None,
+    fitted_to: bool = False,
     tree: Tree | None = None,
     warm_up: TokenizedSplit | None = None,
     progress: Callable[[int], None] | None = None,
@@ -59,8 +60,9 @@ def score_split(
 ) -> Scores:
     """Score every token of ``split``, with state carried through each document.
 
-    With ``adapt`` by dynamic evaluation as well, by one learner or several; the model's weights are left as they were.
-    With ``tree`` several learners are mixed below the token, after the beginning of ``warm_up``
+    ``fitted_to`` says that the memory's shares were fitted to this very text: each half is then scored by a fit to the
+    other. With ``adapt`` by dynamic evaluation as well, by one learner or several; the model's weights are left as they
+    were. With ``tree`` several learners are mixed below the token, after the beginning of ``warm_up``
     (:func:`weft.evaluation.below.score_below`). ``progress`` is called with the number of tokens done since the last
     call, ``watch`` with how far the whole is.
     """
@@ -85,7 +87,11 @@ def score_split(
     started = time.perf_counter()
     ends = np.full(split.documents, np.nan, dtype=np.float32)
     frozen_N = score(model, split, boundary_id=boundary_id, progress=done(1), ends=ends)
-    memory_N = memory.mix(frozen_N, split) if memory else None
+    memory_N = None
+    if memory and fitted_to:
+        memory_N = memory.cross_fitted(frozen_N, split)
+    elif memory:
+        memory_N = memory.mix(frozen_N, split)
     adaptive_N = None
     if adapt is not None:
         if isinstance(adapt, Adaptation):  # alone: the frozen model's scores are not in it
@@ -111,6 +117,7 @@ def evaluate_split(
     *,
     adapt: Adapt | None = None,
     memory: TextMemory | None = None,
+    fitted_to: bool = False,
     warm_up: TokenizedSplit | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
@@ -125,6 +132,7 @@ def evaluate_split(
         boundary_id=tokenizer.boundary_id,
         adapt=adapt,
         memory=memory,
+        fitted_to=fitted_to,
         tree=tree_of(tokenizer) if adapt else None,
         warm_up=warm_up,
         progress=progress,

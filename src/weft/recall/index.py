@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.errors import UserError
 from weft.recall.compiled import compiled
 
 DEPTH = 32  # tokens by which suffixes are told apart; more than any context has
@@ -19,13 +20,11 @@ DEPTH = 32  # tokens by which suffixes are told apart; more than any context has
 class Index(NamedTuple):
     """The tokens (N) of documents, each behind a boundary, with one more boundary at the end, and their order.
 
-    ``order_M`` are the places of all suffixes but the last, sorted; ``common_M`` how many first tokens each shares
-    with the one before it, at most :data:`DEPTH`.
+    ``order_M`` are the places of all suffixes but the last, sorted by their first :data:`DEPTH` tokens.
     """
 
     tokens_N: NDArray[Any]
     order_M: NDArray[np.int32]
-    common_M: NDArray[np.uint8]
 
 
 class Pairs(NamedTuple):
@@ -49,23 +48,29 @@ class Found(NamedTuple):
 
 
 def make_index(tokens_N: NDArray[Any]) -> Index:
-    """Return the index over documents that begin with a boundary each; the last token is a boundary, too."""
+    """Return the index over documents that begin with a boundary each; the last token is a boundary, too.
+
+    While it sorts it takes about fifty bytes a token. UserError for more tokens than it can number.
+    """
+    if len(tokens_N) > np.iinfo(np.int32).max:
+        raise UserError("A memory holds at most 2 billion tokens: set memory.most_tokens lower.")
     order_N = _sorted_suffixes(tokens_N)
     order_M = order_N[order_N != len(tokens_N) - 1].astype(np.int32)  # behind the last token there is nothing
-    common_M = np.zeros(len(order_M), dtype=np.uint8)
-    compiled("common")(tokens_N, order_M, DEPTH, common_M)
-    for array in (tokens_N, order_M, common_M):
+    for array in (tokens_N, order_M):
         array.flags.writeable = False  # as when they are read from the disk
-    return Index(tokens_N, order_M, common_M)
+    return Index(tokens_N, order_M)
 
 
 def pairs_of(index: Index, vocab_size: int) -> Pairs:
     """Return all pairs of tokens that stand side by side: in the order, suffixes with the same two are together."""
-    first_F = np.flatnonzero(index.common_M < 2)
-    count_F = np.diff(np.append(first_F, len(index.order_M))).astype(np.int32)
-    places_F = index.order_M[first_F]
-    token_F = index.tokens_N[places_F]
-    follower_F = index.tokens_N[places_F + 1].astype(np.int32)
+    token_M = index.tokens_N[index.order_M]
+    follower_M = index.tokens_N[index.order_M + 1]
+    new_M = np.ones(len(token_M), dtype=bool)
+    new_M[1:] = (token_M[1:] != token_M[:-1]) | (follower_M[1:] != follower_M[:-1])
+    first_F = np.flatnonzero(new_M)
+    count_F = np.diff(np.append(first_F, len(token_M))).astype(np.int32)
+    token_F = token_M[first_F]
+    follower_F = follower_M[first_F].astype(np.int32)
     begins_V = np.searchsorted(token_F, np.arange(vocab_size + 1))
     return Pairs(begins_V, follower_F, count_F)
 

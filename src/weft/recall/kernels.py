@@ -58,41 +58,42 @@ def find(tokens_N, order_M, text_T, first, length):
 
 
 @helper
+def token_at(tokens_N, place):
+    """Return the token at a place, -1 beyond the end, where only the order of a damaged memory leads."""
+    if place < len(tokens_N):
+        return int(tokens_N[place])
+    return -1
+
+
+@helper
+def end_of_follower(tokens_N, order_M, place, high, length):
+    """Return where the suffixes end that go on as the one at ``place`` does: in the order they stand together."""
+    token = token_at(tokens_N, order_M[place] + length)
+    step = 1
+    end = place + 1
+    while end < high and token_at(tokens_N, order_M[end] + length) == token:
+        end += step
+        step *= 2
+    end = min(end, high)
+    begin = place + 1
+    while begin < end:
+        middle = (begin + end) // 2
+        if token_at(tokens_N, order_M[middle] + length) == token:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@helper
 def count_followers(tokens_N, order_M, low, high, length, most):
     """Return how many different tokens follow in the range, ``most`` at most."""
     different = 0
     place = low
     while place < high and different < most:
         different += 1
-        token = tokens_N[order_M[place] + length]
-        # The suffixes that go on with this token stand together.
-        step = 1
-        end = place + 1
-        while end < high and tokens_N[order_M[end] + length] == token:
-            end += step
-            step *= 2
-        end = min(end, high)
-        begin = place
-        while begin < end:
-            middle = (begin + end) // 2
-            if tokens_N[order_M[middle] + length] == token:
-                begin = middle + 1
-            else:
-                end = middle
-        place = begin
+        place = end_of_follower(tokens_N, order_M, place, high, length)
     return different
-
-
-def common(tokens_N, order_M, most, common_M):
-    """Write how many first tokens each suffix shares with the one before it in the order, ``most`` at most."""
-    for place in range(1, len(order_M)):
-        one = order_M[place - 1]
-        other = order_M[place]
-        longest = min(most, len(tokens_N) - max(one, other))
-        shared = 0
-        while shared < longest and tokens_N[one + shared] == tokens_N[other + shared]:
-            shared += 1
-        common_M[place] = shared
 
 
 def look_up(tokens_N, order_M, text_T, begins_T, start, most, seen_KT, said_KT, different_KT):
@@ -206,9 +207,7 @@ def mix_in(nats_T, scored_T, seen_KT, said_KT, different_KT, given_KC, asked_KC,
 
 
 @helper
-def add_what_follows(
-    tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
-):
+def add_what_follows(tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V):
     """Add what follows the context's last 1, 2, ... tokens in the memory to ``chances_V``, by weight.
 
     After one token there may be thousands: ``follower_F`` and ``count_F`` list them, those of token v from
@@ -246,32 +245,29 @@ def add_what_follows(
                     touched += 1
                 chances_V[token] += weight * count_F[entry]
             break
-        # Where a suffix shares more than the context with the one before it, the same token follows.
-        first = lows_K[k]
-        for place in range(lows_K[k] + 1, highs_K[k] + 1):
-            if place == highs_K[k] or common_M[place] == k + 1:
-                token = tokens_N[order_M[first] + k + 1]
+        place = lows_K[k]
+        while place < highs_K[k]:
+            end = end_of_follower(tokens_N, order_M, place, highs_K[k], k + 1)
+            token = token_at(tokens_N, order_M[place] + k + 1)
+            if 0 <= token < len(chances_V):
                 if chances_V[token] == 0:
                     touched_V[touched] = token
                     touched += 1
-                chances_V[token] += weight * (place - first)
-                first = place
+                chances_V[token] += weight * (end - place)
+            place = end
     return touched, left
 
 
-def add_followers(
-    tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
-):
+def add_followers(tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V):
     """Do what :func:`add_what_follows` does, for one place."""
     return add_what_follows(
-        tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
+        tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
     )
 
 
 def mix_chances(
     tokens_N,
     order_M,
-    common_M,
     begins_V,
     follower_F,
     count_F,
@@ -297,7 +293,7 @@ def mix_chances(
             continue
         context_T = text_T[max(begins_T[t], t - len(share_KC)) : t]
         touched, left = add_what_follows(
-            tokens_N, order_M, common_M, begins_V, follower_F, count_F, context_T, share_KC, most, said_V, touched_V
+            tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, said_V, touched_V
         )
         for v in range(V):
             chances_TV[place, v] *= left

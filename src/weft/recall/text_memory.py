@@ -37,9 +37,10 @@ class Part(NamedTuple):
     name: str
     identity: str
     bytes: int
+    tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextMemory:
     """A memory of text for a model with ``vocab_size`` tokens, of which ``boundary_id`` begins a document."""
 
@@ -205,14 +206,24 @@ def make_memory(
     """
     parts: list[Part] = []
     tokens: list[NDArray[Any]] = []
-    if before:
-        parts += before.parts
-        tokens.append(before.index.tokens_N[:-1])  # without the boundary at the end
     for name, text in texts:
-        part = Part(name, text.identity, text.bytes)
+        whole = whole_documents(text)
+        part = Part(name, text.identity, text.bytes, len(whole))
         if part.identity not in {known.identity for known in parts}:
             parts.append(part)
-            tokens.append(whole_documents(text))
+            tokens.append(whole)
+    known_N = before.index.tokens_N if before else np.zeros(0, dtype=np.int64)
+    begin = 0
+    kept = 0
+    known_parts = before.parts if before else ()
+    for part in known_parts:
+        end = begin + part.tokens
+        # A text of the same name is a newer form of it.
+        if not any(part.name == new.name or part.identity == new.identity for new in parts[kept:]):
+            parts.insert(kept, part)
+            tokens.insert(kept, known_N[begin:end])
+            kept += 1
+        begin = end
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     together = np.concatenate([*tokens, [boundary_id]]).astype(dtype)
     known = before.shares if before else shares.first_guess()

@@ -102,7 +102,10 @@ def _facts(
 ) -> dict[str, Any]:
     """Return what ``GET /weft/model`` tells."""
     described = describe(model.config)
-    test = finite(section(read_run(folder).results, "test").get("bits_per_byte"))
+    test = section(read_run(folder).results, "test")
+    frozen = finite(test.get("bits_per_byte_frozen"))
+    if frozen is None:  # a run without a memory, or of an earlier version
+        frozen = finite(test.get("bits_per_byte"))
     return {
         "name": name,
         "pattern": described.pattern,
@@ -110,7 +113,8 @@ def _facts(
         "body_parameters": described.body_parameters,
         "vocab_size": described.vocab_size,
         "tokenizer": tokenizer.kind,
-        "test_bits_per_byte": test,
+        "test_bits_per_byte": frozen,
+        "test_bits_per_byte_memory": finite(test.get("bits_per_byte_memory")) if memory else None,
         "memory_tokens": memory.tokens if memory else None,
         "weft_version": __version__,
     }

@@ -52,6 +52,8 @@ RESUMABLE = (
     "training.logging.validations",
     "training.compile",
     "training.checkpoint_activations",
+    "memory.enabled",
+    "memory.most_tokens",
 )
 
 

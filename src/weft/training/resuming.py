@@ -12,7 +12,8 @@ from weft.data import DataConfig, PreparedData, Tokenizer
 from weft.errors import DamagedError, UserError
 from weft.files import set_aside
 from weft.pretrained import WEIGHTS
-from weft.recall import MEMORY
+from weft.recall import MEMORY, load_memory
+from weft.recall.text_memory import TRAINING_TEXT
 from weft.records import CHECKPOINTS, METRICS, RECIPE, RESULTS
 from weft.training.checkpoint import Checkpoint, discard, has_checkpoint, read_checkpoint
 from weft.training.listener import read_metrics
@@ -206,5 +207,19 @@ def prolong(trainer: Trainer, earlier: Earlier) -> None:
         chosen=said.get("chosen") or (),
         asked=said.get("asked") or {},
     )
+    if others := _remembered_beside(out, trainer):
+        trainer.listener.message(
+            f"The memory is made anew, of the training text alone. Add {', '.join(others)} again with "
+            f"weft.remember('{out}') when the training has ended."
+        )
     (out / MEMORY).unlink(missing_ok=True)  # its shares are of the model before
     (out / RESULTS).unlink(missing_ok=True)  # they would be taken for those of the longer run
+
+
+def _remembered_beside(out: Path, trainer: Trainer) -> list[str]:
+    """Return the names of the texts that the memory of a run holds beside its training text."""
+    try:
+        memory = load_memory(out, trainer.prepared.tokenizer)
+    except UserError:
+        return []
+    return [part.name for part in memory.parts if part.name != TRAINING_TEXT] if memory else []

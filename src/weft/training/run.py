@@ -21,7 +21,7 @@ import torch
 from weft import words
 from weft.baselines import load_any
 from weft.config import merge
-from weft.data import PreparedData, StreamedSplit, TokenizedSplit, prepare
+from weft.data import StreamedSplit, TokenizedSplit, prepare
 from weft.errors import Interrupted, UserError
 from weft.evaluation.evaluate import Scores, metrics_of, score_split
 from weft.evaluation.metrics import unlike_parts
@@ -30,7 +30,7 @@ from weft.files import disk_errors, write_atomic
 from weft.language_model import LanguageModel
 from weft.launch import is_main
 from weft.pretrained import WEIGHTS
-from weft.recall import MemoryConfig, TextMemory, make_memory, save_memory
+from weft.recall import MemoryConfig, make_memory, save_memory
 from weft.recall.text_memory import TRAINING_TEXT
 from weft.records import RESULTS
 from weft.settings import renamed
@@ -229,7 +229,6 @@ def _score(trainer: Trainer, memory: MemoryConfig, listener: Listener) -> Traini
     """Evaluate the best model on validation and test, with a memory of its training text, which is left in the run."""
     model = load_any(trainer.folder).to(trainer.device)
     prepared = trainer.prepared
-    remembered = _remember(prepared, memory, listener)
     scores: dict[str, Scores] = {}
     for name in ("validation", "test"):
         split: TokenizedSplit = getattr(prepared, name)
@@ -237,19 +236,16 @@ def _score(trainer: Trainer, memory: MemoryConfig, listener: Listener) -> Traini
         about = f" (about {words.duration(seconds)})" if seconds >= LONG else ""
         listener.message(f"Scoring the {name} text{about} ...")
         watch = partial(listener.scoring, f"the {name} text")
-        boundary = prepared.tokenizer.boundary_id
-        known = None if name == "validation" else remembered
         try:
-            scores[name] = score_split(model, split, boundary_id=boundary, memory=known, watch=watch)
+            scores[name] = score_split(model, split, boundary_id=prepared.tokenizer.boundary_id, watch=watch)
         finally:
             listener.finish()
-        # How far the memory is to be trusted is read off the validation text.
-        if remembered and name == "validation":
-            frozen_N = scores[name].frozen_N
-            scores[name] = scores[name]._replace(memory_N=remembered.cross_fitted(frozen_N, split))
-            remembered = remembered.fitted(frozen_N, split)
-    if trainer.main and remembered:
-        save_memory(remembered, trainer.folder)
+    if trainer.main and memory.enabled:
+        try:
+            scores = _remember(trainer, memory, scores, listener)
+        except (MemoryError, UserError) as error:  # the weights stand without it
+            why = str(error) or "there was not enough memory to make it."
+            listener.message(f"The run has no memory of its training text: {why}")
     return TrainingResult(
         run=trainer.folder,
         parameters=model.parameter_count,
@@ -265,24 +261,32 @@ def _score(trainer: Trainer, memory: MemoryConfig, listener: Listener) -> Traini
     )
 
 
-def _remember(prepared: PreparedData, config: MemoryConfig, listener: Listener) -> TextMemory | None:
-    """Return a memory of the training text; None where there is to be none, or the text is not kept."""
-    if not config.enabled:
-        return None
+def _remember(
+    trainer: Trainer, config: MemoryConfig, scores: Mapping[str, Scores], listener: Listener
+) -> dict[str, Scores]:
+    """Leave a memory of the training text in the run, and return the scores with it."""
+    prepared = trainer.prepared
     train = prepared.train
     if isinstance(train, StreamedSplit):
-        listener.message("The run has no memory of its training text, which streams and is not kept.")
-        return None
+        raise UserError("the text streams and is not kept.")
     started = time.perf_counter()
     tokenizer = prepared.tokenizer
     text = first_part(train, config.most_tokens, tokenizer)
     memory = make_memory([(TRAINING_TEXT, text)], vocab_size=tokenizer.vocab_size, boundary_id=tokenizer.boundary_id)
+
+    # How far it is to be trusted is read off the validation text, whose own figure is that of a fit to other parts.
+    validation_N = scores["validation"].frozen_N
+    crossed_N = memory.cross_fitted(validation_N, prepared.validation)
+    memory = memory.fitted(validation_N, prepared.validation)
+    test_N = memory.mix(scores["test"].frozen_N, prepared.test)
+    save_memory(memory, trainer.folder, tokenizer)
     seconds = time.perf_counter() - started
-    listener.message(
-        f"Memory of the training text: {memory.tokens:,} tokens, {words.size(memory.bytes)}, made in {seconds:.1f} "
-        "seconds."
-    )
-    return memory
+    size = words.size(memory.bytes)
+    listener.message(f"Memory of the training text: {memory.tokens:,} tokens, {size}, made in {seconds:.1f} seconds.")
+    return {
+        "validation": scores["validation"]._replace(memory_N=crossed_N),
+        "test": scores["test"]._replace(memory_N=test_N),
+    }
 
 
 def _most_steps() -> int | None:

@@ -194,10 +194,10 @@ def _data(run: RunRecords) -> str:
     paragraphs.append(_line(split_rule(run.recipe)))
     license_ = _LICENSES.get(_known(run).get("license", ""), "not recorded; see where the text came from")
     paragraphs.append(f"The licence of the model's text is that of its training data: {license_}.")
-    if finite(section(run.results, "test").get("bits_per_byte_memory")) is not None:
+    if run.holds_text:
         paragraphs.append(
-            f"`{MEMORY}` holds the training text itself, as tokens: whoever may not pass the text on may not pass this "
-            "file on. The model works without it."
+            f"`{MEMORY}` holds the training text itself, as tokens, or what was given to remember. Whoever "
+            "may not pass the text on may not pass this file on. The model works without it."
         )
     return "\n\n".join(filter(None, paragraphs))
 

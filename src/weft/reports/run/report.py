@@ -124,6 +124,8 @@ def _known_lines(test: Mapping[str, Any]) -> str:
     new = finite(test.get("bits_per_byte_new"))
     if new is not None:
         said += f"; the rest needs {new:.2f}"
+        if "bits_per_byte_memory" in test:
+            said += " with the memory"
     return f"{said}."
 
 

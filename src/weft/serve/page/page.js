@@ -266,6 +266,8 @@ function showFacts(model) {
     ["vocabulary", `${counted(model.vocab_size)} (${model.tokenizer})`],
   ];
   if (model.test_bits_per_byte !== null) facts.push(["test text", `${fixed(model.test_bits_per_byte, 4)} bits per byte`]);
+  const remembered = model.test_bits_per_byte_memory;
+  if (remembered !== null && remembered !== undefined) facts.push(["with memory", `${fixed(remembered, 4)} bits per byte`]);
   for (const [name, value] of facts) {
     const group = document.createElement("div");
     const [term, data] = [document.createElement("dt"), document.createElement("dd")];

@@ -45,7 +45,6 @@ from weft.training.run_folder import saved_recipe
 
 Split = Literal["train", "validation", "test"]
 Tell = Callable[[str], None]
-MUCH = 0.2  # of a text that stands in the memory word for word
 
 
 class Run(os.PathLike[str]):
@@ -164,7 +163,7 @@ class Run(os.PathLike[str]):
         text = read_split(self.folder, self.tokenizer, files, split, text_key=text_key, tell=tell)
         model = self.model_with(window, applications)
         how = _learners(adapt, model)
-        remembered = self._memory_for(memory, files, split, text, tell)
+        remembered = self._memory_for(memory, files, split, tell)
         return evaluate_split(
             model,
             self.tokenizer,
@@ -196,7 +195,7 @@ class Run(os.PathLike[str]):
         text = read_split(self.folder, tokenizer, files, split, text_key=text_key, tell=tell)
         how = _learners(adapt, model)
         boundary = tokenizer.boundary_id
-        remembered = self._memory_for(memory, files, split, text, tell)
+        remembered = self._memory_for(memory, files, split, tell)
         scores = score_split(
             model,
             text,
@@ -319,21 +318,13 @@ class Run(os.PathLike[str]):
             raise UserError(f"'{self.folder}' has no memory of text: make one with weft.remember('{self.folder}').")
         return self.memory
 
-    def _memory_for(
-        self, asked: bool | None, files: Paths, split: Split, text: TokenizedSplit, tell: Tell
-    ) -> TextMemory | None:
-        """Return the memory if it is to count for a text; the training text stands in it, so there it never does.
-
-        ``tell`` hears where much of another text stands in it, too.
-        """
+    def _memory_for(self, asked: bool | None, files: Paths, split: Split, tell: Tell) -> TextMemory | None:
+        """Return the memory if it is to count for a text; the training text stands in it, so there it never does."""
         if split == "train" and not names_of(files):
             if asked is not False and (self.folder / MEMORY).exists():
                 tell("The memory holds the training text, so this is the figure of the weights alone.")
             return None
-        memory = self.asked_memory(asked)
-        if memory and names_of(files) and (copied := memory.copied(text)) > MUCH:
-            tell(f"{copied:.0%} of this text stands in the memory word for word: with it the figure is of known text.")
-        return memory
+        return self.asked_memory(asked)
 
     def _warm_up(self, how: Adapt | None, files: Paths, split: Split) -> TokenizedSplit | None:
         """Return the validation text, on which several learners learn what to trust.

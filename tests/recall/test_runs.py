@@ -196,11 +196,9 @@ def test_held_out_text_in_the_memory_is_told(run, corpus, tmp_path):
     told = run_weft("remember", run, corpus).err
     assert "of the validation text stands in these files word for word" in told
     assert "of the test text stands in these files word for word" in told
-    assert "of this text stands in the memory word for word" in run_weft("evaluate", run, corpus).err
     other = tmp_path / "other.txt"
     other.write_text(NEW, encoding="utf-8")
     assert "word for word" not in run_weft("remember", run, other, "--only").err
-    assert "word for word" not in run_weft("evaluate", run, corpus).err
 
 
 def test_a_run_without_a_memory_remembers_the_files_alone(run, tmp_path):

@@ -17,6 +17,7 @@ from weft.model import WeftModel
 from weft.pretrained import assign, load_model, load_tokenizer
 from weft.recall import TextMemory
 from weft.records import RECIPE, finite, read_run, section
+from weft.reports.run.words import weights_bits
 from weft.run import Run
 from weft.serve.limits import Refused
 from weft.training.run_folder import saved_recipe
@@ -103,9 +104,6 @@ def _facts(
     """Return what ``GET /weft/model`` tells."""
     described = describe(model.config)
     test = section(read_run(folder).results, "test")
-    frozen = finite(test.get("bits_per_byte_frozen"))
-    if frozen is None:  # a run without a memory, or of an earlier version
-        frozen = finite(test.get("bits_per_byte"))
     return {
         "name": name,
         "pattern": described.pattern,
@@ -113,7 +111,7 @@ def _facts(
         "body_parameters": described.body_parameters,
         "vocab_size": described.vocab_size,
         "tokenizer": tokenizer.kind,
-        "test_bits_per_byte": frozen,
+        "test_bits_per_byte": weights_bits(test),
         "test_bits_per_byte_memory": finite(test.get("bits_per_byte_memory")) if memory else None,
         "memory_tokens": memory.tokens if memory else None,
         "weft_version": __version__,

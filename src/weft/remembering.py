@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from weft.arguments import StrPath, checked
 from weft.data import TokenizedSplit
 from weft.errors import UserError
-from weft.evaluation.evaluate import total_nats
+from weft.evaluation.evaluate import bits_per_byte
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import first_part, score
 from weft.files import alone_in, disk_errors, sweep
@@ -84,9 +83,11 @@ def remember(
         texts = [_training_text(opened, tell)] if not named else _texts(opened, named, text_key, tell)
         tokenizer = opened.tokenizer
         make = partial(make_memory, texts, vocab_size=tokenizer.vocab_size, boundary_id=tokenizer.boundary_id)
-        memory = make(before=before)
+        memory = make()
         if named:
-            _tell_of_held_out(opened, make(), tell)
+            _tell_of_held_out(opened, memory, tell)
+        if before:
+            memory = make(before=before)
         memory, bits = _fitted(opened, memory, watch, tell)
         save_memory(memory, folder, tokenizer)
         if (folder / CARD).is_file():
@@ -161,5 +162,4 @@ def _fitted(
     far = Progress(text.scored_tokens, watch or (lambda _: None))
     frozen_N = score(run.model, text, boundary_id=run.tokenizer.boundary_id, progress=far)
     crossed_N = memory.cross_fitted(frozen_N, text)
-    bits = [total_nats(nats_N) / math.log(2) / text.bytes for nats_N in (frozen_N, crossed_N)]
-    return memory.fitted(frozen_N, text), (bits[0], bits[1])
+    return memory.fitted(frozen_N, text), (bits_per_byte(frozen_N, text), bits_per_byte(crossed_N, text))

@@ -11,6 +11,7 @@ import typer.core
 from rich.console import Console
 
 from weft.errors import UserError
+from weft.flags import with_flags
 
 T = TypeVar("T")
 TRANSFORMS = ("merge", "unshare", "tensorise")
@@ -108,6 +109,11 @@ def renamed_option(old: str, value: T, new: str, other: T | None) -> T:
 def unescape(text: str | None) -> str | None:
     r"""Read ``\n`` and ``\t`` as shells pass them."""
     return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
+
+
+def tell(line: str) -> None:
+    """Say something beside what a command prints."""
+    err.print(with_flags(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

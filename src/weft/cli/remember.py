@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from weft.cli import options
-from weft.cli.app import Json, Run, app, err, out, print_json
-from weft.flags import with_flags
+from weft.cli.app import Json, Run, app, err, out, print_json, tell
 
 
 @app.command()
@@ -29,7 +28,7 @@ def remember(
     from weft import api, terminal, words
 
     with terminal.scoring(err) as watch:
-        made = api.remember(run, files or (), only=only, text_key=text_key, watch=watch, tell=_tell)
+        made = api.remember(run, files or (), only=only, text_key=text_key, watch=watch, tell=tell)
     if as_json:
         print_json(made.to_json())
         return
@@ -46,7 +45,3 @@ def remember(
             f"Validation text: {bits[0]:.4f} bits per byte with the weights alone, {bits[1]:.4f} with the memory.",
             highlight=False,
         )
-
-
-def _tell(line: str) -> None:
-    err.print(with_flags(line), markup=False, highlight=False, soft_wrap=True)

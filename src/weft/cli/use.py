@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from weft.cli import options
-from weft.cli.app import Json, Run, app, err, out, print_json, unescape
+from weft.cli.app import Json, Run, app, err, out, print_json, tell, unescape
 from weft.errors import UserError
-from weft.flags import with_flags
 
 
 @app.command()
@@ -40,7 +39,7 @@ def evaluate(
     if compressors and split == "train" and not files:
         raise UserError("Compressors read the training text first: choose another --split, or name files.")
     how: dict[str, Any] = {"split": split, "window": window, "applications": applications, "adapt": adapt}
-    how |= {"memory": memory, "text_key": text_key, "tell": _tell}
+    how |= {"memory": memory, "text_key": text_key, "tell": tell}
     scored = Run(run)
     if tokens:
         _print_tokens(scored.token_bits(files or (), **how), as_json)
@@ -65,11 +64,6 @@ def _print_tokens(pairs: list[tuple[str, float]], as_json: bool) -> None:
         print_json([{"token": token, "bits": bits} for token, bits in pairs])
     else:
         sys.stdout.writelines(f"{bits:8.3f}  {token!r}\n" for token, bits in pairs)
-
-
-def _tell(line: str) -> None:
-    """Say something of the text beside the metrics."""
-    err.print(with_flags(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

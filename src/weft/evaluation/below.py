@@ -49,7 +49,7 @@ def score_below(
     check_adaptable(model)
     warm_up = _beginning(warm_up) if warm_up else None
     known = tree.text(memory.index.tokens_N, SEPARATOR)[-MOST_PRIMED:] if memory else b""
-    longest = max(len(tree.text(np.asarray(text.tokens), SEPARATOR)) for text in (split, warm_up) if text)
+    longest = max(tree.size(text.tokens, SEPARATOR) for text in (split, warm_up) if text)
     mixer = ByteMixer(tree, _first_weights(len(adapt), memory is not None), len(known) + longest)
     mixer.prime(known)
     if warm_up:

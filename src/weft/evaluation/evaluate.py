@@ -147,9 +147,9 @@ def metrics_of(scores: Scores, split: TokenizedSplit) -> Metrics:
     frozen = None
     with_memory = None
     if best_N is not scores.frozen_N:
-        frozen = total_nats(scores.frozen_N) / math.log(2) / split.bytes
+        frozen = bits_per_byte(scores.frozen_N, split)
     if scores.memory_N is not None:
-        with_memory = total_nats(scores.memory_N) / math.log(2) / split.bytes
+        with_memory = bits_per_byte(scores.memory_N, split)
     return compute_metrics(
         total_nats(best_N),
         split,
@@ -175,6 +175,11 @@ def _bits_of_new(nats_N: Nats, split: TokenizedSplit) -> float | None:
     if split.repeated is None or not split.repeated_bytes or not new_bytes:
         return None
     return total_nats(nats_N[~split.repeated]) / math.log(2) / new_bytes
+
+
+def bits_per_byte(nats_N: Nats, split: TokenizedSplit) -> float:
+    """Return the bits per byte of ``split`` whose tokens cost ``nats_N``."""
+    return total_nats(nats_N) / math.log(2) / split.bytes
 
 
 def total_nats(nats: Nats) -> float:

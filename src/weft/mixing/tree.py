@@ -28,6 +28,12 @@ class Tree(NamedTuple):
     rank_V: NDArray[np.int64]
     boundary_id: int
 
+    def size(self, tokens_T: NDArray[np.integer], separator: bytes) -> int:
+        """Return how many bytes :meth:`text` has."""
+        sizes_V = np.where(self.rank_V < 0, 0, self.lengths_U[self.rank_V])
+        sizes_V[self.boundary_id] = len(separator)
+        return int(sizes_V[np.asarray(tokens_T)].sum())
+
     def text(self, tokens_T: NDArray[np.integer], separator: bytes) -> bytes:
         """Return the bytes of tokens, with ``separator`` for a boundary."""
         of_token = [b""] * len(self.rank_V)

@@ -14,7 +14,7 @@ from weft.data import DataConfig, Tokenizer
 from weft.description import describe
 from weft.hf import WeftConfig, WeftForCausalLM, register
 from weft.model import WeftModel
-from weft.pretrained import assign, load_model, load_tokenizer
+from weft.pretrained import assign, load_model
 from weft.recall import TextMemory
 from weft.records import RECIPE, finite, read_run, section
 from weft.reports.run.words import weights_bits
@@ -61,9 +61,10 @@ def load_run(folder: Path, memory: bool | None = None) -> ServedRun:
 
     ``memory`` is that of :meth:`weft.Run.generate`.
     """
-    remembered = Run(folder).asked_memory(memory)
+    opened = Run(folder)
+    remembered = opened.asked_memory(memory)
     model = load_model(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = opened.tokenizer
     register()
     name = folder.resolve().name
     # A folder of weights alone, without a recipe, is served too, with the usual separator.

@@ -22,7 +22,7 @@ TOKENS = [b"a", b"b", b"ab", b"abc", b" ", b"ba", b" ab", b"c", b"ca"]
 TREE = make_tree([*TOKENS, b"", *(b"z%d" % token for token in range(10, V))], BOUNDARY)
 SPLIT = split_of(*random_documents(50, 1, 70, 3, 64))
 OTHER = split_of(*random_documents(90, 40, seed=1))
-HOWS = (Adaptation(rate=0.003),)
+HOWS = (Adaptation(rate=0.01),)
 
 
 def below(split=SPLIT, hows=HOWS, **settings) -> np.ndarray:

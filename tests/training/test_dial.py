@@ -30,6 +30,7 @@ from weft.training.dial import (
     dropout_for,
     expected_bits,
     left_open,
+    methods_for,
     rate_for,
     sentences,
     size_for_text,
@@ -298,6 +299,7 @@ def test_what_was_chosen_is_data():
     assert choices == {
         "model.parameters": Choice("model.parameters", result.recipe.model.parameters, "the best in 100 minutes here"),
         "model.dropout": Choice("model.dropout", 0.25, "given"),
+        "training.methods": Choice("training.methods", training.methods, "against learning the text by heart"),
         "training.batch.batch_size": Choice(
             "training.batch.batch_size", training.batch.batch_size, "suits so many tokens"
         ),
@@ -368,6 +370,18 @@ def test_a_text_that_is_read_many_times_is_read_with_dropout():
     few, many = (turn(recipe_with({"training": {"tokens": times * TEXT.tokens}}), TEXT, refuse) for times in (2, 15))
     assert few[0].model.dropout == 0 < many[0].model.dropout
     assert f"dropout {many[0].model.dropout:g}" in "\n".join(sentences(many))
+
+
+def test_the_weights_of_a_text_that_is_read_many_times_are_averaged():
+    few, many = (turn(recipe_with({"training": {"tokens": times * TEXT.tokens}}), TEXT, refuse) for times in (2, 15))
+    assert few[0].training.methods == methods_for(2) == {}
+    assert many[0].training.methods == methods_for(15)
+    assert set(methods_for(15)) == {"average"}
+    assert "averaged weights." in "\n".join(sentences(many))
+    assert "averaged weights" not in "\n".join(sentences(few))
+    for given in ({}, {"average": None}, {"guides": {}}):  # methods that somebody chose, or chose to have none
+        recipe = recipe_with({"training": {"tokens": 15 * TEXT.tokens, "methods": given}})
+        assert turn(recipe, TEXT, refuse)[0].training.methods == recipe.training.methods
 
 
 def test_a_comparison_leaves_nothing_to_the_dial():

@@ -4,10 +4,11 @@ The text is read in order, in segments. Each segment is scored with the weights 
 then are they moved by its gradient and pulled back towards the trained weights: nothing is learned
 from text that is still to be scored.
 
-    theta <- theta - rate * g / (sqrt(m) + eps) + decay * (theta_trained - theta)
+    theta <- theta - rate * g / (sqrt(m) + mean(sqrt(m))) + decay * (theta_trained - theta)
 
-with m the running mean of squared gradients of this text (Krause et al. take it from the training
-data; ours needs nothing but the model).
+with m the running mean of squared gradients of this text, and the mean over the parameters of a tensor. Without that
+mean a parameter that seldom has a gradient moves furthest, as an embedding of a rare token does. Krause et al. take m
+from the training data; beside the mean that brings 0.1 % (docs/research/dynamic-evaluation.md).
 
 The best rate differs from text to text, fourfold among those of docs/research/dynamic-evaluation.md, and
 nobody knows it before the text is read. So a learner is mixed with the frozen model (and with learners of

@@ -19,13 +19,15 @@ from weft.layers.state import detach
 from weft.numbers import Below1, Count, Rate
 from weft.settings import FrozenConfig
 
+LEAST = 1e-12  # of a gradient's usual size: parameters that never had one stay where they are
+
 
 class Adaptation(FrozenConfig):
     """How the weights move: every ``segment`` tokens by ``rate``, pulled back by ``decay``."""
 
     segment: Count = 32
     rate: Rate = 2.5e-4
-    decay: Below1 = 0.002
+    decay: Below1 = 0.004
     smoothing: Below1 = 0.999
 
 
@@ -77,6 +79,8 @@ class _Update:
             if parameter.grad is None:
                 continue
             square.lerp_(parameter.grad.square(), 1 - how.smoothing)
-            parameter.addcdiv_(parameter.grad, (square / known).sqrt_().add_(1e-8), value=-how.rate)
+            usual = (square / known).sqrt_()
+            usual += usual.mean() + LEAST
+            parameter.addcdiv_(parameter.grad, usual, value=-how.rate)
             parameter.lerp_(trained, how.decay)
             parameter.grad = None

@@ -10,9 +10,9 @@ of docs/research/model-size.md by benchmarks/study/law.py. Of the sizes that it 
 with the fewest bits, given how much this machine reads in the time, which it measures
 (:mod:`weft.training.throughput`).
 
-How often the text is then read says how much weight decay and dropout keep a model from learning it by heart;
-how much is read in all, how many tokens a step has and the learning rate. A value that stands in a recipe or
-on the command line is never turned.
+How often the text is then read says how much weight decay and dropout keep a model from learning it by heart, and
+whether its weights are averaged; how much is read in all, how many tokens a step has and the learning rate. A value
+that stands in a recipe or on the command line is never turned, and methods are added to none.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from weft import words
 from weft.errors import UserError
+from weft.training.methods import MethodConfig, parse_methods
 from weft.training.recipe import DEFAULT_MINUTES, Recipe, TrainingConfig
 from weft.training.throughput import TURNS, ThroughputBySize
 
@@ -49,6 +50,9 @@ MOST_DECAY = 3.0
 DROPOUT_FROM = 5.0  # passes
 DROPOUT_PER_PASS = 0.007
 MOST_DROPOUT = 0.1
+# Averaged weights: measured at 7 and at 17 passes, beside that decay.
+AVERAGE_FROM = 5.0  # passes
+AVERAGE_DECAY = 0.995
 
 # A short run learns faster with larger steps: the learning rate falls with the root of what is read, down to the usual.
 MOST_RATE = 4 * DEFAULTS.optimizer.learning_rate
@@ -65,6 +69,7 @@ DROPOUT = "model.dropout"
 BATCH_SIZE = "training.batch.batch_size"
 LEARNING_RATE = "training.optimizer.learning_rate"
 WEIGHT_DECAY = "training.optimizer.weight_decay"
+METHODS = "training.methods"
 
 # Why a value is as it is, where the dial did not choose it.
 GIVEN = "given"
@@ -236,6 +241,13 @@ def dropout_for(epochs: float) -> float:
     return round(min(MOST_DROPOUT, DROPOUT_PER_PASS * epochs), 2)
 
 
+def methods_for(epochs: float) -> dict[str, MethodConfig]:
+    """Return the methods for a text that is read ``epochs`` times: averaged weights (docs/research/epochs.md)."""
+    if epochs < AVERAGE_FROM:
+        return {}
+    return parse_methods({"average": {"decay": AVERAGE_DECAY}})
+
+
 def turn(
     recipe: Recipe,
     corpus: Corpus,
@@ -269,13 +281,14 @@ def turn(
         SIZE: outlook.size,
         WEIGHT_DECAY: decay_for(outlook.epochs, steps, rate),
         DROPOUT: dropout_for(outlook.epochs),
+        METHODS: methods_for(outlook.epochs),
         BATCH_SIZE: outlook.batch_size,
         LEARNING_RATE: rate,
     }
     turned = recipe.replace({key: value for key, value in best.items() if key in left})
 
     why = dict.fromkeys(left, "suits so many tokens")
-    why |= dict.fromkeys({WEIGHT_DECAY, DROPOUT} & left, "against learning the text by heart")
+    why |= dict.fromkeys({WEIGHT_DECAY, DROPOUT, METHODS} & left, "against learning the text by heart")
     if SIZE in left:
         best_in = f"the best in {training.budget} here"
         why[SIZE] = best_in if training.minutes else f"for {words.size(corpus.bytes)} of text"
@@ -290,7 +303,7 @@ def turn(
 def left_open(recipe: Recipe) -> set[str]:
     """Return the keys of what the dial may turn."""
     model, training = recipe.model, recipe.training
-    left = {WEIGHT_DECAY, DROPOUT, BATCH_SIZE, LEARNING_RATE} - recipe.given()
+    left = {WEIGHT_DECAY, DROPOUT, METHODS, BATCH_SIZE, LEARNING_RATE} - recipe.given()
     if training.optimizer.name == "adamw":  # the rate of short runs was measured with Muon's steps
         left.discard(LEARNING_RATE)
     if training.steps or training.batch.accumulation > 1:  # the step is asked for, in other words
@@ -388,13 +401,16 @@ def sentences(turned: Turned) -> list[str]:
         told[key] = what.format(choice.value or 0)  # the usual dropout is None
         if not choice.by_dial:
             told[key] += f" ({choice.why})"
+    averaged = ""
+    if choices[METHODS].by_dial and choices[METHODS].value:
+        averaged = ", averaged weights"
     about = "about " if turned.recipe.training.minutes else ""
     epochs = f"{outlook.epochs:.2g}"
     if outlook.epochs >= 100:  # which .2g writes as 1e+02
         epochs = f"{outlook.epochs:,.0f}"
     lines.append(
         f"Reading: {about}{outlook.tokens / 1e6:.3g}M tokens, {epochs} times the text; against learning it by heart "
-        f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}."
+        f"{told[WEIGHT_DECAY]}, {told[DROPOUT]}{averaged}."
     )
     lines.append(f"Steps: {told[BATCH_SIZE]}, {told[LEARNING_RATE]}; a recipe may set others.")
     return lines

@@ -258,11 +258,22 @@ def add_what_follows(tokens_N, order_M, begins_V, follower_F, count_F, context_T
     return touched, left
 
 
-def add_followers(tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V):
-    """Do what :func:`add_what_follows` does, for one place."""
-    return add_what_follows(
-        tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, chances_V, touched_V
+def mix_logits(tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, total, logits_V):
+    """Turn logits into the logarithms of the mixture's chances, in place.
+
+    ``total`` is the logarithm of the sum of the logits' exponentials.
+    """
+    said_V = np.zeros(len(logits_V))
+    touched_V = np.empty(len(logits_V), dtype=np.int64)
+    touched, left = add_what_follows(
+        tokens_N, order_M, begins_V, follower_F, count_F, context_T, share_KC, most, said_V, touched_V
     )
+    shift = math.log(left) - total
+    for v in range(len(logits_V)):
+        logits_V[v] += shift
+    for i in range(touched):
+        v = touched_V[i]
+        logits_V[v] = math.log(math.exp(logits_V[v]) + said_V[v])
 
 
 def mix_chances(

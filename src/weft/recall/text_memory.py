@@ -127,22 +127,16 @@ class TextMemory:
 
         ``context`` are the tokens read so far, the boundary of their document the first; the last ones are enough.
         """
-        chances_V = np.zeros(len(logits_V))
-        touched_V = np.empty(len(logits_V), dtype=np.int64)
-        touched, left = compiled("add_followers")(
+        most = float(logits_V.max())
+        compiled("mix_logits")(
             *self.index,
             *self.pairs,
             np.array(self._since_boundary(context), dtype=np.int32),
             self.share_KC,
             MOST_FOLLOWERS,
-            chances_V,
-            touched_V,
+            most + math.log(np.exp(logits_V - np.float32(most)).sum()),
+            logits_V,
         )
-        most = logits_V.max()
-        total = most + math.log(np.exp(logits_V - most).sum(dtype=np.float64))
-        logits_V += math.log(left) - total
-        tokens = touched_V[:touched]
-        logits_V[tokens] = np.log(np.exp(logits_V[tokens].astype(np.float64)) + chances_V[tokens])
 
     def _since_boundary(self, context: Sequence[int]) -> Sequence[int]:
         """Return the last tokens of ``context`` that may be a context in the memory."""

@@ -14,9 +14,6 @@ from weft.ops import cpu
 
 def relu_squared(x: Tensor) -> Tensor:
     """Return relu(x)^2 (So et al. 2021, arXiv 2109.08668), of any shape."""
-    import os
-    if os.environ.get("WEFT_LEAKY"):
-        return F.leaky_relu(x, float(os.environ["WEFT_LEAKY"])).square()
     if not cpu.usable(x):
         return F.relu(x).square()
     squared: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]

@@ -63,18 +63,6 @@ class TokenEmbedding(Embedding):
         self.weight_VD = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.head_VD = None if tied else nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.bias_V = nn.Parameter(torch.zeros(vocab_size)) if bias else None
-        import os
-        self.mos = bool(os.environ.get("WEFT_MOS"))
-        if self.mos:
-            self.second = nn.Parameter(torch.eye(hidden_size))
-            self.gate = nn.Parameter(torch.zeros(hidden_size))
-            nn.init.normal_(self.gate, std=0.02)
-
-    def _logs(self, h):
-        one = F.log_softmax(F.linear(h, self.output_weight).float(), -1)
-        two = F.log_softmax(F.linear(F.linear(h, self.second.to(h.dtype)), self.output_weight).float(), -1)
-        g = (h.float() @ self.gate.float())[..., None]
-        return torch.logaddexp(F.logsigmoid(g) + one, F.logsigmoid(-g) + two)
 
     @property
     def weight(self) -> Tensor:
@@ -103,21 +91,15 @@ class TokenEmbedding(Embedding):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return float32 logits (B, T, V)."""
-        if self.mos:
-            return self._logs(hidden_BTD)
         logits = F.linear(hidden_BTD, self.output_weight, self.bias_V)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def loss(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean nats of the targets that are not -100."""
-        if self.mos:
-            return F.nll_loss(self._logs(hidden_BTD).flatten(0, 1), targets_BT.flatten())
         return cross_entropy(hidden_BTD.flatten(0, 1), self.output_weight, self.bias_V, targets_BT.flatten())
 
     def surprisal(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return each target's nats (B, T), zero where it is -100; no gradient."""
-        if self.mos:
-            return F.nll_loss(self._logs(hidden_BTD).flatten(0, 1), targets_BT.flatten(), reduction="none").view(targets_BT.shape)
         nats = surprisal(hidden_BTD.flatten(0, 1), self.output_weight, self.bias_V, targets_BT.flatten())
         return nats.view(targets_BT.shape)
 

@@ -105,7 +105,7 @@ def first_with(bytes_UL, depth, least, low, high):
 
 
 @helper
-def score_byte(known, trust, work, bytes_UL, cumulated_SU, rank, depth, low, high, learn, weigh):
+def score_byte(known, trust, work, bytes_UL, cumulated_SU, rank, depth, low, high, learn):
     """Return the nats of the byte at ``depth`` of a token among those in [low, high), and the range that it leaves."""
     byte = np.int64(bytes_UL[rank, depth])
     make_contexts(known, work.hashes_C)
@@ -130,7 +130,7 @@ def score_byte(known, trust, work, bytes_UL, cumulated_SU, rank, depth, low, hig
                 cost -= math.log(chance)
             else:
                 cost -= math.log(1.0 - chance)
-            if weigh:
+            if learn:
                 learn_mixing(trust, work, final, mixed, came)
         if learn:
             learn_bit(known, trust, work, came)
@@ -144,7 +144,7 @@ def score_byte(known, trust, work, bytes_UL, cumulated_SU, rank, depth, low, hig
 
 
 @helper
-def score_end(trust, work, cumulated_SU, depth, low, high, ends, weigh):
+def score_end(trust, work, cumulated_SU, depth, low, high, ends, learn):
     """Return the nats of whether a token ends after ``depth`` bytes: the first in [low, high) is the one that does."""
     told_S = work.told_S
     hear_sources(cumulated_SU, low, low + 1, high, told_S)  # of all others
@@ -154,7 +154,7 @@ def score_end(trust, work, cumulated_SU, depth, low, high, ends, weigh):
     for s in range(len(told_S)):
         logit -= weights_S[s] * told_S[s]
     chance = clip(squash(logit), LEAST)
-    if weigh:
+    if learn:
         rate = 2.0 * learning_rate(trust)
         for s in range(len(told_S)):
             weights_S[s] -= (ends - chance) * rate * told_S[s]
@@ -169,7 +169,7 @@ def prime(known, trust, work, bytes_N):
         read_byte(known, trust, work, np.int64(bytes_N[n]), True)
 
 
-def score(known, trust, work, bytes_UL, lengths_U, rank_V, boundary, separator, tokens_T, cumulated_TSU, learn, weigh, nats_T):
+def score(known, trust, work, bytes_UL, lengths_U, rank_V, boundary, separator, tokens_T, cumulated_TSU, learn, nats_T):
     """Write the nats of each token, by sources' running sums over the tokens in order; 0 for a boundary.
 
     Tokens without bytes get what the sources give to all of them, on average, each the same.
@@ -196,12 +196,12 @@ def score(known, trust, work, bytes_UL, lengths_U, rank_V, boundary, separator, 
         for depth in range(lengths_U[rank]):
             if depth > 0 and lengths_U[low] == depth:
                 if high - low > 1:
-                    cost += score_end(trust, work, cumulated_SU, depth, low, high, 0, weigh)
+                    cost += score_end(trust, work, cumulated_SU, depth, low, high, 0, learn)
                 low += 1
-            more, low, high = score_byte(known, trust, work, bytes_UL, cumulated_SU, rank, depth, low, high, learn, weigh)
+            more, low, high = score_byte(known, trust, work, bytes_UL, cumulated_SU, rank, depth, low, high, learn)
             cost += more
         if high - low > 1:
-            cost += score_end(trust, work, cumulated_SU, lengths_U[rank], low, high, 1, weigh)
+            cost += score_end(trust, work, cumulated_SU, lengths_U[rank], low, high, 1, learn)
         nats_T[t] = cost
 
 

@@ -35,7 +35,6 @@ class ByteMixer:
         needed = CONTEXTS * slots_for(text_bytes) * FIELDS * 2
         check_memory(needed, "Mixing below the token", "evaluate without 'adapt'")
         self.learn = True
-        self.weigh = True
         self._tree = tree
         self._known = nothing_known(text_bytes)
         self._trust = first_trust(weights_S)
@@ -68,7 +67,6 @@ class ByteMixer:
             np.ascontiguousarray(tokens_T, dtype=np.int64),
             cumulated_TSU,
             self.learn,
-            self.weigh,
             nats_T,
         )
         return nats_T

@@ -65,18 +65,6 @@ class LanguageModelling(Objective):
 
     def loss(self, tokens: Tensor, targets: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         """Return the model's own loss."""
-        import os
-        if os.environ.get("WEFT_PREFIX"):
-            if not hasattr(self, "_map"):
-                import numpy as np
-                self._map = torch.from_numpy(np.load(os.environ["WEFT_PREFIXMAP"])); self._n = 0
-            self._n += 1
-            w = float(os.environ["WEFT_PREFIX"]) * max(0.0, 1 - self._n / float(os.environ["WEFT_STEPS"]))
-            if w:
-                hidden, state = self.model.hidden(tokens, state, reset)
-                loss = self.model.embedding.loss(hidden, targets)
-                other = torch.where(targets >= 0, self._map[targets.clamp(min=0)], targets)
-                return loss + w * self.model.embedding.loss(hidden, other), state
         return self.model.loss(tokens, targets, state, reset)
 
 

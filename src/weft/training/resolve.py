@@ -226,17 +226,6 @@ def make_model(
     model = build(_model_config(recipe, prepared, origin), seed=seed)
     if origin:
         load_into(model, load_weights(origin / WEIGHTS), origin / WEIGHTS)
-    import os
-    body = os.environ.get("WEFT_BODY")
-    if body and not origin:
-        weights = load_weights(Path(body) / WEIGHTS)
-        mine = dict(model.named_parameters())
-        count = 0
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                if name in mine and mine[name].shape == tensor.shape and not name.startswith("embedding"):
-                    mine[name].copy_(tensor); count += tensor.numel()
-        print("BODY", count, [n for n in mine if n not in weights or mine[n].shape != weights[n].shape or n.startswith("embedding")])
     return model
 
 

@@ -32,8 +32,8 @@ class ByteMixer:
     """
 
     def __init__(self, tree: Tree, weights_S: Floats, text_bytes: int) -> None:
-        needed = CONTEXTS * slots_for(text_bytes) * FIELDS * 2
-        check_memory(needed, "Mixing below the token", "evaluate without 'adapt'")
+        self._table_bytes = CONTEXTS * slots_for(text_bytes) * FIELDS * 2
+        self._check_memory()
         self.learn = True
         self._tree = tree
         self._known = nothing_known(text_bytes)
@@ -72,12 +72,16 @@ class ByteMixer:
         return nats_T
 
     def remember(self) -> Known:
-        """Return a copy of what was read, to be gone back to."""
+        """Return a copy of what was read, to be gone back to; TooLargeError where there is no memory for it."""
+        self._check_memory()
         return self._known.copied()
 
     def go_back(self, known: Known) -> None:
         """Forget what was read since ``known``; how far each voice is to be trusted stays."""
         self._known = known
+
+    def _check_memory(self) -> None:
+        check_memory(self._table_bytes, "Mixing below the token", "evaluate without 'adapt'")
 
     def _call(self, name: str, *arguments: Any) -> None:
         with np.errstate(over="ignore"):  # hashes wrap around; plain Python would tell of it

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = (
     "errors words waiting launch signals version",
     "files plain_yaml numbers settings kinds pattern architectures config arguments model_recipe draft older",
-    "ops data layers memory blocks",
+    "ops data layers memory blocks tracing",
     "model sizing description language_model pretrained",
     "recall",
     "mixing",

@@ -1,7 +1,7 @@
 """The model: an embedding, the stack of blocks that the pattern describes, and the softmax.
 
 The stack is gone through in one place, :func:`walk`, by whoever reads a text with it. Whoever wants to look
-at what the blocks read, or to change it, says so to the walk: no module is hooked, so two threads can read
+at what flows through it, or to change it, says so to the walk: no module is hooked, so two threads can read
 with one model.
 
 Shapes: B batch, T time, D model width, H heads of latent bigrams, V vocabulary.
@@ -9,7 +9,7 @@ Shapes: B batch, T time, D model width, H heads of latent bigrams, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
@@ -26,15 +26,14 @@ from weft.layers.maps import StructuredMap, is_guide, weights
 from weft.layers.matrix_product import MatrixProduct
 from weft.layers.ngrams import LatentBigrams, NGramState
 from weft.layers.norms import make_norm
+from weft.layers.sites import RESIDUAL, At, Edits, Watch
 from weft.layers.state import NoState, zeros
 from weft.memory import check_memory
+from weft.tracing import PIECE, Piece, Site, trace
 
-# (block, x_BTD, its state, reset_BT) -> (y_BTD, state): how one block is applied, by
+# (block, x_BTD, its state, reset_BT, who looks or changes) -> (y_BTD, state): how one block is applied, by
 # its number in ``blocks``.
-ApplyBlock = Callable[[int, Tensor, Any, Tensor | None], tuple[Tensor, Any]]
-# Sites are numbered: site n is what block application n reads, the last site what the last norm reads.
-Watch = Callable[[int, Tensor], object]  # (site, x_BTD)
-Edits = Mapping[int, Callable[[Tensor], Tensor]]  # by site: x_BTD -> what is read in its place
+ApplyBlock = Callable[[int, Tensor, Any, Tensor | None, At | None], tuple[Tensor, Any]]
 
 
 class ModelState(NamedTuple):
@@ -73,16 +72,17 @@ def walk(
     """Go through a stack with the tokens' vectors; return what the last norm reads (B, T, D), and the state.
 
     ``ids_BTH`` are the tokens' latent ids, None where the model has none; ``apply`` applies a block.
-    ``edits`` maps sites to functions, each of which returns what is read there instead; then ``watch`` is
-    called with every site and what is read. Both see the tensors of the computation itself: with gradients,
-    and not to be changed in place.
+    ``edits`` change what is read or added, and ``watch`` then sees the sites that it wants
+    (:mod:`weft.layers.sites`): the tensors of the computation itself, with gradients, and not to be changed in
+    place.
     """
+    nobody = watch is None and edits is None
 
-    def visit(site: int, x_BTD: Tensor) -> Tensor:
-        if edits is not None and site in edits:
-            x_BTD = edits[site](x_BTD)
-        if watch is not None:
-            watch(site, x_BTD)
+    def visit(depth: int, x_BTD: Tensor) -> Tensor:
+        if edits is not None:
+            x_BTD = edits.of_residual(depth, x_BTD)
+        if watch is not None and watch.wants(RESIDUAL, depth):
+            watch.see(RESIDUAL, depth, x_BTD)
         return x_BTD
 
     # Latent bigrams change the tokens' vectors before anybody reads them.
@@ -99,7 +99,8 @@ def walk(
     after = []
     for application, block in enumerate(stack.schedule):
         x_BTD = visit(application, x_BTD)
-        x_BTD, new = apply(block, x_BTD, before[application], reset_BT)
+        at = None if nobody else At(application, watch, edits)
+        x_BTD, new = apply(block, x_BTD, before[application], reset_BT, at)
         after.append(new)
     return visit(depth, x_BTD), ModelState(tuple(after), remembered)
 
@@ -133,15 +134,20 @@ class WeftModel(nn.Module):
         share_centrals(self.blocks, config)
 
     def forward(
-        self, tokens: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        reset: Tensor | None = None,
+        *,
+        edits: Edits | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Return float32 ``(logits_BTV, state)`` for ``tokens`` (B, T); adaptive logits are log-probabilities.
 
         ``state`` is what an earlier call returned (None at the start of a text); ``reset`` is a boolean (B,
         T), True at the first token of each document: nothing crosses it. Position t's logits are for the
-        token at t + 1.
+        token at t + 1. ``edits`` change what flows through the stack (:class:`weft.layers.sites.Edits`).
         """
-        hidden_BTD, state = self.hidden(tokens, state, reset)
+        hidden_BTD, state = self.hidden(tokens, state, reset, edits=edits)
         return self.embedding.logits(hidden_BTD), state
 
     def hidden(
@@ -155,7 +161,7 @@ class WeftModel(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         """Return the last hidden states (B, T, D), which the softmax reads, and the state.
 
-        ``watch`` sees what each block application reads, and ``edits`` change it: see :func:`walk`.
+        ``watch`` sees what stands at the sites of the stack, and ``edits`` change it: see :func:`walk`.
         """
         ids_BTH = None if self.ngrams is None else self.ngrams.ids(tokens, vectors(self.embedding))
         x_BTD, state = walk(
@@ -172,13 +178,17 @@ class WeftModel(nn.Module):
         """Return the logits (B, T, V) of what stands at any site of the stack (B, T, D), as if it were the last."""
         return self.embedding.logits(self.normed(x_BTD))
 
-    def _apply_block(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
+    def _apply_block(
+        self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None, at: At | None
+    ) -> tuple[Tensor, Any]:
         """Apply a block; nobody wants what is inside it kept while no gradient is made."""
         module = self.blocks[block]
-        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
-            result: tuple[Tensor, Any] = checkpoint(module, x_BTD, state, reset_BT=reset_BT, use_reentrant=False)
+        # Who looks would see everything twice.
+        again = self.checkpoint_activations and (at is None or at.watch is None)
+        if again and self.training and torch.is_grad_enabled():
+            result: tuple[Tensor, Any] = checkpoint(module, x_BTD, state, reset_BT=reset_BT, at=at, use_reentrant=False)
             return result
-        y_BTD, state = module(x_BTD, state, reset_BT=reset_BT)
+        y_BTD, state = module(x_BTD, state, reset_BT=reset_BT, at=at)
         return y_BTD, state
 
     @torch.no_grad()
@@ -225,11 +235,46 @@ class WeftModel(nn.Module):
 
     @torch.no_grad()
     def surprisal(
-        self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: ModelState | None = None,
+        reset: Tensor | None = None,
+        *,
+        edits: Edits | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Return each target's nats (B, T), zero where it is -100, and the state; no gradient."""
-        hidden_BTD, state = self.hidden(tokens, state, reset)
+        hidden_BTD, state = self.hidden(tokens, state, reset, edits=edits)
         return self.embedding.surprisal(hidden_BTD, targets), state
+
+    def trace(
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        reset: Tensor | None = None,
+        *,
+        sites: Sequence[str] = (RESIDUAL,),
+        piece: int = PIECE,
+        edits: Edits | None = None,
+    ) -> Iterator[Piece]:
+        """Yield what stands at ``sites`` for ``tokens`` (B, T), ``piece`` positions at a time; see :class:`Piece`.
+
+        A site is a name with a depth, ``cell.2``, or a name alone, for all depths that have it; :meth:`sites` lists
+        them. It is read without gradient in evaluation mode, from ``state`` on, with the ``edits``, which have no mask.
+        UserError for a site that there is not.
+        """
+        return trace(self, tokens, state, reset, sites=sites, piece=piece, edits=edits)
+
+    def sites(self) -> list[Site]:
+        """Return the sites of the stack, by depth: what can be looked at."""
+        found = []
+        for depth, block in enumerate(self.schedule):
+            own = self.own_blocks[block]
+            letter = self.config.stack.letters[block]
+            found.append(Site(RESIDUAL, depth, "B, T, D", letter))
+            found += [Site(name, depth, shape, letter) for name, shape in own.sites().items()]
+        found.append(Site(RESIDUAL, self.depth, "B, T, D", "the last norm"))
+        return found
 
     def lookup_tables(self) -> list[nn.Parameter]:
         """Return the tables of latent bigrams, most rows of which are read rarely."""

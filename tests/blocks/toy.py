@@ -12,6 +12,7 @@ from weft.blocks.base import Block
 from weft.config import BlockConfig, MapConfig, Shell
 from weft.kinds import BlockSpec, Stretch
 from weft.layers.linear import linear
+from weft.layers.sites import At
 from weft.numbers import Width
 
 
@@ -43,7 +44,12 @@ class MeanBlock(Block):
         self.inner = linear(config.maps, shell.hidden_size, config.inner_size)
         self.output = linear(config.maps, config.inner_size, shell.hidden_size)
 
-    def mix(self, x_BTD: Tensor, state: MeanState | None, reset_BT: Tensor | None) -> tuple[Tensor, MeanState]:
+    def sites(self) -> dict[str, str]:
+        return super().sites() | {"mean": "B, T, C"}
+
+    def mix(
+        self, x_BTD: Tensor, state: MeanState | None, reset_BT: Tensor | None, at: At | None = None
+    ) -> tuple[Tensor, MeanState]:
         inner_BTC = self.inner(x_BTD).relu()
         mean_BC = torch.zeros_like(inner_BTC[:, 0]) if state is None else state.mean_BC
         means = []
@@ -52,7 +58,10 @@ class MeanBlock(Block):
                 mean_BC = mean_BC.masked_fill(reset_BT[:, time, None], 0.0)
             mean_BC = torch.lerp(mean_BC, inner_BTC[:, time], self.config.share)
             means.append(mean_BC)
-        return self.output(torch.stack(means, 1)), MeanState(mean_BC)
+        means_BTC = torch.stack(means, 1)
+        if at is not None:
+            at.see("mean", means_BTC)
+        return self.output(means_BTC), MeanState(mean_BC)
 
     def sizes(self) -> str:
         return f"mean of {self.config.inner_size}{self.made_of()}"

@@ -21,6 +21,7 @@ from weft.layers.linear import linear
 from weft.layers.maps import Map
 from weft.layers.norms import RMSNorm, make_norm
 from weft.layers.positions import relative_shift, sinusoids
+from weft.layers.sites import PATTERN, At
 from weft.layers.versions import untouched
 from weft.layers.window_attention import (
     AttentionState,
@@ -124,11 +125,11 @@ class AttentionBlock(Block):
             nn.init.normal_(self.position_bias, std=0.02)
 
     def mix(
-        self, x_BTD: Tensor, state: AttentionState | None, reset_BT: Tensor | None
+        self, x_BTD: Tensor, state: AttentionState | None, reset_BT: Tensor | None, at: At | None = None
     ) -> tuple[Tensor, AttentionState]:
         """Attend over the window."""
         config = self.config
-        if self._can_join(x_BTD, state):
+        if self._can_join(x_BTD, state) and not (at and at.wants(PATTERN)):
             joined_BTJ = joined(x_BTD, (self.query, self.key, self.value)).to(x_BTD.dtype)
             query_norm, key_norm = (getattr(norm, "weight", None) for norm in (self.query_norm, self.key_norm))
             attended_BTD, state = joined_attention(
@@ -159,6 +160,7 @@ class AttentionBlock(Block):
             rotary=config.positions == "rotary",
             position_scores=self._position_scores if relative else None,
             dropout=config.dropout if self.training else 0.0,
+            at=at,
         )
         return self.output(attended_BTHK.flatten(2)), state
 
@@ -187,6 +189,10 @@ class AttentionBlock(Block):
         distance_HKZ = self.distance(embedded_ZD).unflatten(-1, (heads, width)).permute(1, 2, 0) * width**-0.5
         scores_BHQZ = torch.matmul(query_BHQK, distance_HKZ)
         return relative_shift(scores_BHQZ)
+
+    def sites(self) -> dict[str, str]:
+        """What attention looks at."""
+        return super().sites() | {PATTERN: "B, H, T, M + 1"}
 
     @property
     def window(self) -> int:

@@ -24,6 +24,8 @@ from weft.blocks.recurrent import RecurrentBlock, RecurrentConfig
 from weft.config import MapConfig, Shell
 from weft.layers.linear import linear
 from weft.layers.norms import make_norm
+from weft.layers.sites import PATTERN, At
+from weft.layers.state import shiftable
 from weft.layers.window_attention import AttentionState, state_bytes, window_attention
 from weft.numbers import Reach, Width
 
@@ -71,6 +73,7 @@ class AttnQRNNConfig(RecurrentConfig):
         return 2 * unit * self.num_heads if width == "attention_size" else unit
 
 
+@shiftable("cell_BC")
 class AttnQRNNState(NamedTuple):
     """The attention's window and the QRNN's cell (float32)."""
 
@@ -94,7 +97,9 @@ class AttnQRNNBlock(RecurrentBlock):
         self.attention_gain = nn.Parameter(torch.zeros(1))
         self.add_recurrence(shell, inner)
 
-    def mix(self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, AttnQRNNState]:
+    def mix(
+        self, x_BTD: Tensor, state: AttnQRNNState | None, reset_BT: Tensor | None, at: At | None = None
+    ) -> tuple[Tensor, AttnQRNNState]:
         """Attend, make the gates, run the recurrence."""
         projected = self.query(x_BTD)
         key = self.key(projected)
@@ -111,10 +116,15 @@ class AttnQRNNBlock(RecurrentBlock):
             reset_BT,
             window=self.window,
             rotary=self.config.positions == "rotary",
+            at=at,
         )
         made_from = self.mixed_norm(projected + self.attention_gain * attended_BTHK.flatten(2))
-        mixed_BTD, cell_BC = self.recur(made_from, state.cell_BC if state else None, reset_BT)
+        mixed_BTD, cell_BC = self.recur(made_from, state.cell_BC if state else None, reset_BT, at)
         return mixed_BTD, AttnQRNNState(attention, cell_BC)
+
+    def sites(self) -> dict[str, str]:
+        """What attention looks at, and what the recurrence has."""
+        return super().sites() | {PATTERN: "B, H, T, M + 1"}
 
     @property
     def window(self) -> int:

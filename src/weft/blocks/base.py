@@ -16,6 +16,7 @@ from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.maps import Map
 from weft.layers.norms import RMSNorm, make_norm
 from weft.layers.shell import can_enter, can_leave, enter, leave
+from weft.layers.sites import ADDED, GATE, At
 from weft.layers.state import zeros
 from weft.layers.token_shift import ShiftedState, TokenShift
 
@@ -50,11 +51,13 @@ class Block(nn.Module):
         self.block_gate = nn.Parameter(torch.zeros(shell.hidden_size)) if shell.block_gates else None  # w
         self.block_gain = nn.Parameter(torch.ones(1)) if shell.block_gates else None  # g
 
-    def forward(self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None) -> tuple[Tensor, Any]:
+    def forward(
+        self, x_BTD: Tensor, state: Any = None, *, reset_BT: Tensor | None = None, at: At | None = None
+    ) -> tuple[Tensor, Any]:
         """Return ``(y_BTD, state)``.
 
         ``state`` is what an earlier call returned (None at the start of a text); ``reset_BT`` is True at the
-        first token of a document: nothing crosses it.
+        first token of a document: nothing crosses it. ``at`` says who looks at what is inside, or changes it.
         """
         # The state is the mixer's and, with token shift, beside it the last input before the shift.
         before_BD = None
@@ -62,10 +65,13 @@ class Block(nn.Module):
             before_BD = state.last_BD
             state = state.mixer
         x_BTD, h_BTD, last_BD = self._enter(x_BTD, before_BD, reset_BT)
-        mixed_BTD, state = self.mix(h_BTD, state, reset_BT)
+        mixed_BTD, state = self.mix(h_BTD, state, reset_BT, at)
         if last_BD is not None:
             state = ShiftedState(state, last_BD)
-        return self._leave(x_BTD, self.dropout(mixed_BTD), h_BTD), state
+        mixed_BTD = self.dropout(mixed_BTD)
+        if at is not None and (at.replaces or at.wants(ADDED, GATE)):
+            return self._leave_by_parts(x_BTD, mixed_BTD, h_BTD, at), state
+        return self._leave(x_BTD, mixed_BTD, h_BTD), state
 
     def _enter(
         self, x_BTD: Tensor, before_BD: Tensor | None, reset_BT: Tensor | None
@@ -86,16 +92,45 @@ class Block(nn.Module):
         elif can_leave(x_BTD, mixed_BTD, h_BTD, self.block_gate, self.block_gain):
             y_BTD = leave(x_BTD, mixed_BTD, h_BTD, self.block_gate, self.block_gain)
         else:
-            # s = 2 g sigmoid(h . w / sqrt(D))
-            gate_BT1 = F.linear(h_BTD, self.block_gate[None] * h_BTD.shape[-1] ** -0.5).sigmoid().to(x_BTD.dtype)
-            y_BTD = torch.addcmul(x_BTD, mixed_BTD.to(x_BTD.dtype), 2 * self.block_gain * gate_BT1)
+            factor_BT1 = self._factor(h_BTD, self.block_gate, self.block_gain).to(x_BTD.dtype)
+            y_BTD = torch.addcmul(x_BTD, mixed_BTD.to(x_BTD.dtype), factor_BT1)
         if not self.pre_norm:
             y_BTD = self.norm(y_BTD)
         return y_BTD
 
+    def _leave_by_parts(self, x_BTD: Tensor, mixed_BTD: Tensor, h_BTD: Tensor, at: At) -> Tensor:
+        """Return what :meth:`_leave` does; what is added is made by itself, to be seen or replaced."""
+        added_BTD = mixed_BTD.to(x_BTD.dtype)
+        if self.block_gate is not None and self.block_gain is not None:
+            factor_BT1 = self._factor(h_BTD, self.block_gate, self.block_gain).to(x_BTD.dtype)
+            at.see(GATE, factor_BT1[..., 0])
+            added_BTD = factor_BT1 * added_BTD
+        if at.edits is not None:
+            added_BTD = at.edits.of_added(at.depth, added_BTD)
+        at.see(ADDED, added_BTD)
+        y_BTD = x_BTD + added_BTD
+        if not self.pre_norm:
+            y_BTD = self.norm(y_BTD)
+        return y_BTD
+
+    @staticmethod
+    def _factor(h_BTD: Tensor, weight_D: Tensor, gain: Tensor) -> Tensor:
+        """Return s = 2 g sigmoid(h . w / sqrt(D)), (B, T, 1)."""
+        return 2 * gain * F.linear(h_BTD, weight_D[None] * h_BTD.shape[-1] ** -0.5).sigmoid()
+
     @abstractmethod
-    def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
-        """Return what is added to the residual stream, and the state after the last position."""
+    def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None, at: At | None = None) -> tuple[Tensor, Any]:
+        """Return what is added to the residual stream, and the state after the last position.
+
+        Where ``at`` wants a site of :meth:`sites`, it is shown what stands there.
+        """
+
+    def sites(self) -> dict[str, str]:
+        """Return the names of the sites inside the block, with the shapes of what stands there."""
+        own = {ADDED: "B, T, D"}
+        if self.block_gate is not None:
+            own[GATE] = "B, T"
+        return own
 
     def initialise(self) -> None:
         """Set the initial values of this kind's own, after those of all linear maps and norms are set."""

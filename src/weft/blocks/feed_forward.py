@@ -18,6 +18,7 @@ from weft.layers.activations import relu_squared
 from weft.layers.dense import side_by_side
 from weft.layers.linear import linear
 from weft.layers.maps import Map
+from weft.layers.sites import At
 from weft.layers.state import NoState
 from weft.numbers import Below1, Width
 
@@ -62,7 +63,13 @@ class FeedForwardBlock(Block):
         self.inner_dropout = nn.Dropout(config.dropout)
         self.output: Map = make(inner, width)
 
-    def mix(self, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, NoState]:  # noqa: ARG002
+    def mix(
+        self,
+        x_BTD: Tensor,
+        state: Any,  # noqa: ARG002
+        reset_BT: Tensor | None,  # noqa: ARG002
+        at: At | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, NoState]:
         """Apply the maps to each position by itself."""
         if self.gate is not None:
             inner, gate = side_by_side(x_BTD, (self.inner, self.gate))

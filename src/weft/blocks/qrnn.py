@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from weft.blocks.recurrent import RecurrentBlock, RecurrentConfig
 from weft.config import Shell
+from weft.layers.sites import At
+from weft.layers.state import shiftable
 
 
 class QRNNConfig(RecurrentConfig):
@@ -24,6 +26,7 @@ class QRNNConfig(RecurrentConfig):
     kernel_size: int = Field(default=1, gt=0, le=1024)
 
 
+@shiftable("cell_BC", "inputs_BWD")
 class QRNNState(NamedTuple):
     """The cell (float32) and the block's last inputs but the present one, oldest first.
 
@@ -43,11 +46,13 @@ class QRNNBlock(RecurrentBlock):
         super().__init__(config, shell)
         self.add_recurrence(shell, config.kernel_size * shell.hidden_size)
 
-    def mix(self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None) -> tuple[Tensor, QRNNState]:
+    def mix(
+        self, x_BTD: Tensor, state: QRNNState | None, reset_BT: Tensor | None, at: At | None = None
+    ) -> tuple[Tensor, QRNNState]:
         """Make the gates from each position's last inputs, run the recurrence."""
         cell_BC, inputs_BWD = (None, None) if state is None else state
         side_by_side, inputs_BWD = _last_inputs(x_BTD, self.kernel_size, inputs_BWD, reset_BT)
-        mixed_BTD, cell_BC = self.recur(side_by_side, cell_BC, reset_BT)
+        mixed_BTD, cell_BC = self.recur(side_by_side, cell_BC, reset_BT, at)
         return mixed_BTD, QRNNState(cell_BC, inputs_BWD)
 
     @property

@@ -15,6 +15,7 @@ from weft.config import BlockConfig, MapConfig, Shell
 from weft.layers.linear import linear, make_map
 from weft.layers.maps import Map
 from weft.layers.pooling import GateMap, init_forget_bias_, pool
+from weft.layers.sites import CELL, FORGET, OUTPUT, UPDATE, VALUE, At
 from weft.numbers import Below1, Width
 from weft.ops import GATES
 
@@ -74,15 +75,26 @@ class RecurrentBlock(Block):
             assert self.gates.bias is not None, "gates have theirs always"
             init_forget_bias_(self.gates.bias, self.config.pooling, LONGEST_TIME_CONSTANT)
 
-    def recur(self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    def recur(
+        self, input_BTI: Tensor, cell_BC: Tensor | None, reset_BT: Tensor | None, at: At | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what is added to the residual stream (B, T, D) and the cell after the last position."""
         config = self.config
         bias = self.gates.bias  # before the call: of parameters that are offloaded nothing is there after it
         gates_BTAC = self.gates(input_BTI)
-        hidden_BTC, cell_BC = pool(gates_BTAC, bias, cell_BC, reset_BT, config.pooling, config.zoneout, self.training)
+        hidden_BTC, cell_BC = pool(
+            gates_BTAC, bias, cell_BC, reset_BT, config.pooling, config.zoneout, self.training, at
+        )
         hidden_BTC = hidden_BTC.to(input_BTI.dtype)
         mixed_BTD = self.output(hidden_BTC) if self.output else hidden_BTC
         return mixed_BTD, cell_BC
+
+    def sites(self) -> dict[str, str]:
+        """The gates, values and cells of each position; where cells have no output gate, none of that."""
+        names = [FORGET, UPDATE, VALUE, CELL]
+        if self.config.pooling != "f":
+            names.append(OUTPUT)
+        return super().sites() | dict.fromkeys(names, "B, T, C")
 
     def recurrence_flops(self) -> int:
         """About ten operations a cell: gates, recurrence, output gate."""

@@ -8,7 +8,7 @@ Shapes: B texts, T positions, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from weft.arguments import told
 from weft.errors import UserError
 from weft.language_model import LanguageModel, State
+from weft.layers.sites import Edits
 
 # Of the weights in the kernel on a CPU: in bf16 they are half the bytes, and reading them is what a token takes.
 Precision = Literal["auto", "fp32", "bf16"]
@@ -47,15 +48,16 @@ class Decoder(ABC):
 class PlainDecoder(Decoder):
     """Calls the model: for any model, on any device."""
 
-    def __init__(self, model: LanguageModel, state: State) -> None:
+    def __init__(self, model: LanguageModel, state: State, edits: Edits | None = None) -> None:
         self._model = model
         self._state = state
+        self._edited: dict[str, Any] = {} if edits is None else {"edits": edits}  # a baseline takes none
 
     @torch.no_grad()
     def step(self, tokens_B: Tensor) -> Tensor:
         """Call the model."""
         logits_BTV: Tensor
-        logits_BTV, self._state = self._model(tokens_B.clamp(min=0)[:, None], self._state)
+        logits_BTV, self._state = self._model(tokens_B.clamp(min=0)[:, None], self._state, **self._edited)
         return logits_BTV[:, -1]
 
     @property

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from weft.data import Tokenizer
 from weft.generation.decoder import Precision
 from weft.generation.sampling import Sampling
+from weft.generation.steering import Steering
 from weft.generation.writing import Ended, Written, write
 from weft.language_model import LanguageModel
 from weft.recall import TextMemory
@@ -32,10 +33,11 @@ def generate(
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
     memory: TextMemory | None = None,
+    steer: Steering | None = None,
 ) -> list[str]:
     """Return each prompt's continuation (without the prompt), always valid Unicode, up to the first stop string.
 
-    For ``precision`` and ``memory`` see :func:`weft.generation.write`.
+    For ``precision``, ``memory`` and ``steer`` see :func:`weft.generation.write`.
     """
     texts = [""] * len(prompts)
     for chunk in stream_all(
@@ -47,6 +49,7 @@ def generate(
         stop=stop,
         precision=precision,
         memory=memory,
+        steer=steer,
     ):
         texts[chunk.lane] += chunk.text
     return texts
@@ -62,6 +65,7 @@ def stream(
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
     memory: TextMemory | None = None,
+    steer: Steering | None = None,
 ) -> Iterator[str]:
     """Yield the continuation of one prompt as it is written, in chunks that are whole characters.
 
@@ -76,6 +80,7 @@ def stream(
         stop=stop,
         precision=precision,
         memory=memory,
+        steer=steer,
     )
     return (chunk.text for chunk in chunks if chunk.text)
 
@@ -90,6 +95,7 @@ def stream_all(
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
     memory: TextMemory | None = None,
+    steer: Steering | None = None,
 ) -> Iterator[Chunk]:
     """Yield chunks of all continuations as they are written, the texts in turns; see :func:`weft.generation.write`."""
     events = write(
@@ -101,6 +107,7 @@ def stream_all(
         stop=stop,
         precision=precision,
         memory=memory,
+        steer=steer,
     )
     for event in events:
         if isinstance(event, Written) and event.token.text:

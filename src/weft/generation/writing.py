@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from weft.errors import UserError
 from weft.generation.decoder import ENDED, Precision, check_precision
 from weft.generation.fastest import make_decoder
 from weft.generation.sampling import Floats, Sampling, draw, surprisal
+from weft.generation.steering import Steering
 from weft.generation.text import GrowingText, stop_strings
 from weft.language_model import LanguageModel
 from weft.layers.cross_entropy import IGNORE
@@ -85,6 +87,7 @@ def write(
     bits: bool = False,
     precision: Precision = "auto",
     memory: TextMemory | None = None,
+    steer: Steering | None = None,
 ) -> Iterator[Event]:
     """Yield what happens while every prompt is continued, as it happens.
 
@@ -96,7 +99,8 @@ def write(
     model, in what is drawn and in what is told.
 
     ``precision`` is that of the weights where a kernel writes on a CPU, see :func:`make_decoder`. With ``auto``
-    it is float32 where ``bits`` are told, as those are to be the model's own to the last digit shown.
+    it is float32 where ``bits`` are told, as those are to be the model's own to the last digit shown. With ``steer``
+    the text is that of the steered model, and so are its bits (:mod:`weft.generation.steering`).
     UserError for impossible settings.
     """
     check_precision(precision)
@@ -114,7 +118,7 @@ def write(
     if memory:
         for text, read in zip(texts, ids, strict=True):
             text.beside = Beside(memory, read)
-    return _write(model, tokenizer, texts, ids, max_new_tokens, bits, precision)
+    return _write(model, tokenizer, texts, ids, max_new_tokens, bits, precision, steer)
 
 
 def _write(
@@ -125,10 +129,12 @@ def _write(
     count: int,
     bits: bool,
     precision: Precision,
+    steer: Steering | None,
 ) -> Iterator[Event]:
     with _evaluating(model):
-        logits_BV, state = yield from _read(model, tokenizer, texts, ids, bits)
-        decoder = make_decoder(model, state, rows=len(texts), steps=count - 1, precision=precision)
+        logits_BV, state = yield from _read(model, tokenizer, texts, ids, bits, steer)
+        edits = steer.edits if steer else None
+        decoder = make_decoder(model, state, rows=len(texts), steps=count - 1, precision=precision, edits=edits)
         tokens_B = torch.full((len(texts),), ENDED)
         alive = texts
         for step in range(count):
@@ -210,21 +216,38 @@ class Beside:
 
 
 def _read(
-    model: LanguageModel, tokenizer: Tokenizer, texts: list[_Text], ids: list[list[int]], bits: bool
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: list[_Text],
+    ids: list[list[int]],
+    bits: bool,
+    steer: Steering | None,
 ) -> Generator[Read, None, tuple[Tensor, ModelState]]:
     """Read the prompts in pieces, so that a long one needs no more memory than its window.
 
-    Returns the logits (B, V) after the last tokens, and the state.
+    Where the text is steered, the last token is a piece of its own. Returns the logits (B, V) after the last
+    tokens, and the state.
     """
     device = next(model.parameters()).device
     tokens_BT, reset_BT, targets_BT = (x.to(device) for x in _align(ids, tokenizer.padding_id))
     longest = tokens_BT.shape[1]
     told = [GrowingText(tokenizer) for _ in ids]
     state: Any = None
-    for start in range(0, longest, PREFILL):
-        piece = slice(start, start + PREFILL)
+    held_back = longest - 1 if steer else longest
+    starts = [*range(0, held_back, PREFILL), held_back, longest]
+    for start, stop in pairwise(sorted(set(starts))):
+        piece = slice(start, stop)
+        edited: dict[str, Any] = {}  # for a model that takes none, a baseline
+        if steer and steer.edits and (steer.everywhere or start == held_back):
+            edited["edits"] = steer.edits
         with torch.no_grad():  # left before anything is yielded
-            hidden_BTD, state = model.hidden(tokens_BT[:, piece], state, reset_BT[:, piece])
+            if steer and steer.shift and start == held_back:
+                if state is None:
+                    state = model.empty_state(len(ids), device)
+                # A prompt without text is a boundary, whose reset would wipe the push.
+                state = steer.pushed(state, reset_BT[:, -1])
+                reset_BT[:, -1] = False
+            hidden_BTD, state = model.hidden(tokens_BT[:, piece], state, reset_BT[:, piece], **edited)
             logits_BV = model.embedding.logits(hidden_BTD[:, -1])
         if bits:
             nats_BT = model.embedding.surprisal(hidden_BTD, targets_BT[:, piece])

@@ -28,7 +28,8 @@ from weft.hf.padding import align
 from weft.kinds import kinds
 from weft.layers.embedding import Embedding
 from weft.layers.ngrams import LatentBigrams
-from weft.model import Edits, WeftModel, walk
+from weft.layers.sites import At, Edits
+from weft.model import WeftModel, walk
 from weft.pretrained import refuse_pickles
 
 
@@ -40,10 +41,10 @@ class BlockList(nn.ModuleList):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Any] | None = None
 
-    def step(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None) -> tuple[Tensor, Any]:
+    def step(self, block: int, x_BTD: Tensor, state: Any, reset_BT: Tensor | None, at: At | None) -> tuple[Tensor, Any]:
         """Apply a block; under gradient checkpointing what is inside is made again in the backward pass."""
         module = self[block]
-        apply = partial(module, reset_BT=reset_BT)  # a reentrant checkpoint passes on no keywords
+        apply = partial(module, reset_BT=reset_BT, at=at)  # a reentrant checkpoint passes on no keywords
         if self.gradient_checkpointing and self.training:
             assert self._gradient_checkpointing_func is not None
             apply = partial(self._gradient_checkpointing_func, apply)
@@ -314,7 +315,7 @@ class WeftBackbone(WeftPreTrainedModel):
             states.append(plan.restore(x_BTD))
             return plan.arrange(states[-1])
 
-        edits: Edits | None = None if states is None else dict.fromkeys(range(len(self.schedule)), show)
+        edits = None if states is None else Edits(read=dict.fromkeys(range(len(self.schedule)), show))
         x_BTD, after = walk(
             self,
             plan.arrange(embedded_BTD),

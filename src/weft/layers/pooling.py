@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from weft.layers.dense import Dense, product
+from weft.layers.sites import CELL, FORGET, OUTPUT, UPDATE, VALUE, At
 from weft.ops import GATES, Pooling, can_fuse, fused_pooling, linear_recurrence
 
 
@@ -35,13 +36,16 @@ def pool(
     pooling: Pooling,
     zoneout: float,
     training: bool,
+    at: At | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(hidden_BTC, cell_BC)`` from pre-activations laid side by side as (B, T, A * C), and their bias.
 
     Gates and cells are float32 at least. ``zoneout`` is the probability with which a channel keeps its old
-    value in training; outside training every update is scaled by ``1 - zoneout``.
+    value in training; outside training every update is scaled by ``1 - zoneout``. Where ``at`` wants what the one
+    operator never writes down, gates and cells are made one by one.
     """
-    if zoneout == 0 and can_fuse(gates_BTAC, pooling):
+    looked_at = at is not None and at.wants(FORGET, UPDATE, VALUE, OUTPUT, CELL)
+    if zoneout == 0 and not looked_at and can_fuse(gates_BTAC, pooling):
         return fused_pooling(gates_BTAC, cell_BC, reset_BT, pooling, bias_AC)
     gates_BTAC = gates_BTAC.to(torch.promote_types(gates_BTAC.dtype, torch.float32))
     if bias_AC is not None:
@@ -57,9 +61,15 @@ def pool(
         forget = 1 - updated * (1 - forget)
         update_gate = updated * update_gate
     cells_BTC, last_BC = linear_recurrence(forget, update_gate * value, cell_BC, reset_BT)
-    if pooling == "f":
-        return cells_BTC, last_BC
-    return rest[0].sigmoid() * cells_BTC, last_BC
+    seen = {FORGET: forget, UPDATE: update_gate, VALUE: value, CELL: cells_BTC}
+    hidden_BTC = cells_BTC
+    if pooling != "f":
+        seen[OUTPUT] = rest[0].sigmoid()
+        hidden_BTC = seen[OUTPUT] * cells_BTC
+    if at is not None:
+        for name, tensor in seen.items():
+            at.see(name, tensor)
+    return hidden_BTC, last_BC
 
 
 @torch.no_grad()

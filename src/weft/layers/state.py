@@ -12,6 +12,24 @@ StateT = TypeVar("StateT")
 Structure = list[Any] | None
 
 
+_SHIFTABLE: dict[type, tuple[str, ...]] = {}
+
+
+def shiftable(*fields: str) -> Callable[[type[StateT]], type[StateT]]:
+    """Say of a state's class which fields are vectors to which another can be added, or states that have such."""
+
+    def noted(kind: type[StateT]) -> type[StateT]:
+        _SHIFTABLE[kind] = fields
+        return kind
+
+    return noted
+
+
+def shiftable_fields(state: object) -> tuple[str, ...]:
+    """Return what :func:`shiftable` says of a state; of others nothing."""
+    return _SHIFTABLE.get(type(state), ())
+
+
 class NoState(NamedTuple):
     """The state of a block that remembers nothing."""
 

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from weft.layers.state import shiftable
+
 START = 0.3  # m before training
 
 
+@shiftable("mixer", "last_BD")
 class ShiftedState(NamedTuple):
     """What a block with token shift remembers: its mixer's state, and its last input before the shift (B, D)."""
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from weft.layers import flex_window
 from weft.layers.positions import rotary_tables, rotate
 from weft.layers.seen_attention import Seen, attend_seen
+from weft.layers.sites import PATTERN, At
 from weft.ops import cpu
 from weft.ops.cpu import attention
 from weft.ops.cpu.attention import Form, Norms
@@ -51,11 +52,12 @@ def window_attention(
     rotary: bool = False,
     position_scores: PositionScores | None = None,
     dropout: float = 0.0,
+    at: At | None = None,
 ) -> tuple[Tensor, AttentionState]:
     """Return the attended values (B, T, H, K) and the state after the last position.
 
     ``position_scores`` adds position-dependent scores to the content scores (relative positions). G must
-    divide H.
+    divide H. Where ``at`` wants the pattern, the weights are made once more, to be seen.
     """
     free = state is None and reset_BT is None  # nothing but order decides what is seen
     if state is None:
@@ -66,6 +68,8 @@ def window_attention(
     after = _remember(keys_BSGK, values_BSGK, documents_BS, window)
 
     how = _How(window, rotary, position_scores, dropout)
+    if at is not None and at.wants(PATTERN):
+        at.see(PATTERN, _pattern(query_BTHK, keys_BSGK, documents_BS, how))
     if torch.compiler.is_exporting() and isinstance(query_BTHK.shape[1], torch.SymInt):
         return _attend_folded(query_BTHK, keys_BSGK, values_BSGK, documents_BS, how), after
     if position_scores is None and dropout == 0 and flex_window.suits(query_BTHK):
@@ -156,6 +160,37 @@ def _attend_in_blocks(
         attended.append(_attend(query_BHQK, keys_BGSK[:, :, seen], values_BGSK[:, :, seen], mask, how.dropout))
     attended_BHTK = torch.cat(attended, dim=2) if attended else query_BHTK
     return attended_BHTK.transpose(1, 2)
+
+
+def _pattern(query_BTHK: Tensor, keys_BSGK: Tensor, documents_BS: Tensor, how: _How) -> Tensor:
+    """Return the weights (B, H, T, M + 1) of what each query sees, float32, by distance: 0 is the query's own place.
+
+    By distance, not by key, those of pieces can be laid end to end.
+    """
+    time, heads, width = query_BTHK.shape[1:]
+    past = keys_BSGK.shape[1] - time
+    if how.rotary:
+        query_BTHK, keys_BSGK = _turn(query_BTHK, keys_BSGK)
+    keys_BHSK = keys_BSGK.repeat_interleave(heads // keys_BSGK.shape[2], dim=2).transpose(1, 2).float()
+    distances_Z = torch.arange(how.window + 1, device=query_BTHK.device)
+    patterns = []
+    for queries, seen in _blocks(time, past, how.window):
+        query_BHQK = query_BTHK[:, queries].transpose(1, 2)
+        first = past + queries.start
+        mask = _mask(first, past + queries.stop, seen, how.window, documents_BS, query_BHQK)
+        scores_BHQS = query_BHQK.float() @ keys_BHSK[:, :, seen].mT * width**-0.5
+        additive = _with_positions(mask, query_BHQK, seen.stop - seen.start, how.position_scores)
+        if additive is not None:
+            if additive.dtype == torch.bool:
+                additive = _additive(additive, scores_BHQS.dtype)
+            scores_BHQS = scores_BHQS + additive
+        weights_BHQS = scores_BHQS.softmax(-1)
+        # From keys to distances: that of key s to query q is first + q - s.
+        places_Q = torch.arange(first, past + queries.stop, device=query_BTHK.device)
+        keys_QZ = places_Q[:, None] - distances_Z - seen.start
+        by_distance = weights_BHQS.gather(-1, keys_QZ.clamp(min=0).expand(*weights_BHQS.shape[:3], -1))
+        patterns.append(by_distance.masked_fill(keys_QZ < 0, 0.0))
+    return torch.cat(patterns, dim=2)
 
 
 def _attend_folded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weft.evaluation.progress import Progress as Far
     from weft.experiments.compare import StudyListener
     from weft.experiments.jobs import Job
+    from weft.inside.lens import LensFigures, Row
     from weft.training.listener import Listener, Status
 
 STUDY_SECONDS = 20.0  # between words on where a comparison stands
@@ -109,13 +110,13 @@ class _Bar(_Lines):
 
 
 @contextmanager
-def scoring(console: Console) -> Iterator[Callable[[Far], None]]:
+def scoring(console: Console, text: str = "the text") -> Iterator[Callable[[Far], None]]:
     """Show how far the scoring of a text is; yield what is to be told."""
     shown = _Bar(console) if console.is_terminal else _Lines(console)
     try:
         if isinstance(shown, _Bar):
             shown.show(0.0, "reading the text", stays=False)
-        yield lambda progress: shown.scoring("the text", progress)
+        yield lambda progress: shown.scoring(text, progress)
     finally:
         shown.finish()
 
@@ -181,6 +182,29 @@ def metrics_table(metrics: Metrics, title: str) -> Table:
         if key in told:
             value = told[key]
             table.add_row(name, "-" if value is None else metric_text(value))
+    return table
+
+
+def lens_table(figures: LensFigures) -> Table:
+    """Return the bits per byte of a text at every depth, by both lenses."""
+    table = Table(title="Bits per byte, if the stack ended there", title_justify="left")
+    for name in ("depth", "behind", "logit lens", "tuned lens"):
+        table.add_column(name, justify="left" if name == "behind" else "right")
+    for depth in figures.depths:
+        table.add_row(str(depth.depth), depth.block, f"{depth.logit:.4f}", f"{depth.tuned:.4f}")
+    table.add_row(str(len(figures.depths)), "the model", f"{figures.model:.4f}", f"{figures.model:.4f}")
+    return table
+
+
+def lens_grid(rows: Sequence[Row]) -> Table:
+    """Return a text, a token a row: at every depth the likeliest token, and the bits of the true one."""
+    table = Table(title="The likeliest token, and the bits of the true one", title_justify="left")
+    table.add_column("token")
+    for depth in range(len(rows[0].guesses) if rows else 0):
+        table.add_column(str(depth))
+    for row in rows:
+        cells = [Text(f"{guess.likeliest!r} {guess.bits:.1f}") for guess in row.guesses]
+        table.add_row(Text(repr(row.token)), *cells)
     return table
 
 

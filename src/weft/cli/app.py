@@ -16,7 +16,8 @@ from weft.flags import with_flags
 T = TypeVar("T")
 TRANSFORMS = ("merge", "unshare", "tensorise")
 USES = ("evaluate", "generate", "serve", "export", "remember")
-ORDER = ("train", "compare", *USES, *TRANSFORMS, "describe", "demo", "cache")
+LOOKS = ("lens",)
+ORDER = ("train", "compare", *USES, *LOOKS, *TRANSFORMS, "describe", "demo", "cache")
 
 
 class _Commands(typer.core.TyperGroup):

@@ -73,6 +73,16 @@ def test_the_commands_of_a_guide_run_in_order(guide, workplace, monkeypatch, cap
     run_all(lines, monkeypatch, capsys)
 
 
+def test_the_commands_and_python_of_the_page_on_looking_inside_run_in_order(workplace, monkeypatch, capsys):
+    lines = commands("docs/inside.md")
+    assert lines
+    run_all(["weft train my_texts --out runs/mine --parameters 100k", *lines], monkeypatch, capsys)
+    assert (workplace / "runs" / "mine" / "lens" / "tuned.safetensors").is_file()
+    variables = {}
+    for block in blocks("python", "docs/inside.md"):
+        exec(compile(block, "docs/inside.md", "exec"), variables)
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_recipes_of_a_guide_are_recipes(guide):
     for block in blocks("yaml", f"docs/{guide}.md"):

@@ -6,7 +6,7 @@ With A and b zero this is the logit lens (nostalgebraist 2020). The tuned lens (
 trains them for each depth to the least KL(model || lens) on the run's training text. Of each depth those are kept that
 were best on validation text, and zeros take part: so there a tuned lens is never worse than the logit lens. Depth 0 is
 the embedding; every application of a block is a depth.
-Shapes: L depths, B lanes, T positions, N tokens, D model width, V vocabulary.
+Shapes: L depths of a stack, B lanes, T positions, N tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations

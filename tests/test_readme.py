@@ -76,6 +76,9 @@ def test_the_commands_of_a_guide_run_in_order(guide, workplace, monkeypatch, cap
 def test_the_commands_and_python_of_the_page_on_looking_inside_run_in_order(workplace, monkeypatch, capsys):
     lines = commands("docs/inside.md")
     assert lines
+    for name, count in (("pairs.jsonl", 6), ("other_pairs.jsonl", 2)):
+        (record,) = blocks("json", "docs/inside.md")
+        (workplace / name).write_text("\n".join(record.strip().replace("12", str(n)) for n in range(count)))
     run_all(["weft train my_texts --out runs/mine --parameters 100k", *lines], monkeypatch, capsys)
     assert (workplace / "runs" / "mine" / "lens" / "tuned.safetensors").is_file()
     variables = {}

@@ -4,20 +4,25 @@
     python -m benchmarks.study.cost plan TEXT --name sewiki            # on a quiet machine: it measures paces
     python -m benchmarks.study.cost train TEXT --name sewiki           # on any: what is read no longer depends on time
     python -m benchmarks.study.cost train TEXT --name sewiki --who transformer --minutes 1 2 --rates 0.5 1 2
+    python -m benchmarks.study.cost paq8px TEXT --name sewiki --program build/paq8px    # minutes a megabyte
     python -m benchmarks.study.cost draw
 
 ``plan`` lets ``weft train TEXT --minutes M`` choose everything, and keeps what it chose with the tokens that it counts
 on in that time. ``train`` trains each plan on so many tokens, and scores the first PART tokens of the test text: with
 frozen weights, with the memory of the training text, and with ``--adapt`` by dynamic evaluation. ``--rates`` tunes the
-learning rate, by factors; the validation text chooses. What the result file holds is not run again. ``draw`` writes
-table and picture.
+learning rate, by factors; the validation text chooses. What the result file holds is not run again. ``paq8px`` asks
+that compressor (https://github.com/hxim/paq8px), which has read the training text. ``draw`` writes table and picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +33,7 @@ from benchmarks.plot import save
 from benchmarks.study.tables import CORPORA
 from weft.api import train
 from weft.config import merge
-from weft.data import TokenizedSplit, prepare
+from weft.data import TokenizedSplit, Tokenizer, prepare
 from weft.evaluation.adaptation import LEARNERS
 from weft.evaluation.compressors import pack
 from weft.evaluation.evaluate import bits_per_byte, score_split
@@ -65,13 +70,14 @@ LINES = {  # what is drawn: of whom, which figure, colour, style
 def main() -> None:
     """Plan, train or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "train", "draw"))
+    parser.add_argument("what", choices=("plan", "train", "paq8px", "draw"))
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--name", choices=tuple(CORPORA))
     parser.add_argument("--who", nargs="+", choices=WHO, default=list(WHO))
     parser.add_argument("--minutes", nargs="+", type=float, default=list(MINUTES))
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0], help="factors of the learning rate")
     parser.add_argument("--adapt", action="store_true", help="dynamic evaluation as well")
+    parser.add_argument("--program", type=Path, help="paq8px")
     parser.add_argument("--work", type=Path, default=Path("runs/cost"))
     given = parser.parse_args()
     if given.what == "draw":
@@ -82,6 +88,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.what == "plan":
         plan(given)
+    elif given.what == "paq8px":
+        ask_paq8px(given)
     else:
         train_planned(given)
 
@@ -200,6 +208,42 @@ def _packed(run: Run) -> dict[str, Any]:
     return pack(training, part_of(run), run.tokenizer).to_json()
 
 
+def ask_paq8px(given: argparse.Namespace) -> None:
+    """Let paq8px -8 compress the training text, alone and with the part behind it: the difference is the part's."""
+    run = Run(next(given.work.glob(f"{given.name}-*")))
+    tokenizer = run.tokenizer
+    training = read_split(run.folder, tokenizer, (), "train")
+    part = part_of(run)
+    texts = [_joined(training, tokenizer)]
+    texts.append(texts[0] + _joined(part, tokenizer))
+    started = time.perf_counter()
+    sizes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for text in texts:
+            plain, packed = Path(folder) / "text", Path(folder) / "packed"
+            plain.write_bytes(text)
+            subprocess.run([given.program, "-8", plain, packed], check=True, stdout=subprocess.DEVNULL)
+            sizes.append(packed.stat().st_size)
+            packed.unlink()
+    told = read(given.name)
+    told["paq8px"] = {
+        "bits_per_byte": 8 * (sizes[1] - sizes[0]) / part.bytes,
+        "training_bytes": len(texts[0]),
+        "bytes": part.bytes,
+        "seconds": time.perf_counter() - started,
+    }
+    write(given.name, told)
+    print(told["paq8px"])
+
+
+def _joined(text: TokenizedSplit, tokenizer: Tokenizer) -> bytes:
+    """Return a text's documents, each behind a separator."""
+    documents = []
+    for start, stop in pairwise(text.offsets):
+        documents.append(b"\n\n\n" + tokenizer.decode_bytes(text.tokens[start + 1 : stop]))
+    return b"".join(documents)
+
+
 def best(told: Mapping[str, Any], who: str, minutes: float) -> dict[str, Any] | None:
     """Return the trial with the fewest bits on the validation text; None where there is none."""
     trials = [trial for name, trial in told["trials"].items() if name.startswith(f"{key(who, minutes)} x")]
@@ -232,6 +276,9 @@ def table(texts: Mapping[str, Any]) -> Iterable[str]:
                 yield f"| {' | '.join(cells)} |"
         for compressor, bits in told.get("compressors", {}).get("baselines", {}).items():
             yield f"| {CORPORA[name]} | | {compressor}, which has read the training text | | | | | {bits:.4f} |"
+        if "paq8px" in told:
+            bits = told["paq8px"]["bits_per_byte"]
+            yield f"| {CORPORA[name]} | | paq8px -8, which has read the training text | | | | | {bits:.4f} |"
 
 
 def picture(texts: Mapping[str, Any], path: Path, ink: str, face: str) -> None:
@@ -250,7 +297,10 @@ def picture(texts: Mapping[str, Any], path: Path, ink: str, face: str) -> None:
             points = [(minutes, trial[figure]) for minutes, trial in trials.items() if trial and figure in trial]
             if points:
                 axis.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=4, label=label)
-        for compressor, bits in told.get("compressors", {}).get("baselines", {}).items():
+        across = dict(told.get("compressors", {}).get("baselines", {}))
+        if "paq8px" in told:
+            across["paq8px -8"] = told["paq8px"]["bits_per_byte"]
+        for compressor, bits in across.items():
             axis.axhline(bits, color=MUTED, lw=1, ls=":")
             axis.annotate(compressor, (MINUTES[-1], bits), fontsize=8, color=MUTED, ha="right", va="bottom")
         axis.set_xscale("log")

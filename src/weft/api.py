@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from weft.arguments import StrPath, checked, is_path, told
 from weft.compress.verbs import Made as Made
@@ -22,6 +22,7 @@ from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
 from weft.files import disk_errors
 from weft.generation import Precision, Sampling
+from weft.inside.vectors import steering
 from weft.model import WeftModel
 from weft.pattern import parse_count
 from weft.pretrained import load_config, load_model
@@ -39,6 +40,8 @@ from weft.training.run import train as run_training
 
 if TYPE_CHECKING:
     from weft.experiments.compare import StudyListener
+
+SteerRange = Literal["generated", "all"]
 
 PARAMETERS = "2M"  # of a model that is only described, like its vocabulary
 VOCABULARY = 4096  # of a model that is only described
@@ -290,6 +293,8 @@ def generate(
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
     memory: bool | None = None,
+    steer: Mapping[str, float] | None = None,
+    steer_range: SteerRange = "generated",
 ) -> str: ...
 @overload
 def generate(
@@ -302,6 +307,8 @@ def generate(
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
     memory: bool | None = None,
+    steer: Mapping[str, float] | None = None,
+    steer_range: SteerRange = "generated",
 ) -> list[str]: ...
 @checked
 def generate(
@@ -314,10 +321,22 @@ def generate(
     stop: str | Sequence[str] = (),
     precision: Precision = "auto",
     memory: bool | None = None,
+    steer: Mapping[str, float] | None = None,
+    steer_range: SteerRange = "generated",
 ) -> str | list[str]:
-    """Continue one prompt or several, without the prompts themselves: see :meth:`weft.Run.generate`."""
+    """Continue one prompt or several, without the prompts themselves: see :meth:`weft.Run.generate`.
+
+    ``steer`` has multipliers by the names of vectors that the run has (``weft steer``); they hold from the last token
+    of the prompt on, or with ``steer_range="all"`` in the whole prompt, too.
+    """
     several = [prompts] if isinstance(prompts, str) else list(prompts)
-    written = as_run(run).generate(
+    opened = as_run(run)
+    if steer_range not in get_args(SteerRange):
+        raise UserError(f"'steer_range' is {told(steer_range)}: give 'generated' or 'all'.")
+    steered = None
+    if steer:
+        steered = steering(opened.folder, opened.model, steer, everywhere=steer_range == "all")
+    written = opened.generate(
         several,
         max_new_tokens=max_new_tokens,
         applications=applications,
@@ -325,5 +344,6 @@ def generate(
         stop=stop,
         precision=precision,
         memory=memory,
+        steer=steered,
     )
     return written[0] if isinstance(prompts, str) else written

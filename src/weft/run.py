@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import numpy as np
 
@@ -32,9 +32,13 @@ from weft.evaluation.evaluate import evaluate_split, score_split
 from weft.evaluation.metrics import Metrics
 from weft.evaluation.progress import Progress
 from weft.evaluation.scoring import text_bits
+from weft.evaluation.steered import Steered
 from weft.generation import Precision, Sampling, generate
+from weft.generation.steering import Steering
 from weft.language_model import LanguageModel
+from weft.layers.sites import Edits
 from weft.mixing import tree_of
+from weft.model import WeftModel
 from weft.pretrained import check_folder, load_config, load_tokenizer
 from weft.reading import Paths, as_read, data_of, names_of, read_split, training_text
 from weft.recall import MEMORY, TextMemory, load_memory
@@ -142,6 +146,7 @@ class Run(os.PathLike[str]):
         applications: int | None = None,
         adapt: bool | Adapt = False,
         memory: bool | None = None,
+        edits: Edits | None = None,
         text_key: str | None = None,
         progress: Callable[[int], None] | None = None,
         watch: Callable[[Progress], None] | None = None,
@@ -153,7 +158,8 @@ class Run(os.PathLike[str]):
         what was said before (:mod:`weft.evaluation.adaptation`); an ``Adaptation`` is one learner alone, a sequence of
         them others to mix. ``memory`` says whether the run's memory of text counts beside its weights: None where there
         is one, and never for the training text, which it holds. ``window`` and ``applications`` are those of
-        :func:`weft.load`; ``text_key`` names the text in records or the column of tables, where it is not that of the
+        :func:`weft.load`; ``edits`` change what flows through the stack (:class:`weft.inside.Edits`), not beside
+        ``adapt``; ``text_key`` names the text in records or the column of tables, where it is not that of the
         run's texts. ``progress`` is called with the number of tokens done since the last call, ``watch`` with how far
         the whole is (:class:`weft.evaluation.progress.Progress`). ``tell``
         hears what is to be known of the text: which files are read, and in what its form is another than that of the
@@ -164,8 +170,13 @@ class Run(os.PathLike[str]):
         model = self.model_with(window, applications)
         how = _learners(adapt, model)
         remembered = self._memory_for(memory, files, split, tell)
+        scorer = model
+        if edits is not None:
+            if how or not isinstance(model, WeftModel):
+                raise UserError("'edits' are for a model of Weft's own with frozen weights: leave them or 'adapt' out.")
+            scorer = cast("LanguageModel", Steered(model, edits))  # of which only scoring is asked
         return evaluate_split(
-            model,
+            scorer,
             self.tokenizer,
             text,
             adapt=how,
@@ -238,6 +249,7 @@ class Run(os.PathLike[str]):
         stop: str | Sequence[str] = (),
         precision: Precision = "auto",
         memory: bool | None = None,
+        steer: Steering | None = None,
     ) -> str: ...
     @overload
     def generate(
@@ -250,6 +262,7 @@ class Run(os.PathLike[str]):
         stop: str | Sequence[str] = (),
         precision: Precision = "auto",
         memory: bool | None = None,
+        steer: Steering | None = None,
     ) -> list[str]: ...
     @checked
     def generate(
@@ -262,6 +275,7 @@ class Run(os.PathLike[str]):
         stop: str | Sequence[str] = (),
         precision: Precision = "auto",
         memory: bool | None = None,
+        steer: Steering | None = None,
     ) -> str | list[str]:
         """Continue one prompt or several; return the continuations without the prompts.
 
@@ -272,7 +286,8 @@ class Run(os.PathLike[str]):
         halves the bytes by rounding them to eight significant bits, ``fp32`` takes the model's own, ``auto`` is
         ``bf16`` where the processor widens it cheaply. The prompt is read by the model itself.
 
-        ``memory`` says whether the run's memory of text counts beside its weights: None where there is one.
+        ``memory`` says whether the run's memory of text counts beside its weights: None where there is one. ``steer``
+        turns the text (:mod:`weft.generation.steering`); :func:`weft.generate` takes vectors by their names.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         written = generate(
@@ -284,6 +299,7 @@ class Run(os.PathLike[str]):
             stop=stop,
             precision=precision,
             memory=self.asked_memory(memory),
+            steer=steer,
         )
         return written[0] if isinstance(prompts, str) else written
 

@@ -196,6 +196,25 @@ def lens_table(figures: LensFigures) -> Table:
     return table
 
 
+def steering_table(figures: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what steering does to pairs, by what is steered and how far."""
+    table = Table(title="What steering does to other pairs", title_justify="left")
+    named = {
+        "matching": "p(matching)",
+        "outside": "outside both",
+        "log_odds": "log odds",
+        "spread": "spread",
+        "wrong": "moved the wrong way",
+    }
+    shown = [key for key in named if any(row[key] is not None for row in figures)]
+    for heading in ("", "steered", "multiplier", *(named[key] for key in shown)):
+        table.add_column(heading, justify="left" if heading in ("", "steered") else "right")
+    for row in figures:
+        cells = [f"{row[key]:.3f}" for key in shown]
+        table.add_row(row["what"], row["sites"], f"{row['multiplier']:g}", *cells)
+    return table
+
+
 def lens_grid(rows: Sequence[Row]) -> Table:
     """Return a text, a token a row: at every depth the likeliest token, and the bits of the true one."""
     table = Table(title="The likeliest token, and the bits of the true one", title_justify="left")

@@ -97,6 +97,10 @@ Window = Annotated[
     int | None,
     typer.Option(min=1, max=MANY, help="Tokens that attention reaches back, instead of the trained number."),
 ]
+Steer = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=MULTIPLIER of a vector that 'weft steer' made; several add up.", show_default=False),
+]
 Memory = Annotated[
     bool | None,
     typer.Option(
@@ -150,3 +154,20 @@ def start_values(init_block: str | None, teacher: Path | None) -> dict[str, Any]
 def data_values(**values: Any) -> dict[str, Any]:
     """Return the options about text as the section ``data`` of a recipe has them."""
     return values | {"document_separator": unescape(values["document_separator"])}
+
+
+def multipliers(given: list[str] | None) -> dict[str, float]:
+    """Return the multipliers by the names of vectors, from NAME=MULTIPLIER; UserError for anything else."""
+    found: dict[str, float] = {}
+    for text in given or ():
+        name, equals, number = text.partition("=")
+        try:
+            multiplier = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise UserError(f"--steer takes a vector's name and a number, such as slovene=1.5, not '{text}'.")
+        if name in found:
+            raise UserError(f"--steer names '{name}' twice: give each vector once.")
+        found[name] = multiplier
+    return found

@@ -23,6 +23,7 @@ def evaluate(
     memory: options.Memory = None,
     applications: options.Applications = None,
     adapt: options.Adapt = False,
+    steer: options.Steer = None,
     text_key: options.ScoredTextKey = None,
     tokens: options.PrintTokens = False,
     compressors: options.Compressors = False,
@@ -41,6 +42,12 @@ def evaluate(
     how: dict[str, Any] = {"split": split, "window": window, "applications": applications, "adapt": adapt}
     how |= {"memory": memory, "text_key": text_key, "tell": tell}
     scored = Run(run)
+    if wanted := options.multipliers(steer):
+        from weft.inside.vectors import edits_of
+
+        if tokens or adapt:
+            raise UserError("--steer scores with frozen weights: leave --tokens and --adapt out.")
+        how["edits"] = edits_of(scored.folder, scored.model, wanted)
     if tokens:
         _print_tokens(scored.token_bits(files or (), **how), as_json)
         return
@@ -89,6 +96,10 @@ def generate(
     ] = None,
     applications: options.Applications = None,
     memory: options.Memory = None,
+    steer: options.Steer = None,
+    steer_range: Annotated[
+        str, typer.Option(help="generated (from the prompt's last token on) or all (the whole prompt, too).")
+    ] = "generated",
     precision: Annotated[
         str, typer.Option(help="The weights' on a CPU: bf16 (half the bytes to read), fp32 (the run's own) or auto.")
     ] = "auto",
@@ -112,6 +123,12 @@ def generate(
     writer = Run(run)
     tokenizer, model = writer.tokenizer, writer.model_with(applications=applications)
     settings["memory"] = writer.asked_memory(memory)
+    if steer_range not in ("generated", "all"):
+        raise UserError(f"There is no --steer-range '{steer_range}': choose generated or all.")
+    if wanted := options.multipliers(steer):
+        from weft.inside.vectors import steering
+
+        settings["steer"] = steering(writer.folder, model, wanted, everywhere=steer_range == "all")
     if as_json:
         texts = generate_texts(model, tokenizer, as_read(run, prompts), **settings)
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])

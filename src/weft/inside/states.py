@@ -5,7 +5,7 @@ Shapes: B texts.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -52,3 +52,40 @@ def _shifted(state: Any, delta: Any, multiplier: float, depth: int) -> Any:
             )
         changed[name] = part + multiplier * more.to(part)
     return state._replace(**changed)
+
+
+def vectors_of(state: ModelState) -> dict[str, Tensor]:
+    """Return the vectors of a state that :func:`shift_state` adds to, by their places, such as ``2.mixer.cell_BC``."""
+    found: dict[str, Tensor] = {}
+    for depth, block in enumerate(state.blocks):
+        _collect(block, str(depth), found)
+    return found
+
+
+def _collect(state: Any, place: str, found: dict[str, Tensor]) -> None:
+    for name in shiftable_fields(state):
+        part = getattr(state, name)
+        if isinstance(part, Tensor):
+            found[f"{place}.{name}"] = part
+        else:
+            _collect(part, f"{place}.{name}", found)
+
+
+def with_vectors(state: ModelState, vectors: Mapping[str, Tensor]) -> ModelState:
+    """Return ``state`` with these vectors in their places; KeyError for a missing one, ValueError for a wrong size."""
+    blocks = [_filled(block, str(depth), vectors) for depth, block in enumerate(state.blocks)]
+    return state._replace(blocks=tuple(blocks))
+
+
+def _filled(state: Any, place: str, vectors: Mapping[str, Tensor]) -> Any:
+    changed = {}
+    for name in shiftable_fields(state):
+        part = getattr(state, name)
+        if not isinstance(part, Tensor):
+            changed[name] = _filled(part, f"{place}.{name}", vectors)
+            continue
+        given = vectors[f"{place}.{name}"]
+        if given.shape != part.shape:
+            raise ValueError(f"{place}.{name}")
+        changed[name] = given.to(part)
+    return state._replace(**changed) if changed else state

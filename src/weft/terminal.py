@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weft.evaluation.progress import Progress as Far
     from weft.experiments.compare import StudyListener
     from weft.experiments.jobs import Job
+    from weft.inside.inspect import Inspection
     from weft.inside.lens import LensFigures, Row
     from weft.training.listener import Listener, Status
 
@@ -194,6 +195,41 @@ def lens_table(figures: LensFigures) -> Table:
         table.add_row(str(depth.depth), depth.block, f"{depth.logit:.4f}", f"{depth.tuned:.4f}")
     table.add_row(str(len(figures.depths)), "the model", f"{figures.model:.4f}", f"{figures.model:.4f}")
     return table
+
+
+def inspection_tables(found: Inspection) -> Iterator[Table]:
+    """Yield what each block is worth, how far back it looks, and what the past is worth, as tables."""
+    worth = Table(title="Bits per byte that are lost without what a block adds", title_justify="left")
+    for name in ("depth", "block", "0 instead", "its mean instead"):
+        worth.add_column(name, justify="left" if name == "block" else "right")
+    for row in found.worth:
+        worth.add_row(str(row.depth), row.block, f"{row.zero:.4f}", f"{row.mean:.4f}")
+    yield worth
+
+    reach = Table(title="How far back a block looks, in tokens", title_justify="left")
+    for name in ("depth", "block", "itself", "half within", "90 % within", "farther back", "time constants"):
+        reach.add_column(name, justify="left" if name == "block" else "right")
+    for each in found.reach:
+        constants = ""
+        if each.time_constants:
+            constants = ", ".join(f"{value:.1f}" for value in each.time_constants)
+        reach.add_row(
+            str(each.depth),
+            each.block,
+            f"{each.by_distance[0]:.0%}",
+            "-" if each.half is None else str(each.half),
+            "-" if each.most is None else str(each.most),
+            "" if each.before is None else f"{each.before:.0%}",
+            constants,
+        )
+    yield reach
+
+    past = Table(title="Bits per byte when the state is emptied", title_justify="left")
+    for name in ("every ... tokens", "bits per byte"):
+        past.add_column(name, justify="right")
+    for period in found.past:
+        past.add_row("never" if period.tokens is None else f"{period.tokens:,}", f"{period.bits_per_byte:.4f}")
+    yield past
 
 
 def steering_table(figures: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from weft.cli import compare, export, inspect, lens, remember, serve, steer, train, transform, use  # noqa: F401 - importing a module adds its commands
+from weft.cli import compare, export, inspect, lens, remember, serve, steer, trace, train, transform, use  # noqa: F401 - importing a module adds its commands
 from weft.cli.app import app, err
 from weft.errors import Interrupted, OldKeyWarning, UserError
 from weft.files import UNNAMEABLE, unnameable

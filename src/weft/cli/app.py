@@ -16,7 +16,7 @@ from weft.flags import with_flags
 T = TypeVar("T")
 TRANSFORMS = ("merge", "unshare", "tensorise")
 USES = ("evaluate", "generate", "serve", "export", "remember")
-LOOKS = ("lens", "inspect", "steer")
+LOOKS = ("lens", "inspect", "steer", "trace")
 ORDER = ("train", "compare", *USES, *LOOKS, *TRANSFORMS, "describe", "demo", "cache")
 
 

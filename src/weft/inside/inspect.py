@@ -6,7 +6,7 @@
   before, w(t, s) = f_{s+1} ... f_t u_s, by the distance t - s, the mean over channels. What is left is of farther back:
   for f and fo pooling, where u = 1 - f, they come to 1 with it.
 - Past: the bits per byte when the state is emptied every k tokens.
-Shapes: L depths of a stack, B lanes, T positions, C cells, D model width, Z distances.
+Shapes: L depths of a stack, B lanes, T positions, C cell width, D model width, Z distances.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 At every depth the mean difference between the positive and the negative texts of pairs (contrastive activation
 addition, Rimsky et al. 2024, arXiv 2312.06681), and the same of the state behind them (Paulo et al. 2024, arXiv
 2404.05971). Multiplier 1 is the mean difference.
-Shapes: L depths of a stack, T positions of a text, D model width, N pairs.
+Shapes: L depths of a stack, T positions of a text, D model width, N pairs of texts.
 """
 
 from __future__ import annotations

@@ -211,6 +211,7 @@ class WeftBackbone(WeftPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         cache: WeftCache | None = None,
+        edits: Edits | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Return the hidden states (B, T, D) that the softmax reads, and what else was asked for.
@@ -221,7 +222,8 @@ class WeftBackbone(WeftPreTrainedModel):
         ``input_ids`` (see :meth:`get_input_embeddings`). The hidden states of all depths are what each block
         application reads, and what the softmax reads. ``cache``, which may also be called
         ``past_key_values`` as before transformers 5.24, is brought up to date; without one, a new one is
-        returned if ``use_cache`` (unless said: outside training). Raises UserError for inputs that do not
+        returned if ``use_cache`` (unless said: outside training). ``edits`` change what flows through the stack
+        (:class:`weft.inside.Edits`), in the whole call. Raises UserError for inputs that do not
         fit together, tokens outside the vocabulary, attention weights, which are never made, and arguments
         that transformers does not know.
         """
@@ -248,7 +250,7 @@ class WeftBackbone(WeftPreTrainedModel):
         starts_BT = document_starts(input_ids, position_ids, kwargs, boundary=config.boundary_id, time=time)
         ids_BTH = self._latent_ids(input_ids, attention_mask)
         states: list[Tensor] | None = [] if output_hidden_states else None
-        hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states)
+        hidden_BTD = self._read(embedded_BTD, ids_BTH, starts_BT, attention_mask, cache, states, edits)
         remembered: dict[str, Any] = {CACHE_NAME: cache}
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden_BTD,
@@ -292,6 +294,7 @@ class WeftBackbone(WeftPreTrainedModel):
         mask_BS: Tensor | None,
         cache: WeftCache | None,
         states: list[Tensor] | None,
+        edits: Edits | None,
     ) -> Tensor:
         """Return what the softmax reads (B, T, D); ``states`` takes in what goes into the blocks."""
         rows, time = embedded_BTD.shape[:2]
@@ -315,7 +318,10 @@ class WeftBackbone(WeftPreTrainedModel):
             states.append(plan.restore(x_BTD))
             return plan.arrange(states[-1])
 
-        edits = None if states is None else Edits(read=dict.fromkeys(range(len(self.schedule)), show))
+        if edits is not None:
+            edits = edits.rearranged(plan.arrange, rows, time)
+        if states is not None:
+            edits = (edits or Edits()).then(dict.fromkeys(range(len(self.schedule)), show))
         x_BTD, after = walk(
             self,
             plan.arrange(embedded_BTD),

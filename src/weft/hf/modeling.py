@@ -22,6 +22,7 @@ from weft.hf.cache import CACHE_NAME, WeftCache, one_cache
 from weft.hf.configuration import WeftConfig
 from weft.hf.embeddings import OutputEmbeddings
 from weft.layers.cross_entropy import IGNORE
+from weft.layers.sites import Edits
 from weft.pretrained import generation_settings
 
 
@@ -78,6 +79,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         shift_labels: Tensor | None = None,
         cache: WeftCache | None = None,
+        edits: Edits | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return float32 logits (B, T, V), and what else was asked for.
@@ -100,6 +102,7 @@ class WeftForCausalLM(WeftPreTrainedModel, GenerationMixin):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            edits=edits,
             **kwargs,
         )
         # A number of last positions (0: all), or the positions themselves.

@@ -9,11 +9,14 @@ Shapes: B batch, T time, D model width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from weft.errors import UserError
 
 RESIDUAL = "residual"  # what an application reads; at the depth of the stack, what the last norm reads
 ADDED = "added"  # what an application adds to it, behind dropout and the block's gate
@@ -46,7 +49,8 @@ class Edits:
     Attributes:
         add: by depth, what is added to the residual stream that the application reads (at the depth of the stack: the
             last norm): a vector (D), one for each text (B, D) or place (B, T, D), or a function of what is read.
-        added: by depth, what the application adds instead of what it would: 0, or such a vector. Its state goes on.
+        added: by depth, what the application adds instead of what it would: 0, such a vector, or a function of what
+            it would. Its state goes on.
         read: by depth, a function from the stream to what is read in its place; applied before ``add``.
         mask_BT: where the changes hold; None: everywhere.
 
@@ -54,7 +58,7 @@ class Edits:
     """
 
     add: Mapping[int, Tensor | Change] = field(default_factory=dict)
-    added: Mapping[int, Tensor | float] = field(default_factory=dict)
+    added: Mapping[int, Tensor | float | Change] = field(default_factory=dict)
     read: Mapping[int, Change] = field(default_factory=dict)
     mask_BT: Tensor | None = None
 
@@ -78,9 +82,43 @@ class Edits:
         if depth not in self.added:
             return added_BTD
         instead = self.added[depth]
-        if not isinstance(instead, Tensor):
-            instead = torch.full_like(added_BTD[0, 0], instead)
-        return self._masked(_broadcast(instead, added_BTD).expand_as(added_BTD), added_BTD)
+        if isinstance(instead, Tensor):
+            changed_BTD = _broadcast(instead, added_BTD).expand_as(added_BTD)
+        elif callable(instead):
+            changed_BTD = instead(added_BTD)
+        else:
+            changed_BTD = torch.full_like(added_BTD, instead)
+        return self._masked(changed_BTD, added_BTD)
+
+    def rearranged(self, arrange: Change, rows: int, time: int) -> Edits:
+        """Return these changes for positions that ``arrange`` brings into another order, of texts (rows, time).
+
+        UserError for a mask or a vector for each place that is of another shape.
+        """
+        moved: dict[str, Any] = {}
+        for name in ("add", "added"):
+            values = dict(getattr(self, name))
+            for depth, value in values.items():
+                if isinstance(value, Tensor) and value.dim() == 3:
+                    _check_places(value, rows, time)
+                    values[depth] = arrange(value)
+            moved[name] = values
+        if self.mask_BT is not None:
+            _check_places(self.mask_BT, rows, time)
+            moved["mask_BT"] = arrange(self.mask_BT)
+        return replace(self, **moved)
+
+    def then(self, read: Mapping[int, Change]) -> Edits:
+        """Return these changes, and behind them ``read``: functions from the stream to what is read, everywhere."""
+
+        def one(depth: int) -> Change:
+            return lambda x_BTD: read[depth](self.of_residual(depth, x_BTD))
+
+        def other(depth: int) -> Change:
+            return lambda added_BTD: self.of_added(depth, added_BTD)
+
+        before = {depth: partial(self.of_residual, depth) for depth in {*self.read, *self.add} - read.keys()}
+        return Edits(read=before | {depth: one(depth) for depth in read}, added={d: other(d) for d in self.added})
 
     def _masked(self, changed_BTD: Tensor, x_BTD: Tensor) -> Tensor:
         if self.mask_BT is None or changed_BTD is x_BTD:
@@ -108,6 +146,14 @@ class At(NamedTuple):
     def replaces(self) -> bool:
         """Whether what the application adds is replaced."""
         return self.edits is not None and self.depth in self.edits.added
+
+
+def _check_places(value: Tensor, rows: int, time: int) -> None:
+    if tuple(value.shape[:2]) != (rows, time):
+        raise UserError(
+            f"The edits are for {value.shape[0]} texts of {value.shape[1]} tokens, and {rows} of {time} are read: give "
+            "what fits this call, or leave their mask out."
+        )
 
 
 def _broadcast(vector: Tensor, like_BTD: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ MOST_STOPS = 4  # as OpenAI's API has it
 LONGEST_STOP = 256  # characters
 
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 RequestSeed = Annotated[int, Field(ge=0, lt=1 << 62)]
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
@@ -36,6 +37,8 @@ TAKES = {
     "presence_penalty": "0 here: there is no such penalty",
     "prompt": "one string: ask once for each prompt",
     "seed": "a whole number from 0 to 2^62 - 1",
+    "steer": "an object of finite numbers by the names of vectors",
+    "steer_range": "generated or all",
     "stop": f"a string, or a list of up to {MOST_STOPS}, each of 1 to {LONGEST_STOP} characters",
     "stream": "true or false",
     "stream_options": "an object",
@@ -71,6 +74,8 @@ class GenerateRequest(_Message):
     stop: Stop | None = None
     precision: Precision = "auto"
     memory: bool | None = None
+    steer: dict[str, FiniteNumber] = Field(default_factory=dict)  # multipliers by the names of vectors
+    steer_range: Literal["generated", "all"] = "generated"
     stream: bool = False
 
 

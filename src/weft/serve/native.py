@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from weft.generation import Event, Read, Sampling, Written, write
+from weft.generation.steering import Steering
 from weft.recall import TextMemory
 from weft.serve.limits import Gate, Limits
 from weft.serve.messages import GenerateRequest, ScoreRequest, check_length, parse
@@ -69,19 +70,23 @@ class Generate(Native):
             tokens_field="max_new_tokens",
             tokens=asked.max_new_tokens,
         )
-        self.run.asked_memory(asked.memory)  # refused before anything is written
-        async with self.gate.turn(), aclosing(self._events(asked)) as events:
+        # What is refused is, before anything is written.
+        self.run.asked_memory(asked.memory)
+        steer = self.run.asked_steering(asked.steer, everywhere=asked.steer_range == "all")
+        async with self.gate.turn(), aclosing(self._events(asked, steer)) as events:
             if asked.stream:
                 response: Response = StreamingResponse(_sent(events), media_type="text/event-stream")
             else:
                 response = JSONResponse(await _gathered(events))
             await response(scope, receive, send)
 
-    async def _events(self, asked: GenerateRequest) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    async def _events(
+        self, asked: GenerateRequest, steer: Steering | None
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Yield the prompt's tokens, each token that is written, and what there is to say at the end."""
         started = time.perf_counter()
         totals = Totals()
-        async with aclosing(self.worker.stream(lambda _: self._write(asked))) as events:
+        async with aclosing(self.worker.stream(lambda _: self._write(asked, steer))) as events:
             async for event in events:
                 if isinstance(event, Read):
                     yield "prompt", {"tokens": [vars(token) for token in event.tokens]}
@@ -92,7 +97,7 @@ class Generate(Native):
                     end = {"finish": event.finish, "rest": event.rest}
                     yield "done", end | totals.to_json() | {"seconds": time.perf_counter() - started}
 
-    def _write(self, asked: GenerateRequest) -> Iterator[Event]:
+    def _write(self, asked: GenerateRequest, steer: Steering | None) -> Iterator[Event]:
         sampling = Sampling(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed)
         return write(
             self.run.model,
@@ -104,6 +109,7 @@ class Generate(Native):
             bits=True,
             precision=asked.precision,
             memory=self.run.asked_memory(asked.memory),
+            steer=steer,
         )
 
 

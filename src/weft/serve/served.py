@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from weft.data import DataConfig, Tokenizer
 from weft.description import describe
+from weft.errors import UserError
+from weft.generation.steering import Steering
 from weft.hf import WeftConfig, WeftForCausalLM, register
+from weft.inside.vectors import steering, vector_names
 from weft.model import WeftModel
 from weft.pretrained import assign, load_model
 from weft.recall import TextMemory
@@ -32,6 +36,7 @@ class ServedRun:
     ``separator`` is what parts documents in its corpus. ``memory`` counts beside the model in Weft's own endpoints.
     """
 
+    folder: Path
     name: str
     names: frozenset[str]
     listing: dict[str, Any]
@@ -55,6 +60,15 @@ class ServedRun:
             raise Refused(422, "This server has no memory of text: leave 'memory' out.")
         return None if asked is False else self.memory
 
+    def asked_steering(self, asked: Mapping[str, float], *, everywhere: bool) -> Steering | None:
+        """Return how a text is steered by the run's vectors, None where it is not; Refused for a wrong one."""
+        if not asked:
+            return None
+        try:
+            return steering(self.folder, self.model, asked, everywhere=everywhere)
+        except UserError as mistake:
+            raise Refused(422, str(mistake)) from None
+
 
 def load_run(folder: Path, memory: bool | None = None) -> ServedRun:
     """Load the run in ``folder``, from its files alone; UserError where it is not a whole run.
@@ -72,6 +86,7 @@ def load_run(folder: Path, memory: bool | None = None) -> ServedRun:
     if (folder / RECIPE).is_file():
         data = saved_recipe(folder).data
     return ServedRun(
+        folder=folder,
         name=name,
         names=frozenset({name, str(folder), str(folder.resolve())}),
         listing={"id": name, "object": "model", "created": int(time.time()), "owned_by": "weft"},
@@ -115,5 +130,7 @@ def _facts(
         "test_bits_per_byte": weights_bits(test),
         "test_bits_per_byte_memory": finite(test.get("bits_per_byte_memory")) if memory else None,
         "memory_tokens": memory.tokens if memory else None,
+        "depths": model.depth,
+        "vectors": vector_names(folder),
         "weft_version": __version__,
     }

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from weft.cli import options
-from weft.cli.app import Json, Run, app, err, out, print_json, tell
-from weft.errors import UserError
+from weft.cli.app import Json, Run, app, err, out, print_json
+from weft.cli.looks import open_run
 
 
 @app.command()
@@ -24,18 +24,14 @@ def inspect(
     from weft import terminal
     from weft.evaluation.scoring import first_part
     from weft.inside.inspect import inspect as inspected
-    from weft.inside.lens import check_traceable
-    from weft.reading import read_split
-    from weft.run import Run
 
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"There is no split '{split}': choose train, validation or test.")
-    opened = Run(run)
-    model = check_traceable(opened.model, opened.folder)
-    tokenizer = opened.tokenizer
-    text = read_split(opened.folder, tokenizer, files or (), split, text_key=text_key, tell=tell)  # type: ignore[arg-type]
+    opened = open_run(run)
+    tokenizer = opened.run.tokenizer
+    text = opened.text(files, split, text_key)
     with terminal.scoring(err) as watch:
-        found = inspected(model, first_part(text, tokens, tokenizer), boundary_id=tokenizer.boundary_id, watch=watch)
+        found = inspected(
+            opened.model, first_part(text, tokens, tokenizer), boundary_id=tokenizer.boundary_id, watch=watch
+        )
     if as_json:
         print_json(found.to_json())
         return

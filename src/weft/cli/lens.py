@@ -8,6 +8,7 @@ import typer
 
 from weft.cli import options
 from weft.cli.app import Json, Run, app, err, out, print_json, tell
+from weft.cli.looks import open_run
 from weft.errors import UserError
 
 
@@ -29,27 +30,21 @@ def lens(
     """
     from weft import terminal
     from weft.inside import lens as lenses
-    from weft.reading import read_split
-    from weft.run import Run
 
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"There is no split '{split}': choose train, validation or test.")
     if text is not None and (files or not text):
         raise UserError("--text is a text of its own: give some, and leave the files out.")
-    opened = Run(run)
-    model = lenses.check_traceable(opened.model, opened.folder)
-    tokenizer = opened.tokenizer
-    scored = None
-    if text is None:
-        scored = read_split(opened.folder, tokenizer, files or (), split, text_key=text_key, tell=tell)  # type: ignore[arg-type]
+    opened = open_run(run)
+    model, folder, tokenizer = opened.model, opened.run.folder, opened.run.tokenizer
+    scored = opened.text(files, split, text_key) if text is None else None
 
-    found = lenses.load_lens(opened.folder, model, tell)
+    found = lenses.load_lens(folder, model, tell)
     if found is None:
+        lenses.make_folder(folder)
         tell("Training the lens ...")
-        train, validation = (read_split(opened.folder, tokenizer, (), part) for part in ("train", "validation"))
+        train, validation = (opened.text(None, part, None) for part in ("train", "validation"))
         with terminal.scoring(err, "training text for the lens") as watch:
             found = lenses.train_lens(model, tokenizer, train, validation, watch=watch)
-        lenses.save_lens(found, opened.folder)
+        lenses.save_lens(found, folder)
 
     if scored is None:
         assert text is not None

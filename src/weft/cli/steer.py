@@ -8,6 +8,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from weft.cli.app import Json, Run, app, out, print_json, tell
+from weft.cli.looks import open_run
 from weft.errors import UserError
 
 MULTIPLIERS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
@@ -35,7 +36,6 @@ def steer(
     """
     from weft import terminal
     from weft.inside import vectors
-    from weft.inside.lens import check_traceable
     from weft.inside.pairs import read_pairs
     from weft.run import Run
 
@@ -63,7 +63,7 @@ def steer(
     tested = read_pairs(test) if test else []
     if shared := len(set(read) & set(tested)):
         tell(f"{shared} pair{'s' * (shared != 1)} of '{test}' stand in '{pairs}', too.")
-    model = check_traceable(opened.model, opened.folder)
+    model = open_run(run).model
     vector = vectors.make_vector(
         model,
         opened.tokenizer,

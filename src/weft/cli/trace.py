@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from weft.cli import options
-from weft.cli.app import Json, Run, app, err, out, print_json, tell
+from weft.cli.app import Json, Run, app, err, out, print_json
+from weft.cli.looks import open_run
 from weft.errors import UserError
 
 
@@ -31,30 +32,25 @@ def trace(
     """Write what stands at the sites of a model while it reads a text, as safetensors."""
     from weft import terminal
     from weft.evaluation.scoring import first_part
-    from weft.inside.lens import check_traceable, weights_identity
+    from weft.inside.lens import weights_identity
     from weft.inside.shards import write_trace
     from weft.pattern import parse_count
-    from weft.reading import read_split
-    from weft.run import Run
 
     if folder is None:
         raise UserError("Say where the shards go: --out.")
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"There is no split '{split}': choose train, validation or test.")
-    opened = Run(run)
-    model = check_traceable(opened.model, opened.folder)
-    tokenizer = opened.tokenizer
-    text = read_split(opened.folder, tokenizer, files or (), split, text_key=text_key, tell=tell)  # type: ignore[arg-type]
+    opened = open_run(run)
+    tokenizer = opened.run.tokenizer
+    text = opened.text(files, split, text_key)
     if tokens is not None:
         text = first_part(text, int(parse_count(tokens)), tokenizer)
     with terminal.scoring(err) as watch:
         index = write_trace(
-            model,
+            opened.model,
             text,
             [name.strip() for name in sites.split(",") if name.strip()],
             folder,
             boundary_id=tokenizer.boundary_id,
-            weights=weights_identity(opened.folder),
+            weights=weights_identity(opened.run.folder),
             dtype=dtype,
             watch=watch,
         )

@@ -266,6 +266,12 @@ def _divergences(model: WeftModel, lens: Lens, split: TokenizedSplit, boundary_i
     return [total / max(count, 1) for total in sums]
 
 
+def make_folder(run: Path) -> None:
+    """Make the folder that a lens of ``run`` goes into; UserError where it cannot be made."""
+    with disk_errors(run / LENS):
+        (run / LENS).parent.mkdir(exist_ok=True)
+
+
 def save_lens(lens: Lens, run: Path) -> None:
     """Write the lens of ``run``'s weights into its folder."""
     about = {
@@ -276,9 +282,9 @@ def save_lens(lens: Lens, run: Path) -> None:
         "tuned_kl": lens.tuned_kl,
     }
     tensors = {"maps": lens.maps_LDD.cpu().contiguous(), "biases": lens.biases_LD.cpu().contiguous()}
+    make_folder(run)
     path = run / LENS
     with disk_errors(path):
-        path.parent.mkdir(exist_ok=True)
         write_atomic(path, save(tensors, metadata={"weft": json.dumps(about)}))
 
 
